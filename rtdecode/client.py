@@ -1,0 +1,416 @@
+"""Client of the rtdecode stream. Self-contained: copy this file to the stimulus computer.
+
+Needs Python >= 3.8, pyzmq and msgpack, and nothing else of rtdecode.
+
+>>> with Client() as client:                                  # doctest: +SKIP
+...     client.event(kind="run_start", run=1)
+...     client.event(kind="trial", run=1, trial="t1", onset_s=0.0, duration_s=2.0, stimulus="cat07")
+...     for message in client.messages(timeout_s=30):
+...         if isinstance(message, Caption) and message.final:
+...             print(message.trial, message.text)
+
+Wire format, version 1: the stream is a PUB socket with two frames per message, the topic and one msgpack map.
+Requests go to a ROUTER socket as one msgpack map per frame and are answered with one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Type, Union
+
+import msgpack
+import zmq
+
+VERSION = 1
+STREAM = "tcp://127.0.0.1:5591"
+REQUESTS = "tcp://127.0.0.1:5592"
+
+
+class WireError(Exception):
+    """A message is not of this version or lacks fields."""
+
+
+class RequestError(Exception):
+    """The daemon refused a request; the text says why."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """A numeric array: ``numpy.frombuffer(a.data, a.dtype).reshape(a.shape)``."""
+
+    dtype: str
+    shape: Tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Message:
+    """Header that all messages share.
+
+    Times are seconds since 1970; `stages` are milliseconds per stage; `seq` counts without gaps per session and
+    topic (None for heartbeats). `volume` is the index of the last volume the message rests on. `revision` counts
+    the betas of a trial from 0; embedding, score, caption and picture of one beta share it. `invalid` says why a
+    trial has no result (it is then `final`).
+    """
+
+    session: str = ""
+    run: Optional[int] = None
+    seq: Optional[int] = None
+    trial: Optional[str] = None
+    volume: Optional[int] = None
+    revision: Optional[int] = None
+    final: bool = False
+    t_acquired: Optional[float] = None
+    t_received: Optional[float] = None
+    t_published: float = 0.0
+    stages: Dict[str, float] = field(default_factory=dict)
+    invalid: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Session(Message):
+    """State of the session: sent at its start and whenever it changes.
+
+    `mode` is ``"calibrate"`` or ``"decode"``, ``state`` is ``"running"`` or ``"ended"``.
+    """
+
+    state: str = ""
+    mode: str = ""
+    participant: str = ""
+    folder: str = ""
+    pack: str = ""
+    bundle: Optional[str] = None
+    categories: Tuple[str, ...] = ()
+    calibration_runs: int = 0
+
+
+@dataclass(frozen=True)
+class Run(Message):
+    """A run starts or ends. `state` is ``"started"`` or ``"ended"``; counts are those known by then."""
+
+    state: str = ""
+    expected: Optional[int] = None
+    received: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Volume(Message):
+    """One volume passed registration and the GLM.
+
+    `motion` is x, y, z in mm then rotations about x, y, z in radians; `fd_mm` framewise displacement; `dvars` in
+    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts volumes waiting behind this one.
+    """
+
+    motion: Tuple[float, ...] = ()
+    fd_mm: float = 0.0
+    dvars: float = 0.0
+    tsnr: float = 0.0
+    fit: float = 0.0
+    lag: int = 0
+
+
+@dataclass(frozen=True)
+class Skipped(Message):
+    """A volume or file that could not be used, and why."""
+
+    path: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Beta(Message):
+    """Response estimate of a trial, percent signal change per voxel of the session's mask."""
+
+    onset_s: float = 0.0
+    duration_s: float = 0.0
+    delay_s: float = 0.0
+    stimulus: Optional[str] = None
+    condition: Optional[str] = None
+    beta: Optional[Array] = None
+
+
+@dataclass(frozen=True)
+class Embedding(Message):
+    """Tokens of shape (tokens, width)."""
+
+    tokens: Optional[Array] = None
+
+
+@dataclass(frozen=True)
+class Score(Message):
+    """Category probabilities, retrieval rank (1 is best; None if the truth is unknown) and evidence.
+
+    `evidence` is the probability, learned from held-out calibration trials, that `predicted` is right; `chance`
+    what guessing gives; `p_noise` how often noise alone looks at least this sure.
+    """
+
+    predicted: str = ""
+    probabilities: Dict[str, float] = field(default_factory=dict)
+    top: Tuple[str, ...] = ()
+    rank: Optional[float] = None
+    pool: int = 0
+    evidence: float = 0.0
+    chance: float = 0.0
+    p_noise: float = 1.0
+    stimulus: Optional[str] = None
+    condition: Optional[str] = None
+    onset_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Caption(Message):
+    """A sentence decoded from the beta."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Reconstruction(Message):
+    """A picture, encoded as `format` (``"webp"``), `width` x `height`, in `color_space` (``"sRGB"``)."""
+
+    image: bytes = b""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    color_space: str = ""
+
+
+@dataclass(frozen=True)
+class Calibration(Message):
+    """Progress of calibration. `percentile` is the held-out mean percentile rank with its 95 % interval."""
+
+    trials: int = 0
+    percentile: Optional[float] = None
+    interval: Tuple[float, ...] = ()
+    p_value: Optional[float] = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fault(Message):
+    """A part is broken; `degraded` says what is missing until it is mended."""
+
+    part: str = ""
+    reason: str = ""
+    degraded: str = ""
+
+
+@dataclass(frozen=True)
+class Heartbeat(Message):
+    """Sent once a second: the daemon lives."""
+
+    lag: int = 0
+    superseded: int = 0
+    rejected: int = 0
+    uptime_s: float = 0.0
+
+
+TOPICS: Dict[str, Type[Message]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Calibration, Fault, Heartbeat,
+    )
+}  # fmt: skip
+
+
+def pack(message: Message) -> Tuple[bytes, bytes]:
+    """Return the two frames of a message."""
+    return topic_of(message).encode(), msgpack.packb({"v": VERSION, **asdict(message)})
+
+
+def topic_of(message: Message) -> str:
+    """Return the topic a message belongs to."""
+    return type(message).__name__.lower()
+
+
+def unpack(topic: bytes, payload: bytes) -> Message:
+    """Turn the two frames of a message into its type.
+
+    Raises
+    ------
+    WireError
+        Unknown topic, other version, malformed bytes or missing fields.
+    """
+    try:
+        kind = TOPICS[topic.decode()]
+        values = msgpack.unpackb(payload)
+        version = values.pop("v")
+    except (KeyError, AttributeError, UnicodeDecodeError, ValueError, msgpack.UnpackException) as error:
+        raise WireError("not a message of this protocol: {!r}".format(error)) from None
+    if version != VERSION:
+        raise WireError("expected version {}, got {}".format(VERSION, version))
+    known = {f.name for f in fields(kind)}
+    values = {name: _value(value) for name, value in values.items() if name in known}
+    if "session" not in values:
+        raise WireError("message without a session")
+    return kind(**values)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict) and value.keys() == {"dtype", "shape", "data"}:
+        return Array(value["dtype"], tuple(value["shape"]), value["data"])
+    return value
+
+
+class Client:
+    """Receives the stream and sends requests. Not thread-safe: one client a thread.
+
+    Parameters
+    ----------
+    stream, requests : str
+        Addresses of the daemon.
+    topics : sequence of str
+        Topics to receive; all by default.
+    timeout_s : float
+        How long a request waits for its answer.
+    """
+
+    def __init__(
+        self,
+        stream: str = STREAM,
+        requests: str = REQUESTS,
+        *,
+        topics: Sequence[str] = tuple(TOPICS),
+        timeout_s: float = 10.0,
+    ) -> None:
+        for topic in topics:
+            if topic not in TOPICS:
+                raise ValueError("no topic {!r}; expected some of {}".format(topic, ", ".join(TOPICS)))
+        self._context = zmq.Context()
+        self._sub = self._context.socket(zmq.SUB)
+        self._sub.setsockopt(zmq.RCVHWM, 0)
+        self._sub.setsockopt(zmq.LINGER, 0)
+        for topic in topics:
+            self._sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        self._sub.connect(stream)
+        self._dealer = self._context.socket(zmq.DEALER)
+        self._dealer.setsockopt(zmq.LINGER, 0)
+        self._dealer.connect(requests)
+        self._topics = tuple(topics)
+        self._timeout_s = timeout_s
+        self._ids = itertools.count(1)
+        self._last: Dict[str, int] = {}
+        self._ready: Deque[Message] = deque()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._sub.close()
+        self._dealer.close()
+        self._context.term()
+
+    # receiving ------------------------------------------------------------------------------------------
+
+    def receive(self, timeout_s: float) -> Optional[Message]:
+        """Return the next message, or None if none came within `timeout_s`.
+
+        A gap in `seq` is filled from the daemon's memory before newer messages are handed out, so that each topic
+        is complete and in order from the first message on.
+        """
+        if not self._ready and self._sub.poll(max(0, int(timeout_s * 1000))):
+            topic, payload = self._sub.recv_multipart()
+            self._accept(topic, payload)
+        return self._ready.popleft() if self._ready else None
+
+    def messages(self, timeout_s: Optional[float] = None) -> Iterator[Message]:
+        """Yield messages as they come; stop after `timeout_s` without any (None: never)."""
+        while True:
+            message = self.receive(1.0 if timeout_s is None else timeout_s)
+            if message is not None:
+                yield message
+            elif timeout_s is not None:
+                return
+
+    def catch_up(self) -> None:
+        """Take everything published before this client came; `receive` then hands it out first."""
+        for topic in self._topics:
+            if topic != "heartbeat":
+                for payload in self.replay(topic, self._last.get(topic, -1) + 1):
+                    self._accept(topic.encode(), payload)
+
+    def _accept(self, topic: bytes, payload: bytes) -> None:
+        message = unpack(topic, payload)
+        name, seq = topic.decode(), message.seq
+        if seq is not None:
+            last = self._last.get(name)
+            if last is not None and seq <= last:
+                return
+            if last is not None and seq > last + 1:
+                for missed in self.replay(name, last + 1):
+                    earlier = unpack(topic, missed)
+                    if earlier.seq is not None and last < earlier.seq < seq:
+                        self._ready.append(earlier)
+            self._last[name] = seq
+        self._ready.append(message)
+
+    # requests -------------------------------------------------------------------------------------------
+
+    def request(self, request: str, **arguments: Any) -> Dict[str, Any]:
+        """Send a request and return its answer.
+
+        Raises
+        ------
+        RequestError
+            The daemon refused it.
+        TimeoutError
+            No answer in time: is the daemon running?
+        """
+        number = next(self._ids)
+        self._dealer.send(msgpack.packb({"v": VERSION, "id": number, "request": request, **arguments}))
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._dealer.poll(left * 1000):
+                raise TimeoutError("no answer to {!r} within {} s: is the daemon running?".format(request, self._timeout_s))
+            answer: Dict[str, Any] = msgpack.unpackb(self._dealer.recv())
+            if answer.get("id") not in (number, None):
+                continue
+            if not answer.get("ok"):
+                raise RequestError(str(answer.get("error")))
+            return answer
+
+    def event(self, **what: Any) -> None:
+        """Announce ``kind="run_start"`` (run), ``"trial"`` (run, trial, onset_s, duration_s, stimulus, condition) or
+        ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
+        """  # noqa: D205
+        self.request("event", **what)
+
+    def mode(self, mode: str, bundle: Union[str, None] = None) -> None:
+        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`, or back to ``"calibrate"``."""
+        self.request("mode", mode=mode, bundle=bundle)
+
+    def calibration(self, **status: Any) -> None:
+        """Publish the progress of a calibration to all clients; fields of `Calibration`."""
+        self.request("calibration", **status)
+
+    def ping(self) -> Tuple[float, float]:
+        """Return (offset, round trip) in seconds: daemon clock = this machine's clock + offset."""
+        sent = time.time()
+        answer = self.request("ping")
+        received = time.time()
+        return float(answer["t_wall"]) - (sent + received) / 2, received - sent
+
+    def snapshot(self) -> List[Message]:
+        """Return the last message of each topic."""
+        return [unpack(topic.encode(), payload) for topic, payload in self.request("snapshot")["messages"]]
+
+    def replay(self, topic: str, since_seq: int) -> List[bytes]:
+        """Return the payloads of `topic` from `since_seq` on that the daemon still remembers."""
+        payloads: List[bytes] = []
+        while True:
+            answer = self.request("replay", topic=topic, since_seq=since_seq)
+            payloads += answer["messages"]
+            since_seq = answer["next_seq"]
+            if not answer["more"]:
+                return payloads

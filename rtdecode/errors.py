@@ -1,0 +1,81 @@
+"""Every exception the runtime raises on purpose.
+
+    RtdecodeError
+    |-- SettingsError      cannot start: settings, listed with their paths (exit 2)
+    |-- BundleError        an EnginePack or ParticipantBundle is missing, altered or of another schema
+    |-- EngineError        an engine cannot be loaded or run
+    |-- VolumeError        one volume is unusable; the run goes on
+    |   `-- IncompleteFile     the file is still being written
+    |-- JournalError       the record of inputs cannot be read or written
+    |-- ProtocolError      a message on the wire is malformed or unknown
+    `-- CalibrationError   calibration data cannot give an adapter
+
+A message says what was expected, what came and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class RtdecodeError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class SettingsError(RtdecodeError):
+    """The settings cannot be used.
+
+    Parameters
+    ----------
+    problems : list of str
+        One line per problem, each with its path in the settings file.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class BundleError(RtdecodeError):
+    """A sealed folder is missing, incomplete, altered or of an unknown schema."""
+
+
+class EngineError(RtdecodeError):
+    """An inference engine cannot be loaded or run."""
+
+
+class VolumeError(RtdecodeError):
+    """A volume cannot be used.
+
+    Parameters
+    ----------
+    path : Path
+        The file at fault.
+    field : str
+        What was looked at, for example ``"PixelData"``.
+    expected, got : object
+        What a good file holds, and what this one holds.
+    """
+
+    def __init__(self, path: Path, field: str, expected: object, got: object) -> None:
+        self.path = path
+        self.field = field
+        self.expected = expected
+        self.got = got
+        super().__init__(f"{path.name}: {field}: expected {expected}, got {got}")
+
+
+class IncompleteFile(VolumeError):  # noqa: N818 - a state of a file rather than a fault
+    """The file is not complete yet: look again later."""
+
+
+class JournalError(RtdecodeError):
+    """The journal cannot be read or written."""
+
+
+class ProtocolError(RtdecodeError):
+    """A message on the wire is malformed, too large or of an unknown kind."""
+
+
+class CalibrationError(RtdecodeError):
+    """The calibration data cannot give a decoder."""

@@ -1,0 +1,1 @@
+"""Messages out to clients, requests in from them, and the display page."""

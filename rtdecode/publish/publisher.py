@@ -1,0 +1,150 @@
+"""Numbers messages, remembers them for late joiners and hands them to the transport."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode import client as wire
+from rtdecode.clock import Clock
+from rtdecode.errors import ProtocolError
+from rtdecode.records import Stamp
+
+REPLAY_BYTES = 8 << 20
+
+
+class Transport(Protocol):
+    """Carries frames to whoever listens; must not block."""
+
+    def send(self, topic: bytes, payload: bytes) -> None:
+        """Queue one message for sending."""
+        ...
+
+
+class _History:
+    """Messages of one topic, the newest `limit` bytes of them."""
+
+    def __init__(self, limit: int) -> None:
+        self.payloads: deque[bytes] = deque()
+        self.next_seq = 0
+        self._bytes = 0
+        self._limit = limit
+
+    def add(self, payload: bytes) -> None:
+        self.payloads.append(payload)
+        self.next_seq += 1
+        self._bytes += len(payload)
+        while self._bytes > self._limit and len(self.payloads) > 1:
+            self._bytes -= len(self.payloads.popleft())
+
+
+class Publisher:
+    """The one place where messages get their sequence number. Thread-safe.
+
+    Parameters
+    ----------
+    session : str
+        Session identifier that goes into every message.
+    clock : Clock
+    transport : Transport
+    record : callable
+        Called with topic and payload before each is sent (the journal of outputs).
+    memory_bytes : int
+        How much of each topic is remembered for `replay`.
+    """
+
+    def __init__(
+        self,
+        session: str,
+        clock: Clock,
+        transport: Transport,
+        record: Callable[[bytes, bytes], None],
+        *,
+        memory_bytes: int = 256 << 20,
+    ) -> None:
+        self._session = session
+        self._clock = clock
+        self._transport = transport
+        self._record = record
+        self._lock = threading.Lock()
+        self._history = {name: _History(memory_bytes) for name in wire.TOPICS}
+
+    def publish(self, message: wire.Message) -> None:
+        """Number `message`, record it and send it. Heartbeats are neither numbered nor recorded."""
+        name = wire.topic_of(message)
+        numbered = not isinstance(message, wire.Heartbeat)
+        with self._lock:
+            history = self._history[name]
+            topic, payload = wire.pack(
+                replace(
+                    message,
+                    session=self._session,
+                    seq=history.next_seq if numbered else None,
+                    t_published=self._clock.wall(),
+                )
+            )
+            if numbered:
+                self._record(topic, payload)
+                history.add(payload)
+            self._transport.send(topic, payload)
+
+    def snapshot(self) -> list[tuple[str, bytes]]:
+        """Return the last message of each topic that has one."""
+        with self._lock:
+            return [(name, h.payloads[-1]) for name, h in self._history.items() if h.payloads]
+
+    def replay(self, topic: str, since_seq: int) -> dict[str, Any]:
+        """Return remembered messages of `topic` from `since_seq` on, at most 8 MiB at a time.
+
+        Returns
+        -------
+        dict
+            ``messages``; ``next_seq`` to go on from; whether there are ``more``.
+
+        Raises
+        ------
+        ProtocolError
+            There is no such topic.
+        """
+        with self._lock:
+            history = self._history.get(topic)
+            if history is None:
+                raise ProtocolError(f"no topic {topic!r}; expected one of {', '.join(self._history)}")
+            first = history.next_seq - len(history.payloads)
+            start = max(0, since_seq - first)
+            messages, size = [], 0
+            for payload in list(history.payloads)[start:]:
+                size += len(payload)
+                if messages and size > REPLAY_BYTES:
+                    break
+                messages.append(payload)
+            next_seq = first + start + len(messages)
+            return {"messages": messages, "next_seq": next_seq, "more": next_seq < history.next_seq}
+
+
+def header(stamp: Stamp, clock: Clock, stages: dict[str, float] | None = None) -> dict[str, Any]:
+    """Return the header fields that come from a record's stamp.
+
+    ``stages`` gets ``total``: milliseconds since the volume was found complete.
+    """
+    total = 1e3 * (clock.monotonic() - stamp.received_mono_s)
+    return {
+        "run": stamp.run,
+        "trial": stamp.trial,
+        "volume": stamp.volume,
+        "t_acquired": stamp.acquired_s,
+        "t_received": stamp.received_s,
+        "stages": {**(stages or {}), "total": total},
+    }
+
+
+def array(values: NDArray[Any]) -> wire.Array:
+    """Return `values` as they travel: little-endian, C order."""
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return wire.Array(values.dtype.str, values.shape, values.tobytes())

@@ -1,0 +1,101 @@
+"""What clients may ask of the daemon: strict types for untrusted bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from rtdecode.errors import ProtocolError
+
+MAX_BYTES = 1 << 20
+Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:+ -]+$")]
+RunNumber = Annotated[int, Meta(ge=1, le=9999)]
+Seconds = Annotated[float, Meta(ge=-60.0, le=86400.0)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", forbid_unknown_fields=True):
+    """Fields that every request has: version and a number that its answer repeats."""
+
+    v: Literal[1]
+    id: int
+
+
+class Ping(Request, tag="ping"):
+    """Asks for the daemon's clock."""
+
+
+class Snapshot(Request, tag="snapshot"):
+    """Asks for the last message of each topic."""
+
+
+class Replay(Request, tag="replay"):
+    """Asks for the messages of a topic from a sequence number on."""
+
+    topic: Label
+    since_seq: Count
+
+
+class Mode(Request, tag="mode"):
+    """Asks to decode with a bundle, or to go back to calibration."""
+
+    mode: Literal["calibrate", "decode"]
+    bundle: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+class Calibration(Request, tag="calibration"):
+    """Publishes the progress of a calibration."""
+
+    trials: Count
+    percentile: float | None = None
+    interval: Annotated[list[float], Meta(max_length=2)] = []
+    p_value: float | None = None
+    note: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class Event(Request, tag="event"):
+    """Announces something of the experiment; `kind` decides which fields are needed.
+
+    ``run_start``: run, optionally expected_volumes and t_r_s. ``trial``: run, trial, onset_s, duration_s,
+    optionally stimulus and condition. ``run_end``: run, optionally volumes.
+    """
+
+    kind: Literal["run_start", "trial", "run_end"]
+    run: RunNumber
+    trial: Label | None = None
+    onset_s: Seconds | None = None
+    duration_s: Seconds | None = None
+    stimulus: Label | None = None
+    condition: Label | None = None
+    expected_volumes: Count | None = None
+    volumes: Count | None = None
+    t_r_s: Seconds | None = None
+
+
+AnyRequest = Ping | Snapshot | Replay | Mode | Calibration | Event
+_decoder: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+
+
+def decode(payload: bytes) -> AnyRequest:
+    """Turn one request frame into its type.
+
+    Raises
+    ------
+    ProtocolError
+        Too large, malformed, unknown, or a field is missing or out of bounds.
+    """
+    if len(payload) > MAX_BYTES:
+        raise ProtocolError(f"request of {len(payload)} bytes; at most {MAX_BYTES} are taken")
+    try:
+        request = _decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"request not understood: {error}") from None
+    if isinstance(request, Event) and request.kind == "trial":
+        missing = [n for n in ("trial", "onset_s", "duration_s") if getattr(request, n) is None]
+        if missing:
+            raise ProtocolError(f"trial event lacks {', '.join(missing)}")
+    if isinstance(request, Mode) and request.mode == "decode" and request.bundle is None:
+        raise ProtocolError("mode decode needs a bundle")
+    return request

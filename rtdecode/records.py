@@ -1,0 +1,283 @@
+"""The records that travel down the line.
+
+    file -> Volume -> RegisteredVolume -> BetaUpdate -> Embedding -> Caption, Reconstruction -> message
+
+Frozen, slotted, keyword-only, compared by identity; arrays are read-only. Each carries one `Stamp`,
+unchanged from end to end, so that latency anywhere is a subtraction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view of `array`."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """Where a record belongs and when it came.
+
+    Attributes
+    ----------
+    session : str
+        Session identifier.
+    run : int
+        Run number, from 1.
+    volume : int
+        Index of the (last) volume of the run that the record rests on, from 0 after dummies.
+    trial : str or None
+        Trial identifier, where the record belongs to one.
+    acquired_s : float or None
+        Start of acquisition of that volume, seconds since 1970 by the scanner's clock; None if unknown.
+    received_s : float
+        When the file was found complete, seconds since 1970 by this machine's clock.
+    received_mono_s : float
+        The same moment on the monotonic clock: latencies are measured from it.
+    """
+
+    session: str
+    run: int
+    volume: int
+    trial: str | None = None
+    acquired_s: float | None = None
+    received_s: float
+    received_mono_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Volume:
+    """One volume as stored by the scanner.
+
+    Attributes
+    ----------
+    stamp : Stamp
+    data : array of shape (i, j, k), integer or float32
+        Stored values, unscaled; voxel axes as described by `affine`.
+    slope, intercept : float
+        Value = ``data * slope + intercept``.
+    affine : array of shape (4, 4), float64
+        Voxel indices to RAS+ mm.
+    t_r_s : float or None
+        Repetition time in seconds, None if the file does not tell.
+    slice_times_s : array of shape (k,) or None
+        Acquisition time of each slice after the start of the volume, seconds.
+    series_uid : str
+        Identity of the series.
+    instance : int
+        Instance or volume number in the series as the file gives it.
+    path : str
+        Name of the source file, without its folder.
+    problems : tuple of str
+        What a reader noticed but could live with.
+    """
+
+    stamp: Stamp
+    data: NDArray[Any]
+    slope: float = 1.0
+    intercept: float = 0.0
+    affine: NDArray[np.float64]
+    t_r_s: float | None
+    slice_times_s: NDArray[np.float64] | None
+    series_uid: str
+    instance: int
+    path: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Skipped:
+    """A volume (or file) that could not be used, and why."""
+
+    run: int
+    volume: int | None
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrialEvent:
+    """A stimulus as the experiment announces it.
+
+    Attributes
+    ----------
+    run : int
+    trial : str
+        Unique in the session.
+    onset_s, duration_s : float
+        Seconds from the start of the acquisition of volume 0 of the run.
+    stimulus : str or None
+        Stimulus identifier, where the experiment tells.
+    condition : str or None
+        ``trial_type`` of BIDS events.
+    """
+
+    run: int
+    trial: str
+    onset_s: float
+    duration_s: float
+    stimulus: str | None = None
+    condition: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RegisteredVolume:
+    """A volume in the space of the reference, with its quality.
+
+    Attributes
+    ----------
+    stamp : Stamp
+    masked : array of shape (v,), float32
+        Scaled values of the voxels of the mask, after resampling.
+    matrix : array of shape (4, 4), float64
+        Takes RAS mm of the reference to RAS mm of this volume.
+    motion : array of shape (6,), float64
+        ``trans_x, trans_y, trans_z`` in mm and ``rot_x, rot_y, rot_z`` in radians, RAS axes.
+    fd_mm : float
+        Framewise displacement after Power et al. (2012), 50 mm radius; 0 for the first volume.
+    dvars : float
+        Root mean square of the change from the volume before, percent of the mean; 0 for the first.
+    tsnr : float
+        Median over the mask of mean / standard deviation of the run so far; nan before 8 volumes.
+    fit : float
+        Correlation of the registered volume with the reference over the brain.
+    """
+
+    stamp: Stamp
+    masked: NDArray[np.float32]
+    matrix: NDArray[np.float64]
+    motion: NDArray[np.float64]
+    fd_mm: float
+    dvars: float
+    tsnr: float
+    fit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BetaUpdate:
+    """A trial's response estimate from the volumes so far.
+
+    Attributes
+    ----------
+    stamp : Stamp
+        ``stamp.volume`` is the last volume used.
+    event : TrialEvent
+    revision : int
+        Counts the betas of this trial, from 0.
+    final : bool
+        No later beta of this trial will come.
+    delay_s : float
+        End of the last volume used, seconds after trial onset.
+    beta : array of shape (v,), float32
+        Percent signal change per voxel of the mask.
+    invalid : str or None
+        Why there is no usable estimate (then `beta` is all nan), else None.
+    """
+
+    stamp: Stamp
+    event: TrialEvent
+    revision: int
+    final: bool
+    delay_s: float
+    beta: NDArray[np.float32]
+    invalid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Score:
+    """How well a decoded embedding fits the candidates.
+
+    Attributes
+    ----------
+    predicted : str
+        Best category.
+    probabilities : dict of str to float
+        Calibrated probability of each category; they sum to one.
+    top : tuple of str
+        Best candidates of the retrieval pool, best first (at most five).
+    rank : float or None
+        Mid-rank of the true stimulus in the pool, 1 is best; None where the truth or pool is unknown.
+    pool : int
+        Number of candidates.
+    evidence : float
+        Probability, learned from held-out calibration trials, that `predicted` is right; never
+        above chance where calibration found no signal.
+    chance : float
+        What guessing would give.
+    p_noise : float
+        How often covariance-matched noise looks at least this sure.
+    """
+
+    predicted: str
+    probabilities: dict[str, float]
+    top: tuple[str, ...]
+    rank: float | None
+    pool: int
+    evidence: float
+    chance: float
+    p_noise: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedding:
+    """Tokens decoded from one beta.
+
+    Attributes
+    ----------
+    tokens : array of shape (t, d), float32
+        As the ridge adapter gives them: shrunk toward the mean in proportion to its reliability.
+    components : array of shape (k,), float32
+        The same in the adapter's component space.
+    score : Score
+    """
+
+    tokens: NDArray[np.float32]
+    components: NDArray[np.float32]
+    score: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Caption:
+    """A sentence decoded from an embedding."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reconstruction:
+    """A picture decoded from an embedding: uint8 array of shape (height, width, 3), sRGB."""
+
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """All that the decode worker gives for one beta, in the order it became ready.
+
+    Attributes
+    ----------
+    trial : str
+    revision : int
+    embedding : Embedding
+    caption : Caption
+    reconstruction : Reconstruction
+    stages_ms : dict of str to float
+        Milliseconds spent in ``embed``, ``caption`` and ``reconstruct``.
+    """
+
+    trial: str
+    revision: int
+    embedding: Embedding
+    caption: Caption
+    reconstruction: Reconstruction
+    stages_ms: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,265 @@
+"""One TOML file becomes one frozen `Settings`; nothing else reads configuration."""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from rtdecode.errors import SettingsError
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """Who and where.
+
+    Attributes
+    ----------
+    participant, session : str
+        BIDS labels (letters and digits).
+    output : Path
+        Folder in which the session folder is made.
+    seed : int
+        Seeds everything that draws random numbers.
+    """
+
+    participant: Name
+    session: Name = "01"
+    output: Path = Path("sessions")
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannerSettings:
+    """The export folder and what arrives in it.
+
+    Attributes
+    ----------
+    export_dir : Path
+        Folder the scanner writes to.
+    poll_s : float
+        Longest time between two looks at the folder, seconds; native events only hasten a look.
+    n_dummy : int
+        Volumes at the start of each run that are acquired before the steady state.
+    dummies_exported : bool
+        Whether those volumes arrive as files (they are then recorded, not used).
+    gap_timeout_s : float
+        How long an absent volume is waited for, once a later one is there, before it counts as missing.
+    t_r_s : float or None
+        Repetition time in seconds where the files do not tell; otherwise it must agree with them.
+    """
+
+    export_dir: Path
+    poll_s: Positive = 0.05
+    n_dummy: Annotated[int, Meta(ge=0)] = 0
+    dummies_exported: bool = True
+    gap_timeout_s: Positive = 5.0
+    t_r_s: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateSettings:
+    """Registration and single-trial GLM.
+
+    Attributes
+    ----------
+    registration : {"rigid", "off"}
+    mask : Path or "auto"
+        NIfTI in the space of the reference, or found from the reference volume.
+    confounds : {"6", "none"}
+        Motion regressors in the GLM: the six parameters, or none.
+    motion_file : Path or None
+        Text files of six columns named ``run-<n>.txt`` in this folder replace the estimated motion.
+    high_pass_hz : float
+        Drift cosines up to this frequency.
+    hrf : {"glover", "spm"}
+    shrinkage : {"learned", "none"}
+        Learned: betas are deviations from the mean response, shrunk by scales that earlier runs taught.
+        None: whole responses, least squares.
+    revise_at_s : tuple of float
+        Seconds after onset (end of the last volume used) at which a trial's beta is published.
+    final_at_s : float
+        The same for its last beta.
+    censor_fd_mm : float
+        Volumes with more framewise displacement than this are left out of the GLM.
+    """
+
+    registration: Literal["rigid", "off"] = "rigid"
+    mask: Path | Literal["auto"] = "auto"
+    confounds: Literal["6", "none"] = "6"
+    motion_file: Path | None = None
+    high_pass_hz: NonNegative = 0.008
+    hrf: Literal["glover", "spm"] = "glover"
+    shrinkage: Literal["learned", "none"] = "learned"
+    revise_at_s: tuple[Positive, ...] = (5.0, 6.5)
+    final_at_s: Positive = 8.0
+    censor_fd_mm: Positive = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeSettings:
+    """Engines and what they are asked.
+
+    Attributes
+    ----------
+    pack : str
+        Name of an installed engine pack, or its folder.
+    bundle : Path or None
+        ParticipantBundle to decode with from the start; None waits for a calibration.
+    stimuli : Path or None
+        Folder of pictures named ``<stimulus>.png``: calibration targets and retrieval pool.
+        None: stimulus identifiers are the pack's categories and its prototypes are the targets.
+    backend : {"onnx"}
+    threads : int
+        CPU threads of the decode worker.
+    """
+
+    pack: str = "tiny"
+    bundle: Path | None = None
+    stimuli: Path | None = None
+    backend: Literal["onnx"] = "onnx"
+    threads: Count = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSettings:
+    """What the first runs of a visit are for.
+
+    Attributes
+    ----------
+    runs : int
+        Runs 1 to this one calibrate; later ones are decoded.
+    leave_out : {"trial", "run"}
+        What is held out together when the ridge penalty is chosen: repeats of a stimulus are
+        never split.
+    """
+
+    runs: Annotated[int, Meta(ge=0)] = 6
+    leave_out: Literal["trial", "run"] = "trial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishSettings:
+    """Where clients connect. Port 0 takes a free one; the daemon prints it.
+
+    Attributes
+    ----------
+    stream, requests : str
+        ZeroMQ addresses of the PUB and ROUTER sockets. Loopback only.
+    heartbeat_s : float
+    """
+
+    stream: str = "tcp://127.0.0.1:5591"
+    requests: str = "tcp://127.0.0.1:5592"
+    heartbeat_s: Positive = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of a session; see the classes of its sections."""
+
+    session: SessionSettings
+    scanner: ScannerSettings
+    estimate: EstimateSettings = field(default_factory=EstimateSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
+
+
+def load(path: Path) -> Settings:
+    """Read a settings file.
+
+    Relative paths in it are relative to its folder.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file.
+
+    Raises
+    ------
+    SettingsError
+        Lists every problem found, each with its path in the file.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError([f"{path}: no such file; `rtdecode check --example` prints one to start from"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: not valid TOML: {error}"]) from None
+    return parse(raw, root=path.parent)
+
+
+def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
+    """Validate `raw` (parsed TOML); paths are taken relative to `root`.
+
+    Raises
+    ------
+    SettingsError
+        Lists every problem found.
+    """
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    hints = typing.get_type_hints(Settings)
+    for name in raw.keys() - hints.keys():
+        problems.append(f"$.{name}: no such section; expected one of {', '.join(hints)}")
+    for spec in fields(Settings):
+        section = _section(hints[spec.name], raw.get(spec.name, {}), f"$.{spec.name}", root, problems)
+        if section is not None:
+            sections[spec.name] = section
+    estimate: EstimateSettings | None = sections.get("estimate")
+    if estimate is not None and any(s >= estimate.final_at_s for s in estimate.revise_at_s):
+        problems.append(
+            f"$.estimate.revise_at_s: expected times before final_at_s = {estimate.final_at_s}, "
+            f"got {list(estimate.revise_at_s)}"
+        )
+    publish: PublishSettings | None = sections.get("publish")
+    for label in ("stream", "requests"):
+        address = getattr(publish, label, "tcp://127.0.0.1:0")
+        if not address.startswith("tcp://127.0.0.1:"):
+            problems.append(f"$.publish.{label}: expected a loopback address tcp://127.0.0.1:PORT, got {address}")
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**sections)
+
+
+def _section(kind: type[Any], raw: Any, where: str, root: Path, problems: list[str]) -> Any | None:
+    if not isinstance(raw, Mapping):
+        problems.append(f"{where}: expected a table, got {type(raw).__name__}")
+        return None
+    before = len(problems)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for name in raw.keys() - hints.keys():
+        problems.append(f"{where}.{name}: no such setting; expected one of {', '.join(hints)}")
+    values: dict[str, Any] = {}
+    for spec in fields(kind):
+        if spec.name not in raw:
+            if spec.default is MISSING and spec.default_factory is MISSING:
+                problems.append(f"{where}.{spec.name}: required, and missing")
+            continue
+        try:
+            values[spec.name] = _convert(raw[spec.name], hints[spec.name], root)
+        except msgspec.ValidationError as error:
+            problems.append(f"{where}.{spec.name}: {error}")
+    return kind(**values) if len(problems) == before else None
+
+
+def _convert(value: Any, hint: Any, root: Path) -> Any:
+    choices = typing.get_args(hint) or (hint,)
+    if Path in choices:
+        literals = [c for choice in choices for c in typing.get_args(choice)]
+        if value in literals:
+            return value
+        return root / Path(msgspec.convert(value, str)).expanduser()
+    return msgspec.convert(value, hint)

@@ -1,0 +1,44 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden numbers and real scanner files, which is not part of the project."""
+    folder = Path(os.environ.get("RTDECODE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (folder / "data" / "MANIFEST.json").is_file():
+        message = f"no shared data at {folder}; set RTDECODE_SHARED to where they are"
+        if os.environ.get("RTDECODE_REQUIRE_SHARED") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+class FakeClock:
+    """A clock that moves only when somebody sleeps, and calls back while it does."""
+
+    def __init__(self, start: float = 1_000.0) -> None:
+        self.now = start
+        self.on_sleep: Callable[[], None] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return 1_700_000_000.0 + self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(0.0, seconds)
+        self.on_sleep()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()

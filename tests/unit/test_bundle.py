@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+from rtdecode.bundle import PACK_SCHEMA, open_pack, seal, verify
+from rtdecode.errors import BundleError
+
+
+def write(folder: Path) -> None:
+    (folder / "pack.toml").write_text('name = "small"\n')
+    (folder / "weights").mkdir()
+    (folder / "weights" / "a.bin").write_bytes(b"abc")
+
+
+def test_sealed_folder_opens_and_its_identity_follows_its_content(tmp_path: Path) -> None:
+    identity = seal(tmp_path / "a", PACK_SCHEMA, write)
+    assert open_pack(str(tmp_path / "a")).identity == identity
+    assert seal(tmp_path / "b", PACK_SCHEMA, write) == identity
+    other = seal(tmp_path / "b", PACK_SCHEMA, lambda f: (f / "pack.toml").write_text('name = "x"\n'))  # type: ignore[arg-type, return-value]
+    assert other != identity
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda f: (f / "weights" / "a.bin").write_bytes(b"abd"), "content differs"),
+        (lambda f: (f / "weights" / "a.bin").unlink(), "missing"),
+        (lambda f: (f / "more").write_bytes(b""), "not listed"),
+        (lambda f: (f / "manifest.json").unlink(), "found none"),
+        (lambda f: (f / "manifest.json").write_text("{"), "not valid JSON"),
+    ],
+)
+def test_anything_altered_is_refused(tmp_path: Path, spoil, reason: str) -> None:  # type: ignore[no-untyped-def]
+    seal(tmp_path / "a", PACK_SCHEMA, write)
+    spoil(tmp_path / "a")
+    with pytest.raises(BundleError, match=reason):
+        verify(tmp_path / "a", PACK_SCHEMA)
+
+
+def test_another_schema_is_named(tmp_path: Path) -> None:
+    seal(tmp_path / "a", "rtdecode.engine-pack/0", write)
+    with pytest.raises(BundleError, match=r"engine-pack/1.*engine-pack/0"):
+        open_pack(str(tmp_path / "a"))
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        seal(tmp_path / "a", PACK_SCHEMA, fail)
+    assert not list(tmp_path.iterdir())

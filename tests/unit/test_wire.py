@@ -1,0 +1,182 @@
+import dataclasses
+import typing
+from collections.abc import Iterator
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rtdecode import client as wire
+from rtdecode.errors import ProtocolError
+from rtdecode.publish import requests
+from rtdecode.publish.publisher import Publisher, array
+from rtdecode.publish.server import Server
+
+from tests.conftest import FakeClock
+
+PLAIN = {
+    str: st.text(max_size=8),
+    int: st.integers(0, 2**31),
+    float: st.floats(allow_nan=False),
+    bool: st.booleans(),
+    bytes: st.binary(max_size=8),
+}
+
+
+def strategy(hint: object) -> st.SearchStrategy[object]:
+    if hint in PLAIN:
+        return PLAIN[hint]  # type: ignore[index]
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return st.none() | strategy(arguments[0])
+    if typing.get_origin(hint) is tuple:
+        return st.lists(strategy(arguments[0]), max_size=3).map(tuple)
+    if typing.get_origin(hint) is dict:
+        return st.dictionaries(strategy(arguments[0]), strategy(arguments[1]), max_size=3)
+    assert hint is wire.Array
+    return st.just(array(np.arange(6, dtype=np.float32).reshape(2, 3)))
+
+
+def messages() -> st.SearchStrategy[wire.Message]:
+    def build(kind: type[wire.Message]) -> st.SearchStrategy[wire.Message]:
+        hints = typing.get_type_hints(kind)
+        return st.builds(kind, **{f.name: strategy(hints[f.name]) for f in dataclasses.fields(kind)})
+
+    return st.sampled_from(list(wire.TOPICS.values())).flatmap(build)
+
+
+@given(message=messages())
+def test_unpack_undoes_pack(message: wire.Message) -> None:
+    assert wire.unpack(*wire.pack(message)) == message
+
+
+@given(payload=st.binary(max_size=50))
+def test_random_bytes_are_refused(payload: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.unpack(b"score", payload)
+    with pytest.raises(ProtocolError):
+        requests.decode(payload)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"request": "event", "kind": "trial", "run": 1}, "lacks trial, onset_s, duration_s"),
+        ({"request": "event", "kind": "trial", "run": 0}, r"run"),
+        ({"request": "event", "kind": "trial", "run": 1, "trial": "../x"}, "trial"),
+        ({"request": "mode", "mode": "decode"}, "needs a bundle"),
+        ({"request": "quit"}, "quit"),
+        ({"request": "ping", "more": 1}, "more"),
+    ],
+)
+def test_a_wrong_request_says_what_is_wrong(fields: dict[str, object], reason: str) -> None:
+    with pytest.raises(ProtocolError, match=reason):
+        requests.decode(msgpack.packb({"v": 1, "id": 1, **fields}))
+
+
+class ListTransport:
+    def __init__(self) -> None:
+        self.sent: list[wire.Message] = []
+
+    def send(self, topic: bytes, payload: bytes) -> None:
+        self.sent.append(wire.unpack(topic, payload))
+
+
+def publisher(transport: object, memory_bytes: int = 1 << 20) -> Publisher:
+    return Publisher("s-01", FakeClock(), transport, lambda t, p: None, memory_bytes=memory_bytes)  # type: ignore[arg-type]
+
+
+def test_sequence_numbers_have_no_gap_per_topic_and_heartbeats_have_none() -> None:
+    transport = ListTransport()
+    out = publisher(transport)
+    for kind in (wire.Volume, wire.Score, wire.Volume, wire.Heartbeat, wire.Volume, wire.Score):
+        out.publish(kind())
+    assert [(wire.topic_of(m), m.seq) for m in transport.sent] == [
+        ("volume", 0), ("score", 0), ("volume", 1), ("heartbeat", None), ("volume", 2), ("score", 1),
+    ]  # fmt: skip
+    assert {name for name, _ in out.snapshot()} == {"volume", "score"}
+
+
+def test_replay_goes_on_where_it_left_and_forgets_the_oldest() -> None:
+    out = publisher(ListTransport(), memory_bytes=2000)
+    for i in range(100):
+        out.publish(wire.Caption(text=str(i)))
+    answer = out.replay("caption", 0)
+    texts = [wire.unpack(b"caption", p).text for p in answer["messages"]]  # type: ignore[attr-defined]
+    assert texts == [str(i) for i in range(100 - len(texts), 100)]
+    assert 0 < len(texts) < 100
+    assert (answer["next_seq"], answer["more"]) == (100, False)
+    with pytest.raises(ProtocolError, match="no topic"):
+        out.replay("capton", 0)
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Server, Publisher]]:
+    server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    out = publisher(server)
+
+    def answer(request: requests.AnyRequest) -> dict[str, object]:
+        match request:
+            case requests.Replay():
+                return out.replay(request.topic, request.since_seq)
+            case requests.Snapshot():
+                return {"messages": out.snapshot()}
+            case requests.Ping():
+                return {"t_wall": 5.0}
+        raise ProtocolError("not here")
+
+    server.start(answer)
+    yield server, out
+    server.close()
+
+
+def test_client_gets_what_it_missed_before_what_is_new(served: tuple[Server, Publisher]) -> None:
+    server, out = served
+    for i in range(5):
+        out.publish(wire.Caption(text=str(i)))
+    with wire.Client(server.stream, server.requests, topics=["caption", "session"]) as client:
+        client.catch_up()
+        got = [client.receive(0) for _ in range(5)]
+        while client.receive(0.02) is None:  # until the subscription is through
+            out.publish(wire.Session())
+        out.publish(wire.Caption(text="5"))
+        message: wire.Message | None = None
+        while not isinstance(message, wire.Caption):
+            message = client.receive(5.0)
+        assert [m.text for m in [*got, message]] == [str(i) for i in range(6)]  # type: ignore[union-attr]
+        assert [m.text for m in client.snapshot() if isinstance(m, wire.Caption)] == ["5"]
+
+
+def test_a_gap_is_filled_in_order(served: tuple[Server, Publisher]) -> None:
+    server, out = served
+    for i in range(6):
+        out.publish(wire.Caption(text=str(i)))
+    payloads = out.replay("caption", 0)["messages"]
+    with wire.Client(server.stream, server.requests) as client:
+        client._accept(b"caption", payloads[0])
+        client._accept(b"caption", payloads[4])
+        client._accept(b"caption", payloads[3])
+        texts = [client.receive(0).text for _ in range(5)]  # type: ignore[union-attr]
+        assert texts == ["0", "1", "2", "3", "4"]
+        assert client.receive(0) is None
+
+
+def test_a_refused_request_is_answered_and_counted(served: tuple[Server, Publisher]) -> None:
+    server, _ = served
+    with wire.Client(server.stream, server.requests) as client:
+        with pytest.raises(wire.RequestError, match="not here"):
+            client.mode("decode", "somewhere")
+        with pytest.raises(wire.RequestError, match="lacks"):
+            client.event(kind="trial", run=1)
+        client._dealer.send(b"\xc1")
+        with pytest.raises(wire.RequestError, match="not understood"):
+            client.ping()
+        offset, round_trip = client.ping()
+        assert offset < 0 < round_trip
+    assert server.rejected == 3
+
+
+def test_a_taken_address_is_named(served: tuple[Server, Publisher]) -> None:
+    with pytest.raises(ProtocolError, match="another daemon"):
+        Server(served[0].stream, "tcp://127.0.0.1:0")
