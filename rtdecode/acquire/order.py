@@ -1,0 +1,61 @@
+"""Lets the volumes of one run out in index order, whatever order they come in."""
+
+from __future__ import annotations
+
+from rtdecode.acquire.source import Arrival
+
+
+class RunQueue:
+    """Volumes of one run that wait for their turn.
+
+    An absent index is waited for until a later one has been there for `gap_timeout_s`; then it is given up
+    for good.
+
+    Parameters
+    ----------
+    gap_timeout_s : float
+    """
+
+    def __init__(self, gap_timeout_s: float) -> None:
+        self._gap_timeout_s = gap_timeout_s
+        self._next = 0
+        self._waiting: dict[int, tuple[float, Arrival]] = {}
+
+    @property
+    def next_index(self) -> int:
+        """The lowest index that has neither come out nor been given up."""
+        return self._next
+
+    @property
+    def held(self) -> bool:
+        """Whether volumes wait behind a gap."""
+        return bool(self._waiting)
+
+    def takes(self, index: int) -> bool:
+        """Say whether `index` is still wanted."""
+        return index >= self._next and index not in self._waiting
+
+    def offer(self, index: int, arrival: Arrival, now_s: float) -> None:
+        """Put in what stands for `index`, which `takes` must have allowed.
+
+        Raises
+        ------
+        ValueError
+            If the index is taken.
+        """
+        if not self.takes(index):
+            raise ValueError(f"index {index} is taken")
+        self._waiting[index] = (now_s, arrival)
+
+    def release(self, now_s: float) -> list[tuple[int, Arrival | None]]:
+        """Take out all that may go, in index order; None stands for an index given up."""
+        out: list[tuple[int, Arrival | None]] = []
+        while self._waiting:
+            if self._next in self._waiting:
+                out.append((self._next, self._waiting.pop(self._next)[1]))
+            elif now_s - min(since for since, _ in self._waiting.values()) >= self._gap_timeout_s:
+                out.append((self._next, None))
+            else:
+                break
+            self._next += 1
+        return out

@@ -1,0 +1,159 @@
+"""The simulated scanner: a participant in, an export folder full of mosaics out."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.clock import Clock
+from rtdecode.simulate import mosaic
+from rtdecode.simulate.acquisition import Acquisition, NoiseParameters
+from rtdecode.simulate.participant import Participant
+from rtdecode.simulate.playback import (
+    Announce,
+    Hold,
+    OnVolume,
+    Player,
+    RunScript,
+    ShownTrial,
+    Speed,
+    free,
+    nothing,
+)
+from rtdecode.simulate.visit import VisitPlan
+
+FIRST_SERIES = 3
+_FIXED_START = datetime.datetime(2000, 1, 1, 9, 0)
+_PAUSE_S = 60.0
+
+
+class Scanner:
+    """Plays a visit into an export folder. The same plan and participant give the same bytes.
+
+    Parameters
+    ----------
+    plan : VisitPlan
+    participant : Participant
+        Its protocol must have the plan's repetition time.
+    export_dir : Path
+        Must exist.
+    clock : Clock
+    speed : float or "max"
+        How many times faster than real time, or as fast as volumes are rendered.
+    noise : NoiseParameters, optional
+    live_dates : bool
+        Date each run by the clock instead of by a fixed day.
+
+    Raises
+    ------
+    ValueError
+        If plan and participant disagree on the repetition time, or `speed` is not positive.
+    """
+
+    def __init__(
+        self,
+        plan: VisitPlan,
+        participant: Participant,
+        export_dir: Path,
+        clock: Clock,
+        speed: Speed = "max",
+        *,
+        noise: NoiseParameters | None = None,
+        live_dates: bool = False,
+    ) -> None:
+        if plan.t_r_s != participant.protocol.t_r_s:
+            raise ValueError(f"expected a repetition time of {plan.t_r_s} s, got {participant.protocol.t_r_s} s")
+        self._plan = plan
+        self._participant = participant
+        self._export_dir = export_dir
+        self._clock = clock
+        self._live_dates = live_dates
+        self._player = Player(clock, speed)
+        self._acquisition = Acquisition(participant, noise)
+        self._evoked = participant.responses([trial.scene for trial in plan.trials])
+
+    def play(self, announce: Announce, hold: Hold = free, on_volume: OnVolume = nothing) -> None:
+        """Play the whole visit; blocks until its end or until `stop`.
+
+        Parameters
+        ----------
+        announce : callable
+            Takes each message of the experiment: ``run_start``, ``trial``, ``run_end``.
+        hold : callable
+            Called with each run before it starts; may block.
+        on_volume : callable
+            Told (run, index) after each volume.
+        """
+        for run in range(1, self._plan.runs + 1):
+            hold(run)
+            if self._player.stopped:
+                return
+            series = self._series(run)
+            trials = self._plan.of_run(run)
+            shown = [
+                ShownTrial(
+                    trial=trial.trial,
+                    onset_s=trial.onset_s,
+                    duration_s=trial.duration_s,
+                    stimulus=trial.stimulus,
+                    condition=trial.condition,
+                )
+                for trial in trials
+            ]
+            script = RunScript(run=run, n_volumes=self._plan.volumes_per_run, t_r_s=self._plan.t_r_s, trials=shown)
+
+            def write(index: int, data: NDArray[np.uint16], series: mosaic.MosaicSeries = series) -> None:
+                mosaic.write(self._export_dir, series, index + 1, data)
+
+            self._player.play(script, self.volumes(run), write, announce, on_volume)
+
+    def set_speed(self, speed: Speed) -> None:
+        """Play the runs that have not begun at another speed; see `Player.set_speed`."""
+        self._player.set_speed(speed)
+
+    def stop(self) -> None:
+        """Let `play` end after the present volume; callable from any thread."""
+        self._player.stop()
+
+    def volumes(self, run: int) -> Iterator[NDArray[np.uint16]]:
+        """Render the volumes of a run without writing them."""
+        evoked = self._evoked[[trial.run == run for trial in self._plan.trials]]
+        return self._acquisition.run(run, self._plan.of_run(run), evoked, self._plan.volumes_per_run)
+
+    def true_betas(self, affine: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return what each picture evokes in this brain, without trial noise or lapses: the oracle's betas.
+
+        Parameters
+        ----------
+        affine : array of shape (4, 4)
+            Of the mask, to RAS mm; the head is where it is in the first volume.
+        mask : array of shape (i, j, k), bool
+
+        Returns
+        -------
+        array of shape (n_trials, v), float32
+            Percent signal change at the plateau of a long stimulus, in the order of ``plan.trials``; 0 where
+            nothing responds.
+        """
+        return self._participant.on_grid(self._evoked, affine, mask)
+
+    def _series(self, run: int) -> mosaic.MosaicSeries:
+        plan, protocol = self._plan, self._participant.protocol
+        if self._live_dates:
+            start = datetime.datetime.fromtimestamp(self._clock.wall())
+        else:
+            start = _FIXED_START + datetime.timedelta(
+                seconds=(run - 1) * (plan.volumes_per_run * plan.t_r_s + _PAUSE_S)
+            )
+        return mosaic.MosaicSeries(
+            study=f"visit-{plan.seed}-participant-{self._participant.seed}",
+            number=FIRST_SERIES + run - 1,
+            affine=protocol.affine,
+            t_r_s=protocol.t_r_s,
+            slice_times_s=protocol.slice_times_s,
+            start=start,
+        )

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rtdecode.acquire import csa
+from rtdecode.acquire.dicom import DicomReader
+from rtdecode.errors import IncompleteFile, VolumeError
+from rtdecode.simulate import mosaic
+from tests.unit.test_acquire_watcher import series
+
+MOSAICS = (
+    "siemens-ve11-skyra-rtcloud",
+    "siemens-ve11-prisma-pyneal13",
+    "siemens-ve11-skyra-nih",
+    "siemens-vb17-trio",
+    "siemens-vd13-prisma-int",
+)
+OTHERS = (
+    "siemens-xa30-interop-v1",
+    "siemens-xa30-enh-fmri",
+    "ge-mr750-nih",
+    "philips-classic-achieva",
+    "uih-umr770-r002",
+)
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+# the converter takes the times of the second volume of that series, and they jitter by one tick of 2.5 ms
+TIMES_ATOL_S = {"siemens-vb17-trio": 2.6e-3}
+
+
+@functools.cache
+def manifest(shared: Path) -> dict[str, Any]:
+    entries = json.loads((shared / "data" / "MANIFEST.json").read_text())["series"]
+    return {entry["id"]: entry for entry in entries}
+
+
+def unpack(shared: Path, name: str, folder: Path) -> list[tuple[Path, int | None]]:
+    """Write the files of a series as the scanner did; return each with the volume it is."""
+    out = []
+    for file in manifest(shared)[name]["files"]:
+        raw = (shared / "data" / file["path"]).read_bytes()
+        path = folder / (file.get("raw_name") or Path(file["path"]).name)
+        path.write_bytes(gzip.decompress(raw) if file["path"].endswith(".gz") else raw)
+        out.append((path, file.get("volume")))
+    return out
+
+
+@pytest.mark.parametrize("name", MOSAICS)
+def test_real_mosaics_agree_with_dcm2niix(shared: Path, name: str, tmp_path: Path) -> None:
+    reference = manifest(shared)[name]["reference"][0]
+    reader = DicomReader()
+    for path, index in unpack(shared, name, tmp_path):
+        stored = reader.read(path)
+        image = nib.as_closest_canonical(nib.Nifti1Image(stored.data.astype(np.int32), stored.affine))
+        values = np.ascontiguousarray(np.asarray(image.dataobj), dtype="<i4")
+        assert list(image.shape) == reference["canonical_shape"]
+        np.testing.assert_allclose(image.affine, reference["canonical_affine"], atol=1e-3)
+        if index is not None:
+            digest = hashlib.sha256(values.tobytes()).hexdigest()
+            assert digest == reference["canonical_volume_sha256_i4"][stored.identity.instance - 1]
+        assert stored.t_r_s == pytest.approx(reference["RepetitionTime"], abs=1e-6)
+        assert stored.slice_times_s is not None
+        shape = stored.data.shape
+        middle = np.array([[(shape[0] - 1) / 2, (shape[1] - 1) / 2, k, 1] for k in range(shape[2])]) @ stored.affine.T
+        distance = np.linalg.norm(middle[:, None, :3] - np.array(reference["slice_centres_ras"]), axis=2)
+        assert distance.min(axis=0).max() < 1e-3
+        np.testing.assert_allclose(
+            stored.slice_times_s[distance.argmin(axis=0)],
+            reference["SliceTiming"],
+            atol=TIMES_ATOL_S.get(name, 1e-6),
+        )
+
+
+@pytest.mark.parametrize("name", MOSAICS)
+def test_affine_and_private_header_agree_with_nibabel(shared: Path, name: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nibabel.nicom import csareader, dicomwrappers
+    path = unpack(shared, name, tmp_path)[0][0]
+    dataset = pydicom.dcmread(path)
+    wrapper = dicomwrappers.wrapper_from_data(dataset)
+    rows_first = DicomReader().read(path).affine[:, [1, 0, 2, 3]]
+    np.testing.assert_allclose(rows_first, np.diag([-1, -1, 1, 1]) @ wrapper.affine, atol=1e-9)
+    theirs = csareader.get_csa_header(dataset)["tags"]
+    ours = csa.parse(dataset[0x0029, 0x1010].value, list(theirs))
+    for tag in (
+        "NumberOfImagesInMosaic",
+        "SliceNormalVector",
+        "MosaicRefAcqTimes",
+        "PhaseEncodingDirectionPositive",
+    ):
+        assert [float(item) for item in ours[tag]] == [float(item) for item in theirs[tag]["items"]]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layouts_are_refused_by_name(shared: Path, name: str, tmp_path: Path) -> None:
+    with pytest.raises(VolumeError) as caught:
+        DicomReader().read(unpack(shared, name, tmp_path)[0][0])
+    assert not isinstance(caught.value, IncompleteFile)
+
+
+def test_encapsulated_pixels_are_refused_and_plain_ones_agree(shared: Path, tmp_path: Path) -> None:
+    paths = [path for path, _ in unpack(shared, "transfer-syntaxes-a", tmp_path)]
+    plain = [path for path in paths if pydicom.dcmread(path).file_meta.TransferSyntaxUID in PLAIN]
+    read = [DicomReader().read(path).data for path in plain]
+    for path in set(paths) - set(plain):
+        with pytest.raises(VolumeError, match="transfer syntax"):
+            DicomReader().read(path)
+    assert len(read) == 2
+    np.testing.assert_array_equal(read[0], read[1])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = np.random.default_rng(0).integers(1, 4000, (16, 12, 7)).astype(np.uint16)
+    return mosaic.write(tmp_path_factory.mktemp("whole"), series((16, 12, 7)), 1, data)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_every_shorter_file_is_incomplete(written: Path, tmp_path: Path, fraction: float) -> None:
+    raw = written.read_bytes()
+    path = tmp_path / "part.dcm"
+    path.write_bytes(raw[: int(fraction * len(raw))])
+    with pytest.raises(IncompleteFile):
+        DicomReader().read(path)
+
+
+def test_a_zero_filled_tail_is_counted_inside_used_tiles_only(written: Path, tmp_path: Path) -> None:
+    raw = written.read_bytes()
+    assert DicomReader().read(written).zero_tail == 0
+    blank_tiles = 2 * (2 * 16 + 2 * 12 * 48 - 12 * 48 - 2 * 16)  # 9 tiles, 7 used: part of the last tile row is blank
+    assert not any(raw[-2 * 32 :])
+    path = tmp_path / "filled.dcm"
+    path.write_bytes(raw[: len(raw) - blank_tiles] + bytes(blank_tiles))
+    assert DicomReader().read(path).zero_tail > 16
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(edits=st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), min_size=1, max_size=12))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_header_raises_nothing_but_volume_errors(
+    written: Path, tmp_path: Path, edits: list[tuple[int, int]]
+) -> None:
+    raw = bytearray(written.read_bytes())
+    for at, value in edits:
+        raw[at] = value
+    path = tmp_path / "damaged.dcm"
+    path.write_bytes(raw)
+    reader = DicomReader()
+    try:
+        assert reader.read(path).data.nbytes <= len(raw)
+    except VolumeError:
+        reader.identify(path)
+
+
+def test_what_is_not_dicom_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("not an image" * 100)
+    with pytest.raises(VolumeError, match="DICM"):
+        DicomReader().read(path)
+
+
+@pytest.mark.parametrize("raw", [b"", b"SV10", csa.MAGIC + b"\xff" * 200, csa.MAGIC + bytes(200), b"\x01\0\0\0" * 40])
+def test_a_damaged_private_header_is_a_value_error(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"expected|cut short"):
+        csa.parse(raw, ["NumberOfImagesInMosaic"])

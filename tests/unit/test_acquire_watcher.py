@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rtdecode.acquire import watcher as watcher_module
+from rtdecode.acquire.source import Arrival
+from rtdecode.acquire.watcher import FolderWatcher
+from rtdecode.clock import SystemClock
+from rtdecode.records import Skipped, Volume
+from rtdecode.settings import ScannerSettings
+from rtdecode.simulate import mosaic
+from tests.conftest import FakeClock
+
+SHAPE = (8, 6, 4)
+
+
+def series(shape: tuple[int, int, int] = SHAPE, number: int = 3) -> mosaic.MosaicSeries:
+    return mosaic.MosaicSeries(
+        study="test",
+        number=number,
+        affine=np.diag([3.0, 3.0, 4.0, 1.0]),
+        t_r_s=2.0,
+        slice_times_s=np.arange(shape[2]) * 0.5,
+        start=datetime.datetime(2001, 2, 3, 4, 5, 6),
+    )
+
+
+def put(folder: Path, instance: int, number: int = 3, shape: tuple[int, int, int] = SHAPE) -> Path:
+    data = np.random.default_rng([number, instance]).integers(1, 4000, shape).astype(np.uint16)
+    return mosaic.write(folder, series(shape, number), instance, data)
+
+
+def watch(folder: Path, clock: FakeClock, **changes: object) -> FolderWatcher:
+    return FolderWatcher(ScannerSettings(export_dir=folder, **changes), "s1", clock, native=False)  # type: ignore[arg-type]
+
+
+def told(arrivals: list[Arrival]) -> list[tuple[int, int | None, str]]:
+    """Run, volume and the first word of the reason ("volume" for a good one)."""
+    out = []
+    for arrival in arrivals:
+        item = arrival.item
+        if isinstance(item, Volume):
+            out.append((item.stamp.run, item.stamp.volume, "volume"))
+        else:
+            out.append((item.run, item.volume, item.reason.split(":")[0]))
+    return out
+
+
+def test_a_volume_carries_what_its_file_says(tmp_path: Path, clock: FakeClock) -> None:
+    path = put(tmp_path, 1)
+    (arrival,) = watch(tmp_path, clock).poll()
+    volume = arrival.item
+    assert isinstance(volume, Volume)
+    assert arrival.path == path
+    assert (volume.path, volume.instance, volume.t_r_s, volume.problems) == (path.name, 1, 2.0, ())
+    assert volume.stamp.session == "s1"
+    assert volume.stamp.received_s == clock.wall()
+    assert volume.stamp.received_mono_s == clock.monotonic()
+    assert volume.stamp.acquired_s == datetime.datetime(2001, 2, 3, 4, 5, 6).timestamp()
+    assert not volume.data.flags.writeable
+    np.testing.assert_allclose(volume.affine, np.diag([3.0, 3.0, 4.0, 1.0]), atol=1e-9)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(order=st.permutations(range(1, 9)), polls=st.lists(st.booleans(), min_size=8, max_size=8))
+def test_any_order_of_files_gives_index_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], polls: list[bool]
+) -> None:
+    folder = tmp_path_factory.mktemp("export")
+    source, out = watch(folder, FakeClock()), []
+    for instance, poll in zip(order, polls, strict=True):
+        put(folder, instance)
+        out += source.poll() if poll else []
+    out += source.poll()
+    assert told(out) == [(1, index, "volume") for index in range(8)]
+
+
+def test_series_become_runs_in_order_of_their_numbers(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    for number in (12, 7):
+        for instance in (2, 1):
+            put(tmp_path, instance, number)
+    assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume"), (2, 0, "volume"), (2, 1, "volume")]
+    put(tmp_path, 1, 5)
+    assert told(source.poll()) == [(3, 0, "volume")]
+
+
+def test_a_later_run_waits_for_a_gap_in_an_earlier_one(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    put(tmp_path, 3)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    put(tmp_path, 1, 4)
+    assert source.poll() == []
+    clock.sleep(5.0)
+    assert told(source.poll()) == [(1, 1, "missing"), (1, 2, "volume"), (2, 0, "volume")]
+
+
+def test_a_missing_volume_keeps_its_index_and_comes_too_late(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 2)
+    assert source.poll() == []
+    clock.sleep(5.0)
+    missing, second = source.poll()
+    assert missing.path is None
+    assert told([missing, second]) == [(1, 0, "missing"), (1, 1, "volume")]
+    put(tmp_path, 1)
+    assert told(source.poll()) == [(1, None, "late")]
+
+
+def test_duplicates_are_named_and_take_no_index(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    raw = put(tmp_path, 1).read_bytes()
+    (tmp_path / "001_000003_000000.dcm").write_bytes(raw)
+    assert sorted(told(source.poll()), key=str) == [(1, 0, "volume"), (1, None, "duplicate")]
+    other = series()
+    twin = mosaic.dataset(other, 1, np.ones(SHAPE, np.uint16))
+    twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = "2.25.7"
+    put(tmp_path, 3)
+    twin.InstanceNumber = 3
+    twin.save_as(tmp_path / "twin.dcm", enforce_file_format=True)
+    assert told(source.poll()) == [(1, None, "duplicate")]
+    put(tmp_path, 2)
+    assert told(source.poll()) == [(1, 1, "volume"), (1, 2, "volume")]
+
+
+def test_a_growing_file_is_waited_for(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    raw = put(tmp_path, 1).read_bytes()
+    path = tmp_path / "001_000003_000001.dcm"
+    for end in range(0, len(raw), len(raw) // 7):
+        path.write_bytes(raw[:end])
+        assert source.poll() == []
+        clock.sleep(3.0)
+    path.write_bytes(raw)
+    assert told(source.poll()) == [(1, 0, "volume")]
+
+
+def test_a_truncated_file_is_given_up_and_its_index_is_missing(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    path = put(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:-100])
+    put(tmp_path, 3)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    clock.sleep(5.0)
+    first, second = source.poll()
+    assert told([first, second]) == [(1, 1, "truncated"), (1, 2, "volume")]
+    assert first.path == path
+
+
+def test_a_file_filled_up_with_zeros_is_not_taken_until_written(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    path = put(tmp_path, 2)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-300] + bytes(300))
+    assert told(source.poll()) == [(1, 0, "volume")]
+    path.write_bytes(raw)
+    assert told(source.poll()) == [(1, 1, "volume")]
+    path = put(tmp_path, 3)
+    path.write_bytes(path.read_bytes()[:-300] + bytes(300))
+    assert source.poll() == []
+    clock.sleep(5.0)
+    assert told(source.poll()) == [(1, 2, "truncated")]
+
+
+def test_a_blank_edge_is_accepted_after_waiting_once(tmp_path: Path, clock: FakeClock) -> None:
+    def edge(instance: int) -> None:
+        data = np.random.default_rng(instance).integers(1, 4000, SHAPE).astype(np.uint16)
+        data[:, -2:, :] = 0
+        mosaic.write(tmp_path, series(), instance, data)
+
+    source = watch(tmp_path, clock)
+    edge(1)
+    assert source.poll() == []
+    clock.sleep(5.0)
+    (first,) = source.poll()
+    assert isinstance(first.item, Volume)
+    assert "zero" in first.item.problems[0]
+    edge(2)
+    (second,) = source.poll()
+    assert isinstance(second.item, Volume)
+    assert second.item.problems == ()
+
+
+def test_unreadable_and_foreign_files_are_named_once(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    (tmp_path / "readme").write_text("nothing to see here " * 20)
+    (tmp_path / "notes.txt").write_text("ignored")
+    (tmp_path / ".hidden.dcm").write_text("ignored")
+    (tmp_path / "half.dcm.tmp").write_text("ignored")
+    arrivals = source.poll()
+    assert told(arrivals) == [(0, None, "unreadable")]
+    assert isinstance(arrivals[0].item, Skipped)
+    assert "DICM" in arrivals[0].item.reason
+    assert source.poll() == []
+
+
+def test_a_volume_of_another_shape_is_skipped_in_place(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    put(tmp_path, 2, shape=(8, 6, 5))
+    put(tmp_path, 3)
+    assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "wrong shape"), (1, 2, "volume")]
+
+
+def test_an_absurd_instance_number_does_not_open_a_gap(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    put(tmp_path, 900_000)
+    assert sorted(told(source.poll()), key=str) == [(1, 0, "volume"), (1, None, "out of range")]
+
+
+@pytest.mark.parametrize(("exported", "expected"), [(True, [None, None, 0, 1]), (False, [0, 1, 2, 3])])
+def test_index_0_is_the_first_volume_after_dummies(
+    tmp_path: Path, clock: FakeClock, exported: bool, expected: list[int | None]
+) -> None:
+    source = watch(tmp_path, clock, n_dummy=2, dummies_exported=exported)
+    for instance in range(1, 5):
+        put(tmp_path, instance)
+    assert [volume for _, volume, _ in told(source.poll())] == expected
+
+
+def test_a_repetition_time_other_than_the_settings_is_a_problem(tmp_path: Path, clock: FakeClock) -> None:
+    put(tmp_path, 1)
+    (arrival,) = watch(tmp_path, clock, t_r_s=1.5).poll()
+    assert isinstance(arrival.item, Volume)
+    assert arrival.item.t_r_s == 2.0
+    assert "1.5" in arrival.item.problems[0]
+
+
+def nifti(folder: Path, name: str, seed: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(seed).integers(1, 4000, SHAPE).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), folder / name)
+    return folder / name
+
+
+def test_nifti_runs_come_from_names_or_folders(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock, t_r_s=2.5)
+    nifti(tmp_path, "run-02_bold_0001.nii", 1)
+    nifti(tmp_path, "run-02_bold_0002.nii.gz", 2)
+    nifti(tmp_path / "run-5", "vol_0000.nii", 3)
+    nifti(tmp_path / "run-5", "vol_0001.nii", 4)
+    nifti(tmp_path / "block", "image7_1.nii", 5)
+    arrivals = source.poll()
+    assert told(arrivals) == [
+        (1, 0, "volume"),
+        (2, 0, "volume"),
+        (2, 1, "volume"),
+        (5, 0, "volume"),
+        (5, 1, "volume"),
+    ]
+    assert all(isinstance(a.item, Volume) and a.item.t_r_s == 2.5 for a in arrivals)
+
+
+def test_nifti_of_the_same_content_is_a_duplicate(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    nifti(tmp_path, "a_1.nii", 1)
+    nifti(tmp_path, "a_2.nii", 1)
+    assert sorted(told(source.poll()), key=str) == [(1, 0, "volume"), (1, None, "duplicate")]
+
+
+def test_many_files_are_read_over_several_polls(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "_FILES_PER_POLL", 3)
+    source = watch(tmp_path, clock)
+    for instance in range(1, 9):
+        put(tmp_path, instance)
+    before, out = clock.now, []
+    for _ in range(3):
+        out += source.poll()
+        source.wait(0.0)
+    assert clock.now == before
+    assert told(out) == [(1, index, "volume") for index in range(8)]
+
+
+def test_files_dealt_with_are_not_opened_again(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    (tmp_path / "readme").write_text("not an image " * 20)
+    assert len(source.poll()) == 2
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("opened again")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    assert source.poll() == []
+
+
+def test_a_folder_that_vanishes_is_a_problem_until_it_is_back(tmp_path: Path, clock: FakeClock) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    source = watch(folder, clock)
+    os.rename(folder, tmp_path / "gone")
+    assert source.poll() == []
+    assert source.problem is not None
+    os.rename(tmp_path / "gone", folder)
+    put(folder, 1)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    assert source.problem is None
+
+
+def test_a_native_event_ends_the_wait(tmp_path: Path) -> None:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", SystemClock()) as source:
+        source.poll()
+        waiter = threading.Thread(target=source.wait, args=(60.0,))
+        waiter.start()
+        put(tmp_path, 1)
+        waiter.join(60.0)
+        assert not waiter.is_alive()
+        assert told(source.poll()) == [(1, 0, "volume")]
+
+
+def test_a_folder_without_events_is_polled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path / "absent"), "s1", SystemClock()) as source:
+        assert source.poll() == []
+        assert source.problem is not None
+    assert "polling only" in caplog.text
