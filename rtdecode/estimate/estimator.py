@@ -1,0 +1,355 @@
+"""From volumes to betas: a fold over its inputs, without clock or output."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.errors import ProtocolError, VolumeError
+from rtdecode.estimate import registration
+from rtdecode.estimate.design import RunTiming, reference_moment
+from rtdecode.estimate.glm import apply_weights
+from rtdecode.estimate.learning import Prior
+from rtdecode.estimate.quality import RunQuality, framewise_displacement
+from rtdecode.estimate.run import RunSeries
+from rtdecode.estimate.space import Space, read_motion
+from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent, Volume, frozen
+from rtdecode.settings import EstimateSettings
+
+_ROUNDING_S = 1e-6
+_LOST_FIT = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class _Trial:
+    """A trial and what has been published of it."""
+
+    event: TrialEvent
+    revision: int = 0
+    reached_s: float = 0.0
+    closed: bool = False
+
+
+class Estimator:
+    """Registers volumes and estimates each trial's response from the volumes so far.
+
+    Betas are percent signal change, one per voxel of `mask` in C order: a trial's deviation from the voxel's
+    mean response, shrunk by its reliability, or with ``shrinkage = "none"`` its whole response.
+
+    Parameters
+    ----------
+    settings : EstimateSettings
+    session : str
+        Session identifier, for stamps.
+    reference : tuple of (array of shape (i, j, k), array of shape (4, 4)) or None
+        Volume and affine to register to; None: the first volume of the session.
+    """
+
+    def __init__(
+        self,
+        settings: EstimateSettings,
+        session: str,
+        *,
+        reference: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._session = session
+        self._targets_s = (*sorted(settings.revise_at_s), settings.final_at_s)
+        self._space: Space | None = None
+        if reference is not None:
+            data, affine = reference
+            self._space = Space(np.ascontiguousarray(data, np.float32), np.asarray(affine, np.float64), settings)
+        self._prior = Prior(learn=settings.shrinkage == "learned", learn_lag=settings.response_lag == "learned")
+        self._events: dict[int, list[_Trial]] = {}
+        self._known: set[str] = set()
+        self._finished: set[int] = set()
+        self._run: int | None = None
+        self._t_r_s: float | None = None
+        self._series: RunSeries | None = None
+        self._file_motion: NDArray[np.float64] | None = None
+        self._start_run_state()
+
+    def _start_run_state(self) -> None:
+        self._index = -1
+        self._stamp: Stamp | None = None
+        self._last_motion: NDArray[np.float64] | None = None
+        self._quality = RunQuality()
+        self._series = None
+
+    def warm_up(self) -> None:
+        """Compile the inner loops, so that the first volume is not slow."""
+        apply_weights(np.zeros((1, 1)), np.zeros((1, 1), np.float32))
+        if self._settings.registration == "rigid":
+            registration.warm_up()
+
+    @property
+    def reference(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Reference volume, shape (i, j, k), and its affine.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first volume.
+        """
+        space = self._known_space()
+        return space.data, space.affine
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Voxels that have betas, shape (i, j, k). Raises RuntimeError before the first volume."""
+        return self._known_space().mask
+
+    @property
+    def brain(self) -> NDArray[np.bool_]:
+        """Voxels of the brain, shape (i, j, k). Raises RuntimeError before the first volume."""
+        return self._known_space().brain
+
+    @property
+    def response_lag_s(self) -> float:
+        """How much later than announced the responses come, as learned from the runs so far, seconds."""
+        return self._prior.lag_s
+
+    def _known_space(self) -> Space:
+        if self._space is None:
+            raise RuntimeError("the reference is the first volume of the session, and none has come yet")
+        return self._space
+
+    def start_run(self, run: int, t_r_s: float | None) -> None:
+        """Begin a run.
+
+        Parameters
+        ----------
+        run : int
+            Not begun before.
+        t_r_s : float or None
+            Repetition time in seconds; None: as the run's first volume tells.
+
+        Raises
+        ------
+        ProtocolError
+            If another run is open, or this one is over.
+        SettingsError
+            If the run's motion file is missing or malformed.
+        """
+        if self._run is not None:
+            raise ProtocolError(f"run {run}: expected run {self._run} to be finished first")
+        if run in self._finished:
+            raise ProtocolError(f"run {run}: expected a new run, got one that is over")
+        folder = self._settings.motion_file
+        self._file_motion = None if folder is None else read_motion(folder / f"run-{run}.txt")
+        self._run = run
+        self._t_r_s = t_r_s
+        self._start_run_state()
+
+    def add_event(self, event: TrialEvent) -> None:
+        """Take note of a trial, before or after the volumes that it concerns.
+
+        Raises
+        ------
+        ProtocolError
+            If the trial is known already, its times are unusable or its run is over.
+        """
+        where = f"trial {event.trial} of run {event.run}"
+        if event.trial in self._known:
+            raise ProtocolError(f"{where}: expected a trial identifier new to the session")
+        if not (math.isfinite(event.onset_s) and event.onset_s >= 0):
+            raise ProtocolError(f"{where}: onset_s: expected seconds after the start of the run, got {event.onset_s}")
+        if not (math.isfinite(event.duration_s) and event.duration_s >= 0):
+            raise ProtocolError(f"{where}: duration_s: expected seconds, not negative, got {event.duration_s}")
+        if event.run in self._finished:
+            raise ProtocolError(f"{where}: expected a run that is open or to come, got one that is over")
+        self._known.add(event.trial)
+        self._events.setdefault(event.run, []).append(_Trial(event))
+
+    def skip(self, run: int, volume_index: int) -> None:
+        """Record that a volume will not come: a missing row.
+
+        Raises
+        ------
+        ProtocolError
+            If the run is not open or the volume is not after the last one.
+        """
+        self._check_order(run, volume_index)
+        self._index = volume_index
+
+    def step(self, volume: Volume) -> tuple[RegisteredVolume, list[BetaUpdate]]:
+        """Take one volume.
+
+        Parameters
+        ----------
+        volume : Volume
+            Later than any of its run before; indices left out count as missing.
+
+        Returns
+        -------
+        RegisteredVolume
+        list of BetaUpdate
+            Of the trials that became due at this volume.
+
+        Raises
+        ------
+        VolumeError
+            If the volume is of another shape or repetition time, not finite, or does not resemble the
+            reference. Nothing has changed then.
+        ProtocolError
+            If the run is not open or the volume is not after the last one.
+        SettingsError
+            At the session's first volume, if the mask file does not fit it.
+        """
+        self._check_order(volume.stamp.run, volume.stamp.volume)
+        data = self._scaled(volume)
+        t_r_s = self._repetition_time(volume)
+        space = self._space or self._first_space(data, volume)
+        placed = space.place(data, volume.affine)
+        if not placed.fit > _LOST_FIT:
+            raise VolumeError(
+                Path(volume.path), "data", f"a correlation with the reference above {_LOST_FIT}", placed.fit
+            )
+        motion = placed.motion
+        if self._file_motion is not None:
+            motion = _motion_row(self._file_motion, volume)
+        self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
+        if self._series is None:
+            self._t_r_s = t_r_s
+            self._series = self._new_series(t_r_s, volume.slice_times_s)
+        fd_mm = 0.0 if self._last_motion is None else framewise_displacement(motion, self._last_motion)
+        self._last_motion = motion
+        dvars, tsnr = self._quality.add(placed.masked)
+        if fd_mm <= self._settings.censor_fd_mm:
+            self._series.add(self._index, placed.masked, motion)
+        registered = RegisteredVolume(
+            stamp=volume.stamp,
+            masked=frozen(placed.masked),
+            matrix=frozen(placed.matrix),
+            motion=frozen(motion),
+            fd_mm=fd_mm,
+            dvars=dvars,
+            tsnr=tsnr,
+            fit=placed.fit,
+        )
+        return registered, self._due((self._index + 1) * t_r_s, volume.stamp)
+
+    def finish_run(self) -> list[BetaUpdate]:
+        """End the run: final betas of the trials still open; later runs learn from it.
+
+        Raises
+        ------
+        ProtocolError
+            If no run is open.
+        """
+        if self._run is None:
+            raise ProtocolError("finish_run: expected an open run, got none")
+        stamp = self._stamp or Stamp(
+            session=self._session, run=self._run, volume=-1, received_s=0.0, received_mono_s=0.0
+        )
+        end_s = (self._index + 1) * (self._t_r_s or 0.0)
+        trials = self._events.pop(self._run, [])
+        waiting = [trial for trial in trials if not trial.closed]
+        updates = self._publish(waiting, trials, stamp, end_s, final=[True] * len(waiting))
+        if self._series is not None:
+            finished = self._series.finished([trial.event for trial in trials])
+            if finished is not None:
+                self._prior.add(finished)
+        self._finished.add(self._run)
+        self._run = None
+        return updates
+
+    def _check_order(self, run: int, index: int) -> None:
+        if run != self._run:
+            raise ProtocolError(f"volume {index} of run {run}: expected run {self._run} (call start_run first)")
+        if index <= self._index:
+            raise ProtocolError(f"volume {index} of run {run}: expected an index after {self._index}")
+
+    def _first_space(self, data: NDArray[np.float32], volume: Volume) -> Space:
+        try:
+            return Space(data, np.asarray(volume.affine, np.float64), self._settings)
+        except ValueError as error:
+            raise VolumeError(Path(volume.path), "data", "an image of a head", error) from None
+
+    def _scaled(self, volume: Volume) -> NDArray[np.float32]:
+        path = Path(volume.path)
+        if self._space is not None and volume.data.shape != self._space.data.shape:
+            raise VolumeError(path, "shape", self._space.data.shape, volume.data.shape)
+        if volume.data.ndim != 3:
+            raise VolumeError(path, "shape", "three axes", volume.data.shape)
+        data = np.ascontiguousarray(volume.data, np.float32)
+        if (volume.slope, volume.intercept) != (1.0, 0.0):
+            data = data * np.float32(volume.slope) + np.float32(volume.intercept)
+        if not np.isfinite(data).all():
+            raise VolumeError(path, "data", "finite values", "nan or infinity")
+        return data
+
+    def _repetition_time(self, volume: Volume) -> float:
+        known, told = self._t_r_s, volume.t_r_s
+        if known is None and told is None:
+            raise VolumeError(Path(volume.path), "t_r_s", "seconds, in the file or the settings", None)
+        if known is not None and told is not None and abs(known - told) > 1e-3:
+            raise VolumeError(Path(volume.path), "t_r_s", known, told)
+        return float(known if known is not None else told)  # type: ignore[arg-type]
+
+    def _new_series(self, t_r_s: float, slice_times_s: NDArray[np.float64] | None) -> RunSeries:
+        timing = RunTiming(
+            t_r_s=t_r_s,
+            phase_s=reference_moment(t_r_s, slice_times_s),
+            high_pass_hz=self._settings.high_pass_hz,
+            hrf=self._settings.hrf,
+        )
+        return RunSeries(timing, confounds=self._settings.confounds == "6")
+
+    def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
+        trials = self._events.get(stamp.run, [])
+        due, final = [], []
+        for trial in trials:
+            delay_s = end_s - trial.event.onset_s
+            reached = [target for target in self._targets_s if target <= delay_s + _ROUNDING_S]
+            if trial.closed or not reached or reached[-1] <= trial.reached_s:
+                continue
+            trial.reached_s = reached[-1]
+            due.append(trial)
+            final.append(reached[-1] == self._targets_s[-1])
+        return self._publish(due, trials, stamp, end_s, final) if due else []
+
+    def _publish(
+        self, wanted: list[_Trial], trials: list[_Trial], stamp: Stamp, end_s: float, final: list[bool]
+    ) -> list[BetaUpdate]:
+        """Estimate; an early beta that cannot be had yet is left out, a final one is told to be invalid."""
+        if not wanted:
+            return []
+        size = 0 if self._space is None else int(self._space.mask.sum())
+        if self._series is None:
+            values = np.full((len(wanted), size), np.nan, np.float32)
+            reasons: list[str | None] = ["no usable volume in the run"] * len(wanted)
+        else:
+            places = [trials.index(trial) for trial in wanted]
+            events = [trial.event for trial in trials]
+            expected = self._prior.expectation(self._series.timing.typical_energy(events))
+            values, reasons = self._series.betas(places, events, expected)
+        updates = []
+        for trial, beta, reason, last in zip(wanted, values, reasons, final, strict=True):
+            trial.closed = last
+            if reason is not None and not last:
+                continue
+            updates.append(
+                BetaUpdate(
+                    stamp=replace(stamp, trial=trial.event.trial),
+                    event=trial.event,
+                    revision=trial.revision,
+                    final=last,
+                    delay_s=end_s - trial.event.onset_s,
+                    beta=frozen(beta),
+                    invalid=reason,
+                )
+            )
+            trial.revision += 1
+        return updates
+
+
+def _motion_row(motion: NDArray[np.float64], volume: Volume) -> NDArray[np.float64]:
+    row = volume.stamp.volume
+    if row >= len(motion):
+        raise VolumeError(Path(volume.path), "motion_file", f"a row for volume {row}", f"{len(motion)} rows")
+    return np.asarray(motion[row])

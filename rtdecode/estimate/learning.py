@@ -1,0 +1,255 @@
+"""What finished runs teach about the next ones: response lag, scales of signal and noise, mean response.
+
+All by marginal likelihood of the model that the betas come from; no label of a stimulus is ever looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+from rtdecode.estimate.design import RunTiming, scaled_drift, trial_regressors
+from rtdecode.estimate.glm import Expectation, Scales
+from rtdecode.records import TrialEvent
+
+FloatArray = NDArray[np.float64]
+
+LAGS_S = np.arange(-6.0, 4.01, 0.5)
+_LAG_SD_S = 2.0
+_LAG_SPACING = 0.4
+_LAG_VOXELS = 2048
+_RESPONSIVE = 0.25
+_ENOUGH_VOXELS = 500
+_REMEMBERED_RUNS = 6
+_FIRST_DRIFT_PER_S = 0.01
+_FIRST_MOTION_PER_MM2 = 1.0
+# Not learned: in rapid designs the responses themselves look like autocorrelation, and the likelihood
+# cannot tell.
+_RHO = 0.3
+_KNOWN_MEAN = 0.1  # variance of a run's mean response around that of earlier runs, of that of trials
+_BOUNDS = ((1e-4, 1e3), (1e-6, 1.0), (1e-6, 1e3))
+_FREE = 1e3  # variance that leaves a mean response to the data
+_ITERATIONS, _STOP = 20, 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FinishedRun:
+    """A completed run.
+
+    Attributes
+    ----------
+    timing : RunTiming
+    events : tuple of TrialEvent
+    rows : array of shape (t,), int64
+        Indices of the volumes in use.
+    motion : array of shape (t, 6) or (t, 0)
+        Motion regressors.
+    percent : array of shape (t, v), float32
+        Percent of the baseline, about zero.
+    """
+
+    timing: RunTiming
+    events: tuple[TrialEvent, ...]
+    rows: NDArray[np.int64]
+    motion: FloatArray
+    percent: NDArray[np.float32]
+
+
+class _Parts:
+    """The covariance of one run's series as a function of the scales."""
+
+    def __init__(self, run: FinishedRun, lag_s: float) -> None:
+        trials, _ = trial_regressors(run.timing, run.rows, run.events, lag_s)
+        self.total = trials.sum(1)
+        drift = scaled_drift(run.timing, run.rows)
+        self._products = [part @ part.T for part in (trials, drift, run.motion)]
+        segment = np.cumsum(np.diff(run.rows, prepend=run.rows[0]) > 1)
+        together = np.equal.outer(segment, segment)
+        self._steps = np.where(together, np.abs(np.subtract.outer(run.rows, run.rows)), np.inf)
+
+    def covariance(self, scales: Scales) -> FloatArray:
+        """Return the covariance over time, shape (t, t), in units of the noise's innovation variance."""
+        total = scales.rho**self._steps / (1.0 - scales.rho**2)
+        total += scales.mean * np.outer(self.total, self.total)
+        factors = (scales.trial, scales.drift_per_s, scales.motion_per_mm2)
+        for product, factor in zip(self._products, factors, strict=True):
+            total += factor * product
+        return np.asarray(total)
+
+
+def _quadratic_forms(covariance: FloatArray, series: FloatArray) -> tuple[FloatArray, float]:
+    """Return y' V^-1 y per column, the level projected out, and log |V| as restricted likelihood has it."""
+    factor, lower = cho_factor(covariance, lower=True)
+    white = solve_triangular(factor, series, lower=lower)
+    level = solve_triangular(factor, np.ones(len(series)), lower=lower)
+    weight = float(level @ level)
+    forms = (white**2).sum(0) - (level @ white) ** 2 / weight
+    return np.maximum(forms, 1e-12), 2.0 * float(np.log(np.diag(factor)).sum()) + math.log(weight)
+
+
+def lag_likelihood(run: FinishedRun, scales: Scales) -> FloatArray:
+    """Return the log likelihood of each of `LAGS_S`, voxels counted as far as they are independent.
+
+    The variance of each voxel is profiled out. Neighbouring voxels tell the same story: the sum over voxels
+    is scaled to their effective number, the participation ratio of their covariance. Lags near the spacing of
+    the trials, at which one trial's response would be taken for its neighbour's, are ruled out.
+    """
+    step = max(1, run.percent.shape[1] // _LAG_VOXELS)
+    series = run.percent[:, ::step].astype(np.float64)
+    series = series[:, series.std(0) > 0]
+    if series.shape[1] == 0:
+        return np.zeros(len(LAGS_S))
+    unit = series / series.std(0)
+    spectrum = np.linalg.eigvalsh(unit @ unit.T)
+    effective = spectrum.sum() ** 2 / (spectrum**2).sum()
+    onsets = np.sort([event.onset_s for event in run.events])
+    spacing = float(np.diff(onsets).min()) if len(onsets) > 1 else math.inf
+    values = []
+    for lag_s in LAGS_S:
+        if abs(lag_s) > _LAG_SPACING * spacing:
+            values.append(-math.inf)
+            continue
+        forms, log_determinant = _quadratic_forms(_Parts(run, lag_s).covariance(scales), series)
+        n = len(series) - 1
+        values.append(-0.5 * (n * np.log(forms).mean() + log_determinant) * effective)
+    return np.array(values)
+
+
+class Prior:
+    """What is known before a run.
+
+    Parameters
+    ----------
+    learn : bool
+        False: nothing, ever; trials are fitted by least squares.
+    learn_lag : bool
+        Whether the response lag is among the things learned.
+    """
+
+    def __init__(self, *, learn: bool, learn_lag: bool) -> None:
+        self._learn = learn
+        self._learn_lag = learn_lag
+        self._runs: list[FinishedRun] = []
+        self._lag_likelihood = -0.5 * (LAGS_S / _LAG_SD_S) ** 2
+        self._scales: Scales | None = None
+        self._mean_response: NDArray[np.float32] | None = None
+        self.lag_s = 0.0
+
+    def expectation(self, energy: float) -> Expectation:
+        """Return what is to be expected of a run.
+
+        Parameters
+        ----------
+        energy : float
+            Of the regressor of a typical trial. Before anything is learned a trial's deviation is taken to
+            have as much of it as the noise.
+        """
+        if not self._learn:
+            return Expectation(scales=None)
+        first = Scales(
+            trial=1.0 / energy,
+            mean=1.0 / energy,
+            drift_per_s=_FIRST_DRIFT_PER_S,
+            motion_per_mm2=_FIRST_MOTION_PER_MM2,
+            rho=_RHO,
+        )
+        return Expectation(scales=self._scales or first, lag_s=self.lag_s, mean_response=self._mean_response)
+
+    def add(self, run: FinishedRun) -> None:
+        """Learn from a finished run."""
+        scales = self.expectation(run.timing.typical_energy(run.events)).scales
+        if scales is None:
+            return
+        self._runs = [*self._runs, run][-_REMEMBERED_RUNS:]
+        if self._learn_lag:
+            self._lag_likelihood += lag_likelihood(run, scales)
+            self.lag_s = float(LAGS_S[np.argmax(self._lag_likelihood)])
+        self._scales = fit_scales(self._runs, self.lag_s, scales)
+        means = [mean_response(r, self._scales, self.lag_s) for r in self._runs]
+        self._mean_response = np.mean(means, axis=0).astype(np.float32)
+
+
+def fit_scales(runs: Sequence[FinishedRun], lag_s: float, start: Scales) -> Scales:
+    """Maximise the restricted likelihood of the scales of trials, drift and motion.
+
+    Pooled over the quarter of the voxels, 500 at most, in which the response explains most, each brought to
+    equal noise.
+
+    Parameters
+    ----------
+    runs : sequence of FinishedRun
+        Of the same voxels.
+    lag_s : float
+    start : Scales
+        Where to start; `rho` is kept.
+
+    References
+    ----------
+    H. D. Patterson & R. Thompson, "Recovery of inter-block information when block sizes are unequal",
+    Biometrika 58, 1971.
+    """
+    parts = [_Parts(run, lag_s) for run in runs]
+    series = [run.percent for run in runs]
+    nothing = replace(start, trial=0.0, mean=0.0)
+    gain = np.zeros(series[0].shape[1])
+    for part, y in zip(parts, series, strict=True):
+        gain += np.log(_quadratic_forms(part.covariance(nothing), y.astype(np.float64))[0])
+        gain -= np.log(_quadratic_forms(part.covariance(start), y.astype(np.float64))[0])
+    count = min(max(1, int(_RESPONSIVE * len(gain))), _ENOUGH_VOXELS)
+    chosen = np.argsort(-gain, kind="stable")[:count]
+    moments = [_second_moment(part, y[:, chosen], start) for part, y in zip(parts, series, strict=True)]
+
+    def scales(logs: FloatArray) -> Scales:
+        trial, drift, motion = np.exp(logs).tolist()
+        return Scales(
+            trial=trial,
+            mean=_KNOWN_MEAN * trial,
+            drift_per_s=drift,
+            motion_per_mm2=motion,
+            rho=start.rho,
+        )
+
+    def cost(logs: FloatArray) -> float:
+        tried = replace(scales(logs), mean=_FREE)
+        return sum(_deviance(part.covariance(tried), m) for part, m in zip(parts, moments, strict=True))
+
+    first = np.log([start.trial, start.drift_per_s, start.motion_per_mm2])
+    bounds = [(math.log(low), math.log(high)) for low, high in _BOUNDS]
+    first = np.clip(first, *np.transpose(bounds))
+    found = minimize(cost, first, bounds=bounds, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "ftol": _STOP})
+    return scales(found.x)
+
+
+def _second_moment(part: _Parts, series: NDArray[np.float32], scales: Scales) -> FloatArray:
+    """Return the mean over voxels of y y', each voxel scaled to unit noise, shape (t, t)."""
+    use = series[:, series.std(0) > 0].astype(np.float64)
+    forms, _ = _quadratic_forms(part.covariance(scales), use)
+    unit = use / np.sqrt(forms / (len(use) - 1))
+    return np.asarray(unit @ unit.T / max(1, unit.shape[1]))
+
+
+def _deviance(covariance: FloatArray, moment: FloatArray) -> float:
+    """Return -2 log restricted likelihood per voxel, noise variance profiled out."""
+    factored = cho_factor(covariance, lower=True)
+    n = len(moment) - 1
+    inverse = cho_solve(factored, np.column_stack([moment, np.ones(n + 1)]))
+    level = inverse[:, -1]
+    weight = float(level.sum())
+    quadratic = float(np.trace(inverse[:, :-1]) - level @ moment @ level / weight)
+    determinant = 2.0 * float(np.log(np.diag(factored[0])).sum()) + math.log(weight)
+    return determinant + n * math.log(max(quadratic, 1e-12) / n)
+
+
+def mean_response(run: FinishedRun, scales: Scales, lag_s: float) -> FloatArray:
+    """Estimate each voxel's mean response in one run, percent, shape (v,), by generalised least squares."""
+    part = _Parts(run, lag_s)
+    covariance = part.covariance(replace(scales, mean=0.0))
+    fixed = np.column_stack([np.ones(len(part.total)), part.total])
+    inverse = cho_solve(cho_factor(covariance, lower=True), fixed)
+    return np.asarray(np.linalg.solve(fixed.T @ inverse, inverse.T @ run.percent)[1])

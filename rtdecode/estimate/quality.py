@@ -1,0 +1,83 @@
+"""How good the data are, volume by volume."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.estimate.design import HEAD_RADIUS_MM
+
+TSNR_MIN_VOLUMES = 8
+
+
+def framewise_displacement(motion: NDArray[np.float64], before: NDArray[np.float64]) -> float:
+    """Sum of the absolute changes of the six motion parameters, rotations on a sphere of 50 mm.
+
+    Parameters
+    ----------
+    motion, before : array of shape (6,)
+        Translations in mm, rotations in radians.
+
+    Returns
+    -------
+    float
+        Millimetres.
+
+    References
+    ----------
+    J. D. Power et al., "Spurious but systematic correlations in functional connectivity MRI networks arise
+    from subject motion", NeuroImage 59(3), 2012.
+    """
+    change = np.abs(motion - before)
+    return float(change[:3].sum() + HEAD_RADIUS_MM * change[3:].sum())
+
+
+class RunQuality:
+    """DVARS and temporal signal-to-noise ratio of a growing run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = np.zeros(0)
+        self._sum_square = np.zeros(0)
+        self._last = np.zeros(0)
+
+    def add(self, masked: NDArray[np.float32]) -> tuple[float, float]:
+        """Take one volume.
+
+        Parameters
+        ----------
+        masked : array of shape (v,), float32
+
+        Returns
+        -------
+        dvars : float
+            Root mean square change from the volume before, percent of the mean over voxels and time; 0 at
+            first.
+        tsnr : float
+            Median over voxels of mean / standard deviation; nan before eight volumes.
+        """
+        values = masked.astype(np.float64)
+        if self._count == 0:
+            self._mean = np.zeros_like(values)
+            self._sum_square = np.zeros_like(values)
+        self._count += 1
+        delta = values - self._mean
+        self._mean += delta / self._count
+        self._sum_square += delta * (values - self._mean)
+        level = float(self._mean.mean())
+        dvars = 0.0
+        if self._count > 1 and level > 0:
+            dvars = 100.0 * math.sqrt(float(np.mean((values - self._last) ** 2))) / level
+        self._last = values
+        return dvars, self._tsnr()
+
+    def _tsnr(self) -> float:
+        if self._count < TSNR_MIN_VOLUMES:
+            return math.nan
+        deviation = np.sqrt(self._sum_square / (self._count - 1))
+        varying = deviation > 0
+        if not varying.any():
+            return math.nan
+        return float(np.median(self._mean[varying] / deviation[varying]))

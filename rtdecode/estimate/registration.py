@@ -1,0 +1,285 @@
+"""Rigid-body registration of each volume to one reference.
+
+Inverse-compositional Gauss-Newton (Baker & Matthews, "Lucas-Kanade 20 years on", IJCV 56, 2004): gradients
+and Jacobian are computed once, on the smoothed reference; each iteration only samples the smoothed volume. A
+free gain absorbs changes of the overall signal.
+
+A `matrix` takes RAS mm of the reference to RAS mm of the volume. Its six parameters are translations (mm) of,
+and rotations (radians, applied x then y then z) about, the centre of the brain.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from rtdecode.estimate.compiled import compiled
+from rtdecode.estimate.interpolation import sample, sigma_voxels, smooth, spline_coefficients
+from rtdecode.estimate.mask import brain_mask
+
+FloatArray = NDArray[np.float64]
+
+_FINE_VOXELS = 1.75  # FWHM
+_COARSE_VOXELS = 4.0
+_MAX_POINTS = 16_000
+_MIN_POINTS = 200
+_MAX_ITERATIONS = 20
+_STOP_MM = 0.002
+_POOR_FIT = 0.95
+_LOST_FIT = 0.5
+_RADIUS_MM = 50.0
+
+
+@compiled
+def _accumulate(
+    moving: NDArray[np.float32],
+    points: NDArray[np.float32],
+    template: NDArray[np.float32],
+    jacobian: NDArray[np.float32],
+    m: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    right: NDArray[np.float64],
+) -> int:
+    """Add the normal equations of one iteration; Keys cubic interpolation of the moving volume.
+
+    Column 6 of `jacobian` is the template (gain). ``right[7:]`` gets the sums for the correlation.
+    """
+    size = np.array(moving.shape)
+    weight = np.empty((3, 4), np.float32)
+    base = np.empty(3, np.int64)
+    used = 0
+    for p in range(points.shape[0]):
+        inside = True
+        for axis in range(3):
+            x = m[axis, 0] * points[p, 0] + m[axis, 1] * points[p, 1] + m[axis, 2] * points[p, 2] + m[axis, 3]
+            if not (x >= 1.0 and x < size[axis] - 2.0):
+                inside = False
+                break
+            base[axis] = int(x) - 1
+            t = np.float32(x - int(x))
+            weight[axis, 0] = ((-0.5 * t + 1.0) * t - 0.5) * t
+            weight[axis, 1] = (1.5 * t - 2.5) * t * t + 1.0
+            weight[axis, 2] = ((-1.5 * t + 2.0) * t + 0.5) * t
+            weight[axis, 3] = (0.5 * t - 0.5) * t * t
+        if not inside:
+            continue
+        value = np.float32(0.0)
+        for a in range(4):
+            plane = np.float32(0.0)
+            for b in range(4):
+                line = np.float32(0.0)
+                for d in range(4):
+                    line += weight[2, d] * moving[base[0] + a, base[1] + b, base[2] + d]
+                plane += weight[1, b] * line
+            value += weight[0, a] * plane
+        used += 1
+        residual = value - template[p]
+        for a in range(7):
+            right[a] += jacobian[p, a] * residual
+            for b in range(a, 7):
+                normal[a, b] += jacobian[p, a] * jacobian[p, b]
+        right[7] += value
+        right[8] += value * value
+        right[9] += template[p]
+        right[10] += template[p] * template[p]
+        right[11] += template[p] * value
+    return used
+
+
+def rigid_matrix(parameters: FloatArray, centre: FloatArray) -> FloatArray:
+    """Build a rigid matrix.
+
+    Parameters
+    ----------
+    parameters : array of shape (6,), float64
+        ``trans_x, trans_y, trans_z`` in mm and ``rot_x, rot_y, rot_z`` in radians.
+    centre : array of shape (3,), float64
+        Point about which the rotations turn, RAS mm.
+
+    Returns
+    -------
+    array of shape (4, 4), float64
+    """
+    (cx, cy, cz), (sx, sy, sz) = np.cos(parameters[3:]), np.sin(parameters[3:])
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = about_z @ about_y @ about_x
+    matrix[:3, 3] = centre + parameters[:3] - matrix[:3, :3] @ centre
+    return matrix
+
+
+def rigid_parameters(matrix: FloatArray, centre: FloatArray) -> FloatArray:
+    """Invert `rigid_matrix` (rotations about y below 90 degrees)."""
+    rotation = matrix[:3, :3]
+    angles = [
+        math.atan2(rotation[2, 1], rotation[2, 2]),
+        math.asin(min(1.0, max(-1.0, -rotation[2, 0]))),
+        math.atan2(rotation[1, 0], rotation[0, 0]),
+    ]
+    return np.concatenate([matrix[:3, 3] + rotation @ centre - centre, angles])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Result of a registration: rigid matrix, correlation with the reference, convergence."""
+
+    matrix: FloatArray
+    correlation: float
+    converged: bool
+
+
+class _Level:
+    """The reference at one smoothness, with what does not change between volumes."""
+
+    def __init__(self, data: NDArray[np.float32], affine: FloatArray, chosen: NDArray[np.bool_], voxels: float) -> None:
+        self.sigma = sigma_voxels(voxels * float(np.linalg.norm(affine[:3, :3], axis=0).min()), affine)
+        smoothed = smooth(data, self.sigma)
+        gradient = np.stack([np.gradient(smoothed, axis=axis) for axis in range(3)], axis=-1)
+        index = np.argwhere(chosen)
+        # Every n-th point in an order that mixes rows and slices evenly, the same in every process.
+        keep = np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])
+        index = index[keep]
+        at = tuple(index.T)
+        self.points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+        self.centre = self.points.mean(0, dtype=np.float64)
+        self.template = smoothed[at]
+        slope = gradient[at] @ np.linalg.inv(affine[:3, :3])
+        arm = self.points - self.centre
+        self.jacobian = np.ascontiguousarray(
+            np.column_stack([slope, np.cross(arm, slope), self.template]), dtype=np.float32
+        )
+
+    def fit(self, volume: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray) -> Fit:
+        moving = smooth(volume, self.sigma)
+        matrix, correlation = start, math.nan
+        for _ in range(_MAX_ITERATIONS):
+            normal, right = np.zeros((7, 7)), np.zeros(12)
+            used = _accumulate(
+                moving, self.points, self.template, self.jacobian, (to_voxel @ matrix)[:3], normal, right
+            )
+            if used < len(self.points) // 4:
+                return Fit(matrix, math.nan, False)
+            total, square, t_total, t_square, cross = right[7:] / used
+            spread = (square - total**2) * (t_square - t_total**2)
+            correlation = float(cross - total * t_total) / math.sqrt(spread) if spread > 0 else 0.0
+            scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
+            hessian = np.triu(normal) / np.outer(scale, scale)
+            hessian[np.diag_indices(7)] += 1e-9
+            step = cho_solve(cho_factor(hessian), right[:7] / scale) / scale
+            matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
+            if np.linalg.norm(step[:3]) + _RADIUS_MM * np.linalg.norm(step[3:6]) < _STOP_MM:
+                return Fit(matrix, correlation, True)
+        return Fit(matrix, correlation, False)
+
+
+class Registrar:
+    """Registers volumes to a reference, each starting from the last one's answer.
+
+    Parameters
+    ----------
+    reference : array of shape (i, j, k)
+        The head, dark around.
+    affine : array of shape (4, 4), float64
+        Voxel indices of the reference to RAS mm.
+    exclude : array of shape (i, j, k), bool, or None
+        Left out of the cost: responses to the stimuli would be taken for motion there.
+
+    Raises
+    ------
+    ValueError
+        If there is too little brain to register.
+    """
+
+    def __init__(
+        self, reference: NDArray[np.float32], affine: FloatArray, exclude: NDArray[np.bool_] | None = None
+    ) -> None:
+        self.affine = np.asarray(affine, np.float64)
+        brain = brain_mask(reference)
+        inner = np.zeros_like(brain)
+        inner[2:-2, 2:-2, 2:-2] = True
+        chosen = brain & inner
+        if exclude is not None and (chosen & ~exclude).sum() >= chosen.sum() // 4:
+            chosen &= ~exclude
+        if chosen.sum() < _MIN_POINTS:
+            raise ValueError(
+                f"registration: expected {_MIN_POINTS} brain voxels two voxels from every edge, got "
+                f'{chosen.sum()}; set estimate.registration to "off"'
+            )
+        data = np.ascontiguousarray(reference, np.float32)
+        self._fine = _Level(data, self.affine, chosen, _FINE_VOXELS)
+        self._coarse = _Level(data, self.affine, chosen, _COARSE_VOXELS)
+        self.centre = np.argwhere(brain).mean(0) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        self._last = np.eye(4)
+
+    def estimate(self, volume: NDArray[np.float32], affine: FloatArray | None = None) -> Fit:
+        """Register one volume.
+
+        Parameters
+        ----------
+        volume : array of shape (i, j, k), float32
+        affine : array of shape (4, 4), float64, or None
+            Voxel indices of the volume to RAS mm; None: that of the reference.
+
+        Returns
+        -------
+        Fit
+            With the correlation of the smoothed volume with the smoothed reference. If nothing
+            converged, the answer for the volume before.
+        """
+        to_voxel = np.asarray(np.linalg.inv(self.affine if affine is None else affine), np.float64)
+        volume = np.ascontiguousarray(volume, np.float32)
+        fit = self._fine.fit(volume, to_voxel, self._last)
+        if not (fit.converged and fit.correlation > _POOR_FIT):
+            fit = self._recover(volume, to_voxel, fit)
+        if not (fit.converged and fit.correlation > _LOST_FIT):
+            return Fit(self._last, fit.correlation, False)
+        self._last = fit.matrix
+        return fit
+
+    def _recover(self, volume: NDArray[np.float32], to_voxel: FloatArray, first: Fit) -> Fit:
+        """Start again from a smoother pair of volumes and take the best answer."""
+        best = first
+        for start in (self._last, np.eye(4)):
+            coarse = self._coarse.fit(volume, to_voxel, start)
+            fit = self._fine.fit(volume, to_voxel, coarse.matrix)
+            if fit.converged and not (best.converged and best.correlation >= fit.correlation):
+                best = fit
+        return best
+
+
+def resample(
+    volume: NDArray[np.float32], affine: FloatArray, points_mm: NDArray[np.float32], matrix: FloatArray
+) -> NDArray[np.float32]:
+    """Sample a volume, once, with a cubic B-spline at points of the reference.
+
+    Parameters
+    ----------
+    volume : array of shape (i, j, k), float32
+    affine : array of shape (4, 4), float64
+        Voxel indices of the volume to RAS mm.
+    points_mm : array of shape (n, 3), float32
+        RAS mm of the reference.
+    matrix : array of shape (4, 4), float64
+        RAS mm of the reference to RAS mm of the volume.
+
+    Returns
+    -------
+    array of shape (n,), float32
+    """
+    return sample(spline_coefficients(volume), points_mm, np.linalg.inv(affine) @ matrix)
+
+
+def warm_up() -> None:
+    """Compile everything, so that the first volume is not slow."""
+    ramp = np.linspace(-1.0, 1.0, 24)
+    distance = np.sqrt(ramp[:, None, None] ** 2 + ramp[:, None] ** 2 + ramp**2)
+    ball = (1000.0 * (distance < 0.8)).astype(np.float32)
+    registrar = Registrar(ball, np.eye(4))
+    fit = registrar.estimate(ball)
+    resample(ball, np.eye(4), np.zeros((8, 3), np.float32), fit.matrix)

@@ -1,0 +1,124 @@
+"""The space of a session: its reference volume, brain, mask and registrar; and the motion files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.errors import SettingsError
+from rtdecode.estimate import registration
+from rtdecode.estimate.mask import brain_mask
+from rtdecode.settings import EstimateSettings
+
+_AFFINE_MM = 1e-2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placed:
+    """A volume brought to the reference; see `RegisteredVolume` for the fields."""
+
+    masked: NDArray[np.float32]
+    matrix: NDArray[np.float64]
+    motion: NDArray[np.float64]
+    fit: float
+
+
+class Space:
+    """The reference volume and what follows from it; fixed for the session.
+
+    Parameters
+    ----------
+    data : array of shape (i, j, k), float32
+    affine : array of shape (4, 4), float64
+    settings : EstimateSettings
+
+    Raises
+    ------
+    ValueError
+        If the volume holds no head.
+    SettingsError
+        If the mask file does not fit it.
+    """
+
+    def __init__(self, data: NDArray[np.float32], affine: NDArray[np.float64], settings: EstimateSettings) -> None:
+        self.data = data
+        self.affine = affine
+        self.brain = brain_mask(data)
+        self.mask = self.brain if settings.mask == "auto" else _read_mask(settings.mask, data.shape, affine)
+        self._registrar: registration.Registrar | None = None
+        if settings.registration == "rigid":
+            exclude = None if settings.mask == "auto" else self.mask
+            self._registrar = registration.Registrar(data, affine, exclude)
+        index = np.argwhere(self.mask)
+        self._points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+        self._values = data[self.brain]
+
+    def place(self, data: NDArray[np.float32], affine: NDArray[np.float64]) -> Placed:
+        """Register a volume and sample the mask; without registration, take the mask as it lies.
+
+        Parameters
+        ----------
+        data : array of shape (i, j, k), float32
+        affine : array of shape (4, 4), float64
+        """
+        if self._registrar is None:
+            masked = data[self.mask]
+            fit = _correlation(data[self.brain], self._values)
+            return Placed(masked=masked, matrix=np.eye(4), motion=np.zeros(6), fit=fit)
+        found = self._registrar.estimate(data, affine)
+        return Placed(
+            masked=registration.resample(data, affine, self._points, found.matrix),
+            matrix=found.matrix,
+            motion=registration.rigid_parameters(found.matrix, self._registrar.centre),
+            fit=found.correlation,
+        )
+
+
+def _read_mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    image = nibabel.load(path)
+    if image.shape != shape:
+        raise SettingsError(
+            [f"$.estimate.mask: expected the shape of the reference {shape}, got {image.shape}: {path}"]
+        )
+    if not np.allclose(image.affine, affine, atol=_AFFINE_MM):
+        raise SettingsError([f"$.estimate.mask: expected the affine of the reference, got another: {path}"])
+    mask: NDArray[np.bool_] = np.asarray(image.dataobj) > 0
+    if not mask.any():
+        raise SettingsError([f"$.estimate.mask: expected some voxels, got none: {path}"])
+    return mask
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    if a.std() == 0 or b.std() == 0:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def read_motion(path: Path) -> NDArray[np.float64]:
+    """Read motion parameters: per volume translations in mm and rotations in radians, RAS axes.
+
+    Returns
+    -------
+    array of shape (t, 6), float64
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing or does not hold six columns of numbers; further columns are ignored.
+    """
+    try:
+        motion = np.loadtxt(path, ndmin=2, dtype=np.float64)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            [f"$.estimate.motion_file: expected six columns of numbers in {path}, got: {error}"]
+        ) from None
+    if motion.shape[1] < 6 or not np.isfinite(motion[:, :6]).all():
+        raise SettingsError(
+            [f"$.estimate.motion_file: expected six columns of numbers in {path}, got {motion.shape[1]}"]
+        )
+    return motion[:, :6]
