@@ -1,0 +1,1 @@
+"""The visit: from betas of the first runs to a sealed ParticipantBundle."""

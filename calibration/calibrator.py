@@ -1,0 +1,324 @@
+"""The calibration of one participant: trials in, status and a sealed ParticipantBundle out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from calibration import regression, scoring
+from calibration.ridge import Kernel, centred, leave_out
+from calibration.targets import Targets, make_targets
+from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
+from rtdecode.decode.adapter import Adapter
+from rtdecode.decode.candidates import Candidates
+from rtdecode.decode.evidence import Evidence
+from rtdecode.decode.retrieval import Scorer
+from rtdecode.errors import CalibrationError
+
+LEAST_TRIALS = 8
+"""Fewer give neither a penalty nor a held-out figure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """One point of the learning curve.
+
+    Attributes
+    ----------
+    trials : int
+    percentile : float or None
+        Held-out mean percentile rank of the shown among all calibration stimuli; .5 is chance, 1 perfect. None before
+        `LEAST_TRIALS`.
+    interval : tuple of float
+        Its 95 % bootstrap interval over trials; empty without a percentile.
+    """
+
+    trials: int
+    percentile: float | None
+    interval: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fit:
+    """A finished calibration.
+
+    Attributes
+    ----------
+    adapter : Adapter
+    scorer : Scorer
+    evidence : Evidence
+    figures : dict
+        Held-out figures and choices, for the provenance.
+    """
+
+    adapter: Adapter
+    scorer: Scorer
+    evidence: Evidence
+    figures: dict[str, Any]
+
+
+class Calibrator:
+    """Collects calibration trials of one participant.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        Stimuli that may be shown.
+    categories : tuple of str
+    prototypes : ndarray of shape (c, t, d), float32
+        Category prototypes of the pack.
+    groups : tuple of slice
+        Token groups of the pack.
+    leave_out : {"trial", "run"}
+        Held out together: trials of the same stimulus, or of the same run (for stimuli that every run repeats).
+    seed : int
+        Seeds permutations, bootstrap and noise.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        *,
+        categories: tuple[str, ...],
+        prototypes: NDArray[np.float32],
+        groups: tuple[slice, ...],
+        leave_out: Literal["trial", "run"] = "trial",
+        seed: int = 0,
+    ) -> None:
+        self._candidates = candidates
+        self._categories = categories
+        self._prototypes = prototypes
+        self._groups = groups
+        self._leave_out = leave_out
+        self._seed = seed
+        self._betas: list[NDArray[np.float32]] = []
+        self._stimuli: list[int] = []
+        self._runs: list[int] = []
+        self._kernel: Kernel | None = None
+        self._curve: list[Status] = []
+
+    @property
+    def trials(self) -> int:
+        """Trials collected."""
+        return len(self._betas)
+
+    @property
+    def curve(self) -> tuple[Status, ...]:
+        """Every status that was asked for."""
+        return tuple(self._curve)
+
+    def known(self, names: Sequence[str | None]) -> str | None:
+        """First of `names` (stimulus, condition) that is a candidate."""
+        return next((name for name in names if name in self._candidates.names), None)
+
+    def add(self, beta: NDArray[np.floating[Any]], *, stimulus: str, run: int) -> None:
+        """Add a trial.
+
+        Parameters
+        ----------
+        beta : ndarray of shape (v,)
+            Percent signal change per voxel of the mask.
+        stimulus : str
+            Identifier of what was shown.
+        run : int
+
+        Raises
+        ------
+        CalibrationError
+            The stimulus is unknown, or the beta has another number of voxels than those before.
+        """
+        index = self._candidates.index(stimulus)
+        if index is None:
+            raise CalibrationError(f"stimulus {stimulus!r}: expected one of {len(self._candidates.names)} known ones")
+        if self._betas and len(beta) != len(self._betas[0]):
+            raise CalibrationError(f"expected a beta of {len(self._betas[0])} voxels, got {len(beta)}")
+        if self._kernel is None:
+            self._kernel = Kernel(np.ones(len(beta), dtype=np.float32))
+        self._kernel.append(beta)
+        self._betas.append(beta.astype(np.float32))
+        self._stimuli.append(index)
+        self._runs.append(run)
+
+    def status(self) -> Status:
+        """Measure the trials so far: all voxels, one ridge, leave-one-out; quick enough for every trial."""
+        n = self.trials
+        distinct = min(len(set(self._held_together())), len(set(self._stimuli)))
+        if self._kernel is None or n < LEAST_TRIALS or distinct < 2:
+            status = Status(trials=n, percentile=None, interval=())
+        else:
+            ranks = self._quick_ranks(self._kernel)
+            interval = scoring.bootstrap_interval(ranks, np.random.default_rng(self._seed))
+            status = Status(trials=n, percentile=float(ranks.mean()), interval=interval)
+        self._curve.append(status)
+        return status
+
+    def fit(self) -> Fit:
+        """Fit the adapter and learn what its predictions are worth.
+
+        Raises
+        ------
+        CalibrationError
+            Too few trials or stimuli, or betas that do not vary.
+        """
+        if self.trials < LEAST_TRIALS:
+            raise CalibrationError(f"expected at least {LEAST_TRIALS} calibration trials, got {self.trials}")
+        together = self._held_together()
+        if len(set(together)) < 3:
+            raise CalibrationError(
+                f"expected at least 3 groups of trials to hold out in turn (by {self._leave_out}), "
+                f"got {len(set(together))}"
+            )
+        betas, shown = np.stack(self._betas), np.array(self._stimuli)
+        targets = make_targets(self._candidates.tokens[shown], self._groups)
+        choice, predicted = regression.choose(betas, targets, together)
+        trust = scoring.reliability(predicted, targets.components)
+        adapter = _adapter(regression.fit(betas, targets, choice), targets, trust)
+        return self._learn(adapter, targets, trust, predicted, together, choice)
+
+    def _learn(
+        self,
+        adapter: Adapter,
+        targets: Targets,
+        trust: scoring.Reliability,
+        predicted: NDArray[np.float64],
+        together: NDArray[np.int64],
+        choice: regression.Choice,
+    ) -> Fit:
+        shown = np.array(self._stimuli)
+        distinct = np.unique(shown)
+        prototypes = adapter.project(self._prototypes).astype(np.float64)
+        category = _nearest(self._candidates.tokens[shown], self._prototypes, self._groups[0])
+        stimuli = adapter.project(self._candidates.tokens[distinct]).astype(np.float64)
+        judged = scoring.judge(predicted, targets.components, category, prototypes, stimuli, regression.folds(together))
+        rng = np.random.default_rng(self._seed)
+        ranks = scoring.percentile_ranks(judged.stimuli)
+        true = np.searchsorted(distinct, shown)
+        category_ranks = scoring.percentile_ranks(judged.categories)
+        p_category = scoring.permutation_p(category_ranks, category, rng)
+        predicted = predicted * trust.gain
+        scorer = scoring.make_scorer(predicted, targets.components, category, prototypes)
+        evidence = scoring.make_evidence(judged.categories, category, predicted, scorer, p_category, rng)
+        own = ranks[np.arange(len(true)), true]
+        figures = {
+            "trials": self.trials,
+            "voxels": len(adapter.voxels),
+            "components": [block.stop - block.start for block in targets.blocks],
+            "penalties": list(choice.penalties),
+            "group_r2": [round(float(v), 4) for v in adapter.group_r2],
+            "live_components": int(np.sum(trust.gain > 0)),
+            "category_accuracy": float(np.mean(judged.categories.argmax(1) == category)),
+            "category_p": p_category,
+            "percentile": float(own.mean()),
+            "percentile_interval": scoring.bootstrap_interval(own, rng),
+            "percentile_p": scoring.permutation_p(ranks, true, rng),
+            "leave_out": self._leave_out,
+            "seed": self._seed,
+            "stimuli": [self._candidates.names[i] for i in distinct],
+        }
+        return Fit(adapter=adapter, scorer=scorer, evidence=evidence, figures=figures)
+
+    def _held_together(self) -> NDArray[np.int64]:
+        return np.array(self._runs if self._leave_out == "run" else self._stimuli, dtype=np.int64)
+
+    def _quick_ranks(self, kernel: Kernel) -> NDArray[np.float64]:
+        shown = np.array(self._stimuli)
+        distinct = np.unique(shown)
+        targets = make_targets(self._candidates.tokens[shown], self._groups)
+        held_out, _ = leave_out(centred(kernel.values), targets.components, self._held_together(), targets.variance)
+        trust = scoring.reliability(held_out, targets.components)
+        norms = np.square(targets.basis).sum(1)
+        flat = self._candidates.tokens[distinct].reshape(len(distinct), -1) - targets.token_mean
+        stimuli = flat @ (targets.basis / norms[:, None]).T
+        weight = np.sqrt(trust.r2 * targets.variance)
+        scores = _cosine(held_out * weight, stimuli * weight)
+        true = np.searchsorted(distinct, shown)
+        return scoring.percentile_ranks(scores)[np.arange(len(true)), true]
+
+
+def write_bundle(
+    target: Path,
+    fit: Fit,
+    *,
+    pack: str,
+    curve: tuple[Status, ...],
+    copies: dict[str, Path],
+    provenance: dict[str, Any],
+) -> str:
+    """Seal a ParticipantBundle.
+
+    Parameters
+    ----------
+    target : Path
+        Folder to make.
+    fit : Fit
+    pack : str
+        Identity of the pack whose tokens were the targets.
+    curve : tuple of Status
+    copies : dict of str to Path
+        Files to take along, by their name in the bundle (mask and reference).
+    provenance : dict
+        Added to the held-out figures.
+
+    Returns
+    -------
+    str
+        Identity of the bundle.
+    """
+
+    def write(folder: Path) -> None:
+        save_file(fit.adapter.tensors(), folder / "adapter.safetensors")
+        save_file({**fit.scorer.tensors(), **fit.evidence.tensors()}, folder / "evidence.safetensors")
+        points = [{"trials": s.trials, "percentile": s.percentile, "interval": s.interval} for s in curve]
+        _write_json(folder / "learning_curve.json", points)
+        _write_json(folder / "provenance.json", {"pack": pack, **fit.figures, **provenance})
+        for name, source in copies.items():
+            shutil.copyfile(source, folder / name)
+
+    return seal(target, PARTICIPANT_SCHEMA, write)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _adapter(fitted: regression.Regression, targets: Targets, trust: scoring.Reliability) -> Adapter:
+    def share(block: slice) -> float:
+        variance = targets.variance[block]
+        return float((trust.r2[block] * variance).sum() / variance.sum()) if len(variance) else 0.0
+
+    def single(values: NDArray[np.float64]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    return Adapter(
+        voxels=fitted.voxels.astype(np.int64),
+        mean=single(fitted.mean),
+        scale=single(fitted.scale),
+        weights=single(fitted.weights * trust.gain),
+        intercept=single(fitted.intercept * trust.gain),
+        basis=single(targets.basis),
+        token_mean=single(targets.token_mean),
+        r2=single(trust.r2),
+        group_r2=np.array([share(block) for block in targets.blocks], dtype=np.float32),
+    )
+
+
+def _nearest(tokens: NDArray[np.float32], prototypes: NDArray[np.float32], group: slice) -> NDArray[np.int64]:
+    """Category (n,) whose prototype is nearest in one token group."""
+    flat = tokens.reshape(len(tokens), -1)[:, group]
+    centres = prototypes.reshape(len(prototypes), -1)[:, group]
+    distances = np.square(flat[:, None] - centres[None]).sum(2)
+    return np.asarray(distances.argmin(1), dtype=np.int64)
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+    cosine: NDArray[np.float64] = np.divide(a @ b.T, norms, out=np.zeros_like(norms), where=norms > 0)
+    return cosine

@@ -1,0 +1,42 @@
+"""The `calibrate` command, mounted in the `rtdecode` command through an entry point."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``calibrate``; it sets ``handler``."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="fit a participant's decoder while the calibration runs come in, and hand it to the daemon",
+    )
+    parser.add_argument("settings", type=Path, metavar="SETTINGS", help="the TOML file that `rtdecode run` was given")
+    parser.set_defaults(handler=_calibrate)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from calibration.calibrator import Calibrator
+    from calibration.client import TOPICS, CalibrationRun
+    from rtdecode.bundle import open_pack
+    from rtdecode.client import Client
+    from rtdecode.decode.candidates import load_candidates
+    from rtdecode.decode.stages import load_stages
+    from rtdecode.settings import load
+
+    settings = load(args.settings)
+    pack = open_pack(settings.decode.pack)
+    stages = load_stages(pack, threads=settings.decode.threads)
+    calibrator = Calibrator(
+        load_candidates(stages, settings.decode.stimuli),
+        categories=stages.categories,
+        prototypes=stages.prototypes,
+        groups=stages.groups,
+        leave_out=settings.calibration.leave_out,
+        seed=settings.session.seed,
+    )
+    with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
+        folder = CalibrationRun(client, calibrator, pack).run()
+    print(f"{folder}: calibrated on {calibrator.trials} trials")
+    return 0

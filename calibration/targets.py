@@ -1,0 +1,85 @@
+"""What a brain is asked to predict: principal components of each token group over the calibration stimuli."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.errors import CalibrationError
+
+MAX_COMPONENTS = 128
+MIN_COMPONENTS = 8
+TRIALS_PER_COMPONENT = 8
+"""More components per group than this allows add nothing to identification, and whitening so many of them on so few
+trials makes held-out trials look worse than new ones are."""
+_LEAST_VARIANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Targets:
+    """Whitened components, one token group after the other.
+
+    Attributes
+    ----------
+    components : ndarray of shape (n, k), float64
+        Mean 0 and variance 1 over trials.
+    basis : ndarray of shape (k, m), float64
+        Components to flattened tokens; orthogonal rows, each within one token group.
+    token_mean : ndarray of shape (m,), float64
+    blocks : tuple of slice
+        Components of each token group; empty where the group does not vary.
+    variance : ndarray of shape (k,), float64
+        Token variance that each component stands for.
+    """
+
+    components: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    token_mean: NDArray[np.float64]
+    blocks: tuple[slice, ...]
+    variance: NDArray[np.float64]
+
+
+def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice]) -> Targets:
+    """Find the components of the shown stimuli.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (n, t, d)
+        Clean tokens of the stimulus of each trial.
+    groups : sequence of slice
+        Token groups, as slices of the flattened tokens.
+
+    Raises
+    ------
+    CalibrationError
+        All stimuli have the same tokens.
+    """
+    flat = tokens.reshape(len(tokens), -1).astype(np.float64)
+    if not np.ptp(flat, axis=0).any():
+        raise CalibrationError("the calibration stimuli all have the same tokens; show different ones")
+    mean = flat.mean(0)
+    most = min(MAX_COMPONENTS, max(MIN_COMPONENTS, len(flat) // TRIALS_PER_COMPONENT))
+    scores, bases, blocks, first = [], [], [], 0
+    total = np.square(flat - mean).sum() / len(flat)
+    for group in groups:
+        left, strengths, right = np.linalg.svd(flat[:, group] - mean[group], full_matrices=False)
+        deviations = strengths / np.sqrt(len(flat))
+        kept = int(np.sum(np.square(deviations) > _LEAST_VARIANCE * total / flat.shape[1]))
+        kept = min(kept, most, len(flat) - 1)
+        basis = np.zeros((kept, flat.shape[1]))
+        basis[:, group] = right[:kept] * deviations[:kept, None]
+        scores.append(left[:, :kept] * np.sqrt(len(flat)))
+        bases.append(basis)
+        blocks.append(slice(first, first + kept))
+        first += kept
+    basis = np.concatenate(bases)
+    return Targets(
+        components=np.concatenate(scores, axis=1),
+        basis=basis,
+        token_mean=mean,
+        blocks=tuple(blocks),
+        variance=np.square(basis).sum(1),
+    )

@@ -1,0 +1,1 @@
+"""Offline: train or convert weights, export ONNX, check parity, seal an EnginePack."""

@@ -1,0 +1,166 @@
+"""Export a trained tiny pack to ONNX and seal it (torch, onnx). Import this module inside functions only."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from engines.tiny import layout, networks
+from engines.tiny.config import pack_toml
+from engines.tiny.data import Sample
+from engines.tiny.train import Trained, embed_all
+from rtdecode.bundle import PACK_SCHEMA, seal
+from rtdecode.simulate.world import CATEGORIES
+
+OPSET = 18
+HALF_FROM_VALUES = 1024
+
+
+def seal_pack(trained: Trained, sample: Sample, figures: dict[str, Any], target: Path) -> str:
+    """Export every stage and write the sealed pack.
+
+    The weights of the networks in `trained` are rounded to what the pack stores (half precision for large ones), so
+    that a comparison with the exported stages is exact to float32.
+
+    Parameters
+    ----------
+    trained : Trained
+    sample : Sample
+        Pictures over which the category prototypes are averaged.
+    figures : dict
+        Report of the training, copied into ``pack.toml``.
+    target : Path
+        Folder of the pack.
+
+    Returns
+    -------
+    str
+        Identity of the pack.
+    """
+    for module in (trained.embedder, trained.prior, trained.decoder, trained.captioner):
+        round_to_half(module)
+        module.to(memory_format=torch.contiguous_format)
+    tokens = embed_all(trained.embedder, sample.pictures)
+    names = np.array([scene.category for scene in sample.scenes])
+    prototypes = np.stack([tokens.numpy()[names == name].mean(0) for name in CATEGORIES])
+    examples = torch.rand(3, layout.TOKENS, layout.CHANNELS)
+
+    def write(folder: Path) -> None:
+        export_stage(
+            trained.embedder, {"image": torch.rand(3, *networks.picture_shape())}, ["tokens"], folder / "embedder.onnx"
+        )
+        bias = torch.zeros(3, len(CATEGORIES))
+        inputs = {"tokens": examples, "r2": torch.rand(3, 2), "category_bias": bias}
+        export_stage(trained.prior, inputs, ["tokens_clean", "category"], folder / "prior.onnx")
+        export_stage(trained.decoder, {"tokens": examples}, ["image"], folder / "decoder.onnx")
+        export_stage(trained.captioner, {"tokens": examples}, ["words", "probability"], folder / "captioner.onnx")
+        onnx.save(adapter_model(), folder / "adapter.onnx")
+        save_file({"prototypes": prototypes.astype(np.float32)}, folder / "prototypes.safetensors")
+        (folder / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        (folder / "pack.toml").write_text(pack_toml(figures), encoding="utf-8")
+
+    return seal(target, PACK_SCHEMA, write)
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round large weights to half precision in place, as the pack stores them."""
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if tensor.numel() >= HALF_FROM_VALUES and tensor.dtype == torch.float32:
+                tensor.copy_(tensor.half().float())
+
+
+def adapter_model() -> onnx.ModelProto:
+    """ONNX model of the ridge adapter; its weights are inputs, so that loading a participant rebuilds nothing."""
+    float32 = TensorProto.FLOAT
+    sizes: dict[str, list[str | int]] = {
+        "beta": ["batch", "voxels"],
+        "mean": ["voxels"],
+        "scale": ["voxels"],
+        "weights": ["voxels", "components"],
+        "intercept": ["components"],
+        "basis": ["components", layout.VALUES],
+        "token_mean": [layout.VALUES],
+    }
+    nodes = [
+        helper.make_node("Sub", ["beta", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "scale"], ["standard"]),
+        helper.make_node("MatMul", ["standard", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "intercept"], ["components"]),
+        helper.make_node("MatMul", ["components", "basis"], ["shift"]),
+        helper.make_node("Add", ["shift", "token_mean"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "shape"], ["tokens"]),
+    ]
+    shape = numpy_helper.from_array(np.array([-1, layout.TOKENS, layout.CHANNELS], dtype=np.int64), "shape")
+    graph = helper.make_graph(
+        nodes,
+        "adapter",
+        [helper.make_tensor_value_info(name, float32, size) for name, size in sizes.items()],
+        [
+            helper.make_tensor_value_info("components", float32, ["batch", "components"]),
+            helper.make_tensor_value_info("tokens", float32, ["batch", layout.TOKENS, layout.CHANNELS]),
+        ],
+        [shape],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+def export_stage(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
+    """Export one network with a free batch size.
+
+    Parameters
+    ----------
+    module : Module
+    inputs : dict of str to Tensor
+        An example of each input, by name and in order; of batch size at least 2.
+    outputs : list of str
+        Names of the outputs.
+    path : Path
+        File to write.
+    """
+    module.eval()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    model = program.model_proto
+    _store_half(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Store large float32 weights as float16 behind a Cast, which the runtime folds when it loads the model."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        half = values.astype(np.float16) if values.dtype == np.float32 and values.size >= HALF_FROM_VALUES else None
+        if half is None or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,101 @@
+"""The participant's ridge adapter: from a beta to token components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.decode.stages import Stages
+from rtdecode.errors import BundleError, EngineError
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapter:
+    """Tensors of ``adapter.safetensors``.
+
+    Attributes
+    ----------
+    voxels : ndarray of shape (s,), int64
+        Places in the mask's vector of the voxels used.
+    mean, scale : ndarray of shape (s,), float32
+        Of the calibration betas, percent signal change.
+    weights : ndarray of shape (s, k), float32
+        Ridge weights on standardised betas.
+    intercept : ndarray of shape (k,), float32
+    basis : ndarray of shape (k, n), float32
+        Components to flattened tokens; rows are orthogonal, and a component has unit variance over the calibration
+        stimuli. Each row lies in one token group.
+    token_mean : ndarray of shape (n,), float32
+    r2 : ndarray of shape (k,), float32
+        Held-out explained variance of each component, not below 0.
+    group_r2 : ndarray of shape (groups,), float32
+        The same for each token group as a whole.
+    """
+
+    voxels: NDArray[np.int64]
+    mean: Float32
+    scale: Float32
+    weights: Float32
+    intercept: Float32
+    basis: Float32
+    token_mean: Float32
+    r2: Float32
+    group_r2: Float32
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All arrays by name."""
+        return {spec.name: getattr(self, spec.name) for spec in fields(self)}
+
+    def project(self, tokens: Float32) -> Float32:
+        """Components (n, k) of clean tokens (n, t, d)."""
+        flat = tokens.reshape(len(tokens), -1) - self.token_mean
+        norms = np.square(self.basis).sum(1)
+        return np.asarray(flat @ (self.basis / norms[:, None]).T, dtype=np.float32)
+
+    def apply(self, stages: Stages, beta: Float32) -> tuple[Float32, Float32]:
+        """Components (k,) and tokens (t, d) of one beta (v,); a voxel without an estimate counts as its mean.
+
+        Raises
+        ------
+        EngineError
+            The beta has fewer voxels than the adapter was fitted on.
+        """
+        if len(beta) <= int(self.voxels.max(initial=0)):
+            raise EngineError(
+                f"expected a beta of the calibrated mask (more than {int(self.voxels.max())} voxels), got {len(beta)}"
+            )
+        chosen = beta[self.voxels].astype(np.float32)
+        chosen = np.where(np.isfinite(chosen), chosen, self.mean)
+        out = stages.adapter.run(
+            {
+                "beta": chosen[None],
+                "mean": self.mean,
+                "scale": self.scale,
+                "weights": self.weights,
+                "intercept": self.intercept,
+                "basis": self.basis,
+                "token_mean": self.token_mean,
+            }
+        )
+        return out["components"][0], out["tokens"][0]
+
+
+def adapter_from(tensors: Mapping[str, NDArray[Any]]) -> Adapter:
+    """Read an adapter from the tensors of a bundle.
+
+    Raises
+    ------
+    BundleError
+        A tensor is missing.
+    """
+    names = [spec.name for spec in fields(Adapter)]
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise BundleError(f"adapter: missing {', '.join(missing)}; calibrate again")
+    return Adapter(**{name: tensors[name] for name in names})

@@ -1,0 +1,120 @@
+"""The seam to whatever runs a network: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from rtdecode.errors import EngineError
+
+Arrays = dict[str, NDArray[Any]]
+
+_RUNTIME = onnxruntime.capi.onnxruntime_pybind11_state
+_FAILURES: tuple[type[Exception], ...] = (
+    _RUNTIME.EPFail,
+    _RUNTIME.Fail,
+    _RUNTIME.InvalidArgument,
+    _RUNTIME.InvalidGraph,
+    _RUNTIME.InvalidProtobuf,
+    _RUNTIME.NoSuchFile,
+    _RUNTIME.NotImplemented,
+    _RUNTIME.RuntimeException,
+    ValueError,
+    RuntimeError,
+)
+
+
+class Engine(Protocol):
+    """One network, ready to run."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        ...
+
+    def run(self, values: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Compute all outputs.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            One array per input, each of the type and shape that the network wants.
+
+        Raises
+        ------
+        EngineError
+            An input is missing, unknown, or of a wrong type or shape.
+        """
+        ...
+
+
+class OnnxEngine:
+    """A network run by ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    path : Path
+        ONNX file.
+    name : str
+        For messages.
+    threads : int
+        Threads within one operation; small networks want one.
+
+    Raises
+    ------
+    EngineError
+        The file is missing or not a network that this ONNX Runtime can run.
+    """
+
+    def __init__(self, path: Path, *, name: str, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except _FAILURES as error:
+            raise EngineError(f"{name}: {path} cannot be loaded: {error}") from None
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self._name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(spec.name for spec in self._session.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(spec.name for spec in self._session.get_outputs())
+
+    def run(self, values: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Compute all outputs; see `Engine.run`."""
+        if set(values) != set(self.inputs):
+            raise EngineError(f"{self._name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
+        try:
+            results = self._session.run(None, dict(values))
+        except _FAILURES as error:
+            raise EngineError(f"{self._name}: {error}") from None
+        return {name: np.asarray(result) for name, result in zip(self.outputs, results, strict=True)}

@@ -1,0 +1,101 @@
+"""The engines of a pack, checked against what its `pack.toml` promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.engines import Engine, OnnxEngine
+from rtdecode.errors import EngineError
+
+STAGES = ("embedder", "adapter", "prior", "decoder", "captioner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stages:
+    """What a decoder needs of a pack.
+
+    Attributes
+    ----------
+    embedder : Engine
+        Pictures ``image`` (b, 3, h, w) in 0..1 to ``tokens`` (b, t, d).
+    adapter : Engine
+        ``beta`` (b, s) and the participant's weights to ``components`` (b, k) and ``tokens``.
+    prior : Engine
+        Noisy ``tokens``, their ``r2`` (b, groups) and ``category_bias`` (b, c) to ``tokens_clean`` and ``category``
+        probabilities.
+    decoder : Engine
+        ``tokens`` to ``image``.
+    captioner : Engine
+        ``tokens`` to ``words`` (b, l) and their ``probability``.
+    prototypes : ndarray of shape (c, t, d), float32
+        Mean tokens of each category.
+    categories : tuple of str
+    vocabulary : tuple of str
+    end : int
+        Number of the word that ends a caption.
+    groups : tuple of slice
+        Token groups, as slices of the flattened tokens.
+    picture_px : tuple of int
+        Height and width.
+    """
+
+    embedder: Engine
+    adapter: Engine
+    prior: Engine
+    decoder: Engine
+    captioner: Engine
+    prototypes: NDArray[np.float32]
+    categories: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+    end: int
+    groups: tuple[slice, ...]
+    picture_px: tuple[int, int]
+
+
+def load_stages(pack: EnginePack, *, threads: int = 1) -> Stages:
+    """Load the engines of a pack.
+
+    Parameters
+    ----------
+    pack : EnginePack
+    threads : int
+        Threads within one operation.
+
+    Raises
+    ------
+    EngineError
+        A stage is missing, cannot be loaded, or has other inputs or outputs than `pack` says.
+    """
+    config = pack.config
+    missing = [name for name in STAGES if name not in config["stages"]]
+    if missing:
+        raise EngineError(f"pack {pack.name}: expected stages {', '.join(STAGES)}; missing {', '.join(missing)}")
+    engines = {name: _load(pack, name, config["stages"][name], threads) for name in STAGES}
+    prototypes = pack.tensors(config["prototypes"])["prototypes"].astype(np.float32)
+    layout = (len(config["categories"]), config["tokens"]["count"], config["tokens"]["channels"])
+    if prototypes.shape != layout:
+        raise EngineError(f"pack {pack.name}: expected prototypes of shape {layout}, got {prototypes.shape}")
+    return Stages(
+        **engines,
+        prototypes=prototypes,
+        categories=tuple(config["categories"]),
+        vocabulary=tuple(config["caption"]["vocabulary"]),
+        end=int(config["caption"]["end"]),
+        groups=tuple(slice(first, stop) for first, stop in config["tokens"]["groups"].values()),
+        picture_px=(int(config["picture"]["height"]), int(config["picture"]["width"])),
+    )
+
+
+def _load(pack: EnginePack, name: str, spec: dict[str, Any], threads: int) -> Engine:
+    engine = OnnxEngine(pack.folder / spec["file"], name=f"{pack.name}/{name}", threads=threads)
+    for kind, got in (("inputs", engine.inputs), ("outputs", engine.outputs)):
+        if set(got) != set(spec[kind]):
+            raise EngineError(
+                f"{engine.name}: pack.toml gives {kind} {sorted(spec[kind])}, the engine has {sorted(got)}"
+            )
+    return engine

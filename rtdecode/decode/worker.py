@@ -1,0 +1,258 @@
+"""The decode worker: a process of its own, so that what breaks it does not take the scan with it.
+
+`WorkerService` is the parent's handle; `LocalService` does the same work in the caller's process. Both are a
+`DecodeService`.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.bundle import open_pack, open_participant
+from rtdecode.decode import frames
+from rtdecode.decode.decoder import Decoder
+from rtdecode.errors import EngineError, RtdecodeError
+from rtdecode.records import BetaUpdate
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 2
+_STOP_S = 5.0
+
+
+class DecodeService(Protocol):
+    """What the daemon asks of decoding."""
+
+    def load(self, folder: Path) -> str:
+        """Load the ParticipantBundle in `folder` and return its identity.
+
+        Raises
+        ------
+        BundleError, EngineError
+            It cannot be used; the one loaded before stays.
+        """
+        ...
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
+        """Yield embedding, caption and reconstruction with the milliseconds each took, as they become ready.
+
+        Raises
+        ------
+        EngineError
+            No participant is loaded, the beta is not of the calibrated mask, or the engines failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the engines."""
+        ...
+
+
+class LocalService:
+    """Decodes in the caller's process.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def load(self, folder: Path) -> str:
+        """Load a participant; see `DecodeService.load`."""
+        bundle = open_participant(folder)
+        self._decoder.load(bundle)
+        return bundle.identity
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
+        """Decode one beta; see `DecodeService.decode`."""
+        return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition))
+
+    def decode_array(
+        self, beta: NDArray[np.float32], truth: Sequence[str | None]
+    ) -> Iterator[tuple[frames.Part, float]]:
+        """Decode the values (v,) of a beta; `truth` names what was shown, where known."""
+        began = time.perf_counter()
+        embedding = self._decoder.embed(beta, truth)
+        yield embedding, _since_ms(began)
+        began = time.perf_counter()
+        caption = self._decoder.caption(embedding)
+        yield caption, _since_ms(began)
+        began = time.perf_counter()
+        picture = self._decoder.reconstruct(embedding)
+        yield picture, _since_ms(began)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class WorkerService:
+    """Decodes in a process of its own; restarts it when it dies and asks again.
+
+    Parameters
+    ----------
+    pack : Path
+        Folder of the engine pack.
+    stimuli : Path or None
+        Folder of candidate pictures, or None for the pack's categories.
+    threads : int
+        Threads of the engines.
+    reply_timeout_s : float
+        A worker silent for this long counts as dead; covers loading the engines on a busy machine.
+
+    Raises
+    ------
+    EngineError, BundleError
+        The worker cannot start.
+    """
+
+    def __init__(
+        self, pack: Path, *, stimuli: Path | None = None, threads: int = 1, reply_timeout_s: float = 60.0
+    ) -> None:
+        self._arguments = (str(pack), str(stimuli) if stimuli else None, threads)
+        self._reply_timeout_s = reply_timeout_s
+        self._folder: Path | None = None
+        self._restarts = 0
+        self._requests = 0
+        self._process, self._connection = self._start()
+
+    @property
+    def restarts(self) -> int:
+        """How often the worker had to be replaced."""
+        return self._restarts
+
+    @property
+    def pid(self) -> int | None:
+        """Process identifier of the worker."""
+        return self._process.pid
+
+    def load(self, folder: Path) -> str:
+        """Load a participant; see `DecodeService.load`."""
+        identity = ""
+        for content in self._ask(frames.pack_load(str(folder)), replies=1):
+            identity = content["identity"]
+        self._folder = folder
+        return identity
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
+        """Decode one beta; see `DecodeService.decode`."""
+        request = frames.pack_decode(beta.beta, (beta.event.stimulus, beta.event.condition))
+        for content in self._ask(request, replies=3):
+            yield frames.unpack_part(content)
+
+    def close(self) -> None:
+        """End the worker."""
+        try:
+            self._connection.send_bytes(frames.number(0, frames.END))
+        except OSError:
+            _log.debug("the decode worker had already ended")
+        self._connection.close()
+        _end(self._process)
+
+    def _ask(self, request: bytes, *, replies: int) -> Iterator[dict[str, Any]]:
+        """Yield the replies to a request; a new worker is asked again for those that a dead one owed."""
+        received = 0
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._send(request)
+                for place in range(replies):
+                    content = self._reply()
+                    if place >= received:
+                        received += 1
+                        yield content
+                return
+            except (EOFError, OSError) as error:
+                _log.error("the decode worker died (%r), attempt %d", error, attempt + 1)
+                self._restart()
+        raise EngineError(f"the decode worker died {_ATTEMPTS} times on one request; see the log for its last words")
+
+    def _send(self, request: bytes) -> None:
+        self._requests += 1
+        self._connection.send_bytes(frames.number(self._requests, request))
+
+    def _reply(self) -> dict[str, Any]:
+        """Next reply to the latest request; replies that nobody waited for are passed over."""
+        while True:
+            if not self._connection.poll(self._reply_timeout_s):
+                raise EOFError(f"no reply within {self._reply_timeout_s} s")
+            number, frame = frames.numbered(self._connection.recv_bytes())
+            if number == self._requests:
+                content = frames.unpack(frame)
+                frames.raise_error(content)
+                return content
+
+    def _restart(self) -> None:
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+        self._restarts += 1
+        self._process, self._connection = self._start()
+        if self._folder is not None:
+            self._send(frames.pack_load(str(self._folder)))
+            self._reply()
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, *self._arguments), name="decode-worker", daemon=True)
+        process.start()
+        theirs.close()  # the worker's own end is now the only one: its death is our end of file
+        try:
+            if not ours.poll(self._reply_timeout_s):
+                raise EOFError
+            frames.raise_error(frames.unpack(frames.numbered(ours.recv_bytes())[1]))
+        except (EOFError, OSError):
+            _end(process)
+            raise EngineError("the decode worker did not start; see the log for its last words") from None
+        return process, ours
+
+
+def _serve(connection: Connection, pack: str, stimuli: str | None, threads: int) -> None:
+    """Answer requests until told to end, or until the parent is gone."""
+    try:
+        service = LocalService(Decoder(open_pack(pack), stimuli=Path(stimuli) if stimuli else None, threads=threads))
+    except RtdecodeError as error:
+        connection.send_bytes(frames.number(0, frames.pack_error(error)))
+        return
+    try:
+        connection.send_bytes(frames.number(0, frames.pack_ready()))
+        while True:
+            number, frame = frames.numbered(connection.recv_bytes())
+            if frame == frames.END:
+                return
+            _answer(connection, service, number, frames.unpack(frame))
+    except (EOFError, OSError):
+        return  # the parent is gone
+
+
+def _answer(connection: Connection, service: LocalService, number: int, content: dict[str, Any]) -> None:
+    try:
+        if content["kind"] == "load":
+            identity = service.load(Path(content["folder"]))
+            connection.send_bytes(frames.number(number, frames.pack_loaded(identity)))
+            return
+        for part, milliseconds in service.decode_array(*frames.unpack_beta(content)):
+            connection.send_bytes(frames.number(number, frames.pack_part(part, milliseconds)))
+    except RtdecodeError as error:
+        connection.send_bytes(frames.number(number, frames.pack_error(error)))
+
+
+def _end(process: BaseProcess) -> None:
+    process.join(_STOP_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _since_ms(began: float) -> float:
+    return 1e3 * (time.perf_counter() - began)

@@ -1,0 +1,74 @@
+"""What every engine must do: ONNX Runtime and the fake that tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtdecode.decode.engines import Engine, OnnxEngine
+from rtdecode.errors import EngineError
+from tests.decode_small import FakeEngine
+
+
+def write_sum(path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["total"])],
+        "sum",
+        [helper.make_tensor_value_info(name, float32, ["batch", 3]) for name in "ab"],
+        [helper.make_tensor_value_info("total", float32, ["batch", 3])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.fixture(params=["onnx", "fake"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    if request.param == "fake":
+        return FakeEngine()
+    write_sum(tmp_path / "sum.onnx")
+    return OnnxEngine(tmp_path / "sum.onnx", name="onnx/sum", threads=1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_any_batch_gives_every_output(engine: Engine, batch: int) -> None:
+    a = np.random.default_rng(batch).standard_normal((batch, 3)).astype(np.float32)
+    out = engine.run({"a": a, "b": 2 * a})
+    assert tuple(out) == engine.outputs == ("total",)
+    np.testing.assert_allclose(out["total"], 3 * a, rtol=1e-6)
+
+
+def test_the_same_input_gives_the_same_bytes(engine: Engine) -> None:
+    a = np.full((2, 3), 0.1, dtype=np.float32)
+    assert engine.run({"a": a, "b": a})["total"].tobytes() == engine.run({"a": a, "b": a})["total"].tobytes()
+
+
+def test_inputs_are_left_alone(engine: Engine) -> None:
+    a = np.ones((1, 3), dtype=np.float32)
+    a.flags.writeable = False
+    engine.run({"a": a, "b": a})
+    assert (a == 1).all()
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "c"), ("a", "c")])
+def test_wrong_names_are_refused(engine: Engine, names: tuple[str, ...]) -> None:
+    with pytest.raises(EngineError, match="expected inputs"):
+        engine.run({name: np.ones((1, 3), dtype=np.float32) for name in names})
+
+
+@pytest.mark.parametrize(
+    "bad", [np.ones((1, 4), dtype=np.float32), np.ones((1, 3), dtype=np.float64), np.ones(3, dtype=np.float32)]
+)
+def test_wrong_types_and_shapes_are_refused(engine: Engine, bad: np.ndarray) -> None:
+    with pytest.raises(EngineError, match=engine.name):
+        engine.run({"a": bad, "b": np.ones((1, 3), dtype=np.float32)})
+
+
+def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        OnnxEngine(tmp_path / "none.onnx", name="none", threads=1)
+    (tmp_path / "bad.onnx").write_bytes(b"not a network")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        OnnxEngine(tmp_path / "bad.onnx", name="bad", threads=1)

@@ -1,0 +1,126 @@
+"""The calibration client against a stream that is a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from calibration.client import CalibrationRun
+from rtdecode.bundle import open_participant
+from rtdecode.client import Array, Beta, Client, Message, Run, Session
+from rtdecode.decode.candidates import load_candidates
+from rtdecode.errors import CalibrationError
+from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_pack, tiny_stages
+
+
+class ListClient:
+    """Hands out messages; keeps what it is told."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+        self.statuses: list[dict[str, Any]] = []
+        self.modes: list[tuple[str, str]] = []
+
+    def catch_up(self) -> None:
+        pass
+
+    def messages(self) -> Iterator[Message]:
+        yield from self._messages
+
+    def calibration(self, **status: Any) -> None:
+        self.statuses.append(status)
+
+    def mode(self, mode: str, bundle: str) -> None:
+        self.modes.append((mode, bundle))
+
+
+def session(folder: Path, state: str = "running") -> Session:
+    return Session(session="01-01", state=state, folder=str(folder), participant="01", calibration_runs=4)
+
+
+def beta(run: int, category: int, rng: np.random.Generator, **changes: Any) -> Beta:
+    values = category_beta(category, 0.5, rng)
+    content: dict[str, Any] = {
+        "session": "01-01",
+        "run": run,
+        "trial": f"r{run}c{category}",
+        "final": True,
+        "condition": tiny_stages().categories[category],
+        "beta": Array("<f4", (N_VOXELS,), values.tobytes()),
+    }
+    return Beta(**{**content, **changes})
+
+
+def visit(folder: Path) -> list[Message]:
+    rng = np.random.default_rng(0)
+    messages: list[Message] = [session(folder)]
+    for run in range(1, 6):
+        messages.append(Run(session="01-01", run=run, state="started"))
+        for category in range(8):
+            messages.append(beta(run, category, rng, final=False))
+            messages.append(beta(run, category, rng))
+        messages.append(Run(session="01-01", run=run, state="ended"))
+    return messages
+
+
+def calibration_run(client: ListClient) -> CalibrationRun:
+    stages = tiny_stages()
+    calibrator = Calibrator(
+        load_candidates(stages, None),
+        categories=stages.categories,
+        prototypes=stages.prototypes,
+        groups=stages.groups,
+        leave_out="run",
+    )
+    return CalibrationRun(cast(Client, client), calibrator, tiny_pack())
+
+
+def with_reference(folder: Path) -> Path:
+    func = folder / "sub-01" / "ses-01" / "func"
+    func.mkdir(parents=True)
+    (func / "sub-01_ses-01_boldref.nii.gz").write_bytes(b"reference")
+    (func / "sub-01_ses-01_desc-brain_mask.nii.gz").write_bytes(b"mask")
+    return folder
+
+
+def test_final_betas_of_the_calibration_runs_make_a_bundle(tmp_path: Path) -> None:
+    client = ListClient(visit(with_reference(tmp_path)))
+    folder = calibration_run(client).run()
+    bundle = open_participant(folder)
+    assert bundle.provenance["trials"] == 32
+    assert bundle.provenance["pack"] == tiny_pack().identity
+    assert (folder / "mask.nii.gz").read_bytes() == b"mask"
+    assert client.modes == [("decode", str(folder))]
+    assert [status["trials"] for status in client.statuses] == [10, 20, 30, 32]
+    assert client.statuses[-1]["p_value"] < 0.01
+
+
+def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
+    messages = visit(with_reference(tmp_path))
+    rng = np.random.default_rng(1)
+    messages[3] = beta(1, 0, rng, invalid="no volumes after onset", beta=None)
+    messages[5] = beta(1, 1, rng, condition="dog", stimulus="spot")
+    folder = calibration_run(ListClient(messages)).run()
+    provenance = open_participant(folder).provenance
+    assert provenance["trials"] == 30
+    assert provenance["left_out"] == [
+        "r1c0: no volumes after onset",
+        "r1c1: unknown stimulus 'spot', condition 'dog'",
+    ]
+
+
+def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
+    messages = [*visit(tmp_path)[:20], session(tmp_path, state="ended")]
+    client = ListClient(messages)
+    with pytest.raises(CalibrationError, match="ended after"):
+        calibration_run(client).run()
+    assert client.modes == []
+
+
+def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="expected one"):
+        calibration_run(ListClient(visit(tmp_path))).run()

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calibration.calibrator import write_bundle
+from rtdecode.bundle import open_participant
+from rtdecode.decode.adapter import adapter_from
+from rtdecode.decode.candidates import embed_pictures, load_candidates
+from rtdecode.decode.decoder import Decoder
+from rtdecode.errors import BundleError, EngineError
+from rtdecode.simulate import world
+from tests.decode_small import category_beta, category_calibrator, tiny_pack, tiny_stages, write_category_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    write_category_bundle(folder)
+    return folder
+
+
+def test_the_adapter_is_two_matrix_products(bundle: Path) -> None:
+    adapter = adapter_from(open_participant(bundle).adapter)
+    beta = category_beta(2, 1.0, np.random.default_rng(0))
+    components, tokens = adapter.apply(tiny_stages(), beta)
+    x = (beta[adapter.voxels].astype(np.float64) - adapter.mean) / adapter.scale
+    expected = x @ adapter.weights + adapter.intercept
+    np.testing.assert_allclose(components, expected, atol=1e-4)
+    np.testing.assert_allclose(tokens.ravel(), expected @ adapter.basis + adapter.token_mean, atol=1e-4)
+    np.testing.assert_allclose(adapter.project(tokens[None])[0], components, atol=1e-3)
+
+
+def test_a_voxel_without_an_estimate_counts_as_its_mean(bundle: Path) -> None:
+    adapter = adapter_from(open_participant(bundle).adapter)
+    beta = category_beta(2, 1.0, np.random.default_rng(0))
+    filled = beta.copy()
+    filled[adapter.voxels[3]] = adapter.mean[3]
+    beta[adapter.voxels[3]] = np.nan
+    np.testing.assert_array_equal(adapter.apply(tiny_stages(), beta)[0], adapter.apply(tiny_stages(), filled)[0])
+
+
+def test_a_short_beta_is_refused(bundle: Path) -> None:
+    adapter = adapter_from(open_participant(bundle).adapter)
+    with pytest.raises(EngineError, match="calibrated mask"):
+        adapter.apply(tiny_stages(), np.zeros(5, dtype=np.float32))
+
+
+def test_an_adapter_without_a_tensor_is_refused(bundle: Path) -> None:
+    tensors = dict(open_participant(bundle).adapter)
+    del tensors["weights"]
+    with pytest.raises(BundleError, match="missing weights"):
+        adapter_from(tensors)
+
+
+def test_scores_are_probabilities_and_follow_the_evidence(bundle: Path) -> None:
+    decoder = Decoder(tiny_pack())
+    decoder.load(open_participant(bundle))
+    rng = np.random.default_rng(8)
+    for category in range(8):
+        score = decoder.embed(category_beta(category, 1.0, rng), (None, tiny_stages().categories[category])).score
+        assert sum(score.probabilities.values()) == pytest.approx(1)
+        assert max(score.probabilities, key=lambda name: score.probabilities[name]) == score.predicted
+        assert score.probabilities[score.predicted] == pytest.approx(score.evidence, abs=1e-3)
+        assert score.chance == 1 / 8 <= score.evidence <= 1
+        assert score.pool == 8
+        assert score.rank is not None
+        assert 1 <= score.rank <= 8
+        assert 0 < score.p_noise <= 1
+
+
+def test_an_unknown_truth_has_no_rank(bundle: Path) -> None:
+    decoder = Decoder(tiny_pack())
+    decoder.load(open_participant(bundle))
+    assert decoder.embed(category_beta(0, 1.0, np.random.default_rng(0)), ("unheard of", None)).score.rank is None
+
+
+def test_the_picture_and_the_caption_show_the_predicted_category(bundle: Path) -> None:
+    decoder = Decoder(tiny_pack())
+    decoder.load(open_participant(bundle))
+    names = tiny_stages().categories
+    for category in range(7):
+        embedding = decoder.embed(category_beta(category, 0.5, np.random.default_rng(category)))
+        assert embedding.score.predicted in decoder.caption(embedding).text
+        picture = decoder.reconstruct(embedding).image
+        tokens = embed_pictures(decoder.stages, picture[None])
+        assert names[int(tokens[0, 0, :8].argmax())] == embedding.score.predicted
+
+
+def test_calibration_on_shuffled_labels_leaves_evidence_at_chance(tmp_path: Path) -> None:
+    fit = category_calibrator(noise=0.5, seed=3, shuffled=True).fit()
+    assert fit.figures["category_p"] > 0.05
+    write_bundle(tmp_path / "b", fit, pack=tiny_pack().identity, curve=(), copies={}, provenance={})
+    decoder = Decoder(tiny_pack())
+    decoder.load(open_participant(tmp_path / "b"))
+    for category in range(8):
+        score = decoder.embed(category_beta(category, 0.5, np.random.default_rng(category))).score
+        assert score.evidence == score.chance
+        np.testing.assert_allclose(list(score.probabilities.values()), 1 / 8, atol=1e-4)
+
+
+def test_pictures_of_a_folder_are_candidates_and_those_of_calibration_leave_the_pool(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    pictures = [world.render(world.sample_scene(rng))[0] for _ in range(20)]
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"s{i:02d}.png")
+    candidates = load_candidates(tiny_stages(), tmp_path)
+    assert candidates.names == tuple(f"s{i:02d}" for i in range(20))
+    np.testing.assert_allclose(candidates.tokens, embed_pictures(tiny_stages(), np.stack(pictures)), atol=1e-5)
+    decoder = Decoder(tiny_pack(), stimuli=tmp_path)
+    calibrator = category_calibrator()
+    fit = calibrator.fit()
+    write_bundle(
+        tmp_path / "b",
+        fit,
+        pack=tiny_pack().identity,
+        curve=(),
+        copies={},
+        provenance={"stimuli": [f"s{i:02d}" for i in range(12)]},
+    )
+    decoder.load(open_participant(tmp_path / "b"))
+    score = decoder.embed(category_beta(0, 1.0, rng), ("s15",)).score
+    assert score.pool == 8
+    assert set(score.top) <= {f"s{i:02d}" for i in range(12, 20)}
+    assert score.rank is not None
+    assert decoder.embed(category_beta(0, 1.0, rng), ("s03",)).score.rank is None
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s1.png").write_bytes(b"no picture")
+    with pytest.raises(BundleError, match=r"s1\.png: not a readable picture"):
+        load_candidates(tiny_stages(), tmp_path)
+
+
+def test_the_engines_are_those_that_the_pack_promises() -> None:
+    stages = tiny_stages()
+    assert all(
+        len(getattr(stages, spec.name).inputs) > 0 for spec in fields(stages) if spec.name in ("prior", "adapter")
+    )
+    assert stages.prototypes.shape == (8, 20, 32)
+    assert stages.groups == (slice(0, 128), slice(128, 640))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from rtdecode.decode.captions import sentence
+from rtdecode.decode.evidence import CEILING, Evidence, evidence_from, margin, tempered
+from rtdecode.decode.retrieval import mid_rank, percentile_rank, scorer_from
+from rtdecode.errors import BundleError
+
+scores_of_few_levels = st.lists(st.integers(0, 4), min_size=2, max_size=12)
+
+
+@given(scores_of_few_levels, st.data())
+def test_rank_is_that_of_scipy_with_ties_in_the_middle(levels: list[int], data: st.DataObject) -> None:
+    scores = np.array(levels, dtype=np.float64)
+    true = data.draw(st.integers(0, len(levels) - 1))
+    assert mid_rank(scores, true) == rankdata(-scores)[true]
+
+
+def test_undefined_scores_rank_in_the_middle() -> None:
+    nothing = np.full(9, np.nan)
+    assert mid_rank(nothing, 3) == 5
+    assert percentile_rank(nothing, 3) == 0.5
+    scores = np.array([np.nan, 1.0, 2.0, 3.0])
+    assert mid_rank(scores, 0) == 2.5
+    assert mid_rank(scores, 3) == 1.5
+
+
+@given(
+    st.lists(st.integers(-500, 500).map(lambda i: i / 10), min_size=2, max_size=10, unique=True),
+    st.floats(0, 1),
+)
+def test_tempered_probabilities_keep_the_order_and_have_the_wanted_top(levels: list[float], share: float) -> None:
+    scores = np.array(levels)
+    chance = 1 / len(scores)
+    wanted = chance + share * (CEILING - chance)
+    probabilities = tempered(scores, wanted)
+    assert probabilities.sum() == pytest.approx(1)
+    assert probabilities.argmax() == scores.argmax()
+    assert probabilities.max() == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(8), np.full(8, np.nan)])
+def test_scores_that_say_nothing_give_chance(scores: np.ndarray) -> None:
+    np.testing.assert_allclose(tempered(scores, 0.9), 1 / 8)
+    assert margin(scores) == 0
+
+
+def evidence(signal: int = 1) -> Evidence:
+    return Evidence(
+        coefficients=np.array([-1.0, 0.5], dtype=np.float32),
+        null_margins=np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32),
+        signal=np.array([signal], dtype=np.uint8),
+    )
+
+
+def test_evidence_is_logistic_in_the_margin_between_chance_and_ceiling() -> None:
+    assert evidence().probability(4.0, 1 / 8) == pytest.approx(1 / (1 + np.exp(-1.0)))
+    assert evidence().probability(0.0, 0.5) == 0.5
+    assert evidence().probability(1e9, 1 / 8) == CEILING
+    assert evidence(signal=0).probability(1e9, 1 / 8) == 1 / 8
+
+
+@pytest.mark.parametrize(("lead", "expected"), [(-1.0, 1.0), (2.0, 3 / 5), (2.5, 2 / 5), (9.0, 1 / 5)])
+def test_p_noise_counts_margins_at_least_as_large(lead: float, expected: float) -> None:
+    assert evidence().p_noise(lead) == pytest.approx(expected)
+
+
+def test_tensors_go_round() -> None:
+    again = evidence_from(evidence().tensors())
+    assert again.probability(2.0, 1 / 8) == evidence().probability(2.0, 1 / 8)
+    with pytest.raises(BundleError, match="missing"):
+        evidence_from({})
+    with pytest.raises(BundleError, match="slope"):
+        scorer_from({})
+
+
+def test_a_sentence_ends_at_its_end() -> None:
+    words = ["<pad>", "<end>", "a", "red", "cat"]
+    assert sentence(np.array([2, 3, 4, 1, 0, 3]), words, 1) == "a red cat"
+    assert sentence(np.array([2, 4]), words, 1) == "a cat"

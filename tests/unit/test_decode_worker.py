@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from rtdecode.decode import frames
+from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.worker import LocalService, WorkerService
+from rtdecode.errors import BundleError, EngineError
+from rtdecode.records import Embedding, Reconstruction
+from tests.decode_small import category_update, tiny_pack, write_category_bundle
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerService]:
+    made = WorkerService(tiny_pack().folder)
+    yield made
+    made.close()
+
+
+def test_a_killed_worker_is_replaced_and_asked_again(worker: WorkerService, tmp_path: Path) -> None:
+    write_category_bundle(tmp_path / "bundle")
+    worker.load(tmp_path / "bundle")
+    local = LocalService(Decoder(tiny_pack()))
+    local.load(tmp_path / "bundle")
+    expected = [part for part, _ in local.decode(category_update(5))]
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    parts = [part for part, _ in worker.decode(category_update(5))]
+    assert worker.restarts == 1
+    embedding, _, picture = parts
+    assert isinstance(embedding, Embedding)
+    assert isinstance(expected[0], Embedding)
+    assert asdict(embedding.score) == asdict(expected[0].score)
+    assert isinstance(picture, Reconstruction)
+    assert isinstance(expected[2], Reconstruction)
+    assert picture.image.tobytes() == expected[2].image.tobytes()
+
+
+def test_a_worker_killed_between_parts_repeats_none(worker: WorkerService, tmp_path: Path) -> None:
+    write_category_bundle(tmp_path / "bundle")
+    worker.load(tmp_path / "bundle")
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    parts = worker.decode(category_update(5))
+    os.kill(worker.pid, signal.SIGCONT)
+    kinds = [type(next(parts)[0]).__name__]
+    os.kill(worker.pid, signal.SIGKILL)
+    kinds += [type(part).__name__ for part, _ in parts]
+    assert kinds == ["Embedding", "Caption", "Reconstruction"]
+
+
+def test_closing_ends_the_process() -> None:
+    worker = WorkerService(tiny_pack().folder)
+    pid = worker.pid
+    worker.close()
+    assert pid not in {child.pid for child in multiprocessing.active_children()}
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="engine pack"):
+        WorkerService(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match="found none"):
+        WorkerService(tiny_pack().folder, stimuli=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("error", [BundleError("a"), EngineError("b")])
+def test_errors_keep_their_kind_and_text(error: BundleError | EngineError) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        frames.raise_error(frames.unpack(frames.pack_error(error)))
+
+
+def test_a_message_carries_the_number_of_its_request() -> None:
+    assert frames.numbered(frames.number(2**40, b"frame")) == (2**40, b"frame")
+    assert frames.numbered(frames.number(0, frames.END)) == (0, b"")
