@@ -143,7 +143,7 @@ def open_pack(name_or_folder: str) -> EnginePack:
     folder = Path(known[name_or_folder].load()()) if name_or_folder in known else Path(name_or_folder)
     if not folder.is_dir():
         raise BundleError(
-            f"engine pack {name_or_folder!r}: expected a folder or one of {', '.join(sorted(known)) or 'none installed'}"
+            f"engine pack {name_or_folder!r}: expected a folder or an installed pack ({', '.join(sorted(known))})"
         )
     identity = verify(folder, PACK_SCHEMA)
     config = tomllib.loads((folder / "pack.toml").read_text(encoding="utf-8"))

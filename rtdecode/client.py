@@ -238,11 +238,10 @@ def unpack(topic: bytes, payload: bytes) -> Message:
     try:
         kind = TOPICS[topic.decode()]
         values = msgpack.unpackb(payload)
-        version = values.pop("v")
-    except (KeyError, AttributeError, UnicodeDecodeError, ValueError, msgpack.UnpackException) as error:
+    except (KeyError, UnicodeDecodeError, ValueError, msgpack.UnpackException) as error:
         raise WireError("not a message of this protocol: {!r}".format(error)) from None
-    if version != VERSION:
-        raise WireError("expected version {}, got {}".format(VERSION, version))
+    if not isinstance(values, dict) or values.get("v") != VERSION:
+        raise WireError("expected a map of version {}".format(VERSION))
     known = {f.name for f in fields(kind)}
     values = {name: _value(value) for name, value in values.items() if name in known}
     if "session" not in values:
@@ -333,11 +332,14 @@ class Client:
                 return
 
     def catch_up(self) -> None:
-        """Take everything published before this client came; `receive` then hands it out first."""
+        """Take everything published before this client came, in its order; `receive` then hands it out first."""
+        missed: List[Tuple[float, bytes, bytes]] = []
         for topic in self._topics:
             if topic != "heartbeat":
                 for payload in self.replay(topic, self._last.get(topic, -1) + 1):
-                    self._accept(topic.encode(), payload)
+                    missed.append((unpack(topic.encode(), payload).t_published, topic.encode(), payload))
+        for _, name, payload in sorted(missed, key=lambda item: item[0]):
+            self._accept(name, payload)
 
     def _accept(self, topic: bytes, payload: bytes) -> None:
         message = unpack(topic, payload)
@@ -371,8 +373,10 @@ class Client:
         deadline = time.monotonic() + self._timeout_s
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not self._dealer.poll(left * 1000):
-                raise TimeoutError("no answer to {!r} within {} s: is the daemon running?".format(request, self._timeout_s))
+            if left <= 0 or not self._dealer.poll(int(left * 1000) + 1):
+                raise TimeoutError(
+                    "no answer to {!r} within {} s: is the daemon running?".format(request, self._timeout_s)
+                )
             answer: Dict[str, Any] = msgpack.unpackb(self._dealer.recv())
             if answer.get("id") not in (number, None):
                 continue

@@ -87,6 +87,9 @@ class EstimateSettings:
     shrinkage : {"learned", "none"}
         Learned: betas are deviations from the mean response, shrunk by scales that earlier runs taught.
         None: whole responses, least squares.
+    response_lag : {"learned", "none"}
+        Whether a constant delay between announced onsets and responses is learned from earlier runs (with
+        ``shrinkage = "learned"``).
     revise_at_s : tuple of float
         Seconds after onset (end of the last volume used) at which a trial's beta is published.
     final_at_s : float
@@ -102,6 +105,7 @@ class EstimateSettings:
     high_pass_hz: NonNegative = 0.008
     hrf: Literal["glover", "spm"] = "glover"
     shrinkage: Literal["learned", "none"] = "learned"
+    response_lag: Literal["learned", "none"] = "learned"
     revise_at_s: tuple[Positive, ...] = (5.0, 6.5)
     final_at_s: Positive = 8.0
     censor_fd_mm: Positive = 2.0
@@ -118,8 +122,9 @@ class DecodeSettings:
     bundle : Path or None
         ParticipantBundle to decode with from the start; None waits for a calibration.
     stimuli : Path or None
-        Folder of pictures named ``<stimulus>.png``: calibration targets and retrieval pool.
-        None: stimulus identifiers are the pack's categories and its prototypes are the targets.
+        Folder of pictures named ``<stimulus>.png``: calibration targets and, those that calibration does not
+        show, the retrieval pool. None: stimulus identifiers are the pack's categories and its prototypes are
+        the targets.
     backend : {"onnx"}
     threads : int
         CPU threads of the decode worker.
@@ -247,6 +252,8 @@ def _section(kind: type[Any], raw: Any, where: str, root: Path, problems: list[s
         if spec.name not in raw:
             if spec.default is MISSING and spec.default_factory is MISSING:
                 problems.append(f"{where}.{spec.name}: required, and missing")
+            elif isinstance(spec.default, Path):
+                values[spec.name] = root / spec.default
             continue
         try:
             values[spec.name] = _convert(raw[spec.name], hints[spec.name], root)

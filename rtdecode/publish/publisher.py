@@ -76,7 +76,7 @@ class Publisher:
         self._history = {name: _History(memory_bytes) for name in wire.TOPICS}
 
     def publish(self, message: wire.Message) -> None:
-        """Number `message`, record it and send it. Heartbeats are neither numbered nor recorded."""
+        """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""
         name = wire.topic_of(message)
         numbered = not isinstance(message, wire.Heartbeat)
         with self._lock:
@@ -118,7 +118,8 @@ class Publisher:
                 raise ProtocolError(f"no topic {topic!r}; expected one of {', '.join(self._history)}")
             first = history.next_seq - len(history.payloads)
             start = max(0, since_seq - first)
-            messages, size = [], 0
+            messages: list[bytes] = []
+            size = 0
             for payload in list(history.payloads)[start:]:
                 size += len(payload)
                 if messages and size > REPLAY_BYTES:

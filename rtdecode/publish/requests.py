@@ -12,7 +12,7 @@ from rtdecode.errors import ProtocolError
 MAX_BYTES = 1 << 20
 Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:+ -]+$")]
 RunNumber = Annotated[int, Meta(ge=1, le=9999)]
-Seconds = Annotated[float, Meta(ge=-60.0, le=86400.0)]
+Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -23,29 +23,29 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", fo
     id: int
 
 
-class Ping(Request, tag="ping"):
+class Ping(Request, frozen=True, tag="ping"):
     """Asks for the daemon's clock."""
 
 
-class Snapshot(Request, tag="snapshot"):
+class Snapshot(Request, frozen=True, tag="snapshot"):
     """Asks for the last message of each topic."""
 
 
-class Replay(Request, tag="replay"):
+class Replay(Request, frozen=True, tag="replay"):
     """Asks for the messages of a topic from a sequence number on."""
 
     topic: Label
     since_seq: Count
 
 
-class Mode(Request, tag="mode"):
+class Mode(Request, frozen=True, tag="mode"):
     """Asks to decode with a bundle, or to go back to calibration."""
 
     mode: Literal["calibrate", "decode"]
     bundle: Annotated[str, Meta(max_length=4096)] | None = None
 
 
-class Calibration(Request, tag="calibration"):
+class Calibration(Request, frozen=True, tag="calibration"):
     """Publishes the progress of a calibration."""
 
     trials: Count
@@ -55,7 +55,7 @@ class Calibration(Request, tag="calibration"):
     note: Annotated[str, Meta(max_length=1000)] = ""
 
 
-class Event(Request, tag="event"):
+class Event(Request, frozen=True, tag="event"):
     """Announces something of the experiment; `kind` decides which fields are needed.
 
     ``run_start``: run, optionally expected_volumes and t_r_s. ``trial``: run, trial, onset_s, duration_s,

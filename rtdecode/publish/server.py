@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -91,11 +92,8 @@ class Server:
             self._thread.join()
 
     def _wake(self) -> None:
-        with self._wake_lock:
-            try:
-                self._wake_in.send(b"", zmq.DONTWAIT)
-            except zmq.Again:
-                pass  # enough wake-ups are waiting
+        with self._wake_lock, contextlib.suppress(zmq.Again):  # enough wake-ups are waiting already
+            self._wake_in.send(b"", zmq.DONTWAIT)
 
     def _serve(self, answer: Callable[[requests.AnyRequest], dict[str, Any]]) -> None:
         poller = zmq.Poller()

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from rtdecode.bundle import PACK_SCHEMA, open_pack, seal, verify
 from rtdecode.errors import BundleError
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rtdecode.errors import JournalError
 from rtdecode.journal import Journal, read
-
 from tests.conftest import FakeClock
 
 VALUES = st.dictionaries(st.text(max_size=5).filter(lambda k: k not in ("kind", "t_wall")),

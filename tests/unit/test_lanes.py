@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from rtdecode.lanes import Closed, PictureLane, VolumeLane
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher, array
 from rtdecode.publish.server import Server
-
 from tests.conftest import FakeClock
 
 PLAIN = {

@@ -11,6 +11,7 @@ from rtdecode import client as wire
 TRACE_VOLUMES = 240
 LATENCIES = 200
 WEAK_ODDS = 2.0
+REPLACED_PICTURES = 32  # kept a while: a page may still ask for them
 
 
 class Board:
@@ -33,6 +34,7 @@ class Board:
         self._quality: dict[str, Any] = {}
         self._trials: dict[str, dict[str, Any]] = {}
         self._pictures: dict[tuple[str, int], bytes] = {}
+        self._replaced: deque[tuple[str, int]] = deque()
         self._latency: dict[str, deque[float]] = {}
 
     def apply(self, message: wire.Message) -> None:
@@ -125,7 +127,10 @@ class Board:
                 entry["caption"] = message.text
                 name = "caption"
             case wire.Reconstruction():
-                self._pictures.pop((trial, entry.get("pictured", revision)), None)
+                if entry.get("pictured", revision) != revision:
+                    self._replaced.append((trial, entry["pictured"]))
+                while len(self._replaced) > REPLACED_PICTURES:
+                    del self._pictures[self._replaced.popleft()]
                 self._pictures[trial, revision] = message.image
                 entry["pictured"] = revision
                 name = "picture"

@@ -1,6 +1,6 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const percent = (x) => `${Math.round(100 * x)} %`;
+const percent = (x) => `${Math.round(100 * x)}%`;
 const MODES = { calibrate: "calibrating", decode: "decoding" };
 let lastBeat = 0;
 let rows = new Map();
@@ -90,7 +90,7 @@ function showSignal(state) {
   $("calibration-title").hidden = calibration.trials === undefined;
   if (calibration.trials !== undefined) {
     const learnt = calibration.percentile === null ? "" :
-      `, held-out percentile rank ${percent(calibration.percentile)} [${calibration.interval.map(percent).join(", ")}] (chance 50 %)`;
+      `, held-out percentile rank ${percent(calibration.percentile)} [${calibration.interval.map(percent).join(", ")}] (chance 50%)`;
     text("calibration", `${calibration.trials} trials${learnt}${calibration.note ? ` · ${calibration.note}` : ""}`);
   }
   $("notices").replaceChildren(...state.notices.map((notice) => {

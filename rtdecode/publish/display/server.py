@@ -93,7 +93,7 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
             return Response(status_code=404)
         return Response(assets.joinpath(name).read_text(encoding="utf-8"), media_type=ASSETS[name])
 
-    async def state(request: Request) -> Response:
+    async def state(_: Request) -> Response:
         return Response(snapshot()[1], media_type="application/json")
 
     async def events(request: Request) -> Response:
@@ -133,7 +133,12 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
 
 
 def serve(
-    stream: str, requests: str, *, port: int, stimuli: Path | None, ready: Callable[[str], None] | None = None
+    stream: str,
+    requests: str,
+    *,
+    port: int,
+    stimuli: Path | None,
+    ready: Callable[[str], object] | None = None,
 ) -> int:
     """Serve the page on loopback until interrupted; return an exit code.
 

@@ -1,0 +1,165 @@
+"""`rtdecode check`: what would fail in the scan, told before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rtdecode.bundle import open_pack, open_participant
+from rtdecode.clock import Clock
+from rtdecode.decode.stages import load_stages
+from rtdecode.errors import RtdecodeError
+from rtdecode.recording import session_folder
+from rtdecode.settings import Settings
+
+T = TypeVar("T")
+DISK_BYTES = 5 << 30
+CLOCK_S = 2.0
+
+EXAMPLE = """\
+# Settings of one rtdecode session. Relative paths are relative to this file.
+[session]
+participant = "01"
+session = "01"
+output = "sessions"          # the session folder is made in here
+
+[scanner]
+export_dir = "export"        # the folder the scanner writes to
+poll_s = 0.05                # longest time between two looks at it
+n_dummy = 0                  # volumes before the steady state
+gap_timeout_s = 5.0          # how long an absent volume is waited for
+
+[estimate]
+registration = "rigid"       # or "off" for data that are motion-corrected already
+revise_at_s = [5.0, 6.5]     # seconds after onset at which a beta is published ...
+final_at_s = 8.0             # ... and at which it is final
+
+[decode]
+pack = "tiny"                # an installed engine pack, or a folder
+stimuli = "stimuli"          # <stimulus>.png: calibration targets and retrieval pool
+# bundle = "bundle"          # decode from the start with this ParticipantBundle
+
+[calibration]
+runs = 6                     # runs 1 to 6 calibrate, later ones are decoded
+
+[publish]
+stream = "tcp://127.0.0.1:5591"
+requests = "tcp://127.0.0.1:5592"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: `problem` is empty if it is well, else it says what to do."""
+
+    subject: str
+    detail: str
+    problem: str = ""
+
+
+def check(settings: Settings, clock: Clock) -> list[Finding]:
+    """Look at everything that a session needs.
+
+    Parameters
+    ----------
+    settings : Settings
+    clock : Clock
+
+    Returns
+    -------
+    list of Finding
+        One per subject, in the order of the settings; nothing is changed on disk.
+    """
+    findings = [_export(settings, clock), *_output(settings, clock), *_engines(settings)]
+    findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
+    return findings
+
+
+def _export(settings: Settings, clock: Clock) -> Finding:
+    folder = settings.scanner.export_dir
+    subject = "export folder"
+    if not folder.is_dir():
+        return Finding(subject, str(folder), "there is no such folder: mount it, or mend scanner.export_dir")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return Finding(subject, str(folder), "cannot be read: mend its permissions")
+    newest = max((entry.stat().st_mtime for entry in os.scandir(folder)), default=None)
+    if newest is not None and newest > clock.wall() + CLOCK_S:
+        ahead = newest - clock.wall()
+        return Finding(subject, str(folder), f"its newest file is dated {ahead:.0f} s ahead: set the clocks")
+    return Finding(subject, f"{folder} ({'empty' if newest is None else 'not empty: old files will be read too'})")
+
+
+def _output(settings: Settings, clock: Clock) -> list[Finding]:
+    target = session_folder(settings.session)
+    if target.exists():
+        return [Finding("session folder", str(target), "exists already: choose another session.session or output")]
+    parent = next(p for p in (target.parent, *target.parent.parents) if p.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=parent) as probe:
+            skew = abs(Path(probe.name).stat().st_mtime - clock.wall())
+    except OSError as error:
+        return [Finding("session folder", str(target), f"cannot be written: {error}")]
+    free = shutil.disk_usage(parent).free
+    disk = Finding(
+        "disk",
+        f"{free / 2**30:.0f} GiB free",
+        "" if free >= DISK_BYTES else f"a session needs about {DISK_BYTES >> 30} GiB: make room",
+    )
+    clocks = Finding(
+        "clocks",
+        f"disk and system differ by {skew:.2f} s",
+        "" if skew <= CLOCK_S else "file times and the system clock disagree: check time synchronisation",
+    )
+    return [Finding("session folder", str(target)), disk, clocks]
+
+
+def _engines(settings: Settings) -> list[Finding]:
+    decode = settings.decode
+    pack, pack_finding = _attempt("engine pack", lambda: open_pack(decode.pack))
+    findings = [pack_finding]
+    if pack is not None:
+        findings.append(_attempt("engines", lambda: load_stages(pack, threads=decode.threads))[1])
+    if decode.bundle is not None:
+        bundle, finding = _attempt("participant bundle", lambda: open_participant(Path(decode.bundle or "")))
+        if bundle is not None and pack is not None and bundle.provenance.get("pack") != pack.identity:
+            finding = Finding(finding.subject, finding.detail, "was calibrated with another engine pack")
+        findings.append(finding)
+    elif settings.calibration.runs == 0:
+        findings.append(
+            Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
+        )
+    if decode.stimuli is not None:
+        count = len(list(decode.stimuli.glob("*.png"))) if decode.stimuli.is_dir() else 0
+        findings.append(
+            Finding(
+                "stimuli",
+                f"{count} pictures in {decode.stimuli}",
+                "" if count else "expected <stimulus>.png files",
+            )
+        )
+    return findings
+
+
+def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Finding]:
+    try:
+        value = step()
+    except RtdecodeError as error:
+        return None, Finding(subject, "unusable", str(error))
+    return value, Finding(subject, "ready")
+
+
+def _port(name: str, address: str) -> Finding:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+        except (OSError, ValueError, OverflowError) as error:
+            return Finding(f"{name} address", address, f"cannot be bound ({error}): is another daemon running?")
+    return Finding(f"{name} address", address)

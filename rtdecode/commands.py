@@ -1,0 +1,115 @@
+"""The commands of the runtime: `run`, `check`, `display`, and `demo` and `simulate` from their own modules."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from rtdecode import client
+
+Subparsers = Any  # argparse keeps the type of its sub-parsers private
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the commands to the parser."""
+    from rtdecode.demo import cli as demo
+    from rtdecode.simulate import cli as simulate
+
+    run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
+    run.add_argument("settings", type=Path, metavar="SETTINGS", help="TOML file")
+    run.set_defaults(handler=_run)
+
+    check = subparsers.add_parser("check", help="tell before the scan what would fail in it")
+    what = check.add_mutually_exclusive_group(required=True)
+    what.add_argument("settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file")
+    what.add_argument("--example", action="store_true", help="print a settings file to start from")
+    check.set_defaults(handler=_check)
+
+    display = subparsers.add_parser("display", help="serve the page that shows the session")
+    display.add_argument("--stream", default=client.STREAM, help="address of the daemon's stream")
+    display.add_argument("--requests", default=client.REQUESTS, help="address the daemon takes requests at")
+    display.add_argument("--stimuli", type=Path, help="folder of the shown pictures, <stimulus>.png")
+    display.add_argument("--port", type=int, default=8765, help="port of the page; 0 takes a free one")
+    display.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    display.set_defaults(handler=_display)
+
+    demo.register(subparsers)
+    simulate.register(subparsers)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rtdecode.acquire.watcher import FolderWatcher
+    from rtdecode.bundle import open_pack
+    from rtdecode.clock import SystemClock
+    from rtdecode.daemon import Daemon
+    from rtdecode.decode.worker import WorkerService
+    from rtdecode.errors import SettingsError
+    from rtdecode.publish.server import Server
+    from rtdecode.recording import Recording
+    from rtdecode.settings import load
+
+    settings = load(args.settings)
+    if not settings.scanner.export_dir.is_dir():
+        raise SettingsError([f"$.scanner.export_dir: expected a folder, found none at {settings.scanner.export_dir}"])
+    clock = SystemClock()
+    pack = open_pack(settings.decode.pack)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    server = Server(settings.publish.stream, settings.publish.requests)
+    try:
+        recording = Recording(settings.session, args.settings.read_text(encoding="utf-8"), clock)
+        name = f"{settings.session.participant}-{settings.session.session}"
+        with (
+            contextlib.closing(recording),
+            FolderWatcher(settings.scanner, name, clock) as source,
+            contextlib.closing(
+                WorkerService(pack.folder, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
+            ) as decoder,
+        ):
+            daemon = Daemon(settings, source, decoder, pack, recording, server, clock)
+            server.start(daemon.answer)
+            print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
+            daemon.run(stop)
+    finally:
+        server.close()
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rtdecode.check import EXAMPLE, check
+    from rtdecode.clock import SystemClock
+    from rtdecode.settings import load
+
+    if args.example:
+        print(EXAMPLE, end="")
+        return 0
+    findings = check(load(args.settings), SystemClock())
+    table = Table("", "what", "found", "to do", title=f"rtdecode check {args.settings}")
+    for finding in findings:
+        mark = "[red]FAIL[/]" if finding.problem else "[green]ok[/]"
+        table.add_row(mark, finding.subject, finding.detail, finding.problem)
+    Console().print(table)
+    failed = sum(bool(f.problem) for f in findings)
+    print("ready to scan" if not failed else f"{failed} of {len(findings)} would fail")
+    return 2 if failed else 0
+
+
+def _display(args: argparse.Namespace) -> int:
+    from rtdecode.publish.display.server import serve
+
+    return serve(
+        args.stream,
+        args.requests,
+        port=args.port,
+        stimuli=args.stimuli,
+        ready=None if args.no_browser else webbrowser.open,
+    )

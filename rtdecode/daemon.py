@@ -1,0 +1,357 @@
+"""`rtdecode run`: threads around the line.
+
+    ingest   watches the folder, keeps every volume, fills the volume lane
+    estimate takes from the volume lane: registration, GLM, betas (the `Line`)
+    decode   takes from the picture lane and asks the decode worker (a process of its own)
+    publish  owns the sockets (`Server`)
+
+Each thread repeats one `*_once` method; tests call these directly, with a clock of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rtdecode import client as wire
+from rtdecode.acquire.source import Source
+from rtdecode.bundle import EnginePack, open_participant
+from rtdecode.clock import Clock
+from rtdecode.decode.worker import DecodeService
+from rtdecode.errors import BundleError, ProtocolError
+from rtdecode.estimate.estimator import Estimator
+from rtdecode.lanes import Closed, PictureLane, VolumeLane
+from rtdecode.line import Input, Line, RunEnd, RunStart
+from rtdecode.publish import requests
+from rtdecode.publish.publisher import Publisher, Transport, array, header
+from rtdecode.recording import Recording
+from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, TrialEvent, Volume
+from rtdecode.settings import Settings
+
+LANE_CAPACITY = 64
+_log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """One session.
+
+    Parameters
+    ----------
+    settings : Settings
+    source : Source
+        Where volumes come from.
+    decoder : DecodeService
+        The decode worker.
+    pack : EnginePack
+    recording : Recording
+    transport : Transport
+        Where messages go.
+    clock : Clock
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        decoder: DecodeService,
+        pack: EnginePack,
+        recording: Recording,
+        transport: Transport,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._decoder = decoder
+        self._pack = pack
+        self._recording = recording
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._heartbeat_due = self._started
+        self._lane: VolumeLane[Input] = VolumeLane(LANE_CAPACITY)
+        self._pictures = PictureLane()
+        name = f"{settings.session.participant}-{settings.session.session}"
+        self._publisher = Publisher(name, clock, transport, recording.output)
+        estimator = Estimator(settings.estimate, name)
+        estimator.warm_up()
+        self._line = Line(settings, estimator, recording, self._publisher, self._pictures, clock)
+        self._trials: set[str] = set()
+        self._loading: str | None = None
+        self._loaded = threading.Event()
+        self._bundle: str | None = None
+        self._rejected = 0
+        self._problem: str | None = None
+        self._ending = threading.Event()
+        self._publish_session("running")
+        if settings.decode.bundle is not None:
+            self._request_bundle(str(settings.decode.bundle))
+
+    # requests (publish thread) ----------------------------------------------------------------------------
+
+    def answer(self, request: requests.AnyRequest) -> dict[str, Any]:
+        """Answer one request of a client.
+
+        Raises
+        ------
+        ProtocolError, BundleError
+            The request cannot be met; the text says why.
+        """
+        match request:
+            case requests.Ping():
+                return {"t_wall": self._clock.wall()}
+            case requests.Snapshot():
+                return {"messages": self._publisher.snapshot()}
+            case requests.Replay():
+                return self._publisher.replay(request.topic, request.since_seq)
+            case requests.Mode():
+                if request.mode == "calibrate" or request.bundle is None:
+                    raise ProtocolError("this session is calibrated by its first runs; start another to do it again")
+                return {"bundle": self._request_bundle(request.bundle)}
+            case requests.Calibration():
+                self._publisher.publish(
+                    wire.Calibration(
+                        trials=request.trials,
+                        percentile=request.percentile,
+                        interval=tuple(request.interval),
+                        p_value=request.p_value,
+                        note=request.note,
+                    )
+                )
+                return {}
+            case requests.Event():
+                return self._event(request)
+
+    def _event(self, event: requests.Event) -> dict[str, Any]:
+        item: Input
+        if event.kind == "run_start":
+            item = RunStart(run=event.run, expected=event.expected_volumes)
+        elif event.kind == "run_end":
+            item = RunEnd(run=event.run, volumes=event.volumes)
+        else:
+            assert event.trial is not None
+            assert event.onset_s is not None
+            assert event.duration_s is not None
+            if event.trial in self._trials:
+                raise ProtocolError(f"trial {event.trial!r} was announced before; trial names are unique")
+            self._trials.add(event.trial)
+            item = TrialEvent(
+                run=event.run,
+                trial=event.trial,
+                onset_s=event.onset_s,
+                duration_s=event.duration_s,
+                stimulus=event.stimulus,
+                condition=event.condition,
+            )
+        told = {name: getattr(event, name) for name in event.__struct_fields__ if name not in ("v", "id", "kind")}
+        self._recording.inputs.append("event", event=event.kind, **told)
+        self._lane.put(item, wait=False)
+        return {}
+
+    def _request_bundle(self, folder: str) -> str:
+        bundle = open_participant(Path(folder))
+        if bundle.provenance.get("pack") != self._pack.identity:
+            raise BundleError(
+                f"{folder}: expected calibration for pack {self._pack.identity}, got {bundle.provenance.get('pack')}"
+            )
+        self._recording.inputs.append("bundle", folder=folder, identity=bundle.identity)
+        self._loading = folder
+        return bundle.identity
+
+    def _publish_session(self, state: str) -> None:
+        self._publisher.publish(
+            wire.Session(
+                state=state,
+                mode="decode" if self._loaded.is_set() else "calibrate",
+                participant=self._settings.session.participant,
+                folder=str(self._recording.folder.resolve()),
+                pack=self._pack.name,
+                bundle=self._bundle,
+                categories=tuple(self._pack.config["categories"]),
+                calibration_runs=self._settings.calibration.runs,
+            )
+        )
+
+    # one turn of each thread --------------------------------------------------------------------------------
+
+    def ingest_once(self) -> int:
+        """Look at the folder once, keep what is new and hand it on; return how many items came."""
+        arrivals = self._source.poll()
+        if self._source.problem != self._problem:
+            self._problem = self._source.problem
+            if self._problem is not None:
+                self._publisher.publish(
+                    wire.Fault(part="acquire", reason=self._problem, degraded="no volumes arrive until it is mended")
+                )
+        for arrival in arrivals:
+            item = arrival.item
+            if isinstance(item, Volume):
+                self._recording.raw_volume(item)
+            else:
+                self._recording.inputs.append(
+                    "skipped", run=item.run, volume=item.volume, path=item.path, reason=item.reason
+                )
+            self._lane.put(item)
+        now = self._clock.monotonic()
+        if now >= self._heartbeat_due:
+            self._heartbeat_due = now + self._settings.publish.heartbeat_s
+            self._publisher.publish(
+                wire.Heartbeat(
+                    lag=len(self._lane),
+                    superseded=self._pictures.superseded,
+                    rejected=self._rejected,
+                    uptime_s=now - self._started,
+                )
+            )
+        return len(arrivals)
+
+    def estimate_once(self, timeout_s: float) -> bool:
+        """Take one item from the volume lane; False if none came.
+
+        Raises
+        ------
+        Closed
+            The session is ending and the lane is empty.
+        """
+        item = self._lane.get(timeout_s)
+        if item is None:
+            self._line.tick()
+            return False
+        self._line.handle(item, len(self._lane))
+        return True
+
+    def decode_once(self, timeout_s: float) -> bool:
+        """Load a bundle that was asked for, or decode one beta; False if there was nothing to do.
+
+        Raises
+        ------
+        Closed
+            The session is ending and nothing is left to decode.
+        """
+        if self._loading is not None:
+            folder, self._loading = self._loading, None
+            self._bundle = self._decoder.load(Path(folder))
+            self._loaded.set()
+            self._recording.inputs.append("bundle_loaded", identity=self._bundle)
+            self._publish_session("running")
+            return True
+        if not self._loaded.is_set():
+            if self._ending.is_set():
+                raise Closed
+            self._loaded.wait(min(timeout_s, 0.02))
+            return False
+        beta = self._pictures.get(timeout_s)
+        if beta is None:
+            return False
+        self._decode(beta)
+        return True
+
+    def _decode(self, beta: BetaUpdate) -> None:
+        event = beta.event
+        stages: dict[str, float] = {"queue": 1e3 * (self._clock.monotonic() - beta.stamp.received_mono_s)}
+        score: Any = None
+        caption = recon = ""
+        for part, milliseconds in self._decoder.decode(beta):
+            common = {"revision": beta.revision, "final": beta.final}
+            match part:
+                case Embedding():
+                    stages["embed"] = milliseconds
+                    head = {**header(beta.stamp, self._clock, stages), "trial": event.trial, **common}
+                    score = part.score
+                    self._publisher.publish(wire.Embedding(**head, tokens=array(part.tokens)))
+                    self._publisher.publish(
+                        wire.Score(
+                            **head,
+                            predicted=score.predicted,
+                            probabilities=score.probabilities,
+                            top=score.top,
+                            rank=score.rank,
+                            pool=score.pool,
+                            evidence=score.evidence,
+                            chance=score.chance,
+                            p_noise=score.p_noise,
+                            stimulus=event.stimulus,
+                            condition=event.condition,
+                            onset_s=event.onset_s,
+                        )
+                    )
+                case Caption():
+                    stages["caption"] = milliseconds
+                    head = {**header(beta.stamp, self._clock, stages), "trial": event.trial, **common}
+                    caption = part.text
+                    self._publisher.publish(wire.Caption(**head, text=part.text))
+                case Reconstruction():
+                    stages["reconstruct"] = milliseconds
+                    head = {**header(beta.stamp, self._clock, stages), "trial": event.trial, **common}
+                    encoded = _webp(part)
+                    recon = self._recording.picture(event.trial, beta.revision, encoded)
+                    height, width = part.image.shape[:2]
+                    self._publisher.publish(
+                        wire.Reconstruction(
+                            **head,
+                            image=encoded,
+                            format="webp",
+                            width=width,
+                            height=height,
+                            color_space="sRGB",
+                        )
+                    )
+        if beta.final:
+            latency = 1e3 * (self._clock.monotonic() - beta.stamp.received_mono_s)
+            self._recording.decoded(
+                event,
+                (score.predicted, score.rank, score.pool, score.evidence, score.chance, score.p_noise, caption,
+                 beta.revision + 1, recon, f"{latency:.1f}"),
+            )  # fmt: skip
+
+    # the whole session ------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then finish what has arrived and close the session."""
+        threads = [
+            self._thread("estimate", lambda: self.estimate_once(0.2)),
+            self._thread("decode", lambda: self.decode_once(0.2)),
+        ]
+        while not stop.is_set():
+            if not self.ingest_once():
+                self._source.wait(self._settings.scanner.poll_s)
+        self.ingest_once()
+        self._ending.set()
+        self._lane.close()
+        threads[0].join()
+        self.close()
+        threads[1].join()
+        self._publish_session("ended")
+
+    def close(self) -> None:
+        """Finish the open run; no further betas will come."""
+        self._line.finish()
+        self._pictures.close()
+
+    def _thread(self, name: str, once: Callable[[], bool]) -> threading.Thread:
+        def repeat() -> None:
+            while True:
+                try:
+                    once()
+                except Closed:
+                    return
+                except Exception as error:  # a broken part must not take the recording of the scan with it
+                    _log.exception("%s failed on one item", name)
+                    reason = f"{type(error).__name__}: {error}"
+                    self._publisher.publish(
+                        wire.Fault(part=name, reason=reason, degraded="the item at hand was left out")
+                    )
+
+        thread = threading.Thread(target=repeat, name=name)
+        thread.start()
+        return thread
+
+
+def _webp(picture: Reconstruction) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture.image).save(buffer, "webp", lossless=True, method=2)
+    return buffer.getvalue()

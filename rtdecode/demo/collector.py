@@ -1,0 +1,127 @@
+"""Follows the stream during a demo and remembers what the summary needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode import client as wire
+
+
+@dataclass(slots=True)
+class Trial:
+    """What became of one trial."""
+
+    trial: str
+    run: int = 0
+    score: wire.Score | None = None
+    caption: str = ""
+    tokens: NDArray[np.float32] | None = None
+    revisions: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    done: bool = False
+
+
+@dataclass(slots=True)
+class Collected:
+    """Everything so far; read it under the collector's lock or after its end."""
+
+    mode: str = ""
+    bundle: str | None = None
+    calibration_trials: int = 0
+    calibration: wire.Calibration | None = None
+    expected: int = 0
+    received: int = 0
+    skipped: int = 0
+    runs_ended: set[int] = field(default_factory=set)
+    faults: list[wire.Fault] = field(default_factory=list)
+    trials: dict[str, Trial] = field(default_factory=dict)
+    volume_ms: list[float] = field(default_factory=list)
+    reconstruction_ms: list[float] = field(default_factory=list)
+
+
+class Collector:
+    """A client on a thread of its own.
+
+    Parameters
+    ----------
+    stream, requests : str
+        Addresses of the daemon, which answers already.
+    """
+
+    def __init__(self, stream: str, requests: str) -> None:
+        self.collected = Collected()
+        self._addresses = (stream, requests)
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="collector")
+
+    def __enter__(self) -> Collector:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait(self, reached: Callable[[Collected], bool], timeout_s: float) -> bool:
+        """Wait until `reached` holds, at most `timeout_s`; return whether it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: reached(self.collected), timeout_s)
+
+    def _follow(self) -> None:
+        with wire.Client(*self._addresses, topics=[t for t in wire.TOPICS if t != "beta"]) as client:
+            client.catch_up()
+            while not self._stop.is_set():
+                message = client.receive(0.2)
+                if message is not None:
+                    with self._changed:
+                        self._take(message)
+                        self._changed.notify_all()
+
+    def _take(self, message: wire.Message) -> None:
+        seen = self.collected
+        match message:
+            case wire.Session():
+                seen.mode, seen.bundle = message.mode, message.bundle
+            case wire.Run() if message.state == "ended":
+                seen.runs_ended.add(message.run or 0)
+            case wire.Volume():
+                seen.received += 1
+                seen.volume_ms.append(message.stages["total"])
+            case wire.Skipped():
+                seen.skipped += 1
+            case wire.Calibration():
+                seen.calibration = message
+                seen.calibration_trials = message.trials
+            case wire.Fault():
+                seen.faults.append(message)
+            case wire.Score() | wire.Embedding() | wire.Caption() | wire.Reconstruction():
+                self._decoded(message)
+            case _:
+                pass
+
+    def _decoded(self, message: wire.Score | wire.Embedding | wire.Caption | wire.Reconstruction) -> None:
+        name = message.trial or ""
+        trial = self.collected.trials.setdefault(name, Trial(name, run=message.run or 0))
+        trial.revisions = (message.revision or 0) + 1
+        match message:
+            case wire.Score():
+                trial.score = message
+                trial.done = message.invalid is not None
+            case wire.Embedding() if message.tokens is not None:
+                array = message.tokens
+                trial.tokens = np.frombuffer(array.data, array.dtype).reshape(array.shape)
+            case wire.Caption():
+                trial.caption = message.text
+            case wire.Reconstruction():
+                trial.stages = dict(message.stages)
+                trial.done = message.final
+                self.collected.reconstruction_ms.append(message.stages["total"])

@@ -1,0 +1,205 @@
+"""What a demo says at its end, and writes as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from rtdecode import client as wire
+from rtdecode.bundle import open_pack, open_participant
+from rtdecode.decode.adapter import adapter_from
+from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.retrieval import scorer_from
+from rtdecode.demo.collector import Collected, Trial
+from rtdecode.demo.sources import Visit
+from rtdecode.demo.statistics import accuracy_p, identification, wilson_interval
+from rtdecode.recording import session_folder
+from rtdecode.settings import Settings
+
+
+def summarise(visit: Visit, settings: Settings, seen: Collected) -> dict[str, Any]:
+    """Return the summary of a demo.
+
+    Parameters
+    ----------
+    visit : Visit
+    settings : Settings
+    seen : Collected
+        All that the stream said.
+
+    Returns
+    -------
+    dict
+        Ready for JSON. `accuracy_final` is the share of decoded trials whose category was named right from the
+        final beta; a trial without a result counts as wrong.
+    """
+    folder = session_folder(settings.session)
+    rng = np.random.default_rng(settings.session.seed)
+    trials = sorted(seen.trials.values(), key=lambda t: (t.run, t.score.onset_s if t.score else 0.0))
+    true = [str(t.score.condition) if t.score else "" for t in trials]
+    predicted = [t.score.predicted if t.score else "" for t in trials]
+    hits = sum(a == b for a, b in zip(true, predicted, strict=True))
+    decoder = Decoder(open_pack(settings.decode.pack), stimuli=settings.decode.stimuli, threads=settings.decode.threads)
+    summary: dict[str, Any] = {
+        "participant": settings.session.participant,
+        "seed": settings.session.seed,
+        "calibration_trials": seen.calibration_trials,
+        "decoded_trials": len(trials),
+        "categories": list(decoder.stages.categories),
+        "chance": 1 / len(decoder.stages.categories),
+        "accuracy_final": hits / len(trials),
+        "accuracy_interval": list(wilson_interval(hits, len(trials))),
+        "permutation_p": accuracy_p(true, predicted, rng),
+        "calibration": _calibration(seen.calibration),
+        "trials": [_trial(t) for t in trials],
+        "latency_ms": {
+            **_quantiles("volume", seen.volume_ms),
+            **_quantiles("reconstruction", seen.reconstruction_ms),
+        },
+        "volumes": {"expected": seen.expected, "received": seen.received, "skipped": seen.skipped},
+        "faults": [f"{f.part}: {f.reason}" for f in seen.faults],
+        "session_dir": str(folder),
+    }
+    if not visit.repeats:
+        summary["identification"] = _identification(visit, trials, decoder, folder, rng)
+    return summary
+
+
+def _identification(
+    visit: Visit,
+    trials: list[Trial],
+    decoder: Decoder,
+    folder: Path,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Name the shown picture among all that were shown while decoding; beside it the oracle's figures."""
+    bundle = open_participant(folder / "bundle")
+    decoder.load(bundle)
+    adapter, scorer = adapter_from(bundle.adapter), scorer_from(bundle.evidence)
+    usable = [t for t in trials if t.tokens is not None and t.score is not None and t.score.stimulus is not None]
+    shown = sorted({str(t.score.stimulus) for t in usable if t.score})
+    names = decoder.candidates.names
+    pool = adapter.project(decoder.candidates.tokens[[names.index(name) for name in shown]])
+    truth = np.array([shown.index(str(t.score.stimulus)) for t in usable if t.score], np.intp)
+
+    def score(components: NDArray[np.float32]) -> dict[str, Any]:
+        found = identification(scorer.candidates(components, pool), truth, rng)
+        low, high = wilson_interval(round(found.top1 * found.trials), found.trials)
+        return {
+            "trials": found.trials,
+            "pool": found.pool,
+            "top1": found.top1,
+            "top1_interval": [low, high],
+            "chance_top1": 1 / found.pool,
+            "percentile": found.percentile,
+            "chance_percentile": 0.5,
+            "permutation_p": found.permutation_p,
+        }
+
+    decoded = score(adapter.project(np.stack([t.tokens for t in usable if t.tokens is not None])))
+    mask = nib.load(next(folder.rglob("*_desc-brain_mask.nii.gz")))
+    betas = visit.true_betas(mask.affine, np.asarray(mask.dataobj) > 0)
+    if betas is not None:
+        embedded = [decoder.embed(betas[t.trial]) for t in usable]
+        oracle = score(np.stack([e.components for e in embedded]))
+        right = sum(e.score.predicted == t.score.condition for e, t in zip(embedded, usable, strict=True) if t.score)
+        oracle["accuracy"] = right / len(usable)
+        decoded["oracle"] = oracle
+        decoded["fraction_of_oracle"] = _fraction(decoded["percentile"] - 0.5, oracle["percentile"] - 0.5)
+        decoded["fraction_of_oracle_top1"] = _fraction(decoded["top1"], oracle["top1"])
+    return decoded
+
+
+def _fraction(part: float, whole: float) -> float | None:
+    """Return `part` of `whole`, or None where the whole is nothing."""
+    return part / whole if whole > 0 else None
+
+
+def _calibration(status: wire.Calibration | None) -> dict[str, Any] | None:
+    if status is None:
+        return None
+    return {
+        "trials": status.trials,
+        "held_out_percentile": status.percentile,
+        "interval": list(status.interval),
+        "permutation_p": status.p_value,
+        "note": status.note,
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    score = trial.score or wire.Score()
+    return {
+        "run": trial.run,
+        "trial": trial.trial,
+        "onset_s": score.onset_s,
+        "true": score.condition,
+        "stimulus": score.stimulus,
+        "predicted": score.predicted,
+        "rank": score.rank,
+        "pool": score.pool,
+        "evidence": score.evidence,
+        "p_noise": score.p_noise,
+        "caption": trial.caption,
+        "revisions": trial.revisions,
+        "invalid": score.invalid,
+        "latency_ms": {name: round(value, 2) for name, value in trial.stages.items()},
+    }
+
+
+def _quantiles(name: str, values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {f"{name}_p50": None, f"{name}_p99": None}
+    return {f"{name}_p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 99)}
+
+
+def _share_of_oracle(fraction: float | None) -> str:
+    if fraction is None:
+        return "which is chance"
+    return f"the demo reaches {fraction:.0%} of it (percentile above chance)"
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the summary as a table."""
+    table = Table(title="rtdecode demo", show_header=False, title_style="bold")
+    low, high = summary["accuracy_interval"]
+    table.add_row("participant", f"{summary['participant']}, seed {summary['seed']}")
+    table.add_row("calibration trials", str(summary["calibration_trials"]))
+    table.add_row(
+        "category named right",
+        f"{summary['accuracy_final']:.1%} of {summary['decoded_trials']} trials [{low:.0%} to {high:.0%}], "
+        f"chance {summary['chance']:.1%}, permutation p = {summary['permutation_p']:.4f}",
+    )
+    found = summary.get("identification")
+    if found is not None:
+        table.add_row(
+            "shown picture identified",
+            f"first of {found['pool']}: {found['top1']:.1%} (chance {found['chance_top1']:.1%}); mean percentile rank "
+            f"{found['percentile']:.1%} (chance 50 %), permutation p = {found['permutation_p']:.4f}",
+        )
+        if "oracle" in found:
+            oracle = found["oracle"]
+            table.add_row(
+                "same decoder, noiseless betas",
+                f"first: {oracle['top1']:.1%}; percentile {oracle['percentile']:.1%}; "
+                f"category {oracle['accuracy']:.1%}; " + _share_of_oracle(found["fraction_of_oracle"]),
+            )
+    volumes, latency = summary["volumes"], summary["latency_ms"]
+    table.add_row("volumes", f"{volumes['received']} of {volumes['expected']} received, {volumes['skipped']} skipped")
+    for name in ("volume", "reconstruction"):
+        table.add_row(
+            f"{name} latency",
+            f"median {latency[f'{name}_p50']} ms, p99 {latency[f'{name}_p99']} ms after its file",
+        )
+    for fault in summary["faults"]:
+        table.add_row("[red]fault[/]", fault)
+    table.add_row("session folder", summary["session_dir"])
+    table.add_row("took", f"{summary['elapsed_s']} s")
+    console.print(table)

@@ -1,0 +1,264 @@
+"""The straight line from inputs to messages: a fold over its inputs, without threads or waiting.
+
+Everything that arrives (volumes, skipped files, events, control) is one call of `Line.handle`, in the order of the
+volume lane. What leaves are messages, records in the session folder, and betas in the picture lane.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rtdecode import client as wire
+from rtdecode.clock import Clock
+from rtdecode.errors import VolumeError
+from rtdecode.estimate.estimator import Estimator
+from rtdecode.lanes import PictureLane
+from rtdecode.publish.publisher import Publisher, array, header
+from rtdecode.recording import Recording
+from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, TrialEvent, Volume
+from rtdecode.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart:
+    """The experiment says that a run begins."""
+
+    run: int
+    expected: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """The experiment says that a run is over, and how many volumes it had."""
+
+    run: int
+    volumes: int | None
+
+
+Input = Volume | Skipped | TrialEvent | RunStart | RunEnd
+
+
+@dataclass(slots=True)
+class _RunState:
+    run: int
+    expected: int | None = None
+    over: bool = False
+    received: int = 0
+    skipped: int = 0
+    accounted: int = 0
+    t_r_s: float | None = None
+    finals: list[BetaUpdate] = field(default_factory=list)
+
+
+class Line:
+    """Owner of the run state; called from one thread.
+
+    Parameters
+    ----------
+    settings : Settings
+    estimator : Estimator
+    recording : Recording
+    publisher : Publisher
+    pictures : PictureLane
+        Gets the betas of all runs after the calibration runs.
+    clock : Clock
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        estimator: Estimator,
+        recording: Recording,
+        publisher: Publisher,
+        pictures: PictureLane,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._estimator = estimator
+        self._recording = recording
+        self._publisher = publisher
+        self._pictures = pictures
+        self._clock = clock
+        self._run: _RunState | None = None
+        self._announced: dict[int, RunStart] = {}
+        self._ended: dict[int, RunEnd] = {}
+        self._last_input_mono_s = clock.monotonic()
+        self._referenced = False
+        self._done = 0
+
+    def handle(self, item: Input, lag: int) -> None:
+        """Take one input.
+
+        Parameters
+        ----------
+        item : Input
+        lag : int
+            Items still waiting behind it.
+        """
+        match item:
+            case Volume():
+                self._volume(item, lag)
+            case Skipped():
+                self._skipped(item)
+            case TrialEvent():
+                self._recording.event(item)
+                self._estimator.add_event(item)
+            case RunStart():
+                self._announced[item.run] = item
+            case RunEnd():
+                self._ended[item.run] = item
+                self._close_if_complete()
+        self._last_input_mono_s = self._clock.monotonic()
+
+    def tick(self) -> None:
+        """Let time pass: a run that was ended but lacks volumes is closed after the gap time-out.
+
+        The decision is journalled, since it depends on time.
+        """
+        run = self._run
+        if run is None or run.run not in self._ended:
+            return
+        if self._clock.monotonic() - self._last_input_mono_s < self._settings.scanner.gap_timeout_s:
+            return
+        told = self._ended[run.run].volumes or run.accounted
+        for index in range(run.accounted, told):
+            self._recording.inputs.append("missing", run=run.run, volume=index)
+            self._skipped(Skipped(run=run.run, volume=index, path="", reason="missing at the end of the run"))
+        self._finish_run()
+
+    def finish(self) -> None:
+        """Close the run that is still open."""
+        self._finish_run()
+
+    # volumes --------------------------------------------------------------------------------------------
+
+    def _volume(self, volume: Volume, lag: int) -> None:
+        began = self._clock.monotonic()
+        stamp = volume.stamp
+        run = self._enter(stamp.run, volume.t_r_s)
+        if run is None:
+            self._skipped(
+                Skipped(run=stamp.run, volume=None, path=volume.path, reason=f"run {stamp.run} is already closed")
+            )
+            return
+        try:
+            registered, betas = self._estimator.step(volume)
+        except VolumeError as error:
+            self._skipped(Skipped(run=stamp.run, volume=stamp.volume, path=volume.path, reason=str(error)))
+            return
+        run.received += 1
+        run.accounted = max(run.accounted, stamp.volume + 1)
+        if not self._referenced:
+            data, affine = self._estimator.reference
+            self._recording.reference(data, self._estimator.mask, affine)
+            self._referenced = True
+        stages = {
+            "wait": 1e3 * (began - stamp.received_mono_s),
+            "estimate": 1e3 * (self._clock.monotonic() - began),
+        }
+        self._publish_volume(registered, lag, stages)
+        for beta in betas:
+            self._beta(beta, stages)
+        self._close_if_complete()
+
+    def _publish_volume(self, volume: RegisteredVolume, lag: int, stages: dict[str, float]) -> None:
+        self._recording.motion(volume)
+        self._publisher.publish(
+            wire.Volume(
+                **header(volume.stamp, self._clock, stages),
+                motion=tuple(volume.motion.tolist()),
+                fd_mm=volume.fd_mm,
+                dvars=volume.dvars,
+                tsnr=volume.tsnr,
+                fit=volume.fit,
+                lag=lag,
+            )
+        )
+
+    def _skipped(self, item: Skipped) -> None:
+        self._publisher.publish(wire.Skipped(run=item.run, volume=item.volume, path=item.path, reason=item.reason))
+        _log.warning("run %d volume %s skipped: %s", item.run, item.volume, item.reason)
+        if item.volume is None:
+            return
+        run = self._enter(item.run, None)
+        if run is not None and item.volume >= run.accounted:
+            run.skipped += 1
+            run.accounted = item.volume + 1
+            self._estimator.skip(item.run, item.volume)
+            self._close_if_complete()
+
+    def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
+        event = beta.event
+        head: dict[str, Any] = {
+            **header(beta.stamp, self._clock, stages),
+            "trial": event.trial,
+            "revision": beta.revision,
+            "final": beta.final,
+            "invalid": beta.invalid,
+            "onset_s": event.onset_s,
+            "stimulus": event.stimulus,
+            "condition": event.condition,
+        }
+        self._publisher.publish(
+            wire.Beta(
+                **head,
+                duration_s=event.duration_s,
+                delay_s=beta.delay_s,
+                beta=array(beta.beta.astype(np.float32, copy=False)),
+            )
+        )
+        if beta.final and self._run is not None:
+            self._run.finals.append(beta)
+        if event.run <= self._settings.calibration.runs:
+            return
+        if beta.invalid is not None:
+            self._publisher.publish(wire.Score(**head))
+        else:
+            replaced = self._pictures.put(beta)
+            if replaced is not None:
+                self._recording.inputs.append("superseded", trial=event.trial, revision=replaced.revision)
+
+    # runs -----------------------------------------------------------------------------------------------
+
+    def _enter(self, number: int, t_r_s: float | None) -> _RunState | None:
+        run = self._run
+        if run is not None and run.run == number:
+            return run
+        if number <= self._done or (run is not None and number < run.run):
+            return None
+        self._finish_run()
+        run = self._run = _RunState(run=number)
+        self._estimator.start_run(number, t_r_s)
+        announced = self._announced.get(number)
+        run.expected = announced.expected if announced else None
+        self._publisher.publish(wire.Run(run=number, state="started", expected=run.expected))
+        _log.info("run %d started", number)
+        return run
+
+    def _close_if_complete(self) -> None:
+        run = self._run
+        if run is not None and run.run in self._ended:
+            told = self._ended[run.run].volumes
+            if told is not None and run.accounted >= told:
+                self._finish_run()
+
+    def _finish_run(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        for beta in self._estimator.finish_run():
+            self._beta(beta, {})
+        self._run = None
+        self._done = run.run
+        if self._referenced:
+            self._recording.betas(run.run, run.finals, self._estimator.mask, self._estimator.reference[1])
+        self._publisher.publish(
+            wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
+        )
+        _log.info("run %d ended: %d volumes, %d skipped", run.run, run.received, run.skipped)

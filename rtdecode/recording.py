@@ -1,0 +1,206 @@
+"""The session folder: journals, raw volumes and BIDS derivatives.
+
+sub-01_ses-01/
+  settings.toml, dataset_description.json
+  journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
+  bundle/                                    the ParticipantBundle that a calibration wrote
+  recon/<trial>_rev-<n>.webp
+  sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz
+  sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv,
+    ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode import __version__
+from rtdecode.clock import Clock
+from rtdecode.errors import JournalError
+from rtdecode.journal import Journal
+from rtdecode.records import BetaUpdate, RegisteredVolume, TrialEvent, Volume
+from rtdecode.settings import SessionSettings
+
+TASK = "rtdecode"
+MOTION_COLUMNS = (
+    "volume", "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement", "dvars",
+    "tsnr", "fit",
+)  # fmt: skip
+EVENT_COLUMNS = ("onset", "duration", "trial_type", "trial", "stim_id")
+DECODED_COLUMNS = (
+    "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
+    "p_noise", "caption", "revisions", "recon", "latency_ms",
+)  # fmt: skip
+
+
+def session_folder(session: SessionSettings) -> Path:
+    """Return where a session is recorded."""
+    return session.output / f"sub-{session.participant}_ses-{session.session}"
+
+
+class Recording:
+    """The open session folder. Journals are written before what they tell of is used.
+
+    Parameters
+    ----------
+    session : SessionSettings
+    settings_text : str
+        The settings file, kept beside the data.
+    clock : Clock
+
+    Raises
+    ------
+    JournalError
+        The folder exists already or cannot be made.
+    """
+
+    def __init__(self, session: SessionSettings, settings_text: str, clock: Clock) -> None:
+        self.folder = session_folder(session)
+        self._stem = f"sub-{session.participant}_ses-{session.session}"
+        self._func = self.folder / f"sub-{session.participant}" / f"ses-{session.session}" / "func"
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise JournalError(
+                f"{self.folder}: this session is already recorded; choose another [session] session or output"
+            ) from None
+        except OSError as error:
+            raise JournalError(f"{self.folder}: cannot be made: {error}") from None
+        for folder in ("journal/volumes", "recon"):
+            (self.folder / folder).mkdir(parents=True)
+        self._func.mkdir(parents=True)
+        (self.folder / "settings.toml").write_text(settings_text, encoding="utf-8")
+        description = {
+            "Name": "rtdecode session",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
+        }
+        (self.folder / "dataset_description.json").write_text(
+            json.dumps(description, indent=1) + "\n", encoding="utf-8"
+        )
+        self.inputs = Journal(self.folder / "journal" / "inputs.journal", clock)
+        self._outputs = Journal(self.folder / "journal" / "outputs.journal", clock)
+        self._tables: dict[Path, TextIO] = {}
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        for table in self._tables.values():
+            table.close()
+        self.inputs.close()
+        self._outputs.close()
+
+    def output(self, topic: bytes, payload: bytes) -> None:
+        """Journal one message before it is sent."""
+        self._outputs.append("output", topic=topic.decode(), payload=payload)
+
+    def raw_volume(self, volume: Volume) -> None:
+        """Keep the stored values and geometry of a volume losslessly, and journal its arrival."""
+        stamp = volume.stamp
+        folder = self.folder / "journal" / "volumes" / f"run-{stamp.run:02d}"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"vol-{stamp.volume:04d}.nii"
+        header = nib.Nifti1Header()
+        header.set_data_dtype(volume.data.dtype)
+        header.set_data_shape(volume.data.shape)
+        header.set_sform(volume.affine, 1)
+        header.set_zooms(np.linalg.norm(volume.affine[:3, :3], axis=0))
+        header.set_xyzt_units("mm", "sec")
+        header["scl_slope"], header["scl_inter"] = volume.slope, volume.intercept
+        header["vox_offset"], header["magic"] = 352, b"n+1"
+        try:
+            target.write_bytes(header.binaryblock + bytes(4) + volume.data.tobytes(order="F"))
+        except OSError as error:
+            raise JournalError(f"{target}: cannot keep the raw volume: {error}") from None
+        self.inputs.append(
+            "volume",
+            run=stamp.run,
+            volume=stamp.volume,
+            path=volume.path,
+            kept=str(target.relative_to(self.folder)),
+            series_uid=volume.series_uid,
+            instance=volume.instance,
+            t_r_s=volume.t_r_s,
+            slice_times_s=None if volume.slice_times_s is None else volume.slice_times_s.tolist(),
+            acquired_s=stamp.acquired_s,
+            problems=list(volume.problems),
+        )
+
+    def reference(self, data: NDArray[Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> None:
+        """Write the reference volume and the mask whose C order is the order of all betas."""
+        self._nifti(np.asarray(data, np.float32), affine, self._func / f"{self._stem}_boldref.nii.gz")
+        self._nifti(mask.astype(np.uint8), affine, self._func / f"{self._stem}_desc-brain_mask.nii.gz")
+
+    def event(self, event: TrialEvent) -> None:
+        """Add a trial to the events table of its run."""
+        self._row(
+            event.run,
+            "events.tsv",
+            EVENT_COLUMNS,
+            (event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus),
+        )
+
+    def motion(self, volume: RegisteredVolume) -> None:
+        """Add a volume to the motion table of its run: mm and radians."""
+        numbers = (*volume.motion.tolist(), volume.fd_mm, volume.dvars, volume.tsnr, volume.fit)
+        self._row(
+            volume.stamp.run,
+            "desc-motion_timeseries.tsv",
+            MOTION_COLUMNS,
+            (volume.stamp.volume, *(f"{x:.6g}" for x in numbers)),
+        )
+
+    def decoded(self, event: TrialEvent, values: Sequence[object]) -> None:
+        """Add a decoded trial: the columns of `DECODED_COLUMNS` after those of its event."""
+        own = (event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus)
+        self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, (*own, *values))
+
+    def betas(
+        self, run: int, finals: Sequence[BetaUpdate], mask: NDArray[np.bool_], affine: NDArray[np.float64]
+    ) -> None:
+        """Write the final betas of a run as one 4-D NIfTI with a JSON sidecar naming its trials."""
+        usable = [b for b in finals if b.invalid is None]
+        if not usable:
+            return
+        data = np.zeros((*mask.shape, len(usable)), np.float32)
+        data[mask] = np.stack([b.beta for b in usable], axis=1)
+        target = self._path(run, "desc-trial_betas.nii.gz")
+        self._nifti(data, affine, target)
+        sidecar = {
+            "Description": "Causal single-trial response estimates",
+            "Units": "percent signal change",
+            "Trials": [b.event.trial for b in usable],
+            "DelayAfterOnset_s": [b.delay_s for b in usable],
+            "Invalid": {b.event.trial: b.invalid for b in finals if b.invalid is not None},
+        }
+        target.with_name(target.name.replace(".nii.gz", ".json")).write_text(
+            json.dumps(sidecar, indent=1) + "\n", encoding="utf-8"
+        )
+
+    def picture(self, trial: str, revision: int, encoded: bytes) -> str:
+        """Keep a picture; return its path in the session folder."""
+        target = self.folder / "recon" / f"{trial}_rev-{revision}.webp"
+        target.write_bytes(encoded)
+        return str(target.relative_to(self.folder))
+
+    def _path(self, run: int, suffix: str) -> Path:
+        return self._func / f"{self._stem}_task-{TASK}_run-{run:02d}_{suffix}"
+
+    def _row(self, run: int, suffix: str, columns: Sequence[str], values: Sequence[object]) -> None:
+        path = self._path(run, suffix)
+        table = self._tables.get(path)
+        if table is None:
+            table = self._tables[path] = path.open("w", encoding="utf-8", buffering=1)
+            table.write("\t".join(columns) + "\n")
+        table.write("\t".join("n/a" if v is None else str(v).replace("\t", " ") for v in values) + "\n")
+
+    @staticmethod
+    def _nifti(data: NDArray[Any], affine: NDArray[np.float64], target: Path) -> None:
+        nib.Nifti1Image(data, affine).to_filename(target)

@@ -1,0 +1,140 @@
+"""The demo as a user runs it, and the page as a person sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtdecode.demo.processes import free_port
+
+pytestmark = pytest.mark.system
+CHROMIUM = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,900",
+)  # fmt: skip
+
+
+def start_demo(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rtdecode", "demo", "--no-browser", "--speed", "max", "--out", str(out / "demo")]
+    return subprocess.Popen(
+        [*command, "--json", str(out / "demo.json"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+    )
+
+
+def finished(demo: subprocess.Popen[str], out: Path) -> dict[str, Any]:
+    printed, _ = demo.communicate()
+    assert demo.returncode == 0, printed
+    shutil.rmtree(out / "demo")
+    result: dict[str, Any] = json.loads((out / "demo.json").read_text())
+    return result
+
+
+def check_whole(summary: dict[str, Any], decoded: int, volumes: int) -> None:
+    """Nothing was lost and every decoded trial has its figures."""
+    assert summary["volumes"] == {"expected": volumes, "received": volumes, "skipped": 0}
+    assert summary["faults"] == []
+    assert len(summary["trials"]) == summary["decoded_trials"] == decoded
+    for trial in summary["trials"]:
+        assert trial["caption"]
+        assert trial["revisions"] >= 1
+        assert 0 <= trial["evidence"] <= 1
+        assert {"embed", "caption", "reconstruct", "total"} <= trial["latency_ms"].keys()
+    low, high = summary["accuracy_interval"]
+    assert low <= summary["accuracy_final"] <= high
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from selenium import webdriver
+
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        message = "no chromedriver on this machine; install chromium and chromium-driver"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    options = webdriver.ChromeOptions()
+    for argument in CHROMIUM:
+        options.add_argument(argument)
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def test_the_page_shows_pictures_and_captions_changing(tmp_path: Path, browser: Any) -> None:
+    from selenium.common.exceptions import WebDriverException
+
+    port = free_port()
+    demo = start_demo(tmp_path, "--seed", "0", "--port", str(port))
+    seen: set[tuple[str, str, str]] = set()
+    opened = False
+    while demo.poll() is None:
+        time.sleep(0.25)  # the browser shares two cores with the whole demo
+        try:
+            if not opened:
+                browser.get(f"http://127.0.0.1:{port}/")
+                opened = browser.title == "rtdecode"
+            picture, caption, revision, mode = browser.execute_script(
+                "return ['picture', 'caption', 'revision', 'mode'].map("
+                "id => { const n = document.getElementById(id);"
+                " return n.tagName === 'IMG' ? (n.naturalWidth ? n.getAttribute('src') : '') : n.textContent; })"
+            )
+        except WebDriverException:
+            continue
+        if picture and mode == "decoding":
+            seen.add((picture, caption, revision))
+    summary = finished(demo, tmp_path)
+    check_whole(summary, decoded=80, volumes=928)
+    pictures, captions, revisions = (set(values) for values in zip(*seen, strict=True))
+    assert len(pictures) >= 5
+    assert len(captions) >= 5
+    assert any("final" in r for r in revisions)
+    assert any("final" not in r for r in revisions)
+    complaints = [entry["message"] for entry in browser.get_log("browser")]
+    assert [c for c in complaints if "ERR_" not in c] == []  # the page outlives its server
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_shown_pictures_are_identified_above_chance(tmp_path: Path, seed: int) -> None:
+    summary = finished(start_demo(tmp_path, "--seed", str(seed), "--port", "0"), tmp_path)
+    check_whole(summary, decoded=80, volumes=928)
+    assert summary["calibration_trials"] == 240
+    found = summary["identification"]
+    assert found["permutation_p"] < 0.001
+    assert found["percentile"] > 0.5
+    assert 0 < found["fraction_of_oracle"] <= 1.2
+    assert summary["permutation_p"] < 0.001
+
+
+def test_shuffled_labels_come_out_at_chance(tmp_path: Path) -> None:
+    summary = finished(start_demo(tmp_path, "--seed", "1", "--shuffle-labels", "--port", "0"), tmp_path)
+    check_whole(summary, decoded=80, volumes=928)
+    low, high = summary["accuracy_interval"]
+    assert low <= summary["chance"] <= high
+    assert summary["identification"]["permutation_p"] > 0.01
+    evidence = [trial["evidence"] for trial in summary["trials"]]
+    assert sum(evidence) / len(evidence) < 1.5 * summary["chance"]
+
+
+def test_a_real_participant_is_replayed(tmp_path: Path, shared: Path) -> None:
+    data = shared / "data" / "task-haxby2001-sub001-runs1-6"
+    demo = start_demo(tmp_path, "--data", str(data), "--calibrate-runs", "1-4", "--port", "0")
+    summary = finished(demo, tmp_path)
+    check_whole(summary, decoded=16, volumes=726)
+    assert summary["calibration_trials"] == 32
+    assert sorted({t["run"] for t in summary["trials"]}) == [5, 6]
+    assert sorted(t["true"] for t in summary["trials"]) == sorted(summary["categories"] * 2)
+    assert all(t["rank"] is not None for t in summary["trials"])

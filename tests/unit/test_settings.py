@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from rtdecode.check import EXAMPLE
+from rtdecode.errors import SettingsError
+from rtdecode.settings import load, parse
+
+MINIMAL = {"session": {"participant": "01"}, "scanner": {"export_dir": "export"}}
+
+
+def test_example_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "session.toml").write_text(EXAMPLE)
+    settings = load(tmp_path / "session.toml")
+    assert settings.scanner.export_dir == tmp_path / "export"
+    assert settings.estimate.revise_at_s == (5.0, 6.5)
+    assert settings.estimate.mask == "auto"
+
+
+def test_every_problem_is_listed_with_its_path(tmp_path: Path) -> None:
+    raw = {
+        "session": {"participant": "sub/01", "seed": -1},
+        "scanner": {"poll_s": 0},
+        "estimate": {"hrf": "gamma", "revise_at_s": [9.0]},
+        "publish": {"stream": "tcp://0.0.0.0:5591"},
+        "sacnner": {},
+    }
+    with pytest.raises(SettingsError) as caught:
+        parse(raw, root=tmp_path)
+    text = "\n".join(caught.value.problems)
+    for where in ("session.participant", "session.seed", "scanner.poll_s", "scanner.export_dir", "estimate.hrf",
+                  "publish.stream", "$.sacnner"):  # fmt: skip
+        assert where in text
+    assert len(caught.value.problems) == 7
+
+
+def test_revisions_come_before_the_final_beta(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"revise_at_s.*before final_at_s"):
+        parse({**MINIMAL, "estimate": {"revise_at_s": [9.0], "final_at_s": 8.0}}, root=tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "[session\n", "\xff"])
+def test_unreadable_file(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "s.toml"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"s\.toml"):
+        load(path)
