@@ -152,8 +152,8 @@ class RecordedVisit:
             "estimate": {
                 "registration": "off",
                 **motion,
-                "revise_at_s": [longest, longest + t_r_s],
-                "final_at_s": longest + 2 * t_r_s,
+                "revise_at_s": [longest + n * t_r_s for n in range(3)],
+                "final_at_s": longest + 3 * t_r_s,
             },
             "calibration": {"runs": self.calibration_runs, "leave_out": "run"},
         }

@@ -17,11 +17,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """Compile `function` on its first call.
 
-    Sums are reassociated (for vectorisation) but NaN keeps its meaning, so results are the same in every
-    process of one machine and may differ in the last bit between machines.
+    No fast-math: the order of sums would then depend on whether the code was compiled now or read from the cache,
+    and a session could not be repeated to the last bit.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
     try:
-        return cast(Function, numba.njit(cache=True, **options)(function))
+        return cast(Function, numba.njit(cache=True, nogil=True)(function))
     except RuntimeError:  # numba finds no writable cache folder
-        return cast(Function, numba.njit(**options)(function))
+        return cast(Function, numba.njit(nogil=True)(function))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.linalg import cho_factor, cho_solve
 
 from rtdecode.estimate.compiled import compiled
@@ -23,6 +24,7 @@ from rtdecode.estimate.mask import brain_mask
 
 FloatArray = NDArray[np.float64]
 
+_SPLINE_VARIANCE = 1.0 / 3.0  # of the cubic B-spline, voxels squared
 _FINE_VOXELS = 1.75  # FWHM
 _COARSE_VOXELS = 4.0
 _MAX_POINTS = 16_000
@@ -44,7 +46,7 @@ def _accumulate(
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> int:
-    """Add the normal equations of one iteration; Keys cubic interpolation of the moving volume.
+    """Add the normal equations of one iteration, the moving volume convolved with the cubic B-spline.
 
     Column 6 of `jacobian` is the template (gain). ``right[7:]`` gets the sums for the correlation.
     """
@@ -61,10 +63,11 @@ def _accumulate(
                 break
             base[axis] = int(x) - 1
             t = np.float32(x - int(x))
-            weight[axis, 0] = ((-0.5 * t + 1.0) * t - 0.5) * t
-            weight[axis, 1] = (1.5 * t - 2.5) * t * t + 1.0
-            weight[axis, 2] = ((-1.5 * t + 2.0) * t + 0.5) * t
-            weight[axis, 3] = (0.5 * t - 0.5) * t * t
+            u = np.float32(1.0) - t
+            weight[axis, 0] = u * u * u / 6.0
+            weight[axis, 1] = (4.0 - 3.0 * t * t * (2.0 - t)) / 6.0
+            weight[axis, 2] = (4.0 - 3.0 * u * u * (2.0 - u)) / 6.0
+            weight[axis, 3] = t * t * t / 6.0
         if not inside:
             continue
         value = np.float32(0.0)
@@ -134,15 +137,34 @@ class Fit:
     converged: bool
 
 
+def _spline_on_grid(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Convolve with the cubic B-spline; return values (i, j, k) and gradient (i, j, k, 3) at the voxels."""
+
+    def blurred(volume: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
+        for axis in axes:
+            volume = ndimage.convolve1d(volume, [1 / 6, 4 / 6, 1 / 6], axis, mode="nearest")
+        return volume
+
+    gradient = [
+        blurred(np.gradient(data, axis=axis), tuple(other for other in range(3) if other != axis)) for axis in range(3)
+    ]
+    return blurred(data, (0, 1, 2)), np.stack(gradient, axis=-1)
+
+
 class _Level:
-    """The reference at one smoothness, with what does not change between volumes."""
+    """The reference at one smoothness, with what does not change between volumes.
+
+    Part of the smoothing is the cubic B-spline with which the volumes are sampled: unlike an interpolation, which
+    distorts more the farther a point lies from the grid, it does the same everywhere.
+    """
 
     def __init__(self, data: NDArray[np.float32], affine: FloatArray, chosen: NDArray[np.bool_], voxels: float) -> None:
-        self.sigma = sigma_voxels(voxels * float(np.linalg.norm(affine[:3, :3], axis=0).min()), affine)
-        smoothed = smooth(data, self.sigma)
-        gradient = np.stack([np.gradient(smoothed, axis=axis) for axis in range(3)], axis=-1)
+        wanted = sigma_voxels(voxels * float(np.linalg.norm(affine[:3, :3], axis=0).min()), affine)
+        i, j, k = (math.sqrt(max(0.0, sigma**2 - _SPLINE_VARIANCE)) for sigma in wanted)
+        self.sigma = (i, j, k)
+        smoothed, gradient = _spline_on_grid(smooth(data, self.sigma))
         index = np.argwhere(chosen)
-        # Every n-th point in an order that mixes rows and slices evenly, the same in every process.
+        # A subset without pattern, the same in every process.
         keep = np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])
         index = index[keep]
         at = tuple(index.T)

@@ -106,6 +106,9 @@ class ReplayScanner:
     def write_motion(self, folder: Path) -> None:
         """Write the recorded motion as ``run-<n>.txt`` of six columns, for runs that have it.
 
+        A ``*moest.txt`` file holds rotations (radians), then translations (mm), as FSL's MCFLIRT writes them; settings
+        want translations first.
+
         Raises
         ------
         ValueError
@@ -118,7 +121,8 @@ class ReplayScanner:
                 expected = self._scripts[recorded.run].n_volumes
                 if motion.shape[0] != expected or motion.shape[1] < 6:
                     raise ValueError(f"{recorded.motion}: expected {expected} rows of 6 columns, got {motion.shape}")
-                np.savetxt(folder / f"run-{recorded.run}.txt", motion[:, :6], fmt="%.9g")
+                reordered = motion[:, [3, 4, 5, 0, 1, 2]]
+                np.savetxt(folder / f"run-{recorded.run}.txt", reordered, fmt="%.9g")
 
     def play(self, announce: Announce, hold: Hold = free, on_volume: OnVolume = nothing) -> None:
         """Play all runs; blocks until their end or until `stop`. See `Scanner.play`."""

@@ -67,7 +67,7 @@ def displacement_error(registrar: Registrar, found: np.ndarray, true: np.ndarray
     return float(np.linalg.norm(off, axis=1).mean())
 
 
-def test_small_motion_is_found_to_a_twentieth_of_a_millimetre(phantom: Phantom) -> None:
+def test_small_motion_is_found(phantom: Phantom) -> None:
     rng = np.random.default_rng(0)
     registrar = Registrar(phantom.render(np.eye(4), rng), phantom.affine)
     errors = []
@@ -77,8 +77,8 @@ def test_small_motion_is_found_to_a_twentieth_of_a_millimetre(phantom: Phantom) 
         fit = registrar.estimate(phantom.render(true, rng))
         assert fit.converged
         errors.append(displacement_error(registrar, fit.matrix, true))
-    assert np.median(errors) < 0.05
-    assert max(errors) < 0.1
+    assert np.median(errors) < 0.03
+    assert max(errors) < 0.06
 
 
 @pytest.mark.parametrize("axis", range(6))
@@ -116,6 +116,15 @@ def test_the_reference_does_not_move(phantom: Phantom) -> None:
     fit = Registrar(still, phantom.affine).estimate(still)
     np.testing.assert_allclose(fit.matrix, np.eye(4), atol=1e-4)
     assert fit.correlation > 0.99999
+
+
+@pytest.mark.parametrize("axis", range(6))
+def test_small_motion_is_neither_exaggerated_nor_damped(phantom: Phantom, axis: int) -> None:
+    registrar = Registrar(phantom.render(np.eye(4), None), phantom.affine)
+    motion = np.zeros(6)
+    motion[axis] = 0.2 if axis < 3 else 0.004
+    fit = registrar.estimate(phantom.render(rigid_matrix(motion, registrar.centre), None))
+    assert rigid_parameters(fit.matrix, registrar.centre)[axis] == pytest.approx(motion[axis], rel=0.02)
 
 
 def test_overall_gain_is_not_motion(phantom: Phantom) -> None:
