@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from calibration import regression, scoring
+from calibration.judgement import judge
 from calibration.ridge import Kernel, centred, leave_out
 from calibration.targets import Targets, make_targets
 from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
@@ -178,14 +179,15 @@ class Calibrator:
             )
         betas, shown = np.stack(self._betas), np.array(self._stimuli)
         targets = make_targets(self._candidates.tokens[shown], self._groups)
-        choice, predicted = regression.choose(betas, targets, together)
+        choice, predicted = regression.choose(betas, targets, together, regression.sizes_for(betas.shape[1]))
         trust = scoring.reliability(predicted, targets.components)
         adapter = _adapter(regression.fit(betas, targets, choice), targets, trust)
-        return self._learn(adapter, targets, trust, predicted, together, choice)
+        return self._learn(adapter, betas, targets, trust, predicted * trust.gain, together, choice)
 
     def _learn(
         self,
         adapter: Adapter,
+        betas: NDArray[np.float32],
         targets: Targets,
         trust: scoring.Reliability,
         predicted: NDArray[np.float64],
@@ -197,13 +199,20 @@ class Calibrator:
         prototypes = adapter.project(self._prototypes).astype(np.float64)
         category = _nearest(self._candidates.tokens[shown], self._prototypes, self._groups[0])
         stimuli = adapter.project(self._candidates.tokens[distinct]).astype(np.float64)
-        judged = scoring.judge(predicted, targets.components, category, prototypes, stimuli, regression.folds(together))
+        judged = judge(
+            betas,
+            targets,
+            together,
+            choice.n_voxels,
+            category=category,
+            prototypes=prototypes,
+            stimuli=stimuli,
+        )
         rng = np.random.default_rng(self._seed)
         ranks = scoring.percentile_ranks(judged.stimuli)
         true = np.searchsorted(distinct, shown)
         category_ranks = scoring.percentile_ranks(judged.categories)
         p_category = scoring.permutation_p(category_ranks, category, rng)
-        predicted = predicted * trust.gain
         scorer = scoring.make_scorer(predicted, targets.components, category, prototypes)
         evidence = scoring.make_evidence(judged.categories, category, predicted, scorer, p_category, rng)
         own = ranks[np.arange(len(true)), true]
@@ -233,11 +242,10 @@ class Calibrator:
         distinct = np.unique(shown)
         targets = make_targets(self._candidates.tokens[shown], self._groups)
         held_out, _ = leave_out(centred(kernel.values), targets.components, self._held_together(), targets.variance)
-        trust = scoring.reliability(held_out, targets.components)
         norms = np.square(targets.basis).sum(1)
         flat = self._candidates.tokens[distinct].reshape(len(distinct), -1) - targets.token_mean
         stimuli = flat @ (targets.basis / norms[:, None]).T
-        weight = np.sqrt(trust.r2 * targets.variance)
+        weight = np.sqrt(targets.variance)
         scores = _cosine(held_out * weight, stimuli * weight)
         true = np.searchsorted(distinct, shown)
         return scoring.percentile_ranks(scores)[np.arange(len(true)), true]

@@ -2,8 +2,7 @@
 
 The voxel choice looks at the stimuli, so leave-one-out within the chosen voxels would flatter and send the penalty to
 its floor. Here voxels, scale and weights are made anew without each fold, for every size of the voxel set and every
-penalty; the pair with the smallest error on the left-out folds wins, per token group. A trial's own held-out prediction
-uses the pair that the other folds chose.
+penalty; the pair with the smallest error on the left-out folds wins, per token group.
 """
 
 from __future__ import annotations
@@ -86,7 +85,14 @@ def folds(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [np.flatnonzero(np.isin(groups, part)) for part in parts]
 
 
-def choose(betas: Betas, targets: Targets, groups: NDArray[np.int64]) -> tuple[Choice, Float64]:
+def sizes_for(n_voxels: int) -> tuple[int | None, ...]:
+    """Sizes of the voxel set to compare in a mask of `n_voxels`; None stands for all that vary."""
+    return None, *(count for count in VOXEL_COUNTS if count < n_voxels)
+
+
+def choose(
+    betas: Betas, targets: Targets, groups: NDArray[np.int64], sizes: tuple[int | None, ...]
+) -> tuple[Choice, Float64]:
     """Choose the voxel set and the penalties.
 
     Parameters
@@ -97,23 +103,25 @@ def choose(betas: Betas, targets: Targets, groups: NDArray[np.int64]) -> tuple[C
         Of the same trials.
     groups : ndarray of shape (n,), int64
         See `folds`.
+    sizes : tuple of int or None
+        Sizes of the voxel set to compare; see `sizes_for`.
 
     Returns
     -------
     choice : Choice
     held_out : ndarray of shape (n, k)
-        Components of each trial predicted without its fold: neither fitted on it nor chosen by it.
+        Components predicted under that choice without the trial's fold. The choice has seen it: what is learned from
+        these predictions must be judged on others.
 
     Raises
     ------
     CalibrationError
         No voxel varies.
     """
-    sizes: tuple[int | None, ...] = (None, *(count for count in VOXEL_COUNTS if count < betas.shape[1]))
     n, k = targets.components.shape
     predicted = np.empty((len(sizes), N_PENALTIES, n, k))
-    everyone, parts = np.arange(n), folds(groups)
-    for fold in parts:
+    everyone = np.arange(n)
+    for fold in folds(groups):
         rest = np.setdiff1d(everyone, fold)
         components = targets.components[rest]
         for i, voxels in enumerate(_voxel_sets(betas[rest], components, targets, sizes)):
@@ -122,22 +130,14 @@ def choose(betas: Betas, targets: Targets, groups: NDArray[np.int64]) -> tuple[C
             spectrum = Spectrum(_kernel(standard), components)
             cross = (others.astype(np.float32) @ standard.T).astype(np.float64)
             predicted[i][:, fold] = spectrum.predict(cross, penalties(spectrum))
-    errors = np.square(predicted - targets.components) * targets.variance
-    by_block = np.stack([errors[..., block].sum(3) for block in targets.blocks])
+    errors = np.square(predicted - targets.components).sum(2) * targets.variance
+    by_block = np.stack([errors[:, :, block].sum(2) for block in targets.blocks])
+    size = int(by_block.min(2).sum(0).argmin())
+    chosen = tuple(int(j) for j in by_block[:, size].argmin(1))
     held_out = np.empty((n, k))
-    for fold in parts:
-        size, chosen = _best(np.delete(by_block, fold, axis=3))
-        for j, block in zip(chosen, targets.blocks, strict=True):
-            held_out[fold, block] = predicted[size, j][fold, block]
-    size, chosen = _best(by_block)
+    for j, block in zip(chosen, targets.blocks, strict=True):
+        held_out[:, block] = predicted[size, j][:, block]
     return Choice(n_voxels=sizes[size], penalties=chosen), held_out
-
-
-def _best(errors: Float64) -> tuple[int, tuple[int, ...]]:
-    """Size of the voxel set, and penalty per block, of least error (blocks, sizes, penalties, trials)."""
-    total = errors.sum(3)
-    size = int(total.min(2).sum(0).argmin())
-    return size, tuple(int(j) for j in total[:, size].argmin(1))
 
 
 def fit(betas: Betas, targets: Targets, choice: Choice) -> Regression:

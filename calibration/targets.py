@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,11 @@ class Targets:
     token_mean: NDArray[np.float64]
     blocks: tuple[slice, ...]
     variance: NDArray[np.float64]
+
+
+def rows(targets: Targets, trials: NDArray[np.int64]) -> Targets:
+    """Return the same targets for some of the trials."""
+    return replace(targets, components=targets.components[trials])
 
 
 def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice]) -> Targets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -219,6 +220,7 @@ class WorkerService:
 
 def _serve(connection: Connection, pack: str, stimuli: str | None, threads: int) -> None:
     """Answer requests until told to end, or until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides when to end
     try:
         service = LocalService(Decoder(open_pack(pack), stimuli=Path(stimuli) if stimuli else None, threads=threads))
     except RtdecodeError as error:

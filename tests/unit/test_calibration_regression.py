@@ -75,19 +75,17 @@ def naive(betas: np.ndarray, targets: Targets, groups: np.ndarray, choice: regre
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_held_out_predictions_are_those_of_refits_without_the_fold(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regression, "VOXEL_COUNTS", (10, 20))
+def test_held_out_predictions_are_those_of_refits_without_the_fold(seed: int) -> None:
     betas, targets, _ = small(seed)
     groups = np.arange(40) // 2
-    choice, held_out = regression.choose(betas, targets, groups)
+    choice, held_out = regression.choose(betas, targets, groups, (None, 10, 20))
     np.testing.assert_allclose(held_out, naive(betas, targets, groups, choice), rtol=1e-3, atol=1e-4)
 
 
-def test_the_chosen_pair_beats_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regression, "VOXEL_COUNTS", (20,))
+def test_the_chosen_pair_beats_the_others() -> None:
     betas, targets, _ = small(3)
     groups = np.arange(40)
-    _, held_out = regression.choose(betas, targets, groups)
+    _, held_out = regression.choose(betas, targets, groups, (None, 20))
     best = (np.square(held_out - targets.components) * targets.variance).sum()
     for n_voxels in (None, 20):
         for j in range(0, N_PENALTIES, 4):

@@ -56,6 +56,15 @@ def test_a_worker_killed_between_parts_repeats_none(worker: WorkerService, tmp_p
     assert kinds == ["Embedding", "Caption", "Reconstruction"]
 
 
+def test_ctrl_c_is_left_to_the_parent(worker: WorkerService, tmp_path: Path) -> None:
+    write_category_bundle(tmp_path / "bundle")
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    worker.load(tmp_path / "bundle")
+    assert len(list(worker.decode(category_update(0)))) == 3
+    assert worker.restarts == 0
+
+
 def test_closing_ends_the_process() -> None:
     worker = WorkerService(tiny_pack().folder)
     pid = worker.pid
