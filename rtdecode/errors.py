@@ -5,7 +5,8 @@
     |-- BundleError        an EnginePack or ParticipantBundle is missing, altered or of another schema
     |-- EngineError        an engine cannot be loaded or run
     |-- VolumeError        one volume is unusable; the run goes on
-    |   `-- IncompleteFile     the file is still being written
+    |   |-- IncompleteFile     the file is still being written
+    |   `-- SurplusSlice       its volume needs no such slice
     |-- JournalError       the record of inputs cannot be read or written
     |-- ProtocolError      a message on the wire is malformed or unknown
     `-- CalibrationError   calibration data cannot give an adapter
@@ -67,6 +68,10 @@ class VolumeError(RtdecodeError):
 
 class IncompleteFile(VolumeError):  # noqa: N818 - a state of a file rather than a fault
     """The file is not complete yet: look again later."""
+
+
+class SurplusSlice(VolumeError):  # noqa: N818 - a state of a file rather than a fault
+    """The volume that a slice belongs to has it already: nothing is lost with it."""
 
 
 class JournalError(RtdecodeError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
@@ -18,6 +19,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+Row = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class ScannerSettings:
         How long an absent volume is waited for, once a later one is there, before it counts as missing.
     t_r_s : float or None
         Repetition time in seconds where the files do not tell; otherwise it must agree with them.
+    affine : tuple of three rows of four float, or None
+        Voxel indices to RAS+ mm where the files do not tell (real-time dumps of Philips).
     """
 
     export_dir: Path
@@ -66,6 +70,7 @@ class ScannerSettings:
     dummies_exported: bool = True
     gap_timeout_s: Positive = 5.0
     t_r_s: Positive | None = None
+    affine: tuple[Row, Row, Row] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +234,11 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
             f"$.estimate.revise_at_s: expected times before final_at_s = {estimate.final_at_s}, "
             f"got {list(estimate.revise_at_s)}"
         )
+    scanner: ScannerSettings | None = sections.get("scanner")
+    if scanner is not None and scanner.affine is not None:
+        axes = np.array(scanner.affine)[:, :3]
+        if not np.isfinite(scanner.affine).all() or abs(np.linalg.det(axes)) < 1e-6:
+            problems.append(f"$.scanner.affine: expected three independent voxel axes, got {axes.tolist()}")
     publish: PublishSettings | None = sections.get("publish")
     for label in ("stream", "requests"):
         address = getattr(publish, label, "tcp://127.0.0.1:0")

@@ -1,11 +1,11 @@
-"""Three-dimensional NIfTI: one file is one volume, ``.nii`` or ``.nii.gz``."""
+"""NIfTI, ``.nii`` or ``.nii.gz``: a volume per file, or a whole series in one, which may be growing."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,16 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from rtdecode.acquire.stored import MAX_FILE_BYTES, Identity, StoredVolume, read_bytes, trailing_zeros
+from rtdecode.acquire.stored import (
+    MAX_FILE_BYTES,
+    Identity,
+    Origin,
+    Reading,
+    StoredVolume,
+    inflate,
+    read_bytes,
+    trailing_zeros,
+)
 from rtdecode.errors import IncompleteFile, VolumeError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -25,11 +34,11 @@ _SMALLEST_OFFSET = 348
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _RUN = re.compile(r"(?:^|[_-])run-?(\d{1,6})(?=[_.-]|$)")
 _TRAILING_NUMBER = re.compile(r"(\d{1,9})\D*$")
-_GZIP_AND_ZLIB = 31
+_LARGEST_READ = 256 * 2**20
 
 
 class NiftiReader:
-    """Reads 3-D NIfTI files.
+    """Reads NIfTI files of one volume, or of a series, which may still be growing.
 
     Parameters
     ----------
@@ -40,47 +49,54 @@ class NiftiReader:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def read(self, path: Path) -> StoredVolume:
+    def read(self, path: Path, skip: int = 0) -> Reading:
         """Decode one file.
+
+        Parameters
+        ----------
+        path : Path
+        skip : int
+            Volumes at the start of a series that are not wanted again.
 
         Raises
         ------
         IncompleteFile
-            If the file ends before its voxels or its gzip trailer do.
+            If the file ends before its first voxels or its gzip trailer do.
         VolumeError
-            If it is not a readable 3-D NIfTI file.
+            If it is not a readable NIfTI file of three or four dimensions.
         OSError
             If the file cannot be read.
         """
-        raw = read_bytes(path)
-        start = _inflate(path, raw, _LARGEST_HEADER)[0] if path.name.endswith(".gz") else raw[:_LARGEST_HEADER]
-        header = _header(path, start)
-        shape, dtype = _shape(path, header), _dtype(path, header)
-        offset = int(header["vox_offset"])
-        needed = offset + int(np.prod(shape)) * dtype.itemsize
-        if offset < _SMALLEST_OFFSET or needed > MAX_FILE_BYTES:
-            raise VolumeError(path, "header", f"voxels within {MAX_FILE_BYTES} bytes", f"{needed} bytes")
         if path.name.endswith(".gz"):
-            content, ended = _inflate(path, raw, needed)
+            raw = read_bytes(path)
+            header = _header(path, inflate(path, raw, _LARGEST_HEADER)[0])
+            layout = _layout(path, header)
+            needed = layout.offset + layout.nbytes * layout.volumes
+            if needed > MAX_FILE_BYTES:
+                raise VolumeError(path, "header", f"voxels within {MAX_FILE_BYTES} bytes", f"{needed} bytes")
+            content, ended = inflate(path, raw, needed)
             if not ended:
                 raise IncompleteFile(path, "gzip", "an end marker", f"end of file at {len(raw)} bytes")
+            content = content[layout.offset + skip * layout.nbytes :]
         else:
-            content = raw
-        if len(content) < needed:
-            raise IncompleteFile(path, "size", f"{needed} bytes", len(content))
-        flat = np.frombuffer(content, dtype=dtype, count=int(np.prod(shape)), offset=offset)
-        slope, intercept = header.get_slope_inter()
-        return StoredVolume(
-            identity=self._identity(path, raw),
-            data=_native(flat).reshape(shape, order="F").copy(order="C"),
-            slope=1.0 if slope is None else float(slope),
-            intercept=0.0 if intercept is None else float(intercept),
-            affine=np.asarray(header.get_best_affine(), dtype=np.float64),
-            t_r_s=_t_r_s(header),
-            slice_times_s=_slice_times(header, shape),
-            acquired_s=None,
-            zero_tail=0 if path.name.endswith(".gz") else trailing_zeros(flat),
-        )
+            with path.open("rb") as file:
+                header = _header(path, file.read(_LARGEST_HEADER))
+                layout = _layout(path, header)
+                file.seek(layout.offset + skip * layout.nbytes)
+                content = file.read(min(max(layout.volumes - skip, 0), _at_once(layout)) * layout.nbytes)
+        found = min(len(content) // layout.nbytes, max(layout.volumes - skip, 0))
+        if layout.volumes == 1 or (found == 0 and skip == 0):
+            if len(content) < layout.nbytes:
+                raise IncompleteFile(path, "size", f"{layout.nbytes} bytes of voxels", len(content))
+            found = 1
+        flat = np.frombuffer(content, layout.dtype, count=found * layout.nbytes // layout.dtype.itemsize)
+        zeros = 0 if path.name.endswith(".gz") else trailing_zeros(flat)
+        volumes = []
+        for turn, values in enumerate(flat.reshape(found, -1)):
+            behind = (found - 1 - turn) * values.size
+            tail = min(max(zeros - behind, 0), values.size)
+            volumes.append(self._volume(path, header, layout, values, skip + turn, tail))
+        return Reading(volumes=tuple(volumes), growing=layout.volumes > 1 and not path.name.endswith(".gz"))
 
     def identify(self, path: Path) -> Identity | None:
         """Return which volume a file is by its name, content unseen; None without a number in it."""
@@ -89,12 +105,50 @@ class NiftiReader:
         except VolumeError:
             return None
 
+    def _volume(
+        self, path: Path, header: Any, layout: _Layout, values: NDArray[Any], turn: int, zero_tail: int
+    ) -> StoredVolume:
+        slope, intercept = header.get_slope_inter()
+        several = layout.volumes > 1
+        identity = self._series(path, turn) if several else self._identity(path, values.tobytes())
+        return StoredVolume(
+            identity=identity,
+            origin=Origin(format="nifti-4d" if several else "nifti"),
+            data=_native(values).reshape(layout.shape, order="F").copy(order="C"),
+            slope=1.0 if slope is None else float(slope),
+            intercept=0.0 if intercept is None else float(intercept),
+            affine=_affine(path, header),
+            t_r_s=_t_r_s(header),
+            slice_times_s=_slice_times(header, layout.shape),
+            acquired_s=None,
+            zero_tail=zero_tail,
+            unknown={
+                "t_r_s": "the header has no time axis, or no unit for it",
+                "slice_times_s": "the header has no slice order",
+                "acquired_s": "NIfTI does not tell",
+            },
+        )
+
+    def _folder(self, path: Path) -> str:
+        return (path.parent.relative_to(self._root) if path.is_relative_to(self._root) else path.parent).as_posix()
+
+    def _series(self, path: Path, turn: int) -> Identity:
+        """Name a volume of a file that holds a series."""
+        stem, folder = _stem(path), self._folder(path)
+        run = _RUN.search(stem) or _RUN.search(path.parent.name if folder != "." else "")
+        return Identity(
+            series_uid=f"{folder}/{stem}",
+            series_number=int(run[1]) if run else 0,
+            run=int(run[1]) if run else None,
+            instance=turn + 1,
+            uid=f"{folder}/{stem}#{turn}",
+        )
+
     def _identity(self, path: Path, raw: bytes) -> Identity:
-        stem = path.name.removesuffix(".gz").removesuffix(".nii")
+        stem, folder = _stem(path), self._folder(path)
         number = _TRAILING_NUMBER.search(stem)
         if number is None:
             raise VolumeError(path, "name", "a volume number at the end", path.name)
-        folder = path.parent.relative_to(self._root).as_posix()
         run = _RUN.search(stem) or _RUN.search(path.parent.name if folder != "." else "")
         return Identity(
             series_uid=f"{folder}/run-{run[1]}" if run else f"{folder}/{stem[: number.start()]}",
@@ -105,18 +159,44 @@ class NiftiReader:
         )
 
 
-def _inflate(path: Path, raw: bytes, limit: int) -> tuple[bytes, bool]:
-    """Decompress at most `limit` bytes and say whether the stream ended there, its checksum right."""
-    stream = zlib.decompressobj(_GZIP_AND_ZLIB)
-    try:
-        content = stream.decompress(raw, limit)
-        if not stream.eof and len(content) == limit:
-            stream.decompress(stream.unconsumed_tail, 1)
-    except zlib.error as error:
-        if not any(raw[-8:]):
-            raise IncompleteFile(path, "gzip", "an end marker", "zeros at the end") from None
-        raise VolumeError(path, "gzip", "a readable stream", error) from None
-    return content, stream.eof
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the voxels of each volume lie."""
+
+    shape: tuple[int, int, int]
+    volumes: int
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _at_once(layout: _Layout) -> int:
+    """Volumes to read in one go."""
+    return max(_LARGEST_READ // layout.nbytes, 1)
+
+
+def _layout(path: Path, header: Any) -> _Layout:
+    shape = tuple(int(n) for n in header.get_data_shape())
+    if not 3 <= len(shape) <= 7 or any(n < 1 for n in shape) or any(n != 1 for n in shape[4:]):
+        raise VolumeError(path, "dim", "three or four dimensions", shape)
+    found = _Layout((shape[0], shape[1], shape[2]), (*shape, 1)[3], _dtype(path, header), int(header["vox_offset"]))
+    if found.offset < _SMALLEST_OFFSET or found.offset + found.nbytes > MAX_FILE_BYTES:
+        raise VolumeError(path, "header", f"a volume within {MAX_FILE_BYTES} bytes", f"{found.nbytes} bytes")
+    return found
+
+
+def _affine(path: Path, header: Any) -> NDArray[np.float64]:
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise VolumeError(path, "affine", "finite numbers", affine.tolist())
+    return affine
 
 
 def _header(path: Path, start: bytes) -> Any:
@@ -132,13 +212,6 @@ def _header(path: Path, start: bytes) -> Any:
         return _HEADERS[size].from_fileobj(io.BytesIO(start[:size]))
     except (HeaderDataError, WrapStructError, ValueError) as error:
         raise VolumeError(path, "header", "a valid NIfTI header", error) from None
-
-
-def _shape(path: Path, header: Any) -> tuple[int, int, int]:
-    shape = tuple(int(n) for n in header.get_data_shape())
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or any(n < 1 for n in shape):
-        raise VolumeError(path, "dim", "one three-dimensional volume", shape)
-    return shape[0], shape[1], shape[2]
 
 
 def _dtype(path: Path, header: Any) -> np.dtype[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rtdecode.acquire.source import Arrival
 
 
@@ -59,3 +61,30 @@ class RunQueue:
                 break
             self._next += 1
         return out
+
+
+@dataclass(slots=True)
+class Run:
+    """One series that became a run.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    first_instance : int
+        Number that the series gives its first volume.
+    queue : RunQueue
+    shape : tuple of int or None
+        Of its volumes, once there is one.
+    echo : int or None
+        The echo that is used, once there is one.
+    zero_tail : int
+        Largest blank end that was accepted.
+    """
+
+    number: int
+    first_instance: int
+    queue: RunQueue
+    shape: tuple[int, ...] | None = None
+    echo: int | None = None
+    zero_tail: int = 0

@@ -1,8 +1,10 @@
-"""One volume as a file holds it, before it has a place in a run."""
+"""One volume, or one slice of one, as a file holds it, before it has a place in a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from numpy.typing import NDArray
 from rtdecode.errors import IncompleteFile, VolumeError
 
 MAX_FILE_BYTES = 512 * 2**20
+GZIP_MAGIC = b"\x1f\x8b"
+MAGNITUDE = "M"
+
+_LAST_ECHO = 1 << 30
+_GZIP_AND_ZLIB = 31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,10 @@ class Identity:
         Number of the volume in the series, as the file counts.
     uid : str
         Unique to the content: the SOP instance, or a digest.
+    echo : int or None
+        Number of the echo, from 1.
+    component : str
+        ``M`` magnitude, ``P`` phase, ``R`` real, ``I`` imaginary, or another name that the scanner gives.
     """
 
     series_uid: str
@@ -37,19 +48,48 @@ class Identity:
     run: int | None
     instance: int
     uid: str
+    echo: int | None = None
+    component: str = MAGNITUDE
+
+    @property
+    def order(self) -> tuple[int, str, int, int, str]:
+        """Sort key: series, then volumes, then echoes (those without a number last), magnitude first."""
+        rank = "" if self.component == MAGNITUDE else self.component
+        return self.series_number, self.series_uid, self.instance, self.echo or _LAST_ECHO, rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What made the image.
+
+    Attributes
+    ----------
+    format : str
+        Layout of the export, for example ``siemens-mosaic``.
+    vendor, software : str or None
+    image_type : tuple of str
+        As the scanner labels the image.
+    """
+
+    format: str
+    vendor: str | None = None
+    software: str | None = None
+    image_type: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredVolume:
-    """A decoded file.
+    """A decoded volume.
 
     Attributes
     ----------
     identity : Identity
+    origin : Origin
     data : array of shape (i, j, k), integer or float32
+        The third axis counts slices.
     slope, intercept : float
         Value = ``data * slope + intercept``.
-    affine : array of shape (4, 4), float64
+    affine : array of shape (4, 4), float64, or None
         Voxel indices to RAS+ mm.
     t_r_s : float or None
     slice_times_s : array of shape (k,) or None
@@ -59,17 +99,99 @@ class StoredVolume:
     zero_tail : int
         Stored values at the end of the file that are zero and lie where the picture should be: a blank edge,
         or a file that was allocated first and is still being filled.
+    notes : tuple of str
+        What the reader noticed but could live with.
+    unknown : dict of str to str
+        Why a field is None.
     """
 
     identity: Identity
+    origin: Origin
     data: NDArray[Any]
     slope: float
     intercept: float
-    affine: NDArray[np.float64]
+    affine: NDArray[np.float64] | None
     t_r_s: float | None
     slice_times_s: NDArray[np.float64] | None
     acquired_s: float | None
     zero_tail: int
+    notes: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Notes, and a reason for each field that is None."""
+        absent = [name for name in ("affine", "t_r_s", "slice_times_s", "acquired_s") if getattr(self, name) is None]
+        return (*self.notes, *(f"{name}: {self.unknown.get(name, 'the file does not tell')}" for name in absent))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredSlice:
+    """A decoded slice that has to be stacked with others of its volume.
+
+    Attributes
+    ----------
+    identity : Identity
+        Of the volume; `uid` is that of the slice.
+    origin : Origin
+    data : array of shape (i, j), integer
+    slope, intercept : float
+    orientation : array of shape (6,), float64
+        Directions of rows and columns, DICOM patient axes.
+    position : array of shape (3,), float64
+        Centre of the first voxel, mm, DICOM patient axes.
+    spacing_mm : array of shape (2,), float64
+        Between rows, between columns.
+    between_mm : float or None
+        Between slices, as stated.
+    n_slices : int or None
+        In the volume, as stated.
+    number : int
+        Orders the slices of a volume as the scanner counts them.
+    t_r_s, acquired_s : float or None
+    protocol_times_s : array of shape (n_slices,) or None
+        Slice times that the protocol implies, in the order of `number`.
+    zero_tail : int
+    notes : tuple of str
+    unknown : dict of str to str
+    """
+
+    identity: Identity
+    origin: Origin
+    data: NDArray[Any]
+    slope: float
+    intercept: float
+    orientation: NDArray[np.float64]
+    position: NDArray[np.float64]
+    spacing_mm: NDArray[np.float64]
+    between_mm: float | None
+    n_slices: int | None
+    number: int
+    t_r_s: float | None
+    acquired_s: float | None
+    protocol_times_s: NDArray[np.float64] | None
+    zero_tail: int
+    notes: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """What one look at a file gave.
+
+    Attributes
+    ----------
+    volumes : tuple of StoredVolume
+        In order; those asked to be left out are not there.
+    slices : tuple of StoredSlice
+        To be stacked with those of other files.
+    growing : bool
+        More volumes may come in the same file: look again when it changes.
+    """
+
+    volumes: tuple[StoredVolume, ...] = ()
+    slices: tuple[StoredSlice, ...] = ()
+    growing: bool = False
 
 
 def read_bytes(path: Path) -> bytes:
@@ -91,6 +213,28 @@ def read_bytes(path: Path) -> bytes:
     if not raw:
         raise IncompleteFile(path, "size", "some bytes", 0)
     return raw
+
+
+def inflate(path: Path, raw: bytes, limit: int = MAX_FILE_BYTES) -> tuple[bytes, bool]:
+    """Decompress at most `limit` bytes and say whether the stream ended there, its checksum right.
+
+    Raises
+    ------
+    IncompleteFile
+        If the stream ends in zeros: allocated, not yet written.
+    VolumeError
+        If it is damaged.
+    """
+    stream = zlib.decompressobj(_GZIP_AND_ZLIB)
+    try:
+        content = stream.decompress(raw, limit)
+        if not stream.eof and len(content) == limit:
+            stream.decompress(stream.unconsumed_tail, 1)
+    except zlib.error as error:
+        if not any(raw[-8:]):
+            raise IncompleteFile(path, "gzip", "an end marker", "zeros at the end") from None
+        raise VolumeError(path, "gzip", "a readable stream", error) from None
+    return content, stream.eof
 
 
 def trailing_zeros(values: NDArray[Any]) -> int:

@@ -7,27 +7,22 @@ mounts and on overflow. A file that has been dealt with is never opened again.
 from __future__ import annotations
 
 import logging
-import os
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
+from numpy.typing import NDArray
 
-from rtdecode.acquire import nifti
-from rtdecode.acquire.dicom import DicomReader
-from rtdecode.acquire.order import RunQueue
+from rtdecode.acquire import folder, readers, stack
+from rtdecode.acquire.order import Run, RunQueue
 from rtdecode.acquire.source import Arrival
-from rtdecode.acquire.stored import Identity, StoredVolume
+from rtdecode.acquire.stored import MAGNITUDE, Identity, Reading, StoredSlice, StoredVolume
 from rtdecode.clock import Clock
-from rtdecode.errors import IncompleteFile, VolumeError
+from rtdecode.errors import IncompleteFile, SurplusSlice, VolumeError
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings
 
@@ -35,16 +30,7 @@ logger = logging.getLogger(__name__)
 
 _FILES_PER_POLL = 64
 _LARGEST_JUMP = 5000
-_DEEPEST_FOLDER = 4
-_UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~")
-_OTHERS = (".json", ".txt", ".tsv", ".csv", ".log", ".xml", ".bval", ".bvec", ".par", ".rec", ".ini", ".md")
-_DIGITS = re.compile(r"(\d+)")
-
-
-class _Reader(Protocol):
-    def read(self, path: Path) -> StoredVolume: ...
-
-    def identify(self, path: Path) -> Identity | None: ...
+_BLANK_MARGIN = 10
 
 
 @dataclass(slots=True)
@@ -56,14 +42,11 @@ class _Unfinished:
 
 
 @dataclass(slots=True)
-class _Run:
-    """One series that became a run."""
+class _Growing:
+    """A file that brings more volumes: its state when there was nothing new in it, and volumes taken so far."""
 
-    number: int
-    first_instance: int
-    queue: RunQueue
-    shape: tuple[int, ...] | None = None
-    zero_tail: int = 0
+    state: tuple[int, int] | None
+    taken: int
 
 
 class FolderWatcher:
@@ -72,7 +55,9 @@ class FolderWatcher:
     The first series seen is run 1, the next one run 2 (several first seen together: by series number); NIfTI
     files that name their run (``run-03`` in the name or the folder) keep that number. Index 0 is the first
     volume after ``n_dummy``; exported dummies are reported as `Skipped` without an index. Volumes of a run
-    wait until all earlier runs have nothing left behind a gap.
+    wait until all earlier runs have nothing left behind a gap. A file may hold a slice, a volume or many, and
+    more may come in a file that grows. Of several echoes the first seen is used, of complex images the
+    magnitude.
 
     Parameters
     ----------
@@ -88,16 +73,20 @@ class FolderWatcher:
         self._settings = settings
         self._session = session
         self._clock = clock
-        self._dicom = DicomReader()
-        self._nifti = nifti.NiftiReader(settings.export_dir)
+        affine = None if settings.affine is None else np.array([*settings.affine, (0.0, 0.0, 0.0, 1.0)])
+        self._readers = readers.Readers(settings.export_dir, t_r_s=settings.t_r_s, affine=affine)
+        self._stacker = stack.Stacker()
+        self._partial: dict[stack.Key, _Unfinished] = {}
+        self._growing: dict[str, _Growing] = {}
+        self._blank: dict[tuple[str, int], int] = {}
         self._settled: set[str] = set()
         self._unfinished: dict[str, _Unfinished] = {}
         self._uids: set[str] = set()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         self._backlog = False
         self._wake = threading.Event()
         self._problem: str | None = None
-        self._observer = _observe(settings.export_dir, self._wake) if native else None
+        self._observer = folder.observe(settings.export_dir, self._wake) if native else None
         self._native = native
 
     @property
@@ -116,22 +105,18 @@ class FolderWatcher:
         for name in names[:_FILES_PER_POLL]:
             path = Path(name)
             try:
-                complete.append((path, self._read(path, now_s)))
+                complete.extend((path, stored) for stored in self._read(path, now_s))
             except FileNotFoundError:
                 self._unfinished.pop(name, None)
             except (IncompleteFile, OSError) as error:
                 out.extend(self._postpone(path, error, now_s))
+            except SurplusSlice as error:
+                out.append(self._surplus(path, f"duplicate: {error}"))
             except VolumeError as error:
                 out.extend(self._reject(path, f"unreadable: {error}", now_s))
-        complete.sort(
-            key=lambda pair: (
-                pair[1].identity.series_number,
-                pair[1].identity.series_uid,
-                pair[1].identity.instance,
-            )
-        )
+        out.extend(self._expire(now_s))
+        complete.sort(key=lambda pair: pair[1].identity.order)
         for path, stored in complete:
-            self._settle(path)
             self._open_run(stored.identity, complete)
             out.extend(self._place(path, stored, now_s))
         out.extend(self._release(now_s))
@@ -164,23 +149,90 @@ class FolderWatcher:
     def _new_names(self) -> list[str]:
         """Paths of files not dealt with, in natural order."""
         try:
-            names = [name for name in _files(str(self._settings.export_dir), 0) if name not in self._settled]
+            names = [name for name in folder.files(str(self._settings.export_dir), 0) if self._wanted(name)]
         except OSError as error:
             if self._problem is None:
                 logger.warning("cannot list the export folder: %s", error)
             self._problem = str(error)
             return []
         self._problem = None
-        return sorted(names, key=_natural)
+        return sorted(names, key=folder.natural)
 
-    def _reader(self, path: Path) -> _Reader:
-        return self._nifti if path.name.endswith(nifti.SUFFIXES) else self._dicom
+    def _wanted(self, name: str) -> bool:
+        grown = self._growing.get(name)
+        return name not in self._settled and (grown is None or grown.state != readers.state(Path(name)))
 
-    def _read(self, path: Path, now_s: float) -> StoredVolume:
-        stored = self._reader(path).read(path)
-        if stored.zero_tail > stored.data.shape[0] and not self._zeros_explained(path, stored, now_s):
-            raise IncompleteFile(path, "pixels", "values to the end", f"{stored.zero_tail} zeros at the end")
-        return stored
+    def _read(self, path: Path, now_s: float) -> list[StoredVolume]:
+        """Read a file and return what is whole now; settles the file unless it may bring more."""
+        grown = self._growing.get(str(path))
+        looked_at = readers.state(path)
+        reading = self._readers.read(path, grown.taken if grown else 0)
+        out = []
+        for stored in reading.volumes:
+            if stored.zero_tail > stored.data.shape[0] and not self._zeros_explained(path, stored, now_s):
+                if not reading.growing:
+                    raise _zeros(path, stored.zero_tail)
+                break
+            out.append(stored)
+        for piece in reading.slices:
+            out.extend(self._stack(path, piece, now_s))
+        if reading.growing:
+            self._grow(path, looked_at, len(out), reading, now_s)
+        else:
+            self._settle(path)
+        return out
+
+    def _grow(self, path: Path, looked_at: tuple[int, int], taken: int, reading: Reading, now_s: float) -> None:
+        """Remember how far a growing file has been read, and when to look at it again."""
+        grown = self._growing.setdefault(str(path), _Growing(None, 0))
+        grown.taken += taken
+        waiting = taken < len(reading.volumes)
+        grown.state = None if taken or waiting else looked_at
+        if waiting:
+            known = self._unfinished.get(str(path))
+            if known is None or known.state != looked_at:
+                self._unfinished[str(path)] = _Unfinished(looked_at, now_s)
+        else:
+            self._unfinished.pop(str(path), None)
+
+    def _stack(self, path: Path, piece: StoredSlice, now_s: float) -> list[StoredVolume]:
+        """Put a slice to those of its volume."""
+        if piece.identity.uid in self._uids:
+            raise SurplusSlice(path, "slice", "one that has not come before", "one that has")
+        if piece.zero_tail > piece.data.shape[0]:
+            place = piece.identity.series_uid, piece.number
+            margin = piece.data.size // _BLANK_MARGIN
+            if piece.zero_tail > self._blank.get(place, -margin) + margin and not self._waited(path, now_s):
+                raise _zeros(path, piece.zero_tail)
+            self._blank[place] = max(piece.zero_tail, self._blank.get(place, 0))
+        self._uids.add(piece.identity.uid)
+        volume = self._stacker.add(path, piece)
+        return [] if volume is None else [volume]
+
+    def _expire(self, now_s: float) -> list[Arrival]:
+        """Give up volumes whose missing slices have not come; close those that never said how many they have."""
+        out: list[Arrival] = []
+        partial = self._stacker.partial
+        self._partial = {key: known for key, known in self._partial.items() if key in partial}
+        for key, volume in partial.items():
+            known = self._partial.get(key)
+            state = len(volume.slices), 0
+            if known is None or known.state != state:
+                self._partial[key] = _Unfinished(state, now_s)
+            elif now_s - known.since_s >= self._settings.gap_timeout_s:
+                try:
+                    stored = self._stacker.finish(key)
+                except VolumeError as error:
+                    out.extend(self._missing(volume.path, volume.identity, f"incomplete: {error}", now_s))
+                else:
+                    self._open_run(stored.identity, [])
+                    out.extend(self._place(volume.path, stored, now_s))
+        return out
+
+    def _waited(self, path: Path, now_s: float) -> bool:
+        """Whether a file has stayed as it is for as long as a gap is waited for."""
+        known = self._unfinished.get(str(path))
+        return known is not None and now_s - known.since_s >= self._settings.gap_timeout_s
 
     def _zeros_explained(self, path: Path, stored: StoredVolume, now_s: float) -> bool:
         """Accept a blank end that the series has had before, or that stayed and may be a blank edge.
@@ -190,20 +242,14 @@ class FolderWatcher:
         run = self._runs.get(stored.identity.series_uid)
         if run is not None and stored.zero_tail <= run.zero_tail:
             return True
-        waited = self._unfinished.get(str(path))
-        if waited is None or now_s - waited.since_s < self._settings.gap_timeout_s:
+        if not self._waited(path, now_s) or stored.zero_tail == stored.data.size:
             return False
-        masked = run is None and path.name.endswith(nifti.SUFFIXES)
+        masked = run is None and readers.is_nifti(path)
         return masked or stored.zero_tail < stored.data.shape[0] * stored.data.shape[1]
 
     def _postpone(self, path: Path, error: Exception, now_s: float) -> list[Arrival]:
         """Wait for an incomplete file as long as it changes, then give it up."""
-        try:
-            status = path.stat()
-        except OSError:
-            state = (-1, 0)
-        else:
-            state = (status.st_size, status.st_mtime_ns)
+        state = readers.state(path)
         known = self._unfinished.get(str(path))
         if known is None or known.state != state:
             self._unfinished[str(path)] = _Unfinished(state, now_s)
@@ -216,11 +262,16 @@ class FolderWatcher:
     def _reject(self, path: Path, reason: str, now_s: float) -> list[Arrival]:
         """Give a file up; where it says which volume of a known run it is, that volume counts as missing."""
         self._settle(path)
-        identity = self._reader(path).identify(path)
+        identity = self._readers.identify(path)
+        if identity is not None:
+            self._stacker.drop((identity.series_uid, identity.instance, identity.echo, identity.component))
+        return self._missing(path, identity, reason, now_s)
+
+    def _missing(self, path: Path, identity: Identity | None, reason: str, now_s: float) -> list[Arrival]:
+        """Report what could not be used; where it is a volume of a known run that is still wanted, in its place."""
         run = self._runs.get(identity.series_uid) if identity is not None else None
         if identity is None or run is None:
-            latest = max((known.number for known in self._runs.values()), default=0)
-            return [Arrival(path=path, item=Skipped(run=latest, volume=None, path=path.name, reason=reason))]
+            return [self._surplus(path, reason)]
         index = self._index(run, identity.instance)
         if not self._plausible(run, index) or not run.queue.takes(index):
             return [Arrival(path=path, item=Skipped(run=run.number, volume=None, path=path.name, reason=reason))]
@@ -228,8 +279,15 @@ class FolderWatcher:
         run.queue.offer(index, Arrival(path=path, item=skipped), now_s)
         return []
 
+    def _surplus(self, path: Path, reason: str) -> Arrival:
+        """Report a file that takes no index away."""
+        self._settle(path)
+        latest = max((known.number for known in self._runs.values()), default=0)
+        return Arrival(path=path, item=Skipped(run=latest, volume=None, path=path.name, reason=reason))
+
     def _settle(self, path: Path) -> None:
         self._unfinished.pop(str(path), None)
+        self._growing.pop(str(path), None)
         self._settled.add(str(path))
 
     def _open_run(self, identity: Identity, complete: list[tuple[Path, StoredVolume]]) -> None:
@@ -242,13 +300,13 @@ class FolderWatcher:
             number += 1
         numbers = [s.identity.instance for _, s in complete if s.identity.series_uid == identity.series_uid]
         queue = RunQueue(self._settings.gap_timeout_s)
-        self._runs[identity.series_uid] = _Run(number, 0 if 0 in numbers else 1, queue)
+        self._runs[identity.series_uid] = Run(number, 0 if 0 in numbers else 1, queue)
 
-    def _index(self, run: _Run, instance: int) -> int:
+    def _index(self, run: Run, instance: int) -> int:
         exported = self._settings.n_dummy if self._settings.dummies_exported else 0
         return instance - run.first_instance - exported
 
-    def _plausible(self, run: _Run, index: int) -> bool:
+    def _plausible(self, run: Run, index: int) -> bool:
         return 0 <= index <= run.queue.next_index + _LARGEST_JUMP
 
     def _place(self, path: Path, stored: StoredVolume, now_s: float) -> list[Arrival]:
@@ -257,7 +315,11 @@ class FolderWatcher:
         index = self._index(run, stored.identity.instance)
         exported = self._settings.n_dummy if self._settings.dummies_exported else 0
         reason = None
-        if stored.identity.uid in self._uids:
+        if stored.identity.component != MAGNITUDE:
+            reason = f"left out: component {stored.identity.component} of volume {index}, only magnitude is used"
+        elif run.echo is not None and stored.identity.echo != run.echo:
+            reason = f"left out: echo {stored.identity.echo} of volume {index}, echo {run.echo} is used"
+        elif stored.identity.uid in self._uids:
             reason = f"duplicate: the content of volume {index} has come before"
         elif -exported <= index < 0:
             number = stored.identity.instance - run.first_instance + 1
@@ -272,27 +334,27 @@ class FolderWatcher:
         if reason is not None:
             return [Arrival(path=path, item=Skipped(run=run.number, volume=None, path=path.name, reason=reason))]
         run.shape = run.shape or stored.data.shape
+        run.echo = run.echo if run.echo is not None else stored.identity.echo
         item: Volume | Skipped
-        if stored.data.shape != run.shape:
+        if stored.affine is None:
+            unplaced = "affine: the file does not tell; set affine in [scanner]"
+            item = Skipped(run=run.number, volume=index, path=path.name, reason=unplaced)
+        elif stored.data.shape != run.shape:
             wrong = f"wrong shape: expected {run.shape} as in the volumes before, got {stored.data.shape}"
             item = Skipped(run=run.number, volume=index, path=path.name, reason=wrong)
         else:
-            item = self._volume(path, stored, run, index)
+            item = self._volume(path, stored, stored.affine, run, index)
         run.queue.offer(index, Arrival(path=path, item=item), now_s)
         return []
 
-    def _volume(self, path: Path, stored: StoredVolume, run: _Run, index: int) -> Volume:
-        problems: list[str] = []
+    def _volume(self, path: Path, stored: StoredVolume, affine: NDArray[np.float64], run: Run, index: int) -> Volume:
+        problems = list(stored.problems)
         if stored.zero_tail > max(stored.data.shape[0], run.zero_tail):
             run.zero_tail = stored.zero_tail
             problems.append(f"the last {stored.zero_tail} values are zero: blank, or never written")
-        t_r_s = stored.t_r_s if stored.t_r_s is not None else self._settings.t_r_s
-        if (
-            self._settings.t_r_s is not None
-            and t_r_s is not None
-            and not np.isclose(t_r_s, self._settings.t_r_s, rtol=1e-3)
-        ):
-            problems.append(f"repetition time: expected {self._settings.t_r_s} s by the settings, got {t_r_s} s")
+        told, expected = stored.t_r_s, self._settings.t_r_s
+        if told is not None and expected is not None and not np.isclose(told, expected, rtol=1e-3):
+            problems.append(f"repetition time: expected {expected} s by the settings, got {told} s")
         stamp = Stamp(
             session=self._session,
             run=run.number,
@@ -306,8 +368,8 @@ class FolderWatcher:
             data=frozen(stored.data),
             slope=stored.slope,
             intercept=stored.intercept,
-            affine=frozen(stored.affine),
-            t_r_s=t_r_s,
+            affine=frozen(affine),
+            t_r_s=stored.t_r_s,
             slice_times_s=None if stored.slice_times_s is None else frozen(stored.slice_times_s),
             series_uid=stored.identity.series_uid,
             instance=stored.identity.instance,
@@ -322,45 +384,10 @@ class FolderWatcher:
             if run.queue.held:
                 return
 
-    def _given_up(self, run: _Run, index: int) -> Arrival:
+    def _given_up(self, run: Run, index: int) -> Arrival:
         reason = f"missing: volume {index} did not come within {self._settings.gap_timeout_s:g} s of a later one"
         return Arrival(path=None, item=Skipped(run=run.number, volume=index, path="", reason=reason))
 
 
-class _Waker(FileSystemEventHandler):
-    def __init__(self, wake: threading.Event) -> None:
-        self._wake = wake
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in ("created", "modified", "moved", "closed"):
-            self._wake.set()
-
-
-def _observe(folder: Path, wake: threading.Event) -> BaseObserver | None:
-    """Start native events; None where the system has none to give, polling then does all."""
-    observer = Observer()
-    observer.schedule(_Waker(wake), str(folder), recursive=True)
-    try:
-        observer.start()
-    except OSError as error:
-        logger.warning("no file events for %s, polling only: %s", folder, error)
-        return None
-    return observer
-
-
-def _files(folder: str, depth: int) -> Iterator[str]:
-    """Paths of files that may hold a volume, below `folder`."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if depth < _DEEPEST_FOLDER:
-                    yield from _files(entry.path, depth + 1)
-            elif not entry.name.lower().endswith(_UNFINISHED + _OTHERS):
-                yield entry.path
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts ``i9`` before ``i10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]
+def _zeros(path: Path, count: int) -> IncompleteFile:
+    return IncompleteFile(path, "pixels", "values to the end", f"{count} zeros at the end")

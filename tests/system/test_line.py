@@ -118,7 +118,7 @@ def test_raw_volumes_are_kept_losslessly(visit: tuple[Recorder, Path]) -> None:
     reader = DicomReader()
     for path, kept in ((export[0], "run-01/vol-0000.nii"), (export[-1], f"run-03/vol-{N - 1:04d}.nii")):
         image = nib.load(folder / "journal" / "volumes" / kept)
-        volume = reader.read(path)
+        (volume,) = reader.read(path).volumes
         assert np.array_equal(np.asarray(image.dataobj.get_unscaled()), volume.data)
         assert np.allclose(image.affine, volume.affine, atol=1e-3)
 

@@ -38,7 +38,7 @@ def test_what_nibabel_writes_is_read(tmp_path: Path, suffix: str, kind: type[nib
     made.header.set_xyzt_units("mm", "msec")
     made.header["pixdim"][4] = 1500
     nib.save(made, path)
-    stored = NiftiReader(tmp_path).read(path)
+    stored = NiftiReader(tmp_path).read(path).volumes[0]
     again = nib.load(path)
     np.testing.assert_array_equal(stored.data * stored.slope + stored.intercept, again.get_fdata())
     np.testing.assert_allclose(stored.affine, again.affine)
@@ -52,7 +52,7 @@ def test_scaling_is_kept_apart(tmp_path: Path) -> None:
     made = image(values("i2"))
     made.header.set_slope_inter(0.5, 7.0)
     (tmp_path / "v_1.nii").write_bytes(made.to_bytes())
-    stored = NiftiReader(tmp_path).read(tmp_path / "v_1.nii")
+    stored = NiftiReader(tmp_path).read(tmp_path / "v_1.nii").volumes[0]
     assert (stored.slope, stored.intercept) == (0.5, 7.0)
     np.testing.assert_array_equal(stored.data, values("i2"))
 
@@ -64,14 +64,14 @@ def test_slice_times_follow_the_header(tmp_path: Path) -> None:
     made.header["slice_end"] = SHAPE[2] - 1
     made.header["slice_duration"] = 375.0
     (tmp_path / "v_1.nii").write_bytes(made.to_bytes())
-    stored = NiftiReader(tmp_path).read(tmp_path / "v_1.nii")
+    stored = NiftiReader(tmp_path).read(tmp_path / "v_1.nii").volumes[0]
     assert stored.slice_times_s is not None
     np.testing.assert_allclose(stored.slice_times_s, [0, 0.75, 0.375, 1.125])
 
 
 def test_a_file_without_a_unit_of_time_has_no_repetition_time(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(values("i2"), AFFINE), tmp_path / "v_1.nii")
-    assert NiftiReader(tmp_path).read(tmp_path / "v_1.nii").t_r_s is None
+    assert NiftiReader(tmp_path).read(tmp_path / "v_1.nii").volumes[0].t_r_s is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
@@ -88,7 +88,7 @@ def test_every_shorter_file_is_incomplete(tmp_path: Path, fraction: float, packe
 def test_zeros_at_the_end_are_counted_or_wait_for_the_trailer(tmp_path: Path) -> None:
     raw = image(values("i2")).to_bytes()
     (tmp_path / "v_1.nii").write_bytes(raw[:-60] + bytes(60))
-    assert NiftiReader(tmp_path).read(tmp_path / "v_1.nii").zero_tail == 30
+    assert NiftiReader(tmp_path).read(tmp_path / "v_1.nii").volumes[0].zero_tail == 30
     packed = gzip.compress(raw, mtime=0)
     (tmp_path / "v_1.nii.gz").write_bytes(packed[:-60] + bytes(60))
     with pytest.raises(IncompleteFile):
@@ -118,7 +118,8 @@ def test_a_header_that_promises_too_much_costs_nothing(tmp_path: Path, packed: b
 @pytest.mark.parametrize(
     ("data", "name", "field"),
     [
-        (np.ones((4, 4, 4, 2), np.int16), "v_1.nii", "dim"),
+        (np.ones((4, 4, 4, 2, 2), np.int16), "v_1.nii", "dim"),
+        (np.ones((4, 4), np.int16), "v_1.nii", "dim"),
         (np.ones((4, 4, 4), np.complex64), "v_1.nii", "datatype"),
         (np.ones((4, 4, 4), np.int16), "volume.nii", "name"),
     ],

@@ -68,7 +68,7 @@ def test_reading_gives_back_what_was_written(case: str, tmp_path: Path) -> None:
     shape, affine, times = CASES[case]
     data = np.random.default_rng(1).integers(1, 4000, shape).astype(np.uint16)
     series = mosaic.MosaicSeries(study="x", number=5, affine=affine, t_r_s=1.5, slice_times_s=times, start=START)
-    stored = DicomReader().read(mosaic.write(tmp_path, series, 9, data))
+    (stored,) = DicomReader().read(mosaic.write(tmp_path, series, 9, data)).volumes
     np.testing.assert_array_equal(stored.data, data)
     np.testing.assert_allclose(stored.affine, affine, atol=1e-6)
     assert stored.slice_times_s is not None

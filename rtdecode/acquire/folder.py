@@ -1,0 +1,60 @@
+"""What is in the scanner's export folder, and the operating system's word that something changed there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+logger = logging.getLogger(__name__)
+
+_DEEPEST_FOLDER = 4
+_UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~")
+_OTHERS = (".json", ".txt", ".tsv", ".csv", ".log", ".xml", ".bval", ".bvec", ".rec", ".ini", ".md")
+_DIGITS = re.compile(r"(\d+)")
+
+
+class _Waker(FileSystemEventHandler):
+    def __init__(self, wake: threading.Event) -> None:
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in ("created", "modified", "moved", "closed"):
+            self._wake.set()
+
+
+def observe(folder: Path, wake: threading.Event) -> BaseObserver | None:
+    """Start native events; None where the system has none to give, polling then does all."""
+    observer = Observer()
+    observer.schedule(_Waker(wake), str(folder), recursive=True)
+    try:
+        observer.start()
+    except OSError as error:
+        logger.warning("no file events for %s, polling only: %s", folder, error)
+        return None
+    return observer
+
+
+def files(folder: str, depth: int) -> Iterator[str]:
+    """Paths of files that may hold a volume, below `folder`."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if depth < _DEEPEST_FOLDER:
+                    yield from files(entry.path, depth + 1)
+            elif not entry.name.lower().endswith(_UNFINISHED + _OTHERS):
+                yield entry.path
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts ``i9`` before ``i10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]

@@ -1,0 +1,102 @@
+"""Slice times of GE scanners, from the protocol block that every image carries.
+
+The timer in (0021,105E) is zero or partial in most exports and tells single-band times for early multiband, so the
+protocol goes first. Rules after dcm2niix (https://github.com/rordenlab/dcm2niix/tree/master/GE).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.acquire.header import Header
+
+PARAMETERS, SERIES, RELATED = "GEMS_PARM_01", "GEMS_SERS_01", "GEMS_RELA_01"
+
+_MAX_PROTOCOL_BYTES = 1 << 20
+_GZIP_AND_ZLIB = 31
+_ENTRY = re.compile(r'^([A-Z0-9_]+) "([^"]*)"', re.MULTILINE)
+_RELEASE = re.compile(r"(\d+)\.(\d+)_R(\d+)")
+_FIRST_WITH_MULTIBAND_ORDER, _NEW_ORDER = 26, (27, 3)
+
+
+def protocol(header: Header) -> dict[str, str]:
+    """Entries of the protocol block; none if there is no readable one."""
+    raw = header.raw(header.private(0x0025, SERIES, 0x1B))
+    try:
+        text = zlib.decompressobj(_GZIP_AND_ZLIB).decompress(raw[4:], _MAX_PROTOCOL_BYTES)
+    except zlib.error:
+        return {}
+    return dict(_ENTRY.findall(text.decode("latin-1")))
+
+
+def timing(
+    header: Header, entries: dict[str, str], n_slices: int
+) -> tuple[float | None, NDArray[np.float64] | None, str]:
+    """Work out repetition time and slice times of an echo-planar series.
+
+    Parameters
+    ----------
+    header : Header
+    entries : dict of str to str
+        From `protocol`.
+    n_slices : int
+
+    Returns
+    -------
+    t_r_s : float or None
+        Repetition time with any pause between volumes.
+    times_s : array of shape (n_slices,) or None
+        In the order of the slices' numbers.
+    why : str
+        Why there are no times.
+    """
+    t_r_s = header.t_r_s()
+    options = entries.get("IOPT", "")
+    if t_r_s is None or not entries:
+        return t_r_s, None, "no protocol block (0025,101B) to tell the slice order"
+    pause = header.value(header.private(0x0043, PARAMETERS, 0x7C)) or 0.0
+    interleaved = True
+    if "FMRI" in options:
+        interleaved = entries.get("SLICEORDER", "1") != "0"
+    elif "MPh" in options:
+        if "MPhVar" in options:
+            return t_r_s, None, "multi-phase with variable delays"
+        pause = 0.0 if entries.get("DELACQ") == "Minimum" else _number(entries.get("DELACQNOAV", "0"))
+        t_r_s += max(pause, 0.0)
+    else:
+        return t_r_s, None, f"slice order unknown for a sequence with options {options or 'none'}"
+    release = _RELEASE.search(header.text(0x00181020))
+    if release is None:
+        return t_r_s, None, "no software release in SoftwareVersions"
+    major, revision = int(release[1]), int(release[3])
+    stated = header.words(header.private(0x0043, PARAMETERS, 0xB6))
+    bands = int(max(_number(entries.get("MBACCEL", "1")), _number(stated[0]) if stated else 1.0, 1.0))
+    if bands > 1 and major < _FIRST_WITH_MULTIBAND_ORDER:
+        return t_r_s, None, f"slice order of multiband before release {_FIRST_WITH_MULTIBAND_ORDER} unknown"
+    excited = _excitations(n_slices, bands, t_r_s - pause, interleaved, (major, revision) >= _NEW_ORDER)
+    return t_r_s, excited[np.arange(n_slices) % excited.size], ""
+
+
+def _excitations(n_slices: int, bands: int, busy_s: float, interleaved: bool, new_order: bool) -> NDArray[np.float64]:
+    """Time of each excitation, by its place."""
+    count = -(-n_slices // bands)
+    if bands > 1 and not new_order and count % 2 == 0:
+        count += 1
+    turn = np.arange(count)
+    if interleaved:
+        turn = np.where(turn % 2 == 0, turn // 2, (count - 1) // 2 + (turn + 1) // 2)
+        if bands > 1 and new_order and count > 2 and count % 2 == 0:
+            turn[[count - 1, count - 3]] = turn[[count - 3, count - 1]]
+    return np.asarray(turn * (busy_s / count), dtype=np.float64)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if np.isfinite(number) else 0.0

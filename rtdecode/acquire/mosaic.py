@@ -1,0 +1,226 @@
+"""Mosaics, where one two-dimensional image holds a volume: Siemens (VB to VE) and United Imaging (VFRAME)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.acquire import csa, geometry, pixels
+from rtdecode.acquire.header import (
+    BETWEEN,
+    COLUMNS,
+    INTERCEPT,
+    ORIENTATION,
+    PIXEL_SPACING,
+    POSITION,
+    REPETITION_TIME,
+    ROWS,
+    SERIES_UID,
+    SLOPE,
+    THICKNESS,
+    Fields,
+    Header,
+    moment,
+)
+from rtdecode.acquire.stored import StoredVolume, trailing_zeros
+from rtdecode.errors import VolumeError
+
+SIEMENS, UNITED_IMAGING = "siemens-mosaic", "uih-vframe"
+
+_CSA_WANTED = ("NumberOfImagesInMosaic", "SliceNormalVector", "MosaicRefAcqTimes")
+_KEY = (SERIES_UID, POSITION, ORIENTATION, PIXEL_SPACING, BETWEEN, THICKNESS, ROWS, COLUMNS, REPETITION_TIME)
+_UIH_COUNT, _UIH_SLICES = 0x50, 0x51
+_MAX_SLICES = 4096
+_CACHED_SERIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """What is the same for all volumes of a series: tile layout, affine, slice times."""
+
+    layout: str
+    shape: tuple[int, int, int]
+    across: int
+    affine: NDArray[np.float64]
+    slice_times_s: NDArray[np.float64] | None
+    why_no_times: str = ""
+
+
+class MosaicReader:
+    """Cuts mosaics into volumes; remembers the geometry of the latest series."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, ...], Tiles] = {}
+
+    def read(self, header: Header) -> StoredVolume | None:
+        """Decode a mosaic; None if the file is none.
+
+        Raises
+        ------
+        VolumeError
+            If it is one, and cannot be used.
+        """
+        tiles = self.tiles(header)
+        return None if tiles is None else _cut(header, tiles)
+
+    def tiles(self, header: Header) -> Tiles | None:
+        """Return how a mosaic is laid out, pixels unseen; None if the file is none.
+
+        Raises
+        ------
+        VolumeError
+            If it is one, and its header cannot be used.
+        """
+        key = tuple(header.raw(tag) for tag in _KEY)
+        vframe = "VFRAME" in header.words(0x00080008)
+        tiles = None if vframe else self._known.get(key)
+        if tiles is None:
+            tiles = _united_imaging(header) if vframe else _siemens(header)
+            if tiles is None:
+                return None
+            if len(self._known) >= _CACHED_SERIES:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = tiles
+        return tiles
+
+
+def _siemens(header: Header) -> Tiles | None:
+    private = _csa(header)
+    try:
+        n_slices = int(private["NumberOfImagesInMosaic"][0])
+    except (KeyError, IndexError, ValueError):
+        if "MOSAIC" in header.words(0x00080008):
+            raise VolumeError(header.path, "NumberOfImagesInMosaic", "in the CSA header of a mosaic", "none") from None
+        return None
+    if not 0 < n_slices <= _MAX_SLICES:
+        raise VolumeError(header.path, "NumberOfImagesInMosaic", f"1 to {_MAX_SLICES}", n_slices)
+    across = int(np.ceil(np.sqrt(n_slices)))
+    rows, columns = header.short(ROWS, "Rows"), header.short(COLUMNS, "Columns")
+    if rows % across or columns % across or not rows or not columns:
+        raise VolumeError(header.path, "mosaic", f"{rows} x {columns} pixels to hold {n_slices} tiles", "a remainder")
+    shape = columns // across, rows // across, n_slices
+    try:
+        times = np.array([float(part) for part in private.get("MosaicRefAcqTimes", [])]) / 1000
+    except ValueError:
+        raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", private["MosaicRefAcqTimes"][:3]) from None
+    complete = times.size == n_slices and bool(np.isfinite(times).all())
+    return Tiles(
+        layout=SIEMENS,
+        shape=shape,
+        across=across,
+        affine=_siemens_affine(header, private, shape, across),
+        slice_times_s=times - times.min() if complete else None,
+        why_no_times=f"the private header has {times.size} times for {n_slices} slices",
+    )
+
+
+def _csa(header: Header) -> dict[str, list[str]]:
+    """Wanted elements of the private header; none where there is no such header."""
+    for block in range(0x10, 0x100):
+        if header.text(0x00290000 + block) == "SIEMENS CSA HEADER":
+            try:
+                return csa.parse(header.raw(0x00290000 + (block << 8) + 0x10), _CSA_WANTED)
+            except ValueError as error:
+                raise VolumeError(header.path, "CSA header", "a readable one", error) from None
+    return {}
+
+
+def _siemens_affine(
+    header: Header, private: dict[str, list[str]], shape: tuple[int, int, int], across: int
+) -> NDArray[np.float64]:
+    """Return the affine; the position in the file is that of the whole mosaic, not of its first tile."""
+    orientation = header.numbers(ORIENTATION, 6, "ImageOrientationPatient")
+    spacing = header.numbers(PIXEL_SPACING, 2, "PixelSpacing")
+    between = header.number(BETWEEN, None, "SpacingBetweenSlices") or header.number(THICKNESS, None, "SliceThickness")
+    normal = geometry.normal(orientation)
+    try:
+        stated = np.array([float(part) for part in private.get("SliceNormalVector", [])[:3]])
+    except ValueError:
+        stated = np.empty(0)
+    if stated.size == 3 and normal @ stated < 0:
+        normal = -normal
+    if not between:
+        raise VolumeError(header.path, "SpacingBetweenSlices", "a distance in mm, or SliceThickness", between)
+    corner = header.numbers(POSITION, 3, "ImagePositionPatient")
+    spread = orientation[:3] * spacing[1] * shape[0] + orientation[3:] * spacing[0] * shape[1]
+    return geometry.affine(header.path, orientation, spacing, normal * between, corner + (across - 1) / 2 * spread)
+
+
+def _united_imaging(header: Header) -> Tiles:
+    """Geometry from the private sequence that describes each tile."""
+    path = header.path
+    slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
+    stated = header.value(header.private(0x0065, "Image Private Header", _UIH_COUNT))
+    n_slices = len(slices)
+    if not 0 < n_slices <= _MAX_SLICES or (stated is not None and stated != n_slices):
+        raise VolumeError(path, "(0065,1051)", f"a description of each of {stated} tiles", n_slices)
+    across = int(np.ceil(np.sqrt(n_slices)))
+    down = -(-n_slices // across)
+    rows, columns = header.short(ROWS, "Rows"), header.short(COLUMNS, "Columns")
+    if rows % down or columns % across or not rows or not columns:
+        raise VolumeError(path, "mosaic", f"{rows} x {columns} pixels to hold {n_slices} tiles", "a remainder")
+    orientation = header.numbers(ORIENTATION, 6, "ImageOrientationPatient")
+    spacing = header.numbers(PIXEL_SPACING, 2, "PixelSpacing")
+    centres = np.array([item.numbers(POSITION, 3, "ImagePositionPatient") for item in slices])
+    rank, _ = geometry.places(path, centres, orientation)
+    if not np.array_equal(np.abs(np.diff(rank)), np.ones(n_slices - 1)):
+        raise VolumeError(path, "(0065,1051)", "tiles in order of position", rank.tolist()[:8])
+    between = header.number(BETWEEN, None, "SpacingBetweenSlices")
+    step = geometry.step(path, centres, orientation, between)
+    return Tiles(
+        layout=UNITED_IMAGING,
+        shape=(columns // across, rows // down, n_slices),
+        across=across,
+        affine=geometry.affine(path, orientation, spacing, step, centres[0]),
+        slice_times_s=_relative([_started_s(item) for item in slices]),
+        why_no_times="tiles carry no acquisition time",
+    )
+
+
+def _started_s(item: Fields) -> float | None:
+    return moment(item.text(0x0008002A)) or moment(item.text(0x00080022) + item.text(0x00080032))
+
+
+def _relative(times: Sequence[float | None]) -> NDArray[np.float64] | None:
+    known = [time for time in times if time is not None]
+    return np.array(known) - min(known) if known and len(known) == len(times) and max(known) > min(known) else None
+
+
+def _cut(header: Header, tiles: Tiles) -> StoredVolume:
+    frame, zero_tail = pixels.frames(header)
+    n_x, n_y, n_slices = tiles.shape
+    across = tiles.across
+    down = frame.shape[1] // n_y
+    if frame.shape[0] != 1 or frame.shape[1:] != (down * n_y, across * n_x):
+        raise VolumeError(header.path, "mosaic", f"one image of {across} x {down} tiles", frame.shape)
+    grid = frame.reshape(down, n_y, across, n_x)
+    data: NDArray[Any] = np.ascontiguousarray(
+        grid.transpose(3, 1, 0, 2).reshape(n_x, n_y, down * across)[:, :, :n_slices]
+    )
+    last_row, last_column = divmod(n_slices - 1, across)
+    used_end = ((last_row * n_y + n_y - 1) * across + last_column) * n_x + n_x
+    acquired = header.acquired_s()
+    if acquired is None and tiles.layout == UNITED_IMAGING:
+        slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
+        acquired = min((s for item in slices if (s := _started_s(item)) is not None), default=None)
+    return StoredVolume(
+        identity=header.identity(),
+        origin=header.origin(tiles.layout),
+        data=data,
+        slope=header.number(SLOPE, None, "RescaleSlope") or 1.0,
+        intercept=header.number(INTERCEPT, 0.0, "RescaleIntercept") or 0.0,
+        affine=tiles.affine,
+        t_r_s=header.t_r_s(),
+        slice_times_s=tiles.slice_times_s,
+        acquired_s=acquired,
+        zero_tail=trailing_zeros(frame.reshape(-1)[:used_end]) if zero_tail else 0,
+        unknown={
+            "t_r_s": "no RepetitionTime in the header",
+            "slice_times_s": tiles.why_no_times,
+            "acquired_s": "no readable acquisition date and time in the header",
+        },
+    )

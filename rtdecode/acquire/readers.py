@@ -1,0 +1,109 @@
+"""One seam for every format: a path in, the volumes and slices of that file out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.acquire import nifti, parrec
+from rtdecode.acquire.dicom import DicomReader
+from rtdecode.acquire.stored import Identity, Reading, StoredSlice, StoredVolume
+
+
+class Reader(Protocol):
+    """What reads the files of one format."""
+
+    def read(self, path: Path) -> Reading:
+        """Decode one file, or raise `VolumeError` or `OSError`."""
+        ...
+
+    def identify(self, path: Path) -> Identity | None:
+        """Return which volume a file is, as far as it can be told from a damaged one."""
+        ...
+
+
+class Readers:
+    """Reads any file that may hold volumes.
+
+    Parameters
+    ----------
+    root : Path
+        Watched folder; formats without identities of their own name series by where a file lies below it.
+    t_r_s : float or None
+        Repetition time of files that do not tell.
+    affine : array of shape (4, 4) or None
+        Voxel indices to RAS+ mm of files that do not tell.
+    """
+
+    def __init__(self, root: Path, *, t_r_s: float | None = None, affine: NDArray[np.float64] | None = None) -> None:
+        self._dicom = DicomReader()
+        self._nifti = nifti.NiftiReader(root)
+        self._parrec = parrec.ParRecReader(root)
+        self._t_r_s = t_r_s
+        self._affine = affine
+
+    def read(self, path: Path, skip: int = 0) -> Reading:
+        """Decode one file.
+
+        Parameters
+        ----------
+        path : Path
+        skip : int
+            Volumes at the start of a growing file that are not wanted again.
+
+        Raises
+        ------
+        IncompleteFile
+            If the file is not complete yet.
+        VolumeError
+            If nothing in it can be used.
+        OSError
+            If it cannot be read.
+        """
+        reading = self._nifti.read(path, skip) if is_nifti(path) else self._for(path).read(path)
+        if self._t_r_s is None and self._affine is None:
+            return reading
+        return Reading(
+            volumes=tuple(self._completed(volume) for volume in reading.volumes),
+            slices=tuple(self._timed(stored) for stored in reading.slices),
+            growing=reading.growing,
+        )
+
+    def identify(self, path: Path) -> Identity | None:
+        """Return which volume a file is, as far as it can be told from a damaged one."""
+        return self._nifti.identify(path) if is_nifti(path) else self._for(path).identify(path)
+
+    def _for(self, path: Path) -> Reader:
+        return self._parrec if path.suffix.lower() == parrec.SUFFIX else self._dicom
+
+    def _completed(self, volume: StoredVolume) -> StoredVolume:
+        return dataclasses.replace(
+            volume,
+            t_r_s=volume.t_r_s if volume.t_r_s is not None else self._t_r_s,
+            affine=volume.affine if volume.affine is not None else self._affine,
+        )
+
+    def _timed(self, stored: StoredSlice) -> StoredSlice:
+        return dataclasses.replace(stored, t_r_s=stored.t_r_s if stored.t_r_s is not None else self._t_r_s)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a name is that of a NIfTI file."""
+    return path.name.endswith(nifti.SUFFIXES)
+
+
+def state(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file and of what belongs to it; changes while either is written."""
+    files = [path, parrec.companion(path)] if path.suffix.lower() == parrec.SUFFIX else [path]
+    size, changed = -1, 0
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        size, changed = size + 1 + status.st_size, max(changed, status.st_mtime_ns)
+    return size, changed

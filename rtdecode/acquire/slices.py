@@ -1,0 +1,189 @@
+"""One slice per file: GE, Philips classic, Siemens XA interoperability and single-slice exports of others.
+
+What says which volume a slice belongs to differs by vendor; it is always something that the file tells, never its
+name or when it came.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.acquire import ge, pixels
+from rtdecode.acquire.header import (
+    ACQUISITION_NUMBER,
+    BETWEEN,
+    INTERCEPT,
+    MANUFACTURER,
+    ORIENTATION,
+    PIXEL_SPACING,
+    POSITION,
+    SERIES_UID,
+    SLOPE,
+    THICKNESS,
+    Fields,
+    Header,
+)
+from rtdecode.acquire.stored import Identity, StoredSlice
+from rtdecode.errors import VolumeError
+
+_T = TypeVar("_T")
+
+_TEMPORAL_POSITION, _TEMPORAL_POSITIONS = 0x00200100, 0x00200105
+_STACK_POSITION = 0x00209057
+_SPLIT = 1000
+_CACHED_SERIES = 16
+_MAX_SLICES = 4096
+_PHOENIX = re.compile(rb"sSliceArray\.lSize\s*=\s*(\d{1,4})\b")
+_GE_START = "GE writes the start of the series in every slice, not that of the volume"
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """What the slices of a series share."""
+
+    vendor: str
+    n_slices: int | None
+    t_r_s: float | None
+    protocol_times_s: NDArray[np.float64] | None
+    why_no_times: str
+
+
+class SliceReader:
+    """Reads single slices; remembers what the latest series share."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Series] = {}
+        self._bases: dict[str, int] = {}
+
+    def read(self, header: Header) -> StoredSlice:
+        """Decode one slice.
+
+        Raises
+        ------
+        VolumeError
+            If it cannot be told which slice of which volume it is.
+        """
+        identity = self.identify(header)
+        known = self._known.get(identity.series_uid)
+        if known is None:
+            known = _series(header)
+            _remember(self._known, identity.series_uid, known)
+        frame, zero_tail = pixels.frames(header)
+        if frame.shape[0] != 1:
+            raise VolumeError(header.path, "NumberOfFrames", 1, frame.shape[0])
+        slope, intercept = scaling(header, header)
+        acquired, unknown = header.acquired_s(), {"slice_times_s": known.why_no_times}
+        if known.vendor == "GE" and identity.instance > 1:
+            acquired, unknown["acquired_s"] = None, _GE_START
+        return StoredSlice(
+            identity=identity,
+            origin=header.origin("slice-per-file"),
+            data=frame[0].T,
+            slope=slope,
+            intercept=intercept,
+            orientation=header.numbers(ORIENTATION, 6, "ImageOrientationPatient"),
+            position=header.numbers(POSITION, 3, "ImagePositionPatient"),
+            spacing_mm=header.numbers(PIXEL_SPACING, 2, "PixelSpacing"),
+            between_mm=header.number(BETWEEN, None, "SpacingBetweenSlices") or header.number(THICKNESS, None, "Slices"),
+            n_slices=known.n_slices,
+            number=int(header.value(_STACK_POSITION) or header.identity().instance),
+            t_r_s=known.t_r_s,
+            acquired_s=acquired,
+            protocol_times_s=known.protocol_times_s,
+            zero_tail=zero_tail,
+            unknown=unknown,
+        )
+
+    def identify(self, header: Header) -> Identity:
+        """Return which volume a slice belongs to.
+
+        Raises
+        ------
+        VolumeError
+            If the file does not tell.
+        """
+        identity = header.identity()
+        if _vendor(header) == "SIEMENS":
+            return self._siemens(header, identity)
+        volume = header.value(_TEMPORAL_POSITION) if header.value(_TEMPORAL_POSITIONS) else None
+        if volume is None:
+            known = self._known.get(identity.series_uid)
+            n_slices = known.n_slices if known is not None else _stated_slices(header)
+            if not n_slices or identity.instance < 1:
+                raise VolumeError(header.path, "volume of the slice", "a temporal position or slice count", "none")
+            volume = (identity.instance - 1) // n_slices + 1
+        return dataclasses.replace(identity, instance=int(volume))
+
+    def _siemens(self, header: Header, identity: Identity) -> Identity:
+        """XA splits a series: 7001, 7002, ... are volumes 1, 2, ... of series 7; otherwise acquisitions count."""
+        acquisition = header.number(ACQUISITION_NUMBER, None, "AcquisitionNumber")
+        if identity.series_number < _SPLIT or "MFSPLIT" not in header.words(0x00080008):
+            if acquisition is None:
+                raise VolumeError(header.path, "AcquisitionNumber", "the number of the volume", "none")
+            return dataclasses.replace(identity, instance=int(acquisition))
+        related = [f.text(SERIES_UID) for f in header.items(0x00081250)]
+        whole = next((uid for uid in related if uid), f"{header.text(0x0020000D)}/{identity.series_number // _SPLIT}")
+        base = self._bases.get(whole)
+        if base is None:
+            base = identity.series_number // _SPLIT
+            _remember(self._bases, whole, base)
+        volume = identity.series_number - base * _SPLIT
+        return dataclasses.replace(identity, series_uid=whole, series_number=base, instance=volume)
+
+
+def _remember(known: dict[str, _T], key: str, value: _T) -> None:
+    if len(known) >= _CACHED_SERIES:
+        known.pop(next(iter(known)))
+    known[key] = value
+
+
+def _vendor(header: Header) -> str:
+    name = header.text(MANUFACTURER).upper()
+    return next((vendor for vendor in ("SIEMENS", "GE", "PHILIPS") if name.startswith(vendor)), name)
+
+
+def _stated_slices(header: Header) -> int | None:
+    """Return the number of slices of a volume, as the vendor states it."""
+    vendor, stated = _vendor(header), None
+    if vendor == "GE":
+        stated = header.value(header.private(0x0021, ge.RELATED, 0x4F))
+    elif vendor == "PHILIPS":
+        stated = header.value(header.private(0x2001, "Philips Imaging DD 001", 0x18))
+    elif vendor == "SIEMENS":
+        protocol = header.raw(header.private(0x0021, "SIEMENS MR SDS 01", 0x19)) or header.raw(0x00291020)
+        found = _PHOENIX.search(protocol)
+        stated = float(found[1]) if found else None
+    return int(stated) if stated is not None and 0 < stated <= _MAX_SLICES else None
+
+
+def _series(header: Header) -> _Series:
+    vendor, n_slices = _vendor(header), _stated_slices(header)
+    if vendor == "GE" and n_slices is not None:
+        t_r_s, times, why = ge.timing(header, ge.protocol(header), n_slices)
+        return _Series(vendor, n_slices, t_r_s, times, why)
+    why = "Philips writes no slice times" if vendor == "PHILIPS" else "all slices carry the same acquisition time"
+    return _Series(vendor, n_slices, header.t_r_s(), None, why)
+
+
+def scaling(fields: Fields, private: Fields) -> tuple[float, float]:
+    """Slope and intercept; Philips' own value is ``(raw * RS + RI) / (RS * SS)``.
+
+    Parameters
+    ----------
+    fields : Fields
+        Where the rescale slope RS and intercept RI are.
+    private : Fields
+        Where the private scale slope SS may be.
+    """
+    slope = fields.number(SLOPE, None, "RescaleSlope") or 1.0
+    intercept = fields.number(INTERCEPT, 0.0, "RescaleIntercept") or 0.0
+    precise = private.value(private.private(0x2005, "Philips MR Imaging DD 001", 0x0E))
+    if precise and private.text(0x00281054) in ("", "normalized"):
+        return 1.0 / precise, intercept / (slope * precise)
+    return slope, intercept
