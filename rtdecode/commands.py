@@ -1,4 +1,4 @@
-"""The commands of the runtime: `run`, `check`, `display`, and `demo` and `simulate` from their own modules."""
+"""The commands of the runtime: `run`, `check`, `display`; `demo`, `simulate` and `inspect` have their own modules."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Subparsers = Any  # argparse keeps the type of its sub-parsers private
 
 def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
+    from rtdecode.acquire import cli as inspect
     from rtdecode.demo import cli as demo
     from rtdecode.simulate import cli as simulate
 
@@ -40,6 +41,7 @@ def register(subparsers: Subparsers) -> None:
 
     demo.register(subparsers)
     simulate.register(subparsers)
+    inspect.register(subparsers)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtdecode.acquire.enhanced import PER_FRAME, SHARED, EnhancedReader
-from rtdecode.acquire.header import SOP_CLASS_UID, Header, open_header
+from rtdecode.acquire.header import SOP_CLASS_UID, Header, open_header, shown
 from rtdecode.acquire.mosaic import MosaicReader
 from rtdecode.acquire.slices import SliceReader
 from rtdecode.acquire.stored import Identity, Reading
@@ -45,7 +45,7 @@ class DicomReader:
             raise IncompleteFile(path, "PixelData", "present", f"end of file at {header.size} bytes")
         kind = header.text(SOP_CLASS_UID)
         if kind and kind != _MR:
-            raise VolumeError(path, "SOP class", "an MR image", kind)
+            raise VolumeError(path, "SOP class", "an MR image", shown(kind))
         volume = self._mosaics.read(header)
         if volume is not None:
             return Reading(volumes=(volume,))

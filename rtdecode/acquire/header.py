@@ -32,6 +32,7 @@ REPETITION_TIME, ECHO_NUMBER = 0x00180080, 0x00180086
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
 
 _PREAMBLE = 128
+_QUOTABLE = frozenset("0123456789.+-eE\\ ")
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
 _NUMBERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FD": "d", b"FL": "f"}
@@ -76,9 +77,9 @@ class Fields:
         try:
             values = np.array([float(part) for part in text.split("\\")])
         except ValueError:
-            raise VolumeError(self.path, name, f"{count} numbers", repr(text[:80])) from None
+            raise VolumeError(self.path, name, f"{count} numbers", shown(text)) from None
         if values.size != count or not np.isfinite(values).all():
-            raise VolumeError(self.path, name, f"{count} finite numbers", repr(text[:80]))
+            raise VolumeError(self.path, name, f"{count} finite numbers", shown(text))
         return values
 
     def number(self, tag: int, default: float | None, name: str) -> float | None:
@@ -249,6 +250,12 @@ def open_header(path: Path, stop: int | None = None) -> Header:
             raise VolumeError(path, "size", f"at most {MAX_FILE_BYTES} bytes inflated", "more")
         raise IncompleteFile(path, "gzip", "an end marker", f"end of file at {len(raw)} bytes")
     return Header(path, content, packed=True, stop=stop)
+
+
+def shown(text: str) -> str:
+    """Quote a value for a message; what is no number or identifier may be anybody's name, and is not quoted."""
+    short = text[:64]
+    return repr(short) if not set(short) - _QUOTABLE else f"{len(text)} other characters"
 
 
 def moment(text: str) -> float | None:

@@ -106,7 +106,7 @@ def _siemens(header: Header) -> Tiles | None:
     try:
         times = np.array([float(part) for part in private.get("MosaicRefAcqTimes", [])]) / 1000
     except ValueError:
-        raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", private["MosaicRefAcqTimes"][:3]) from None
+        raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", "others") from None
     complete = times.size == n_slices and bool(np.isfinite(times).all())
     return Tiles(
         layout=SIEMENS,

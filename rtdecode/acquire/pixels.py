@@ -12,7 +12,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from rtdecode.acquire.elements import DEFLATED, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA
-from rtdecode.acquire.header import COLUMNS, FRAMES, ROWS, Header
+from rtdecode.acquire.header import COLUMNS, FRAMES, ROWS, Header, shown
 from rtdecode.acquire.stored import MAX_FILE_BYTES, trailing_zeros
 from rtdecode.errors import IncompleteFile, VolumeError
 
@@ -131,9 +131,9 @@ def _decode(header: Header, found: PixelLayout, start: int) -> NDArray[Any]:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise VolumeError(path, "transfer syntax", "one of the DICOM standard for images", syntax or "none") from None
+        raise VolumeError(path, "transfer syntax", "one of the DICOM standard for images", shown(syntax)) from None
     if not decoder.is_available:
-        raise VolumeError(path, "transfer syntax", "a codec: pip install 'rtdecode[jpeg]'", syntax)
+        raise VolumeError(path, "transfer syntax", "a codec: pip install 'rtdecode[jpeg]'", shown(syntax))
     values: list[NDArray[Any]] = []
     try:
         for frame in generate_frames(content, number_of_frames=found.frames):
@@ -155,7 +155,7 @@ def _decode(header: Header, found: PixelLayout, start: int) -> NDArray[Any]:
             )
             values.append(np.asarray(decoded))
     except _CODEC_ERRORS as error:
-        raise VolumeError(path, "PixelData", f"frames in {syntax}", type(error).__name__) from None
+        raise VolumeError(path, "PixelData", f"frames in {shown(syntax)}", type(error).__name__) from None
     if len(values) != found.frames or any(value.size != found.rows * found.columns for value in values):
         raise VolumeError(path, "PixelData", f"{found.frames} frames of {found.columns} x {found.rows}", len(values))
     native = found.dtype.newbyteorder("=")

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import functools
-import gzip
 import hashlib
-import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +15,7 @@ from rtdecode.acquire import csa
 from rtdecode.acquire.dicom import DicomReader
 from rtdecode.errors import IncompleteFile, VolumeError
 from rtdecode.simulate import mosaic
+from tests.scans import manifest, unpack
 from tests.unit.test_acquire_watcher import series
 
 MOSAICS = (
@@ -30,23 +27,6 @@ MOSAICS = (
 )
 # the converter takes the times of the second volume of that series, and they jitter by one tick of 2.5 ms
 TIMES_ATOL_S = {"siemens-vb17-trio": 2.6e-3}
-
-
-@functools.cache
-def manifest(shared: Path) -> dict[str, Any]:
-    entries = json.loads((shared / "data" / "MANIFEST.json").read_text())["series"]
-    return {entry["id"]: entry for entry in entries}
-
-
-def unpack(shared: Path, name: str, folder: Path) -> list[tuple[Path, int | None]]:
-    """Write the files of a series as the scanner did; return each with the volume it is."""
-    out = []
-    for file in manifest(shared)[name]["files"]:
-        raw = (shared / "data" / file["path"]).read_bytes()
-        path = folder / (file.get("raw_name") or Path(file["path"]).name)
-        path.write_bytes(gzip.decompress(raw) if file["path"].endswith(".gz") else raw)
-        out.append((path, file.get("volume")))
-    return out
 
 
 @pytest.mark.parametrize("name", MOSAICS)
