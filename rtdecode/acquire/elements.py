@@ -15,6 +15,8 @@ MAX_ELEMENTS = 4_000_000
 MAX_DEPTH = 16
 PIXEL_DATA = 0x7FE00010
 
+_PIXEL_GROUP = 0x7FE00000
+
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -181,7 +183,7 @@ def _walk(
         tag = group << 16 | element
         if tag == _ITEM_END:
             return spans, at + 8
-        if stop is not None and tag >= stop and tag != PIXEL_DATA:
+        if stop is not None and stop <= tag < _PIXEL_GROUP:
             return spans, at
         budget.left -= 1
         if budget.left < 0:

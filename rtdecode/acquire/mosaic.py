@@ -121,7 +121,7 @@ def _siemens(header: Header) -> Tiles | None:
 def _csa(header: Header) -> dict[str, list[str]]:
     """Wanted elements of the private header; none where there is no such header."""
     for block in range(0x10, 0x100):
-        if header.text(0x00290000 + block) == "SIEMENS CSA HEADER":
+        if (tag := 0x00290000 + block) in header.elements.spans and header.text(tag) == "SIEMENS CSA HEADER":
             try:
                 return csa.parse(header.raw(0x00290000 + (block << 8) + 0x10), _CSA_WANTED)
             except ValueError as error:
