@@ -142,6 +142,7 @@ class NiftiReader:
             run=int(run[1]) if run else None,
             instance=turn + 1,
             uid=f"{folder}/{stem}#{turn}",
+            first=1,
         )
 
     def _identity(self, path: Path, raw: bytes) -> Identity:
