@@ -81,7 +81,7 @@ class Daemon:
         self._loading: str | None = None
         self._loaded = threading.Event()
         self._bundle: str | None = None
-        self._rejected = 0
+        self._transport = transport
         self._problem: str | None = None
         self._ending = threading.Event()
         self._publish_session("running")
@@ -200,7 +200,7 @@ class Daemon:
                 wire.Heartbeat(
                     lag=len(self._lane),
                     superseded=self._pictures.superseded,
-                    rejected=self._rejected,
+                    rejected=self._transport.rejected,
                     uptime_s=now - self._started,
                 )
             )

@@ -16,7 +16,15 @@ REPLAY_BYTES = 8 << 20
 
 
 class Transport(Protocol):
-    """Carries frames to whoever listens; must not block."""
+    """Carries frames to whoever listens; must not block.
+
+    Attributes
+    ----------
+    rejected : int
+        Requests refused so far.
+    """
+
+    rejected: int
 
     def send(self, topic: bytes, payload: bytes) -> None:
         """Queue one message for sending."""

@@ -76,6 +76,8 @@ def test_a_wrong_request_says_what_is_wrong(fields: dict[str, object], reason: s
 
 
 class ListTransport:
+    rejected = 0
+
     def __init__(self) -> None:
         self.sent: list[wire.Message] = []
 
