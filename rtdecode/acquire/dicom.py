@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
@@ -111,7 +112,8 @@ class _Header:
         if _DEFLATED in raw[:1024]:
             raise VolumeError(path, "transfer syntax", "uncompressed pixels", "deflated")
         try:
-            self._dataset: FileDataset = pydicom.dcmread(io.BytesIO(raw))
+            with disable_value_validation():  # it would warn about, and log, values of a damaged header
+                self._dataset: FileDataset = pydicom.dcmread(io.BytesIO(raw))
         except _PARSE_ERRORS as error:  # damaged or not yet written: only time can tell
             raise IncompleteFile(path, "header", "readable DICOM", f"{error} in {len(raw)} bytes") from None
 
