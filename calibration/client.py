@@ -9,7 +9,7 @@ import numpy as np
 
 from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.bundle import EnginePack
-from rtdecode.client import Beta, Client, Run, Session
+from rtdecode.client import Beta, Client, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 
 _log = logging.getLogger(__name__)
@@ -49,8 +49,14 @@ class CalibrationRun:
         Raises
         ------
         CalibrationError
-            The session ended first, or its trials cannot give a decoder.
+            The session ended first, its trials cannot give a decoder, or the daemon does not answer or refuses.
         """
+        try:
+            return self._follow()
+        except (TimeoutError, RequestError) as error:
+            raise CalibrationError(f"calibration stopped: {error}") from error
+
+    def _follow(self) -> Path:
         self._client.catch_up()
         for message in self._client.messages():
             match message:

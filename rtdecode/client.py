@@ -219,7 +219,8 @@ TOPICS: Dict[str, Type[Message]] = {
 
 def pack(message: Message) -> Tuple[bytes, bytes]:
     """Return the two frames of a message."""
-    return topic_of(message).encode(), msgpack.packb({"v": VERSION, **asdict(message)})
+    topic = topic_of(message)
+    return topic.encode(), msgpack.packb({"v": VERSION, "topic": topic, **asdict(message)})
 
 
 def topic_of(message: Message) -> str:

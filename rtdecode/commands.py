@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import signal
 import threading
-import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +105,12 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _display(args: argparse.Namespace) -> int:
-    from rtdecode.publish.display.server import serve
+    from rtdecode.publish.display.server import open_page, serve
 
     return serve(
         args.stream,
         args.requests,
         port=args.port,
         stimuli=args.stimuli,
-        ready=None if args.no_browser else webbrowser.open,
+        ready=None if args.no_browser else open_page,
     )

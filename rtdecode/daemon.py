@@ -13,11 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
@@ -28,10 +25,10 @@ from rtdecode.errors import BundleError, ProtocolError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.lanes import Closed, PictureLane, VolumeLane
 from rtdecode.line import Input, Line, RunEnd, RunStart
-from rtdecode.publish import requests
-from rtdecode.publish.publisher import Publisher, Transport, array, header
+from rtdecode.publish import messages, requests
+from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Stamp, TrialEvent, Volume
 from rtdecode.settings import Settings
 
 LANE_CAPACITY = 64
@@ -84,7 +81,7 @@ class Daemon:
         self._loading: str | None = None
         self._loaded = threading.Event()
         self._bundle: str | None = None
-        self._rejected = 0
+        self._transport = transport
         self._problem: str | None = None
         self._ending = threading.Event()
         self._publish_session("running")
@@ -203,7 +200,7 @@ class Daemon:
                 wire.Heartbeat(
                     lag=len(self._lane),
                     superseded=self._pictures.superseded,
-                    rejected=self._rejected,
+                    rejected=self._transport.rejected,
                     uptime_s=now - self._started,
                 )
             )
@@ -251,62 +248,34 @@ class Daemon:
         return True
 
     def _decode(self, beta: BetaUpdate) -> None:
-        event = beta.event
-        stages: dict[str, float] = {"queue": 1e3 * (self._clock.monotonic() - beta.stamp.received_mono_s)}
-        score: Any = None
-        caption = recon = ""
+        """Publish each part as it becomes ready; record the trial when its final picture is there."""
+        stamp = beta.stamp
+        stages = {"queue": self._since_ms(stamp)}
+        score, caption = None, None
         for part, milliseconds in self._decoder.decode(beta):
-            common = {"revision": beta.revision, "final": beta.final}
             match part:
                 case Embedding():
                     stages["embed"] = milliseconds
-                    head = {**header(beta.stamp, self._clock, stages), "trial": event.trial, **common}
                     score = part.score
-                    self._publisher.publish(wire.Embedding(**head, tokens=array(part.tokens)))
-                    self._publisher.publish(
-                        wire.Score(
-                            **head,
-                            predicted=score.predicted,
-                            probabilities=score.probabilities,
-                            top=score.top,
-                            rank=score.rank,
-                            pool=score.pool,
-                            evidence=score.evidence,
-                            chance=score.chance,
-                            p_noise=score.p_noise,
-                            stimulus=event.stimulus,
-                            condition=event.condition,
-                            onset_s=event.onset_s,
-                        )
-                    )
+                    self._publish(stamp, stages, messages.embedding(beta, part))
+                    self._publish(stamp, stages, messages.score(beta, score))
                 case Caption():
                     stages["caption"] = milliseconds
-                    head = {**header(beta.stamp, self._clock, stages), "trial": event.trial, **common}
-                    caption = part.text
-                    self._publisher.publish(wire.Caption(**head, text=part.text))
+                    caption = part
+                    self._publish(stamp, stages, messages.caption(beta, caption))
                 case Reconstruction():
                     stages["reconstruct"] = milliseconds
-                    head = {**header(beta.stamp, self._clock, stages), "trial": event.trial, **common}
-                    encoded = _webp(part)
-                    recon = self._recording.picture(event.trial, beta.revision, encoded)
-                    height, width = part.image.shape[:2]
-                    self._publisher.publish(
-                        wire.Reconstruction(
-                            **head,
-                            image=encoded,
-                            format="webp",
-                            width=width,
-                            height=height,
-                            color_space="sRGB",
-                        )
-                    )
-        if beta.final:
-            latency = 1e3 * (self._clock.monotonic() - beta.stamp.received_mono_s)
-            self._recording.decoded(
-                event,
-                (score.predicted, score.rank, score.pool, score.evidence, score.chance, score.p_noise, caption,
-                 beta.revision + 1, recon, f"{latency:.1f}"),
-            )  # fmt: skip
+                    message = messages.reconstruction(beta, part)
+                    path = self._recording.picture(beta.event.trial, beta.revision, message.image)
+                    self._publish(stamp, stages, message)
+                    if beta.final and score is not None and caption is not None:
+                        self._recording.decoded(beta, score, caption, path, self._since_ms(stamp))
+
+    def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
+        self._publisher.publish(messages.headed(message, stamp, {**stages, "total": self._since_ms(stamp)}))
+
+    def _since_ms(self, stamp: Stamp) -> float:
+        return 1e3 * (self._clock.monotonic() - stamp.received_mono_s)
 
     # the whole session ------------------------------------------------------------------------------------
 
@@ -349,9 +318,3 @@ class Daemon:
         thread = threading.Thread(target=repeat, name=name)
         thread.start()
         return thread
-
-
-def _webp(picture: Reconstruction) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(picture.image).save(buffer, "webp", lossless=True, method=2)
-    return buffer.getvalue()

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.lanes import PictureLane
-from rtdecode.publish.publisher import Publisher, array, header
+from rtdecode.publish import messages
+from rtdecode.publish.publisher import Publisher
 from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, Skipped, Stamp, TrialEvent, Volume
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -162,27 +160,14 @@ class Line:
             "wait": 1e3 * (began - stamp.received_mono_s),
             "estimate": 1e3 * (self._clock.monotonic() - began),
         }
-        self._publish_volume(registered, lag, stages)
+        self._recording.motion(registered)
+        self._publish(stamp, stages, messages.volume(registered, lag))
         for beta in betas:
             self._beta(beta, stages)
         self._close_if_complete()
 
-    def _publish_volume(self, volume: RegisteredVolume, lag: int, stages: dict[str, float]) -> None:
-        self._recording.motion(volume)
-        self._publisher.publish(
-            wire.Volume(
-                **header(volume.stamp, self._clock, stages),
-                motion=tuple(volume.motion.tolist()),
-                fd_mm=volume.fd_mm,
-                dvars=volume.dvars,
-                tsnr=volume.tsnr,
-                fit=volume.fit,
-                lag=lag,
-            )
-        )
-
     def _skipped(self, item: Skipped) -> None:
-        self._publisher.publish(wire.Skipped(run=item.run, volume=item.volume, path=item.path, reason=item.reason))
+        self._publisher.publish(messages.skipped(item))
         _log.warning("run %d volume %s skipped: %s", item.run, item.volume, item.reason)
         if item.volume is None:
             return
@@ -195,34 +180,21 @@ class Line:
 
     def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
         event = beta.event
-        head: dict[str, Any] = {
-            **header(beta.stamp, self._clock, stages),
-            "trial": event.trial,
-            "revision": beta.revision,
-            "final": beta.final,
-            "invalid": beta.invalid,
-            "onset_s": event.onset_s,
-            "stimulus": event.stimulus,
-            "condition": event.condition,
-        }
-        self._publisher.publish(
-            wire.Beta(
-                **head,
-                duration_s=event.duration_s,
-                delay_s=beta.delay_s,
-                beta=array(beta.beta.astype(np.float32, copy=False)),
-            )
-        )
+        self._publish(beta.stamp, stages, messages.beta(beta))
         if beta.final and self._run is not None:
             self._run.finals.append(beta)
         if event.run <= self._settings.calibration.runs:
             return
         if beta.invalid is not None:
-            self._publisher.publish(wire.Score(**head))
+            self._publish(beta.stamp, stages, messages.no_score(beta))
         else:
             replaced = self._pictures.put(beta)
             if replaced is not None:
                 self._recording.inputs.append("superseded", trial=event.trial, revision=replaced.revision)
+
+    def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
+        total = 1e3 * (self._clock.monotonic() - stamp.received_mono_s)
+        self._publisher.publish(messages.headed(message, stamp, {**stages, "total": total}))
 
     # runs -----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from rtdecode import __version__
 from rtdecode.clock import Clock
 from rtdecode.errors import JournalError
 from rtdecode.journal import Journal
-from rtdecode.records import BetaUpdate, RegisteredVolume, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, Caption, RegisteredVolume, Score, TrialEvent, Volume
 from rtdecode.settings import SessionSettings
 
 TASK = "rtdecode"
@@ -157,10 +157,26 @@ class Recording:
             (volume.stamp.volume, *(f"{x:.6g}" for x in numbers)),
         )
 
-    def decoded(self, event: TrialEvent, values: Sequence[object]) -> None:
-        """Add a decoded trial: the columns of `DECODED_COLUMNS` after those of its event."""
-        own = (event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus)
-        self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, (*own, *values))
+    def decoded(self, beta: BetaUpdate, score: Score, caption: Caption, picture: str, latency_ms: float) -> None:
+        """Add a trial's final result.
+
+        Parameters
+        ----------
+        beta : BetaUpdate
+        score : Score
+        caption : Caption
+        picture : str
+            As `picture` returned it.
+        latency_ms : float
+            From the volume's file to the picture.
+        """
+        event = beta.event
+        values = (
+            event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus, score.predicted, score.rank,
+            score.pool, score.evidence, score.chance, score.p_noise, caption.text, beta.revision + 1, picture,
+            f"{latency_ms:.1f}",
+        )  # fmt: skip
+        self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, values)
 
     def betas(
         self, run: int, finals: Sequence[BetaUpdate], mask: NDArray[np.bool_], affine: NDArray[np.float64]

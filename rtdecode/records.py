@@ -8,7 +8,7 @@ unchanged from end to end, so that latency anywhere is a subtraction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -258,26 +258,3 @@ class Reconstruction:
     """A picture decoded from an embedding: uint8 array of shape (height, width, 3), sRGB."""
 
     image: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Decoded:
-    """All that the decode worker gives for one beta, in the order it became ready.
-
-    Attributes
-    ----------
-    trial : str
-    revision : int
-    embedding : Embedding
-    caption : Caption
-    reconstruction : Reconstruction
-    stages_ms : dict of str to float
-        Milliseconds spent in ``embed``, ``caption`` and ``reconstruct``.
-    """
-
-    trial: str
-    revision: int
-    embedding: Embedding
-    caption: Caption
-    reconstruction: Reconstruction
-    stages_ms: dict[str, float] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def seal_pack(trained: Trained, sample: Sample, figures: dict[str, Any], target:
         export_stage(trained.captioner, {"tokens": examples}, ["words", "probability"], folder / "captioner.onnx")
         onnx.save(adapter_model(), folder / "adapter.onnx")
         save_file({"prototypes": prototypes.astype(np.float32)}, folder / "prototypes.safetensors")
+        (folder / "prototypes.safetensors").chmod(0o644)  # safetensors gives it to its owner alone
         (folder / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         (folder / "pack.toml").write_text(pack_toml(figures), encoding="utf-8")
 
@@ -130,6 +132,8 @@ def export_stage(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str
         File to write.
     """
     module.eval()
+    for name in ("onnx_ir", "onnxscript"):  # they report every constant they fold
+        logging.getLogger(name).setLevel(logging.WARNING)
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations

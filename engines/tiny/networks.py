@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engines.tiny import layout
-from rtdecode.simulate.world import PICTURE_PX, SIZE_RANGE, TILT_RANGE_DEG
+from rtdecode.simulate.world import CATEGORIES, PICTURE_PX, SIZE_RANGE, TILT_RANGE_DEG
 
+_SCRAMBLED = CATEGORIES.index("scrambled")
 _WAVES = (2.0, 4.0, 8.0, 16.0, 32.0)
 
 
@@ -234,7 +235,11 @@ class Prior(nn.Module):  # type: ignore[misc]
         logits = self.judge(seen)
         category = logits[:, layout.code_slices()[0]] + category_bias
         code = self.commit(torch.cat([category, logits[:, layout.code_slices()[0].stop :]], 1))
-        return self.compose(code, self.fill(seen, spatial, code)), category.softmax(1)
+        filled = self.fill(seen, spatial, code)
+        # The mean of many scrambled pictures is an even grey: give such a texture the contrast that shrinkage took.
+        contrast = (r2[:, 1:].clamp(0.0, 1.0) + 0.03).rsqrt()
+        filled = filled * (1 + code[:, _SCRAMBLED : _SCRAMBLED + 1] * (contrast - 1))
+        return self.compose(code, filled), category.softmax(1)
 
 
 class Captioner(nn.Module):  # type: ignore[misc]

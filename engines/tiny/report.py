@@ -75,7 +75,7 @@ def contact_sheet(trained: Trained, path: Path, seed: int) -> None:
     for level in R2_LEVELS:
         _, clean, _ = _through_noise(trained, tokens, level, seed)
         rows[f"R2 {level:g}"] = _to_uint8(_decode(trained, clean))
-    _sheet(rows).save(path, optimize=True)
+    _sheet(rows).quantize(256).save(path, optimize=True)
 
 
 def _sheet(rows: dict[str, NDArray[np.uint8]]) -> Image.Image:

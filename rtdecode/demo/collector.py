@@ -35,7 +35,6 @@ class Collected:
     bundle: str | None = None
     calibration_trials: int = 0
     calibration: wire.Calibration | None = None
-    expected: int = 0
     received: int = 0
     skipped: int = 0
     runs_ended: set[int] = field(default_factory=set)
@@ -43,6 +42,11 @@ class Collected:
     trials: dict[str, Trial] = field(default_factory=dict)
     volume_ms: list[float] = field(default_factory=list)
     reconstruction_ms: list[float] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Trials that have their final picture, or will have none."""
+        return sum(trial.done for trial in list(self.trials.values()))
 
 
 class Collector:

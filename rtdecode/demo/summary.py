@@ -24,7 +24,7 @@ from rtdecode.recording import session_folder
 from rtdecode.settings import Settings
 
 
-def summarise(visit: Visit, settings: Settings, seen: Collected) -> dict[str, Any]:
+def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: int) -> dict[str, Any]:
     """Return the summary of a demo.
 
     Parameters
@@ -33,6 +33,8 @@ def summarise(visit: Visit, settings: Settings, seen: Collected) -> dict[str, An
     settings : Settings
     seen : Collected
         All that the stream said.
+    expected : int
+        Volumes that were announced.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected) -> dict[str, An
             **_quantiles("volume", seen.volume_ms),
             **_quantiles("reconstruction", seen.reconstruction_ms),
         },
-        "volumes": {"expected": seen.expected, "received": seen.received, "skipped": seen.skipped},
+        "volumes": {"expected": expected, "received": seen.received, "skipped": seen.skipped},
         "faults": [f"{f.part}: {f.reason}" for f in seen.faults],
         "session_dir": str(folder),
     }

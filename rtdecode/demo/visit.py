@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
+import shutil
 import time
-import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from rtdecode.demo.processes import Processes, free_port
 from rtdecode.demo.sources import RecordedVisit, SimulatedVisit, Visit
 from rtdecode.demo.summary import print_summary, summarise
 from rtdecode.errors import RtdecodeError
+from rtdecode.publish.display.server import open_page
 from rtdecode.settings import parse
 from rtdecode.simulate.playback import Speed
 
@@ -101,16 +102,20 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     settings_path.write_text(tomli_w.dumps(raw), encoding="utf-8")
     settings = parse(raw, root=out)
     with Processes(out / "logs") as processes:
-        processes.start("daemon", "run", str(settings_path))
-        _wait_for_daemon(addresses, processes)
+        with console.status("starting the daemon"):
+            processes.start("daemon", "run", str(settings_path))
+            _wait_for_daemon(addresses, processes)
         processes.start("calibration", "calibrate", str(settings_path))
         _start_page(processes, addresses, settings.decode.stimuli, options, console)
         with Collector(*addresses) as collector, Client(*addresses, topics=["session"]) as announcer:
-            _scan(visit, options, collector, announcer, processes, console)
+            course = _Course(visit, options, collector, announcer, processes, console)
+            course.run()
             code = processes.stop("daemon")
             if code != 0:
                 raise RtdecodeError(f"the daemon ended with exit code {code}; see {out / 'logs' / 'daemon.log'}")
-    summary = summarise(visit, settings, collector.collected)
+    shutil.rmtree(out / "export")  # the session folder keeps every volume
+    with console.status("summing up"):
+        summary = summarise(visit, settings, collector.collected, expected=course.expected)
     summary["elapsed_s"] = round(clock.monotonic() - began, 1)
     if options.json is not None:
         options.json.write_text(jsonlib.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -140,72 +145,84 @@ def _start_page(
     address = f"http://127.0.0.1:{port}/"
     console.print(f"page: [bold]{address}[/]")
     if options.open_browser:
-        webbrowser.open(address)
+        open_page(address)
 
 
-def _scan(
-    visit: Visit,
-    options: DemoOptions,
-    collector: Collector,
-    announcer: Client,
-    processes: Processes,
-    console: Console,
-) -> None:
-    """Let the scanner run, then wait for the last decoded trial, with progress all along."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        bars = {name: progress.add_task(name, total=total) for name, total in visit.totals.items()}
+class _Course:
+    """Lets the scanner run and waits for the last decoded trial, with progress all along."""
 
-        written = 0
-
-        def patiently(reached: Callable[[Collected], bool], what: str) -> None:
-            seen = collector.collected.received
-            deadline = time.monotonic() + SILENCE_S
-            while not collector.wait(reached, 0.25):
-                processes.check(may_end=("calibration",))
-                _advance(progress, bars, collector.collected)
-                if collector.collected.received != seen:
-                    seen, deadline = collector.collected.received, time.monotonic() + SILENCE_S
-                if time.monotonic() > deadline:
-                    raise RtdecodeError(f"{what}: nothing came for {SILENCE_S:.0f} s; see the logs in {options.out}")
-
-        def announce(message: dict[str, Any]) -> None:
-            announcer.event(**message)
-            _advance(progress, bars, collector.collected)
-            if message["kind"] == "run_start":
-                processes.check(may_end=("calibration",))
-                collector.collected.expected += message["expected_volumes"]
-
-        def keep_pace(run: int, volume: int) -> None:
-            """Write no volume before the daemon has nearly caught up: a scanner is not faster than the line."""
-            nonlocal written
-            written += 1
-            patiently(lambda c: c.received + c.skipped > written - VOLUMES_AHEAD, f"run {run}, volume {volume}")
-
-        def hold(run: int) -> Speed:
-            """Begin no run before the daemon has closed the last: scanners pause between runs."""
-            patiently(lambda c: run == 1 or run - 1 in c.runs_ended, f"waiting for the end of run {run - 1}")
-            if run <= visit.calibration_runs:
-                return options.calibration_speed
-            patiently(lambda c: c.mode == "decode", "waiting for the calibration")
-            return options.decoding_speed
-
-        visit.play(announce, hold, keep_pace)
-        patiently(lambda c: visit.runs in c.runs_ended, "waiting for the last volume")
-        patiently(
-            lambda c: sum(t.done for t in c.trials.values()) >= visit.decoded_trials,
-            "waiting for the last picture",
+    def __init__(
+        self,
+        visit: Visit,
+        options: DemoOptions,
+        collector: Collector,
+        announcer: Client,
+        processes: Processes,
+        console: Console,
+    ) -> None:
+        self._visit = visit
+        self._options = options
+        self._collector = collector
+        self._announcer = announcer
+        self._processes = processes
+        self._console = console
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
         )
-        _advance(progress, bars, collector.collected)
+        self._progress = Progress(*columns, console=console, refresh_per_second=4)
+        self._bars = {name: self._progress.add_task(name, total=total) for name, total in visit.totals.items()}
+        self._written = 0
+        self.expected = 0
 
+    def run(self) -> None:
+        with self._progress:
+            self._visit.play(self._announce, self._hold, self._keep_pace)
+            self._wait(lambda seen: self._visit.runs in seen.runs_ended, "waiting for the last volume")
+            self._wait(lambda seen: seen.done >= self._visit.decoded_trials, "waiting for the last picture")
+            self._show()
 
-def _advance(progress: Progress, bars: dict[str, Any], seen: Collected) -> None:
-    done = sum(trial.done for trial in seen.trials.values())
-    for name, value in zip(bars, (seen.received + seen.skipped, seen.calibration_trials, done), strict=True):
-        progress.update(bars[name], completed=value)
+    def _announce(self, message: dict[str, Any]) -> None:
+        self._announcer.event(**message)
+        if message["kind"] == "run_start":
+            self.expected += message["expected_volumes"]
+        elif message["kind"] == "run_end" and not self._console.is_terminal:
+            values = ", ".join(f"{value} {name}" for name, value in self._show().items())
+            self._console.print(f"run {message['run']} of {self._visit.runs} scanned: {values}")
+
+    def _hold(self, run: int) -> Speed:
+        """Begin no run before the daemon has closed the last: scanners pause between runs."""
+        self._wait(lambda seen: run == 1 or run - 1 in seen.runs_ended, f"waiting for the end of run {run - 1}")
+        if run <= self._visit.calibration_runs:
+            return self._options.calibration_speed
+        self._wait(lambda seen: seen.mode == "decode", "waiting for the calibration")
+        return self._options.decoding_speed
+
+    def _keep_pace(self, run: int, volume: int) -> None:
+        """Write no volume before the daemon has nearly caught up: a scanner is not faster than the line."""
+        self._written += 1
+        self._wait(
+            lambda seen: seen.received + seen.skipped > self._written - VOLUMES_AHEAD, f"run {run}, volume {volume}"
+        )
+        self._show()
+
+    def _wait(self, reached: Callable[[Collected], bool], what: str) -> None:
+        arrived, deadline = -1, 0.0
+        while not self._collector.wait(reached, 0.25):
+            self._processes.check(may_end=("calibration",))
+            values = self._show()
+            now = time.monotonic()
+            if sum(values.values()) != arrived:
+                arrived, deadline = sum(values.values()), now + SILENCE_S
+            elif now > deadline:
+                raise RtdecodeError(f"{what}: nothing came for {SILENCE_S:.0f} s; see the logs in {self._options.out}")
+
+    def _show(self) -> dict[str, int]:
+        seen = self._collector.collected
+        values = dict(zip(self._bars, (seen.received + seen.skipped, seen.calibration_trials, seen.done), strict=True))
+        for name, value in values.items():
+            self._progress.update(self._bars[name], completed=value)
+        return values

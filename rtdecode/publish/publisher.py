@@ -8,19 +8,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import ProtocolError
-from rtdecode.records import Stamp
 
 REPLAY_BYTES = 8 << 20
 
 
 class Transport(Protocol):
-    """Carries frames to whoever listens; must not block."""
+    """Carries frames to whoever listens; must not block.
+
+    Attributes
+    ----------
+    rejected : int
+        Requests refused so far.
+    """
+
+    rejected: int
 
     def send(self, topic: bytes, payload: bytes) -> None:
         """Queue one message for sending."""
@@ -127,25 +131,3 @@ class Publisher:
                 messages.append(payload)
             next_seq = first + start + len(messages)
             return {"messages": messages, "next_seq": next_seq, "more": next_seq < history.next_seq}
-
-
-def header(stamp: Stamp, clock: Clock, stages: dict[str, float] | None = None) -> dict[str, Any]:
-    """Return the header fields that come from a record's stamp.
-
-    ``stages`` gets ``total``: milliseconds since the volume was found complete.
-    """
-    total = 1e3 * (clock.monotonic() - stamp.received_mono_s)
-    return {
-        "run": stamp.run,
-        "trial": stamp.trial,
-        "volume": stamp.volume,
-        "t_acquired": stamp.acquired_s,
-        "t_received": stamp.received_s,
-        "stages": {**(stages or {}), "total": total},
-    }
-
-
-def array(values: NDArray[Any]) -> wire.Array:
-    """Return `values` as they travel: little-endian, C order."""
-    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    return wire.Array(values.dtype.str, values.shape, values.tobytes())

@@ -32,7 +32,9 @@ Spoil = Callable[[int, int, Path], None]
 
 
 class Recorder:
-    """A transport that keeps everything, and a client that reads it: the socket seam without sockets."""
+    """A transport that keeps everything: the socket seam without sockets."""
+
+    rejected = 0
 
     def __init__(self) -> None:
         self.messages: list[wire.Message] = []

@@ -11,7 +11,7 @@ import pytest
 
 from calibration.client import CalibrationRun
 from rtdecode.bundle import open_participant
-from rtdecode.client import Array, Beta, Client, Message, Run, Session
+from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.decode.candidates import load_candidates
 from rtdecode.errors import CalibrationError
 from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_pack, tiny_stages
@@ -124,3 +124,13 @@ def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
 def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="expected one"):
         calibration_run(ListClient(visit(tmp_path))).run()
+
+
+@pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
+def test_a_daemon_that_refuses_or_is_silent_is_named(error: Exception, tmp_path: Path) -> None:
+    class Refusing(ListClient):
+        def mode(self, mode: str, bundle: str) -> None:
+            raise error
+
+    with pytest.raises(CalibrationError, match=str(error)):
+        calibration_run(Refusing(visit(with_reference(tmp_path)))).run()

@@ -60,6 +60,14 @@ def test_state_is_json_without_nan_and_says_what_went_wrong() -> None:
     assert all(part in text for part in ("run 1, volume 3: truncated", "decode: gone", "t9: all volumes missing"))
 
 
+def test_the_learning_curve_grows() -> None:
+    board = Board()
+    board.apply(wire.Calibration(trials=5))
+    board.apply(wire.Calibration(trials=10, percentile=0.6, interval=(0.5, 0.7)))
+    board.apply(wire.Calibration(trials=20, percentile=0.7, interval=(0.6, 0.8)))
+    assert board.state()["curve"] == [[10, 0.6, 0.5, 0.7], [20, 0.7, 0.6, 0.8]]
+
+
 def test_a_new_run_clears_the_trace_and_every_change_counts() -> None:
     board = Board()
     board.apply(wire.Volume(run=1, volume=0, motion=(0.0,) * 6, stages={"total": 20.0}))

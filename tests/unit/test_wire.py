@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
 from rtdecode.publish import requests
-from rtdecode.publish.publisher import Publisher, array
+from rtdecode.publish.publisher import Publisher
 from rtdecode.publish.server import Server
 from tests.conftest import FakeClock
 
@@ -35,7 +35,7 @@ def strategy(hint: object) -> st.SearchStrategy[object]:
     if typing.get_origin(hint) is dict:
         return st.dictionaries(strategy(arguments[0]), strategy(arguments[1]), max_size=3)
     assert hint is wire.Array
-    return st.just(array(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    return st.just(wire.Array("<f4", (2, 3), np.arange(6, dtype="<f4").tobytes()))
 
 
 def messages() -> st.SearchStrategy[wire.Message]:
@@ -76,6 +76,8 @@ def test_a_wrong_request_says_what_is_wrong(fields: dict[str, object], reason: s
 
 
 class ListTransport:
+    rejected = 0
+
     def __init__(self) -> None:
         self.sent: list[wire.Message] = []
 

@@ -28,6 +28,7 @@ class Board:
         self._session: dict[str, Any] = {}
         self._run: dict[str, Any] = {}
         self._calibration: dict[str, Any] = {}
+        self._curve: list[list[float]] = []
         self._heartbeat: dict[str, Any] = {}
         self._notices: deque[dict[str, Any]] = deque(maxlen=6)
         self._trace: deque[list[float]] = deque(maxlen=TRACE_VOLUMES)
@@ -66,6 +67,8 @@ class Board:
                     "interval": list(message.interval),
                     "note": message.note,
                 }
+                if message.percentile is not None and len(message.interval) == 2:
+                    self._curve.append([message.trials, message.percentile, *message.interval])
             case wire.Heartbeat():
                 self._heartbeat = {"t": message.t_published, "lag": message.lag}
             case wire.Score() if message.invalid is not None:
@@ -86,6 +89,7 @@ class Board:
             "session": self._session,
             "run": self._run,
             "calibration": self._calibration,
+            "curve": self._curve,
             "heartbeat": self._heartbeat,
             "notices": list(self._notices),
             "trace": list(self._trace),

@@ -50,6 +50,15 @@ function showNow(trial) {
   text("evidence-note", `(chance ${percent(trial.chance)}; noise looks this sure ${percent(trial.p_noise)} of the time)${rank}`);
 }
 
+function showWaiting(state) {
+  const { session, run, calibration } = state;
+  if (session.mode !== "calibrate" || !run.number) return;
+  const last = run.number >= session.calibration_runs && run.state === "ended";
+  text("caption", last ? "fitting the decoder …" : `calibration run ${run.number} of ${session.calibration_runs}`);
+  text("evidence", calibration.trials ? `${calibration.trials} trials collected` : "");
+  text("evidence-note", "");
+}
+
 function showTrials(trials) {
   const scored = trials.filter((t) => t.final && t.condition);
   const hits = scored.filter((t) => t.predicted === t.condition).length;
@@ -93,6 +102,8 @@ function showSignal(state) {
       `, held-out percentile rank ${percent(calibration.percentile)} [${calibration.interval.map(percent).join(", ")}] (chance 50%)`;
     text("calibration", `${calibration.trials} trials${learnt}${calibration.note ? ` · ${calibration.note}` : ""}`);
   }
+  $("curve").hidden = state.curve.length < 2;
+  drawCurve(state.curve);
   $("notices").replaceChildren(...state.notices.map((notice) => {
     const item = document.createElement("li");
     item.className = notice.kind;
@@ -129,11 +140,34 @@ function drawMotion(trace) {
   pen.fillText(top.toFixed(1), 2, base - tall + 10);
 }
 
+function drawCurve(curve) {
+  const canvas = $("curve"), pen = canvas.getContext("2d");
+  const { width, height } = canvas;
+  pen.clearRect(0, 0, width, height);
+  if (curve.length < 2) return;
+  const most = curve[curve.length - 1][0];
+  const x = (trials) => 44 + (width - 54) * trials / most;
+  const y = (share) => height - 10 - (height - 20) * (Math.max(share, 0.4) - 0.4) / 0.6;
+  pen.font = "13px system-ui"; pen.fillStyle = "#93a1b1"; pen.strokeStyle = "#2c3643"; pen.lineWidth = 1;
+  for (const share of [0.5, 0.75, 1]) {
+    pen.fillText(percent(share), 2, y(share) + 5);
+    pen.beginPath(); pen.moveTo(44, y(share)); pen.lineTo(width - 6, y(share)); pen.stroke();
+  }
+  pen.fillStyle = "#5fd38d33"; pen.beginPath();
+  curve.forEach(([trials, , low]) => pen.lineTo(x(trials), y(low)));
+  [...curve].reverse().forEach(([trials, , , high]) => pen.lineTo(x(trials), y(high)));
+  pen.fill();
+  pen.strokeStyle = "#5fd38d"; pen.lineWidth = 2; pen.beginPath();
+  curve.forEach(([trials, share]) => pen.lineTo(x(trials), y(share)));
+  pen.stroke();
+}
+
 function show(state) {
   if (state.heartbeat.t) lastBeat = Date.now();
   showHeader(state);
   const current = state.trials[state.trials.length - 1];
   if (current) showNow(current);
+  else showWaiting(state);
   showTrials(state.trials);
   showSignal(state);
 }

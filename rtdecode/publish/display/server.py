@@ -9,8 +9,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import re
+import sys
 import threading
+import webbrowser
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -132,13 +135,19 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
     )
 
 
+def open_page(address: str) -> None:
+    """Open a page in the person's browser; do nothing where there is no screen to show it on."""
+    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(address)
+
+
 def serve(
     stream: str,
     requests: str,
     *,
     port: int,
     stimuli: Path | None,
-    ready: Callable[[str], object] | None = None,
+    ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serve the page on loopback until interrupted; return an exit code.
 

@@ -1,0 +1,130 @@
+"""Records become messages: the only place where one is turned into the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rtdecode import client as wire
+from rtdecode.records import (
+    BetaUpdate,
+    Caption,
+    Embedding,
+    Reconstruction,
+    RegisteredVolume,
+    Score,
+    Skipped,
+    Stamp,
+)
+
+
+def headed(message: wire.Message, stamp: Stamp, stages: dict[str, float]) -> wire.Message:
+    """Return `message` with the header fields that come from a volume.
+
+    Parameters
+    ----------
+    message : Message
+    stamp : Stamp
+    stages : dict of str to float
+        Milliseconds per stage; ``total`` is the time since the volume was found complete.
+    """
+    return replace(
+        message,
+        run=stamp.run,
+        volume=stamp.volume,
+        t_acquired=stamp.acquired_s,
+        t_received=stamp.received_s,
+        stages=stages,
+    )
+
+
+def volume(record: RegisteredVolume, lag: int) -> wire.Volume:
+    """Message of a registered volume; `lag` counts inputs waiting behind it."""
+    return wire.Volume(
+        motion=tuple(record.motion.tolist()),
+        fd_mm=record.fd_mm,
+        dvars=record.dvars,
+        tsnr=record.tsnr,
+        fit=record.fit,
+        lag=lag,
+    )
+
+
+def skipped(record: Skipped) -> wire.Skipped:
+    """Message of a volume or file that could not be used."""
+    return wire.Skipped(run=record.run, volume=record.volume, path=record.path, reason=record.reason)
+
+
+def beta(record: BetaUpdate) -> wire.Beta:
+    """Message of a response estimate."""
+    return wire.Beta(
+        **_trial(record),
+        duration_s=record.event.duration_s,
+        delay_s=record.delay_s,
+        beta=_array(record.beta.astype(np.float32, copy=False)),
+    )
+
+
+def no_score(record: BetaUpdate) -> wire.Score:
+    """Message of a trial that gets no result; the beta says why."""
+    return wire.Score(**_trial(record))
+
+
+def embedding(record: BetaUpdate, found: Embedding) -> wire.Embedding:
+    """Message of the tokens decoded from a beta."""
+    return wire.Embedding(**_decoded(record), tokens=_array(found.tokens))
+
+
+def score(record: BetaUpdate, found: Score) -> wire.Score:
+    """Message of how the tokens decoded from a beta score."""
+    return wire.Score(
+        **_trial(record),
+        predicted=found.predicted,
+        probabilities=found.probabilities,
+        top=found.top,
+        rank=found.rank,
+        pool=found.pool,
+        evidence=found.evidence,
+        chance=found.chance,
+        p_noise=found.p_noise,
+    )
+
+
+def caption(record: BetaUpdate, found: Caption) -> wire.Caption:
+    """Message of the caption decoded from a beta."""
+    return wire.Caption(**_decoded(record), text=found.text)
+
+
+def reconstruction(record: BetaUpdate, found: Reconstruction) -> wire.Reconstruction:
+    """Message of the picture decoded from a beta, encoded as lossless WebP."""
+    buffer = BytesIO()
+    Image.fromarray(found.image).save(buffer, "webp", lossless=True, method=2)
+    height, width = found.image.shape[:2]
+    return wire.Reconstruction(
+        **_decoded(record), image=buffer.getvalue(), format="webp", width=width, height=height, color_space="sRGB"
+    )
+
+
+def _decoded(record: BetaUpdate) -> dict[str, Any]:
+    return {"trial": record.event.trial, "revision": record.revision, "final": record.final, "invalid": record.invalid}
+
+
+def _trial(record: BetaUpdate) -> dict[str, Any]:
+    event = record.event
+    return {
+        **_decoded(record),
+        "onset_s": event.onset_s,
+        "stimulus": event.stimulus,
+        "condition": event.condition,
+    }
+
+
+def _array(values: NDArray[Any]) -> wire.Array:
+    """Return `values` as they travel: little-endian, C order."""
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return wire.Array(values.dtype.str, values.shape, values.tobytes())
