@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rtdecode.errors import CalibrationError
 _log = logging.getLogger(__name__)
 
 TOPICS = ("session", "run", "beta")
+ATTEMPTS = 6
 STATUS_EVERY = 10
 """Trials between two points of the learning curve."""
 
@@ -99,9 +101,24 @@ class CalibrationRun:
 
     def _publish_status(self, note: str) -> None:
         status = self._calibrator.status()
-        self._client.calibration(
-            trials=status.trials, percentile=status.percentile, interval=list(status.interval), note=note
+        self._ask(
+            self._client.calibration,
+            trials=status.trials,
+            percentile=status.percentile,
+            interval=list(status.interval),
+            note=note,
         )
+
+    def _ask(self, request: Callable[..., object], *arguments: object, **fields: object) -> None:
+        """Make a request, again while the daemon is being restarted."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                request(*arguments, **fields)
+            except TimeoutError:
+                _log.warning("the daemon does not answer; asking again")
+            else:
+                return
+        request(*arguments, **fields)
 
     def _finish(self) -> Path:
         assert self._session is not None
@@ -125,14 +142,15 @@ class CalibrationRun:
             },
         )
         figures = fit.figures
-        self._client.calibration(
+        self._ask(
+            self._client.calibration,
             trials=self._calibrator.trials,
             percentile=figures["percentile"],
             interval=list(figures["percentile_interval"]),
             p_value=figures["percentile_p"],
             note=f"fitted: {figures['voxels']} voxels, category {figures['category_accuracy']:.0%} held out",
         )
-        self._client.mode("decode", str(target))
+        self._ask(self._client.mode, "decode", str(target))
         _log.info("bundle %s written to %s", identity, target)
         return target
 

@@ -22,6 +22,7 @@ def register(subparsers: Subparsers) -> None:
 
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
     run.add_argument("settings", type=Path, metavar="SETTINGS", help="TOML file")
+    run.add_argument("--resume", action="store_true", help="go on with this session after an interruption")
     run.set_defaults(handler=_run)
 
     check = subparsers.add_parser("check", help="tell before the scan what would fail in it")
@@ -50,8 +51,9 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.daemon import Daemon
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
+    from rtdecode.past import Past
     from rtdecode.publish.server import Server
-    from rtdecode.recording import Recording
+    from rtdecode.recording import Recording, session_folder, session_name
     from rtdecode.settings import load
 
     settings = load(args.settings)
@@ -62,18 +64,19 @@ def _run(args: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    name = session_name(settings.session)
+    past = Past(session_folder(settings.session), name) if args.resume else None
     server = Server(settings.publish.stream, settings.publish.requests)
     try:
-        recording = Recording(settings.session, args.settings.read_text(encoding="utf-8"), clock)
-        name = f"{settings.session.participant}-{settings.session.session}"
+        text = args.settings.read_text(encoding="utf-8")
         with (
-            contextlib.closing(recording),
-            FolderWatcher(settings.scanner, name, clock) as source,
+            contextlib.closing(Recording(settings.session, text, clock, resume=args.resume)) as recording,
+            FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
             contextlib.closing(
                 WorkerService(pack.folder, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
             ) as decoder,
         ):
-            daemon = Daemon(settings, source, decoder, pack, recording, server, clock)
+            daemon = Daemon(settings, source, decoder, pack, recording, server, clock, past)
             server.start(daemon.answer)
             print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
             daemon.run(stop)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from rtdecode.decode.worker import DecodeService
 from rtdecode.errors import BundleError, ProtocolError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.lanes import Closed, PictureLane, VolumeLane
-from rtdecode.line import Input, Line, RunEnd, RunStart
+from rtdecode.line import Line
+from rtdecode.past import Input, Past
 from rtdecode.publish import messages, requests
 from rtdecode.publish.publisher import Publisher, Transport
-from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Stamp, TrialEvent, Volume
+from rtdecode.recording import Recording, session_name
+from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, RunEnd, RunStart, Stamp, TrialEvent, Volume
 from rtdecode.settings import Settings
 
 LANE_CAPACITY = 64
@@ -50,6 +52,8 @@ class Daemon:
     transport : Transport
         Where messages go.
     clock : Clock
+    past : Past, optional
+        Of the same session, which is to be resumed.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Daemon:
         recording: Recording,
         transport: Transport,
         clock: Clock,
+        past: Past | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -72,21 +77,41 @@ class Daemon:
         self._heartbeat_due = self._started
         self._lane: VolumeLane[Input] = VolumeLane(LANE_CAPACITY)
         self._pictures = PictureLane()
-        name = f"{settings.session.participant}-{settings.session.session}"
+        name = session_name(settings.session)
         self._publisher = Publisher(name, clock, transport, recording.output)
         estimator = Estimator(settings.estimate, name)
         estimator.warm_up()
         self._line = Line(settings, estimator, recording, self._publisher, self._pictures, clock)
-        self._trials: set[str] = set()
+        self._trials: dict[str, dict[str, Any]] = {}
+        self._intake = threading.Lock()  # the journal and the lane hold inputs in the same order
         self._loading: str | None = None
         self._loaded = threading.Event()
         self._bundle: str | None = None
         self._transport = transport
         self._problem: str | None = None
         self._ending = threading.Event()
+        bundle = settings.decode.bundle
+        if past is not None:
+            self._refold(past)
+            bundle = Path(past.bundle) if past.bundle is not None else bundle
         self._publish_session("running")
-        if settings.decode.bundle is not None:
-            self._request_bundle(str(settings.decode.bundle))
+        if bundle is not None:
+            self._request_bundle(str(bundle))
+
+    def _refold(self, past: Past) -> None:
+        """Fold the inputs of an interrupted session again; what it had published stays as it was."""
+        self._publisher.restore(past.outputs)
+        with self._recording.refolding():
+            for item in past.inputs(self._clock.monotonic()):
+                if isinstance(item, TrialEvent):
+                    self._trials[item.trial] = asdict(item)
+                self._line.handle(item, 0)
+        pictured, decided = past.pictured, self._recording.decided()
+        waiting = [beta for beta in iter(lambda: self._pictures.get(0), None) if beta is not None]
+        for beta in waiting:
+            done = beta.event.trial in decided if beta.final else (beta.event.trial, beta.revision) in pictured
+            if not done:
+                self._pictures.put(beta)
 
     # requests (publish thread) ----------------------------------------------------------------------------
 
@@ -133,9 +158,6 @@ class Daemon:
             assert event.trial is not None
             assert event.onset_s is not None
             assert event.duration_s is not None
-            if event.trial in self._trials:
-                raise ProtocolError(f"trial {event.trial!r} was announced before; trial names are unique")
-            self._trials.add(event.trial)
             item = TrialEvent(
                 run=event.run,
                 trial=event.trial,
@@ -144,9 +166,14 @@ class Daemon:
                 stimulus=event.stimulus,
                 condition=event.condition,
             )
-        told = {name: getattr(event, name) for name in event.__struct_fields__ if name not in ("v", "id", "kind")}
-        self._recording.inputs.append("event", event=event.kind, **told)
-        self._lane.put(item, wait=False)
+            if event.trial in self._trials:
+                if self._trials[event.trial] == asdict(item):
+                    return {}  # announced again after a lost answer
+                raise ProtocolError(f"trial {event.trial!r} was announced before; trial names are unique")
+            self._trials[event.trial] = asdict(item)
+        with self._intake:
+            self._recording.inputs.append(event.kind, **asdict(item))
+            self._lane.put(item)
         return {}
 
     def _request_bundle(self, folder: str) -> str:
@@ -187,12 +214,14 @@ class Daemon:
         for arrival in arrivals:
             item = arrival.item
             if isinstance(item, Volume):
-                self._recording.raw_volume(item)
-            else:
-                self._recording.inputs.append(
-                    "skipped", run=item.run, volume=item.volume, path=item.path, reason=item.reason
-                )
-            self._lane.put(item)
+                self._recording.keep(item)
+            self._lane.wait_for_room()
+            with self._intake:
+                if isinstance(item, Volume):
+                    self._recording.arrival(item)
+                else:
+                    self._recording.inputs.append("skipped", **asdict(item))
+                self._lane.put(item)
         now = self._clock.monotonic()
         if now >= self._heartbeat_due:
             self._heartbeat_due = now + self._settings.publish.heartbeat_s

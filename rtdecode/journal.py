@@ -32,28 +32,34 @@ class Journal:
     Parameters
     ----------
     path : Path
-        File to make. It must not exist: a journal belongs to one session.
+        File to make; a journal belongs to one session.
     clock : Clock
     fsync_s : float
         Longest time a written record may stay in the operating system's cache, seconds, while more are written.
+    resume : bool
+        Go on with a journal that exists, after its last whole record.
 
     Raises
     ------
     JournalError
-        The file exists or cannot be made.
+        The file exists or cannot be made; or, to resume, it does not exist or is damaged.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, fsync_s: float = 1.0) -> None:
+    def __init__(self, path: Path, clock: Clock, *, fsync_s: float = 1.0, resume: bool = False) -> None:
         try:
-            self._stream = path.open("xb", buffering=0)
+            if resume:
+                end = max((end for _, end in _records(path)), default=0)
+                os.truncate(path, end)
+            self._stream = path.open("ab" if resume else "xb", buffering=0)
         except OSError as error:
-            raise JournalError(f"{path}: cannot make a new journal: {error}") from None
+            raise JournalError(f"{path}: cannot {'go on with' if resume else 'make'} the journal: {error}") from None
         self._path = path
         self._clock = clock
         self._fsync_s = fsync_s
         self._synced = clock.monotonic()
         self._lock = threading.Lock()
-        self.append("journal", schema=SCHEMA)
+        if not resume:
+            self.append("journal", schema=SCHEMA)
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one record.
@@ -89,8 +95,15 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     JournalError
         The file is no journal of this schema, or a record other than the last is damaged.
     """
+    for number, (record, _) in enumerate(_records(path)):
+        if number:
+            yield record
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield each whole record and the byte after it, the schema record first."""
     data = path.read_bytes()
-    offset, first = 0, True
+    offset = 0
     while offset < len(data):
         start = offset + _FRAME.size
         length, checksum = _FRAME.unpack_from(data, offset) if start <= len(data) else (len(data), 0)
@@ -104,11 +117,9 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 break
             raise JournalError(f"{path}: record at byte {offset}: checksum differs; the file was altered")
         record = msgpack.unpackb(payload)
-        if first and record.get("schema") != SCHEMA:
+        if offset == 0 and record.get("schema") != SCHEMA:
             raise JournalError(f"{path}: expected schema {SCHEMA}, got {record.get('schema')}")
-        if not first:
-            yield record
-        first = False
         offset = start + length
-    if first:
+        yield record, offset
+    if offset == 0:
         raise JournalError(f"{path}: expected a journal of schema {SCHEMA}, got an empty or damaged file")

@@ -16,12 +16,12 @@ class Closed(Exception):  # noqa: N818 - a state, not a fault
 
 
 class VolumeLane(Generic[T]):
-    """Bounded first-in first-out lane that never drops; a full lane makes the producer wait.
+    """First-in first-out lane that never drops.
 
     Parameters
     ----------
     capacity : int
-        Items held before `put` waits.
+        Items held before `wait_for_room` waits.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -30,8 +30,8 @@ class VolumeLane(Generic[T]):
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, item: T, *, wait: bool = True) -> None:
-        """Add `item`, waiting for room unless told not to (small items may exceed the bound).
+    def put(self, item: T) -> None:
+        """Add `item`; whoever must not fill the lane calls `wait_for_room` before.
 
         Raises
         ------
@@ -39,11 +39,15 @@ class VolumeLane(Generic[T]):
             The lane was closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not wait or len(self._items) < self._capacity)
             if self._closed:
                 raise Closed
             self._items.append(item)
             self._changed.notify_all()
+
+    def wait_for_room(self) -> None:
+        """Wait until the lane is not full, or closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
 
     def get(self, timeout_s: float | None = None) -> T | None:
         """Take the oldest item; None if nothing came within `timeout_s`.

@@ -7,39 +7,21 @@ volume lane. What leaves are messages, records in the session folder, and betas 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.lanes import PictureLane
+from rtdecode.past import Input
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStart:
-    """The experiment says that a run begins."""
-
-    run: int
-    expected: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnd:
-    """The experiment says that a run is over, and how many volumes it had."""
-
-    run: int
-    volumes: int | None
-
-
-Input = Volume | Skipped | TrialEvent | RunStart | RunEnd
 
 
 @dataclass(slots=True)
@@ -126,8 +108,9 @@ class Line:
             return
         told = self._ended[run.run].volumes or run.accounted
         for index in range(run.accounted, told):
-            self._recording.inputs.append("missing", run=run.run, volume=index)
-            self._skipped(Skipped(run=run.run, volume=index, path="", reason="missing at the end of the run"))
+            missing = Skipped(run=run.run, volume=index, path="", reason="missing at the end of the run")
+            self._recording.decision("missing", **asdict(missing))
+            self._skipped(missing)
         self._finish_run()
 
     def finish(self) -> None:
@@ -190,7 +173,7 @@ class Line:
         else:
             replaced = self._pictures.put(beta)
             if replaced is not None:
-                self._recording.inputs.append("superseded", trial=event.trial, revision=replaced.revision)
+                self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
 
     def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
         total = 1e3 * (self._clock.monotonic() - stamp.received_mono_s)

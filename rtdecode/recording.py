@@ -13,7 +13,9 @@ sub-01_ses-01/
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,6 +47,11 @@ def session_folder(session: SessionSettings) -> Path:
     return session.output / f"sub-{session.participant}_ses-{session.session}"
 
 
+def session_name(session: SessionSettings) -> str:
+    """Return the identifier that messages and stamps carry."""
+    return f"{session.participant}-{session.session}"
+
+
 class Recording:
     """The open session folder. Journals are written before what they tell of is used.
 
@@ -54,22 +61,56 @@ class Recording:
     settings_text : str
         The settings file, kept beside the data.
     clock : Clock
+    resume : bool
+        Go on with a session that was interrupted.
 
     Raises
     ------
     JournalError
-        The folder exists already or cannot be made.
+        The folder exists already or cannot be made; or, to resume, there is none or its journal is damaged.
     """
 
-    def __init__(self, session: SessionSettings, settings_text: str, clock: Clock) -> None:
+    def __init__(self, session: SessionSettings, settings_text: str, clock: Clock, *, resume: bool = False) -> None:
         self.folder = session_folder(session)
         self._stem = f"sub-{session.participant}_ses-{session.session}"
         self._func = self.folder / f"sub-{session.participant}" / f"ses-{session.session}" / "func"
+        if not resume:
+            self._make(settings_text)
+        journals = self.folder / "journal"
+        self.inputs = Journal(journals / "inputs.journal", clock, resume=resume)
+        self._outputs = Journal(journals / "outputs.journal", clock, resume=resume)
+        self._tables: dict[Path, TextIO] = {}
+        self._refolding = False
+        if resume:
+            for path in self._func.glob("*_desc-decoded_events.tsv"):
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+                self._tables[path] = path.open("a", encoding="utf-8", buffering=1)
+
+    @contextmanager
+    def refolding(self) -> Iterator[None]:
+        """While inputs are folded again, tables but that of decoded trials are written anew, decisions are not."""
+        self._refolding = True
+        yield
+        self._refolding = False
+
+    def decided(self) -> set[str]:
+        """Trials whose final result is in a table."""
+        tables = self._func.glob("*_desc-decoded_events.tsv")
+        lines = (line for path in tables for line in path.read_text(encoding="utf-8").splitlines()[1:])
+        return {line.split("\t")[DECODED_COLUMNS.index("trial")] for line in lines}
+
+    def decision(self, kind: str, **fields: Any) -> None:
+        """Journal what time has decided."""
+        if not self._refolding:
+            self.inputs.append(kind, **fields)
+
+    def _make(self, settings_text: str) -> None:
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError:
             raise JournalError(
-                f"{self.folder}: this session is already recorded; choose another [session] session or output"
+                f"{self.folder}: this session is already recorded; go on with it by --resume, or choose another "
+                "[session] session or output"
             ) from None
         except OSError as error:
             raise JournalError(f"{self.folder}: cannot be made: {error}") from None
@@ -86,9 +127,6 @@ class Recording:
         (self.folder / "dataset_description.json").write_text(
             json.dumps(description, indent=1) + "\n", encoding="utf-8"
         )
-        self.inputs = Journal(self.folder / "journal" / "inputs.journal", clock)
-        self._outputs = Journal(self.folder / "journal" / "outputs.journal", clock)
-        self._tables: dict[Path, TextIO] = {}
 
     def close(self) -> None:
         """Bring everything to the disk."""
@@ -101,12 +139,16 @@ class Recording:
         """Journal one message before it is sent."""
         self._outputs.append("output", topic=topic.decode(), payload=payload)
 
-    def raw_volume(self, volume: Volume) -> None:
-        """Keep the stored values and geometry of a volume losslessly, and journal its arrival."""
-        stamp = volume.stamp
-        folder = self.folder / "journal" / "volumes" / f"run-{stamp.run:02d}"
-        folder.mkdir(exist_ok=True)
-        target = folder / f"vol-{stamp.volume:04d}.nii"
+    def keep(self, volume: Volume) -> None:
+        """Keep the stored values of a volume losslessly, as NIfTI.
+
+        Raises
+        ------
+        JournalError
+            The disk refused it.
+        """
+        target = self._kept(volume)
+        target.parent.mkdir(exist_ok=True)
         header = nib.Nifti1Header()
         header.set_data_dtype(volume.data.dtype)
         header.set_data_shape(volume.data.shape)
@@ -119,19 +161,31 @@ class Recording:
             target.write_bytes(header.binaryblock + bytes(4) + volume.data.tobytes(order="F"))
         except OSError as error:
             raise JournalError(f"{target}: cannot keep the raw volume: {error}") from None
+
+    def arrival(self, volume: Volume) -> None:
+        """Journal that a volume came, with all that its NIfTI header does not hold to the last digit."""
+        stamp = volume.stamp
         self.inputs.append(
             "volume",
             run=stamp.run,
             volume=stamp.volume,
             path=volume.path,
-            kept=str(target.relative_to(self.folder)),
+            kept=str(self._kept(volume).relative_to(self.folder)),
             series_uid=volume.series_uid,
             instance=volume.instance,
+            slope=float(volume.slope),
+            intercept=float(volume.intercept),
+            affine=volume.affine.ravel().tolist(),
             t_r_s=volume.t_r_s,
             slice_times_s=None if volume.slice_times_s is None else volume.slice_times_s.tolist(),
             acquired_s=stamp.acquired_s,
+            received_s=stamp.received_s,
             problems=list(volume.problems),
         )
+
+    def _kept(self, volume: Volume) -> Path:
+        stamp = volume.stamp
+        return self.folder / "journal" / "volumes" / f"run-{stamp.run:02d}" / f"vol-{stamp.volume:04d}.nii"
 
     def reference(self, data: NDArray[Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> None:
         """Write the reference volume and the mask whose C order is the order of all betas."""

@@ -130,6 +130,22 @@ class TrialEvent:
     condition: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart:
+    """The experiment says that a run begins."""
+
+    run: int
+    expected: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """The experiment says that a run is over, and how many volumes it had."""
+
+    run: int
+    volumes: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegisteredVolume:
     """A volume in the space of the reference, with its quality.

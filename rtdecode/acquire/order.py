@@ -16,11 +16,13 @@ class RunQueue:
     Parameters
     ----------
     gap_timeout_s : float
+    start : int
+        The first index that is wanted.
     """
 
-    def __init__(self, gap_timeout_s: float) -> None:
+    def __init__(self, gap_timeout_s: float, start: int = 0) -> None:
         self._gap_timeout_s = gap_timeout_s
-        self._next = 0
+        self._next = start
         self._waiting: dict[int, tuple[float, Arrival]] = {}
 
     @property
@@ -80,6 +82,8 @@ class Run:
         The echo that is used, once there is one.
     zero_tail : int
         Largest blank end that was accepted.
+    resumed_at : int
+        Volumes before this one were dealt with before the session was interrupted.
     """
 
     number: int
@@ -88,3 +92,4 @@ class Run:
     shape: tuple[int, ...] | None = None
     echo: int | None = None
     zero_tail: int = 0
+    resumed_at: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.stored import MAGNITUDE, Identity, Reading, StoredSlice, StoredVolume
 from rtdecode.clock import Clock
 from rtdecode.errors import IncompleteFile, SurplusSlice, VolumeError
+from rtdecode.past import KnownRun
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings
 
@@ -67,9 +68,19 @@ class FolderWatcher:
     clock : Clock
     native : bool
         Also use the operating system's file events; without, `wait` sleeps on the clock.
+    known : sequence of KnownRun
+        Runs of an interrupted session: they keep their numbers, and what had been dealt with is passed over.
     """
 
-    def __init__(self, settings: ScannerSettings, session: str, clock: Clock, *, native: bool = True) -> None:
+    def __init__(
+        self,
+        settings: ScannerSettings,
+        session: str,
+        clock: Clock,
+        *,
+        native: bool = True,
+        known: Sequence[KnownRun] = (),
+    ) -> None:
         self._settings = settings
         self._session = session
         self._clock = clock
@@ -82,7 +93,7 @@ class FolderWatcher:
         self._settled: set[str] = set()
         self._unfinished: dict[str, _Unfinished] = {}
         self._uids: set[str] = set()
-        self._runs: dict[str, Run] = {}
+        self._runs = {run.series_uid: self._resumed(run) for run in known}
         self._backlog = False
         self._wake = threading.Event()
         self._problem: str | None = None
@@ -273,6 +284,8 @@ class FolderWatcher:
         if identity is None or run is None:
             return [self._surplus(path, reason)]
         index = self._index(run, identity.instance)
+        if index < run.resumed_at:
+            return []
         if not self._plausible(run, index) or not run.queue.takes(index):
             return [Arrival(path=path, item=Skipped(run=run.number, volume=None, path=path.name, reason=reason))]
         skipped = Skipped(run=run.number, volume=index, path=path.name, reason=reason)
@@ -302,6 +315,11 @@ class FolderWatcher:
         first = identity.first if identity.first is not None else (0 if 0 in numbers else 1)
         self._runs[identity.series_uid] = Run(number, first, RunQueue(self._settings.gap_timeout_s))
 
+    def _resumed(self, known: KnownRun) -> Run:
+        exported = self._settings.n_dummy if self._settings.dummies_exported else 0
+        queue = RunQueue(self._settings.gap_timeout_s, known.next_index)
+        return Run(known.number, known.offset - exported, queue, resumed_at=known.next_index)
+
     def _index(self, run: Run, instance: int) -> int:
         exported = self._settings.n_dummy if self._settings.dummies_exported else 0
         return instance - run.first_instance - exported
@@ -313,6 +331,10 @@ class FolderWatcher:
         """Put a complete volume into its run, or say why it has no place."""
         run = self._runs[stored.identity.series_uid]
         index = self._index(run, stored.identity.instance)
+        if index < run.resumed_at:
+            self._uids.add(stored.identity.uid)
+            run.echo = run.echo if run.echo is not None else stored.identity.echo
+            return []
         exported = self._settings.n_dummy if self._settings.dummies_exported else 0
         reason = None
         if stored.identity.component != MAGNITUDE:

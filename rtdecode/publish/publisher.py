@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -48,6 +48,22 @@ class _History:
             self._bytes -= len(self.payloads.popleft())
 
 
+def _said_once(message: wire.Message) -> tuple[object, ...] | None:
+    """Return what a session says but once of a message; None if it may be said again."""
+    topic = wire.topic_of(message)
+    match message:
+        case wire.Volume():
+            return topic, message.run, message.volume
+        case wire.Skipped():
+            return topic, message.run, message.volume, message.path
+        case wire.Run():
+            return topic, message.run, message.state
+        case wire.Beta() | wire.Embedding() | wire.Score() | wire.Caption() | wire.Reconstruction():
+            return topic, message.trial, message.revision
+        case _:
+            return None
+
+
 class Publisher:
     """The one place where messages get their sequence number. Thread-safe.
 
@@ -78,9 +94,27 @@ class Publisher:
         self._record = record
         self._lock = threading.Lock()
         self._history = {name: _History(memory_bytes) for name in wire.TOPICS}
+        self._said: set[tuple[object, ...]] = set()
+
+    def restore(self, outputs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Go on after what an interrupted session has published; its messages are not published again.
+
+        Parameters
+        ----------
+        outputs : iterable of (topic, payload)
+            As they were recorded.
+        """
+        with self._lock:
+            for topic, payload in outputs:
+                self._history[topic.decode()].add(payload)
+                said = _said_once(wire.unpack(topic, payload))
+                if said is not None:
+                    self._said.add(said)
 
     def publish(self, message: wire.Message) -> None:
         """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""
+        if self._said and _said_once(message) in self._said:
+            return
         name = wire.topic_of(message)
         numbered = not isinstance(message, wire.Heartbeat)
         with self._lock:

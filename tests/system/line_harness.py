@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from calibration.calibrator import Calibrator
-from calibration.client import CalibrationRun
+from calibration.client import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.bundle import open_pack
@@ -17,8 +17,9 @@ from rtdecode.daemon import Daemon
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.worker import LocalService
 from rtdecode.lanes import Closed
+from rtdecode.past import Past
 from rtdecode.publish import requests
-from rtdecode.recording import Recording
+from rtdecode.recording import Recording, session_folder
 from rtdecode.settings import Settings, parse
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.protocol import Protocol
@@ -53,22 +54,27 @@ class Recorder:
 
 
 class RecordedClient:
-    """What `CalibrationRun` needs of a client, on top of what a recorder has heard so far."""
+    """What `CalibrationRun` needs of a client, in the daemon's own process."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, request: Callable[..., dict[str, Any]]) -> None:
+        self._request = request
 
     def catch_up(self) -> None:
         pass
 
     def messages(self) -> Iterator[wire.Message]:
-        return iter(list(self._recorder.messages))
+        missed = [
+            wire.unpack(topic.encode(), payload)
+            for topic in TOPICS
+            for payload in self._request(requests.Replay, topic=topic, since_seq=0)["messages"]
+        ]
+        return iter(sorted(missed, key=lambda message: message.t_published))
 
     def calibration(self, **status: Any) -> None:
-        self._recorder.request(requests.Calibration, **status)
+        self._request(requests.Calibration, **status)
 
     def mode(self, mode: str, bundle: str | None = None) -> None:
-        self._recorder.request(requests.Mode, mode=mode, bundle=bundle)
+        self._request(requests.Mode, mode=mode, bundle=bundle)
 
 
 def settings_for(out: Path, plan: VisitPlan) -> Settings:
@@ -83,28 +89,83 @@ def settings_for(out: Path, plan: VisitPlan) -> Settings:
     return parse(raw, root=out)
 
 
-@contextmanager
-def session(settings: Settings, clock: FakeClock) -> Iterator[tuple[Daemon, Recorder, Recording]]:
-    """A daemon whose turns are taken whenever the clock is slept on."""
-    pack = open_pack(settings.decode.pack)
-    recorder = Recorder()
-    recording = Recording(settings.session, "", clock)
-    with closing(recording), FolderWatcher(settings.scanner, "sim-01", clock) as source:
+class Killed(BaseException):
+    """The process is gone: nothing catches this but the rig."""
+
+
+class Rig:
+    """A daemon whose turns are taken whenever the clock is slept on, and which is started again when it is killed.
+
+    Parameters
+    ----------
+    settings : Settings
+    clock : FakeClock
+    """
+
+    def __init__(self, settings: Settings, clock: FakeClock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.recorder = Recorder()
+        self.restarts = 0
+        self._start(resume=False)
+        clock.on_sleep = self._turn
+
+    def request(self, kind: type[requests.AnyRequest], /, **fields: Any) -> dict[str, Any]:
+        """Ask the daemon, and ask again if it died over it, as a client does."""
+        while True:
+            try:
+                return self.recorder.request(kind, **fields)
+            except Killed:
+                self._restart()
+
+    def finish(self) -> Path:
+        """End the session; return its folder."""
+        while True:
+            try:
+                self._daemon.close()
+                with suppress(Closed):
+                    while self._daemon.decode_once(0):
+                        pass
+                break
+            except Killed:
+                self._restart()
+        self._recording.close()
+        self._source.close()
+        self._clock.on_sleep = lambda: None
+        return self._recording.folder
+
+    def _start(self, *, resume: bool) -> None:
+        settings, clock = self._settings, self._clock
+        pack = open_pack(settings.decode.pack)
+        past = Past(session_folder(settings.session), "sim-01") if resume else None
+        self._recording = Recording(settings.session, "", clock, resume=resume)
+        known = past.runs() if past else ()
+        self._source = FolderWatcher(settings.scanner, "sim-01", clock, native=False, known=known)
         decoder = LocalService(Decoder(pack, stimuli=settings.decode.stimuli))
-        daemon = Daemon(settings, source, decoder, pack, recording, recorder, clock)
-        recorder.answer = daemon.answer
+        self._daemon = Daemon(settings, self._source, decoder, pack, self._recording, self.recorder, clock, past)
+        self.recorder.answer = self._daemon.answer
 
-        def turn() -> None:
-            while daemon.ingest_once():
-                pass
-            while daemon.estimate_once(0):
-                pass
-            while daemon.decode_once(0):
-                pass
+    def _restart(self) -> None:
+        while True:
+            self.restarts += 1
+            self._recording.close()
+            self._source.close()
+            try:
+                self._start(resume=True)
+            except Killed:
+                continue
+            return
 
-        clock.on_sleep = turn
-        yield daemon, recorder, recording
-        clock.on_sleep = lambda: None
+    def _turn(self) -> None:
+        try:
+            while self._daemon.ingest_once():
+                pass
+            while self._daemon.estimate_once(0):
+                pass
+            while self._daemon.decode_once(0):
+                pass
+        except Killed:
+            self._restart()
 
 
 def run_visit(
@@ -115,31 +176,27 @@ def run_visit(
     `spoil` is called after each volume is written and before the daemon looks.
     """
     settings = settings_for(out, plan)
-    with session(settings, clock) as (daemon, recorder, recording):
-        participant = make_participant(plan.seed, PROTOCOL, ResponseParameters(n_responsive=60))
-        scanner = Scanner(plan, participant, settings.scanner.export_dir, clock, speed=1.0)
+    rig = Rig(settings, clock)
+    participant = make_participant(plan.seed, PROTOCOL, ResponseParameters(n_responsive=60))
+    scanner = Scanner(plan, participant, settings.scanner.export_dir, clock, speed=1.0)
 
-        def announce(message: dict[str, Any]) -> None:
-            recorder.request(requests.Event, **message)
+    def announce(message: dict[str, Any]) -> None:
+        rig.request(requests.Event, **message)
 
-        def hold(run: int) -> None:
-            clock.sleep(10.0)
-            if run == plan.calibration_runs + 1:
-                calibrate(settings, recorder)
-                clock.sleep(1.0)
-
-        scanner.play(announce, hold, lambda run, volume: spoil(run, volume, settings.scanner.export_dir))
-        for _ in range(8):
+    def hold(run: int) -> None:
+        clock.sleep(10.0)
+        if run == plan.calibration_runs + 1:
+            calibrate(settings, rig)
             clock.sleep(1.0)
-        daemon.close()
-        with suppress(Closed):
-            while daemon.decode_once(0):
-                pass
-    return recorder, recording.folder
+
+    scanner.play(announce, hold, lambda run, volume: spoil(run, volume, settings.scanner.export_dir))
+    for _ in range(8):
+        clock.sleep(1.0)
+    return rig.recorder, rig.finish()
 
 
-def calibrate(settings: Settings, recorder: Recorder) -> None:
-    """Calibrate on what the recorder has heard, as `rtdecode calibrate` does on the stream."""
+def calibrate(settings: Settings, rig: Rig) -> None:
+    """Calibrate as `rtdecode calibrate` does on the stream."""
     pack = open_pack(settings.decode.pack)
     decoder = Decoder(pack, stimuli=settings.decode.stimuli)
     calibrator = Calibrator(
@@ -150,7 +207,7 @@ def calibrate(settings: Settings, recorder: Recorder) -> None:
         leave_out=settings.calibration.leave_out,
         seed=settings.session.seed,
     )
-    CalibrationRun(RecordedClient(recorder), calibrator, pack).run()  # type: ignore[arg-type]
+    CalibrationRun(RecordedClient(rig.request), calibrator, pack).run()  # type: ignore[arg-type]
 
 
 def without_times(message: wire.Message) -> tuple[object, ...]:

@@ -48,5 +48,5 @@ def test_another_file_is_refused_and_none_is_overwritten(tmp_path: Path) -> None
     (tmp_path / "j").write_bytes(b"")
     with pytest.raises(JournalError, match="schema"):
         list(read(tmp_path / "j"))
-    with pytest.raises(JournalError, match="new journal"):
+    with pytest.raises(JournalError, match="cannot make"):
         Journal(tmp_path / "j", FakeClock())

@@ -73,7 +73,13 @@ def test_a_final_beta_is_not_replaced() -> None:
 
 def test_volume_lane_keeps_order_and_makes_the_producer_wait() -> None:
     lane: VolumeLane[int] = VolumeLane(2)
-    producer = threading.Thread(target=lambda: [lane.put(i) for i in range(100)])
+
+    def produce() -> None:
+        for i in range(100):
+            lane.wait_for_room()
+            lane.put(i)
+
+    producer = threading.Thread(target=produce)
     producer.start()
     got = []
     while len(got) < 100:
@@ -88,7 +94,7 @@ def test_volume_lane_keeps_order_and_makes_the_producer_wait() -> None:
 def test_urgent_items_pass_a_full_lane_without_waiting_and_in_order() -> None:
     lane: VolumeLane[str] = VolumeLane(1)
     lane.put("volume")
-    lane.put("event", wait=False)
+    lane.put("event")
     assert [lane.get(0), lane.get(0)] == ["volume", "event"]
 
 

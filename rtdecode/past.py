@@ -1,0 +1,150 @@
+"""What an interrupted session has left: its inputs, ready to be folded again, and its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from rtdecode import client as wire
+from rtdecode.errors import JournalError
+from rtdecode.journal import read
+from rtdecode.records import RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+
+Input = Volume | Skipped | TrialEvent | RunStart | RunEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRun:
+    """A run as far as it had come.
+
+    Attributes
+    ----------
+    number : int
+    series_uid : str
+    offset : int
+        Instance number of volume 0.
+    next_index : int
+        The lowest index that has neither come nor been given up.
+    """
+
+    number: int
+    series_uid: str
+    offset: int
+    next_index: int
+
+
+class Past:
+    """The journals of an interrupted session.
+
+    Parameters
+    ----------
+    folder : Path
+        Session folder.
+    session : str
+        Session identifier for the stamps.
+
+    Raises
+    ------
+    JournalError
+        They are absent, damaged or of another schema.
+    """
+
+    def __init__(self, folder: Path, session: str) -> None:
+        self._folder = folder
+        self._session = session
+        try:
+            self._inputs = list(read(folder / "journal" / "inputs.journal"))
+            outputs = list(read(folder / "journal" / "outputs.journal"))
+        except OSError as error:
+            raise JournalError(f"{folder}: no session to resume: {error}") from None
+        self.outputs = [(record["topic"].encode(), record["payload"]) for record in outputs]
+
+    @property
+    def bundle(self) -> str | None:
+        """Folder of the last ParticipantBundle that was asked for."""
+        folders = [str(record["folder"]) for record in self._inputs if record["kind"] == "bundle"]
+        return folders[-1] if folders else None
+
+    @property
+    def pictured(self) -> set[tuple[str | None, int | None]]:
+        """Trial and revision of every picture that was published."""
+        messages = (wire.unpack(*frames) for frames in self.outputs if frames[0] == b"reconstruction")
+        return {(message.trial, message.revision) for message in messages}
+
+    def runs(self) -> list[KnownRun]:
+        """Every run of which a volume came, in order."""
+        found: dict[int, KnownRun] = {}
+        for record in self._inputs:
+            if record["kind"] not in ("volume", "skipped", "missing") or record["volume"] is None:
+                continue
+            number, index = record["run"], record["volume"]
+            known = found.get(number)
+            if record["kind"] == "volume":
+                offset, uid = record["instance"] - index, record["series_uid"]
+            elif known is not None:
+                offset, uid = known.offset, known.series_uid
+            else:
+                continue
+            found[number] = KnownRun(number=number, series_uid=uid, offset=offset, next_index=index + 1)
+        return [found[number] for number in sorted(found)]
+
+    def inputs(self, now_mono_s: float) -> Iterator[Input]:
+        """Yield the inputs again, in their order.
+
+        Parameters
+        ----------
+        now_mono_s : float
+            Stands for the moment of arrival on the monotonic clock, which did not outlive its process.
+
+        Raises
+        ------
+        JournalError
+            A volume that was kept cannot be read.
+        """
+        for record in self._inputs:
+            match record["kind"]:
+                case "volume":
+                    yield self._volume(record, now_mono_s)
+                case "skipped" | "missing":
+                    yield Skipped(**{name: record[name] for name in ("run", "volume", "path", "reason")})
+                case "run_start":
+                    yield RunStart(run=record["run"], expected=record["expected"])
+                case "run_end":
+                    yield RunEnd(run=record["run"], volumes=record["volumes"])
+                case "trial":
+                    names = ("run", "trial", "onset_s", "duration_s", "stimulus", "condition")
+                    yield TrialEvent(**{name: record[name] for name in names})
+
+    def _volume(self, record: dict[str, Any], now_mono_s: float) -> Volume:
+        path = self._folder / record["kept"]
+        try:
+            data = np.asarray(nib.load(path).dataobj.get_unscaled())
+        except (OSError, ImageFileError) as error:
+            raise JournalError(f"{path}: expected the volume that was kept: {error}") from None
+        times = record["slice_times_s"]
+        return Volume(
+            stamp=Stamp(
+                session=self._session,
+                run=record["run"],
+                volume=record["volume"],
+                acquired_s=record["acquired_s"],
+                received_s=record["received_s"],
+                received_mono_s=now_mono_s,
+            ),
+            data=data,
+            slope=record["slope"],
+            intercept=record["intercept"],
+            affine=np.array(record["affine"], np.float64).reshape(4, 4),
+            t_r_s=record["t_r_s"],
+            slice_times_s=None if times is None else np.array(times, np.float64),
+            series_uid=record["series_uid"],
+            instance=record["instance"],
+            path=record["path"],
+            problems=tuple(record["problems"]),
+        )
