@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,9 @@ from nibabel.filebasedimages import ImageFileError
 from rtdecode import client as wire
 from rtdecode.errors import JournalError
 from rtdecode.journal import read
-from rtdecode.records import RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.records import KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
 
 Input = Volume | Skipped | TrialEvent | RunStart | RunEnd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownRun:
-    """A run as far as it had come.
-
-    Attributes
-    ----------
-    number : int
-    series_uid : str
-    offset : int
-        Instance number of volume 0.
-    next_index : int
-        The lowest index that has neither come nor been given up.
-    """
-
-    number: int
-    series_uid: str
-    offset: int
-    next_index: int
 
 
 class Past:

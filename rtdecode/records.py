@@ -105,6 +105,26 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRun:
+    """A run as far as it had come.
+
+    Attributes
+    ----------
+    number : int
+    series_uid : str
+    offset : int
+        Instance number of volume 0.
+    next_index : int
+        The lowest index that has neither come nor been given up.
+    """
+
+    number: int
+    series_uid: str
+    offset: int
+    next_index: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrialEvent:
     """A stimulus as the experiment announces it.

@@ -23,8 +23,7 @@ from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.stored import MAGNITUDE, Identity, Reading, StoredSlice, StoredVolume
 from rtdecode.clock import Clock
 from rtdecode.errors import IncompleteFile, SurplusSlice, VolumeError
-from rtdecode.past import KnownRun
-from rtdecode.records import Skipped, Stamp, Volume, frozen
+from rtdecode.records import KnownRun, Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings
 
 logger = logging.getLogger(__name__)
