@@ -1,4 +1,4 @@
-"""The commands of the runtime: `run`, `check`, `display`, and `demo` and `simulate` from their own modules."""
+"""The commands of the runtime: `run`, `check`, `display`; `demo`, `process` and `simulate` from their own modules."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Subparsers = Any  # argparse keeps the type of its sub-parsers private
 def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
     from rtdecode.demo import cli as demo
+    from rtdecode.process import cli as process
     from rtdecode.simulate import cli as simulate
 
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
@@ -39,6 +40,7 @@ def register(subparsers: Subparsers) -> None:
     display.set_defaults(handler=_display)
 
     demo.register(subparsers)
+    process.register(subparsers)
     simulate.register(subparsers)
 
 

@@ -109,6 +109,17 @@ class Estimator:
         return self._known_space().brain
 
     @property
+    def centre_mm(self) -> NDArray[np.float64] | None:
+        """Point that the rotations turn about, RAS mm, shape (3,); None without registration.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first volume.
+        """
+        return self._known_space().centre_mm
+
+    @property
     def response_lag_s(self) -> float:
         """How much later than announced the responses come, as learned from the runs so far, seconds."""
         return self._prior.lag_s
@@ -118,7 +129,7 @@ class Estimator:
             raise RuntimeError("the reference is the first volume of the session, and none has come yet")
         return self._space
 
-    def start_run(self, run: int, t_r_s: float | None) -> None:
+    def start_run(self, run: int, t_r_s: float | None, *, motion: NDArray[np.float64] | None = None) -> None:
         """Begin a run.
 
         Parameters
@@ -127,6 +138,9 @@ class Estimator:
             Not begun before.
         t_r_s : float or None
             Repetition time in seconds; None: as the run's first volume tells.
+        motion : array of shape (t, 6) or None
+            Translations in mm and rotations in radians that replace the estimated motion, one row a volume;
+            None: as the settings say.
 
         Raises
         ------
@@ -140,7 +154,9 @@ class Estimator:
         if run in self._finished:
             raise ProtocolError(f"run {run}: expected a new run, got one that is over")
         folder = self._settings.motion_file
-        self._file_motion = None if folder is None else read_motion(folder / f"run-{run}.txt")
+        if motion is None and folder is not None:
+            motion = read_motion(folder / f"run-{run}.txt")
+        self._file_motion = motion
         self._run = run
         self._t_r_s = t_r_s
         self._start_run_state()
