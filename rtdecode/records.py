@@ -182,6 +182,8 @@ class BetaUpdate:
         Percent signal change per voxel of the mask.
     invalid : str or None
         Why there is no usable estimate (then `beta` is all nan), else None.
+    standard_error : array of shape (v,), float32, or None
+        Of `beta`, where the estimator was asked for it.
     """
 
     stamp: Stamp
@@ -191,6 +193,7 @@ class BetaUpdate:
     delay_s: float
     beta: NDArray[np.float32]
     invalid: str | None = None
+    standard_error: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

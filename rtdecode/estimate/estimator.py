@@ -13,10 +13,11 @@ from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import registration
 from rtdecode.estimate.design import RunTiming, reference_moment
 from rtdecode.estimate.glm import apply_weights
-from rtdecode.estimate.learning import Prior
+from rtdecode.estimate.learning import FinishedRun, Prior
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
-from rtdecode.estimate.run import RunSeries
+from rtdecode.estimate.run import RunSeries, nothing
 from rtdecode.estimate.space import Space, read_motion
+from rtdecode.estimate.voxels import VoxelLearner, VoxelModel, group
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent, Volume, frozen
 from rtdecode.settings import EstimateSettings
 
@@ -47,6 +48,8 @@ class Estimator:
         Session identifier, for stamps.
     reference : tuple of (array of shape (i, j, k), array of shape (4, 4)) or None
         Volume and affine to register to; None: the first volume of the session.
+    standard_errors : bool
+        Whether betas come with their standard errors; this takes a pass over the whole run each time.
     """
 
     def __init__(
@@ -55,16 +58,24 @@ class Estimator:
         session: str,
         *,
         reference: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
+        standard_errors: bool = False,
     ) -> None:
         self._settings = settings
         self._session = session
+        self._standard_errors = standard_errors
         self._targets_s = (*sorted(settings.revise_at_s), settings.final_at_s)
         self._space: Space | None = None
         if reference is not None:
             data, affine = reference
             self._space = Space(np.ascontiguousarray(data, np.float32), np.asarray(affine, np.float64), settings)
         self._prior = Prior(learn=settings.shrinkage == "learned", learn_lag=settings.response_lag == "learned")
+        self._voxels = VoxelLearner(
+            hrf=settings.voxel_hrf,
+            rho=settings.autocorrelation == "voxel",
+            shrinkage=settings.voxel_shrinkage,
+        )
         self._events: dict[int, list[_Trial]] = {}
+        self._voxel_model: VoxelModel | None = None
         self._known: set[str] = set()
         self._finished: set[int] = set()
         self._run: int | None = None
@@ -231,12 +242,13 @@ class Estimator:
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s
-            self._series = self._new_series(t_r_s, volume.slice_times_s)
-        fd_mm = 0.0 if self._last_motion is None else framewise_displacement(motion, self._last_motion)
+            self._series = self._new_series(t_r_s, volume.slice_times_s, space)
+        change = np.zeros(6) if self._last_motion is None else motion - self._last_motion
+        fd_mm = framewise_displacement(change)
         self._last_motion = motion
         dvars, tsnr = self._quality.add(placed.masked)
         if fd_mm <= self._settings.censor_fd_mm:
-            self._series.add(self._index, placed.masked, motion)
+            self._series.add(self._index, placed.masked, motion, change)
         registered = RegisteredVolume(
             stamp=volume.stamp,
             masked=frozen(placed.masked),
@@ -270,6 +282,7 @@ class Estimator:
             finished = self._series.finished([trial.event for trial in trials])
             if finished is not None:
                 self._prior.add(finished)
+                self._learn_voxels(finished)
         self._finished.add(self._run)
         self._run = None
         return updates
@@ -307,14 +320,27 @@ class Estimator:
             raise VolumeError(Path(volume.path), "t_r_s", known, told)
         return float(known if known is not None else told)  # type: ignore[arg-type]
 
-    def _new_series(self, t_r_s: float, slice_times_s: NDArray[np.float64] | None) -> RunSeries:
+    def _learn_voxels(self, finished: FinishedRun) -> None:
+        scales = self._prior.scales(finished)
+        self._voxels.add(finished, scales, self._prior.lag_s)
+        self._voxel_model = self._voxels.model(scales)
+
+    def _new_series(self, t_r_s: float, slice_times_s: NDArray[np.float64] | None, space: Space) -> RunSeries:
         timing = RunTiming(
             t_r_s=t_r_s,
             phase_s=reference_moment(t_r_s, slice_times_s),
             high_pass_hz=self._settings.high_pass_hz,
             hrf=self._settings.hrf,
         )
-        return RunSeries(timing, confounds=self._settings.confounds == "6")
+        phases_s = None
+        if self._settings.slice_timing == "slices" and slice_times_s is not None and len(slice_times_s):
+            phases_s = slice_times_s[np.argwhere(space.mask)[:, 2]]
+        return RunSeries(
+            timing,
+            confounds=self._settings.confounds,
+            separate=self._settings.single_trial == "lss",
+            groups=group(int(space.mask.sum()), self._voxel_model, phases_s),
+        )
 
     def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
         trials = self._events.get(stamp.run, [])
@@ -337,15 +363,16 @@ class Estimator:
             return []
         size = 0 if self._space is None else int(self._space.mask.sum())
         if self._series is None:
-            values = np.full((len(wanted), size), np.nan, np.float32)
-            reasons: list[str | None] = ["no usable volume in the run"] * len(wanted)
+            found = nothing(len(wanted), size, "no usable volume in the run")
         else:
             places = [trials.index(trial) for trial in wanted]
             events = [trial.event for trial in trials]
             expected = self._prior.expectation(self._series.timing.typical_energy(events))
-            values, reasons = self._series.betas(places, events, expected)
+            found = self._series.estimate(places, events, expected, standard_errors=self._standard_errors)
+        values = found.values.astype(np.float32)
+        errors = None if found.standard_errors is None else found.standard_errors.astype(np.float32)
         updates = []
-        for trial, beta, reason, last in zip(wanted, values, reasons, final, strict=True):
+        for i, (trial, beta, reason, last) in enumerate(zip(wanted, values, found.reasons, final, strict=True)):
             trial.closed = last
             if reason is not None and not last:
                 continue
@@ -358,6 +385,7 @@ class Estimator:
                     delay_s=end_s - trial.event.onset_s,
                     beta=frozen(beta),
                     invalid=reason,
+                    standard_error=None if errors is None else frozen(errors[i]),
                 )
             )
             trial.revision += 1

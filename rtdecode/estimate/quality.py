@@ -12,13 +12,13 @@ from rtdecode.estimate.design import HEAD_RADIUS_MM
 TSNR_MIN_VOLUMES = 8
 
 
-def framewise_displacement(motion: NDArray[np.float64], before: NDArray[np.float64]) -> float:
+def framewise_displacement(change: NDArray[np.float64]) -> float:
     """Sum of the absolute changes of the six motion parameters, rotations on a sphere of 50 mm.
 
     Parameters
     ----------
-    motion, before : array of shape (6,)
-        Translations in mm, rotations in radians.
+    change : array of shape (6,)
+        From the volume before: translations in mm, rotations in radians.
 
     Returns
     -------
@@ -30,8 +30,8 @@ def framewise_displacement(motion: NDArray[np.float64], before: NDArray[np.float
     J. D. Power et al., "Spurious but systematic correlations in functional connectivity MRI networks arise
     from subject motion", NeuroImage 59(3), 2012.
     """
-    change = np.abs(motion - before)
-    return float(change[:3].sum() + HEAD_RADIUS_MM * change[3:].sum())
+    size = np.abs(change)
+    return float(size[:3].sum() + HEAD_RADIUS_MM * size[3:].sum())
 
 
 class RunQuality:

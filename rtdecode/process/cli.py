@@ -44,6 +44,7 @@ def register(subparsers: Subparsers) -> None:
         help="seconds after onset of a trial's last beta (default: 8 s after the end of the longest stimulus)",
     )
     parser.add_argument("--every-volume", action="store_true", help="also write a revision for every volume")
+    parser.add_argument("--standard-errors", action="store_true", help="also write the standard error of each beta")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if absent")
     parser.set_defaults(handler=run)
 
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             t_r_s=arguments.t_r_s,
             final_at_s=arguments.final_at_s,
             every_volume=arguments.every_volume,
+            standard_errors=arguments.standard_errors,
             out=arguments.out,
             progress=progress,
         )

@@ -6,6 +6,7 @@ OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
   ..._run-1_desc-quality_timeseries.tsv              one row a volume
   ..._run-1_desc-quality_summary.json
   ..._run-1_desc-trial_betas.nii.gz and .json, ..._run-1_desc-trial_events.tsv      row i is volume i
+  ..._run-1_desc-trial_stderr.nii.gz                 where standard errors were asked for
   ..._run-1_desc-revision_betas.nii.gz, ..._run-1_desc-revision_events.tsv          the same for every revision
 """
 
@@ -147,9 +148,14 @@ def _write_quality(found: Processed, run: ProcessedRun, stem: Path) -> None:
 
 
 def _write_betas(found: Processed, betas: Sequence[BetaUpdate], stem: Path, description: str) -> None:
-    data = np.zeros((*found.mask.shape, len(betas)), np.float32)
-    data[found.mask] = np.stack([beta.beta for beta in betas], axis=1)
-    _nifti(data, found.affine, _file(stem, f"desc-{description}_betas.nii.gz"))
+    maps = {"betas": [beta.beta for beta in betas]}
+    errors = [beta.standard_error for beta in betas if beta.standard_error is not None]
+    if len(errors) == len(betas):
+        maps["stderr"] = errors
+    for name, values in maps.items():
+        data = np.zeros((*found.mask.shape, len(values)), np.float32)
+        data[found.mask] = np.stack(values, axis=1)
+        _nifti(data, found.affine, _file(stem, f"desc-{description}_{name}.nii.gz"))
     rows = [_trial_row(beta) for beta in betas]
     _table(_file(stem, f"desc-{description}_events.tsv"), TRIAL_COLUMNS, rows)
     sidecar = {

@@ -109,6 +109,7 @@ def process(
     t_r_s: float | None = None,
     final_at_s: float | None = None,
     every_volume: bool = False,
+    standard_errors: bool = False,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Processed:
@@ -134,6 +135,8 @@ def process(
         after the end of the longest stimulus.
     every_volume : bool
         Revise at each volume from onset on, instead of at the settings' times.
+    standard_errors : bool
+        Betas come with their standard errors.
     out : Path or None
         Folder for the derivatives; made if absent.
     progress : callable or None
@@ -169,7 +172,7 @@ def process(
             if estimator is None:
                 if every_volume:
                     used = _at_every_volume(used, one.first_t_r_s)
-                estimator = Estimator(used, _SESSION, reference=reference)
+                estimator = Estimator(used, _SESSION, reference=reference, standard_errors=standard_errors)
                 estimator.warm_up()
             of_run = trials[place] if place < len(trials) else Events(trials=(), problems=())
             runs.append(one.play(estimator, of_run, known_motion[place] if place < len(known_motion) else None))

@@ -112,10 +112,8 @@ def test_derivatives(tmp_path: Path) -> None:
     bold = save(tmp_path / "sub-07_ses-02_task-pics_run-3_bold.nii.gz", series())
     events = save_events(tmp_path / "events.tsv")
     out = tmp_path / "out"
-    code = main(
-        ["process", str(bold), "--events", str(events), "--motion", "none", "--out", str(out), "--every-volume"]
-    )
-    assert code == 0
+    options = ["--motion", "none", "--out", str(out), "--every-volume", "--standard-errors"]
+    assert main(["process", str(bold), "--events", str(events), *options]) == 0
     stem = out / "sub-07" / "ses-02" / "func" / "sub-07_ses-02_task-pics_run-3"
 
     def table(suffix: str) -> pd.DataFrame:
@@ -129,6 +127,8 @@ def test_derivatives(tmp_path: Path) -> None:
     betas = nib.load(f"{stem}_desc-trial_betas.nii.gz")
     assert betas.shape == (*SHAPE, 3)
     np.testing.assert_allclose(betas.affine, AFFINE)
+    errors = nib.load(f"{stem}_desc-trial_stderr.nii.gz").get_fdata()
+    assert (errors > 0).sum() == 3 * 80
     assert finals["onset"].tolist() == list(ONSETS_S)
     assert finals["final"].tolist() == [1, 1, 1]
     revisions = table("desc-revision_events")
