@@ -39,6 +39,7 @@ _DOUBLE_GAMMA: dict[Hrf, tuple[float, float, float, float, float]] = {
 }
 _IMPULSE_S = 1e-3
 _STILL_MM = 1e-12
+_GROWTH = 256  # volumes
 
 
 def cumulative_hrf(time_s: FloatArray, hrf: Hrf) -> FloatArray:
@@ -174,21 +175,44 @@ def trial_regressors(
     entered : array of shape (len(events),), bool
         Trials with `ENTRY_ENERGY` of their regressor's energy in `rows`; n of them.
     """
-    every = every_regressor(timing, rows, events, lag_s)
-    energy = np.array([timing.energy(event, lag_s) for event in events])
-    entered = (every**2).sum(0) >= ENTRY_ENERGY * energy
+    every = Regressors(timing).of(rows, events, lag_s)
+    entered = have_entered(timing, every, events, lag_s)
     return every[:, entered], entered
 
 
-def every_regressor(
-    timing: RunTiming, rows: NDArray[np.int64], events: Sequence[TrialEvent], lag_s: float
-) -> FloatArray:
-    """Build the regressors of all trials, entered or not, shape (t, len(events)); see `trial_regressors`."""
-    times = timing.times_s(rows)
-    every = np.zeros((len(rows), len(events)))
-    for column, event in enumerate(events):
-        every[:, column] = trial_regressor(times, event.onset_s + lag_s, event.duration_s, timing.hrf, timing.stretch)
-    return every
+def have_entered(timing: RunTiming, every: FloatArray, events: Sequence[TrialEvent], lag_s: float) -> NDArray[np.bool_]:
+    """Say which trials have `ENTRY_ENERGY` of their regressor's energy in `every`, shape (t, len(events))."""
+    energy = np.array([timing.energy(event, lag_s) for event in events])
+    return np.asarray((every**2).sum(0) >= ENTRY_ENERGY * energy)
+
+
+class Regressors:
+    """The regressors of trials as a run grows; each value is computed once.
+
+    Parameters
+    ----------
+    timing : RunTiming
+    """
+
+    def __init__(self, timing: RunTiming) -> None:
+        self._timing = timing
+        self._known: dict[tuple[float, float], FloatArray] = {}
+
+    def of(self, rows: NDArray[np.int64], events: Sequence[TrialEvent], lag_s: float) -> FloatArray:
+        """Return the regressors of all trials, entered or not, shape (t, len(events)); see `trial_regressors`."""
+        every = np.zeros((len(rows), len(events)))
+        for column, event in enumerate(events):
+            every[:, column] = self._one(int(rows[-1]) + 1, event.onset_s + lag_s, event.duration_s)[rows]
+        return every
+
+    def _one(self, length: int, onset_s: float, duration_s: float) -> FloatArray:
+        known = self._known.get((onset_s, duration_s))
+        if known is None or len(known) < length:
+            size = max(length, _GROWTH if known is None else 2 * len(known))
+            times = self._timing.times_s(np.arange(size))
+            known = trial_regressor(times, onset_s, duration_s, self._timing.hrf, self._timing.stretch)
+            self._known[onset_s, duration_s] = known
+        return known
 
 
 def drift_cosines(indices: NDArray[np.int64], length: int, t_r_s: float, high_pass_hz: float) -> FloatArray:

@@ -202,17 +202,29 @@ def solve(design: Design, targets: list[int], rho: float = 0.0) -> Solution:
 
 
 @compiled
-def _apply(functionals: FloatArray, series: NDArray[np.float32], out: FloatArray) -> None:
-    for start in range(0, series.shape[1], _BLOCK):
-        stop = min(start + _BLOCK, series.shape[1])
+def _apply(functionals: FloatArray, series: NDArray[np.float32], first: int, last: int, out: FloatArray) -> None:
+    length = series.shape[0]
+    fours = length - length % 4
+    for start in range(first, last, _BLOCK):
+        stop = min(start + _BLOCK, last)
         for j in range(functionals.shape[0]):
-            for t in range(series.shape[0]):
+            total = out[j, start - first : stop - first]
+            for t in range(0, fours, 4):  # four volumes at a time: the sums are loaded and stored less often
+                a, b, c, d = functionals[j, t], functionals[j, t + 1], functionals[j, t + 2], functionals[j, t + 3]
+                row_a, row_b = series[t, start:stop], series[t + 1, start:stop]
+                row_c, row_d = series[t + 2, start:stop], series[t + 3, start:stop]
+                for v in range(total.shape[0]):
+                    total[v] += (a * row_a[v] + b * row_b[v]) + (c * row_c[v] + d * row_d[v])
+            for t in range(fours, length):
                 weight = functionals[j, t]
-                for v in range(start, stop):
-                    out[j, v] += weight * series[t, v]
+                row = series[t, start:stop]
+                for v in range(total.shape[0]):
+                    total[v] += weight * row[v]
 
 
-def apply_weights(functionals: FloatArray, series: NDArray[np.float32]) -> FloatArray:
+def apply_weights(
+    functionals: FloatArray, series: NDArray[np.float32], first: int = 0, last: int | None = None
+) -> FloatArray:
     """Multiply float64 weights with a float32 series, summing in float64 without a copy of the series.
 
     Parameters
@@ -220,13 +232,16 @@ def apply_weights(functionals: FloatArray, series: NDArray[np.float32]) -> Float
     functionals : array of shape (n, t), float64
     series : array of shape (t, v), float32
         C-contiguous.
+    first, last : int
+        Voxels wanted, the last one excluded; None: all from `first`.
 
     Returns
     -------
-    array of shape (n, v), float64
+    array of shape (n, last - first), float64
     """
-    out = np.zeros((len(functionals), series.shape[1]))
-    _apply(np.ascontiguousarray(functionals), series, out)
+    last = series.shape[1] if last is None else last
+    out = np.zeros((len(functionals), last - first))
+    _apply(np.ascontiguousarray(functionals), series, first, last, out)
     return out
 
 

@@ -84,6 +84,7 @@ class RunSeries:
         self._confounds = confounds
         self._separate = separate
         self._groups = groups
+        self._regressors: dict[design.RunTiming, design.Regressors] = {}
         self._rows: list[int] = []
         self._motion: list[FloatArray] = []
         self._changes: list[FloatArray] = []
@@ -164,10 +165,14 @@ class RunSeries:
             return Estimates(values=values, standard_errors=errors, reasons=reasons)
         targets = [column[wanted[i]] for i in ready]
         percent = self._to_percent()
+        of_timing: dict[design.RunTiming, FloatArray] = {}
         for number, of_group in enumerate(self._groups.groups):
             voxels = slice(*self._groups.bounds[number : number + 2].tolist())
-            trials = design.every_regressor(of_group.timing(self.timing), nuisance.rows, events, expected.lag_s)
-            trials = trials[:, nuisance.entered]
+            timing = of_group.timing(self.timing)
+            if timing not in of_timing:
+                every = self._regressors_of(timing).of(nuisance.rows, events, expected.lag_s)
+                of_timing[timing] = every[:, nuisance.entered]
+            trials = of_timing[timing]
             scales = of_group.scales(expected.scales)
             try:
                 solved = self._solve(nuisance, trials, scales, _rho(of_group, scales), targets)
@@ -178,7 +183,7 @@ class RunSeries:
                     reasons=[reason or str(error) for reason in reasons],
                 )
             functional = np.concatenate([one.functionals for one in solved])
-            found = percent[voxels] * apply_weights(functional, self._used()[:, voxels])
+            found = percent[voxels] * apply_weights(functional, self._used(), voxels.start, voxels.stop)
             known = np.zeros_like(trials[:, 0])
             mean = self._known_mean(expected, voxels)
             if mean is not None:
@@ -217,8 +222,16 @@ class RunSeries:
             rows=rows,
             drift=design.scaled_drift(self.timing, rows),
             motion=self._motion_regressors(),
-            entered=design.trial_regressors(self.timing, rows, events, expected.lag_s)[1],
+            entered=design.have_entered(
+                self.timing,
+                self._regressors_of(self.timing).of(rows, events, expected.lag_s),
+                events,
+                expected.lag_s,
+            ),
         )
+
+    def _regressors_of(self, timing: design.RunTiming) -> design.Regressors:
+        return self._regressors.setdefault(timing, design.Regressors(timing))
 
     def _solve(
         self, nuisance: _Nuisance, trials: FloatArray, scales: Scales | None, rho: float, targets: list[int]
