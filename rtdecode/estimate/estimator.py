@@ -13,8 +13,10 @@ from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import registration
 from rtdecode.estimate.design import RunTiming, reference_moment
 from rtdecode.estimate.glm import apply_weights
+from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
+from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, nothing
 from rtdecode.estimate.space import Space, read_motion
 from rtdecode.estimate.voxels import VoxelLearner, VoxelModel, group
@@ -50,6 +52,11 @@ class Estimator:
         Volume and affine to register to; None: the first volume of the session.
     standard_errors : bool
         Whether betas come with their standard errors; this takes a pass over the whole run each time.
+
+    Attributes
+    ----------
+    last_design : DesignMatrix or None
+        Model of the run finished last; None without trials.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Estimator:
         self._t_r_s: float | None = None
         self._series: RunSeries | None = None
         self._file_motion: NDArray[np.float64] | None = None
+        self.last_design: DesignMatrix | None = None
         self._start_run_state()
 
     def _start_run_state(self) -> None:
@@ -228,8 +236,8 @@ class Estimator:
             At the session's first volume, if the mask file does not fit it.
         """
         self._check_order(volume.stamp.run, volume.stamp.volume)
-        data = self._scaled(volume)
-        t_r_s = self._repetition_time(volume)
+        data = scaled(volume, None if self._space is None else self._space.data.shape)
+        t_r_s = repetition_time(volume, self._t_r_s)
         space = self._space or self._first_space(data, volume)
         placed = space.place(data, volume.affine)
         if not placed.fit > _LOST_FIT:
@@ -238,7 +246,7 @@ class Estimator:
             )
         motion = placed.motion
         if self._file_motion is not None:
-            motion = _motion_row(self._file_motion, volume)
+            motion = motion_row(self._file_motion, volume)
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s
@@ -278,6 +286,11 @@ class Estimator:
         trials = self._events.pop(self._run, [])
         waiting = [trial for trial in trials if not trial.closed]
         updates = self._publish(waiting, trials, stamp, end_s, final=[True] * len(waiting))
+        self.last_design = None
+        if self._series is not None and trials:
+            events = [trial.event for trial in trials]
+            expected = self._prior.expectation(self._series.timing.typical_energy(events))
+            self.last_design = self._series.design_matrix(events, expected)
         if self._series is not None:
             finished = self._series.finished([trial.event for trial in trials])
             if finished is not None:
@@ -286,6 +299,21 @@ class Estimator:
         self._finished.add(self._run)
         self._run = None
         return updates
+
+    def aligned(self, volume: Volume, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Bring a whole volume to the reference, shape (i, j, k), for the operator to look at.
+
+        Parameters
+        ----------
+        volume : Volume
+        matrix : array of shape (4, 4), float64
+            Of its `RegisteredVolume`.
+        """
+        space = self._known_space()
+        data = scaled(volume, space.data.shape)
+        index = np.argwhere(np.ones(space.data.shape, np.bool_))
+        points = (index @ space.affine[:3, :3].T + space.affine[:3, 3]).astype(np.float32)
+        return registration.resample(data, volume.affine, points, matrix).reshape(space.data.shape)
 
     def _check_order(self, run: int, index: int) -> None:
         if run != self._run:
@@ -298,27 +326,6 @@ class Estimator:
             return Space(data, np.asarray(volume.affine, np.float64), self._settings)
         except ValueError as error:
             raise VolumeError(Path(volume.path), "data", "an image of a head", error) from None
-
-    def _scaled(self, volume: Volume) -> NDArray[np.float32]:
-        path = Path(volume.path)
-        if self._space is not None and volume.data.shape != self._space.data.shape:
-            raise VolumeError(path, "shape", self._space.data.shape, volume.data.shape)
-        if volume.data.ndim != 3:
-            raise VolumeError(path, "shape", "three axes", volume.data.shape)
-        data = np.ascontiguousarray(volume.data, np.float32)
-        if (volume.slope, volume.intercept) != (1.0, 0.0):
-            data = data * np.float32(volume.slope) + np.float32(volume.intercept)
-        if not np.isfinite(data).all():
-            raise VolumeError(path, "data", "finite values", "nan or infinity")
-        return data
-
-    def _repetition_time(self, volume: Volume) -> float:
-        known, told = self._t_r_s, volume.t_r_s
-        if known is None and told is None:
-            raise VolumeError(Path(volume.path), "t_r_s", "seconds, in the file or the settings", None)
-        if known is not None and told is not None and abs(known - told) > 1e-3:
-            raise VolumeError(Path(volume.path), "t_r_s", known, told)
-        return float(known if known is not None else told)  # type: ignore[arg-type]
 
     def _learn_voxels(self, finished: FinishedRun) -> None:
         scales = self._prior.scales(finished)
@@ -390,10 +397,3 @@ class Estimator:
             )
             trial.revision += 1
         return updates
-
-
-def _motion_row(motion: NDArray[np.float64], volume: Volume) -> NDArray[np.float64]:
-    row = volume.stamp.volume
-    if row >= len(motion):
-        raise VolumeError(Path(volume.path), "motion_file", f"a row for volume {row}", f"{len(motion)} rows")
-    return np.asarray(motion[row])

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from rtdecode.estimate.design import HEAD_RADIUS_MM
 
 TSNR_MIN_VOLUMES = 8
+_SPIKE = 3.5
+_NORMAL_PER_MAD = 1.4826
 
 
 def framewise_displacement(change: NDArray[np.float64]) -> float:
@@ -32,6 +34,32 @@ def framewise_displacement(change: NDArray[np.float64]) -> float:
     """
     size = np.abs(change)
     return float(size[:3].sum() + HEAD_RADIUS_MM * size[3:].sum())
+
+
+def is_spike(dvars: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which volumes change far more than most: more than 3.5 robust standard deviations above the median.
+
+    Parameters
+    ----------
+    dvars : array of shape (t,)
+        The first one, which has no volume before it, never is.
+
+    Returns
+    -------
+    array of shape (t,), bool
+
+    References
+    ----------
+    B. Iglewicz & D. Hoaglin, "How to detect and handle outliers", ASQC, 1993.
+    """
+    found = np.zeros(len(dvars), np.bool_)
+    if len(dvars) < 3:
+        return found
+    rest = dvars[1:]
+    centre = np.median(rest)
+    deviation = _NORMAL_PER_MAD * np.median(np.abs(rest - centre))
+    found[1:] = rest > centre + _SPIKE * deviation
+    return found
 
 
 class RunQuality:

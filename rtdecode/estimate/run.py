@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rtdecode.estimate import design, glm
 from rtdecode.estimate.glm import Expectation, Scales, Solution, apply_weights
 from rtdecode.estimate.learning import FinishedRun
+from rtdecode.estimate.report import DesignMatrix, column_names
 from rtdecode.estimate.voxels import Group, Groups, group
 from rtdecode.records import TrialEvent
 
@@ -215,6 +216,18 @@ class RunSeries:
             motion=self._motion_regressors(),
             percent=self._in_mask_order(percent),
         )
+
+    def design_matrix(self, events: Sequence[TrialEvent], expected: Expectation) -> DesignMatrix | None:
+        """Return the columns of the model of all trials at once, as it stands; None before the first volume."""
+        if not self._rows:
+            return None
+        nuisance = self._nuisance(events, expected)
+        every = self._regressors_of(self.timing).of(nuisance.rows, events, expected.lag_s)
+        trials = every[:, nuisance.entered]
+        model, _ = glm.single_trial_design(nuisance.rows, nuisance.drift, nuisance.motion, trials, expected.scales)
+        entered = [event.trial for event, has in zip(events, nuisance.entered, strict=True) if has]
+        names = column_names(nuisance.drift.shape[1], nuisance.motion.shape[1], entered, model.columns.shape[1])
+        return DesignMatrix(columns=model.columns, names=names, rows=nuisance.rows)
 
     def _nuisance(self, events: Sequence[TrialEvent], expected: Expectation) -> _Nuisance:
         rows = np.array(self._rows, np.int64)

@@ -4,7 +4,8 @@ OUT/dataset_description.json
 OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
   ..._run-1_desc-motion_timeseries.tsv and .json     one row a volume; mm and radians
   ..._run-1_desc-quality_timeseries.tsv              one row a volume
-  ..._run-1_desc-quality_summary.json
+  ..._run-1_desc-quality_summary.json, ..._run-1_stat-tsnr_boldmap.nii.gz
+  ..._run-1_desc-motion_plot.png, -carpet_, -tsnr_, -design_; with a bundle, ..._desc-alignment_plot.png
   ..._run-1_desc-trial_betas.nii.gz and .json, ..._run-1_desc-trial_events.tsv      row i is volume i
   ..._run-1_desc-trial_stderr.nii.gz                 where standard errors were asked for
   ..._run-1_desc-revision_betas.nii.gz, ..._run-1_desc-revision_events.tsv          the same for every revision
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode import __version__
+from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.process.process import Processed, ProcessedRun
 from rtdecode.process.tables import MOTION_NAMES
 from rtdecode.records import BetaUpdate
@@ -60,6 +62,11 @@ def write(found: Processed, out: Path, *, sources: Sequence[Path], every_volume:
             session = folder / _stem({k: v for k, v in entities.items() if k != "run"})
             _nifti(found.reference, found.affine, _file(session, "boldref.nii.gz"))
             _nifti(found.mask.astype(np.uint8), found.affine, _file(session, "desc-brain_mask.nii.gz"))
+            if found.first is not None:
+                title = (
+                    f"first volume (red outline) over the calibration's reference: correlation {run.volumes[0].fit:.3f}"
+                )
+                overlay(found.reference, found.first, _file(session, "desc-alignment_plot.png"), title)
         stem = folder / _stem(entities)
         _write_motion(found, run, stem)
         _write_quality(found, run, stem)
@@ -130,16 +137,16 @@ def _write_quality(found: Processed, run: ProcessedRun, stem: Path) -> None:
         censored = int(volume.fd_mm > found.settings.censor_fd_mm)
         rows[volume.stamp.volume] = [str(volume.stamp.volume), *numbers, str(censored), "n/a"]
     _table(_file(stem, "desc-quality_timeseries.tsv"), QUALITY_COLUMNS, rows)
-    fd_mm = np.array([volume.fd_mm for volume in run.volumes])
+    report = RunReport()
+    for volume in run.volumes:
+        report.add(volume)
+    report.write(stem, found.mask, found.affine, found.settings.censor_fd_mm, run.design)
     summary = {
         "Source": run.name,
         "RepetitionTime": run.t_r_s,
         "Volumes": run.length,
         "VolumesSkipped": len(run.skipped),
-        "VolumesCensored": int((fd_mm > found.settings.censor_fd_mm).sum()),
-        "MeanFramewiseDisplacement_mm": float(fd_mm.mean()),
-        "MaxFramewiseDisplacement_mm": float(fd_mm.max()),
-        "MedianTSNR": run.volumes[-1].tsnr if np.isfinite(run.volumes[-1].tsnr) else None,
+        **report.summary(found.settings.censor_fd_mm),
         "Trials": len(run.finals),
         "TrialsInvalid": {b.event.trial: b.invalid for b in run.finals if b.invalid is not None},
         "Problems": list(run.problems),

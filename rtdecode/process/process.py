@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtdecode.bundle import open_participant
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
+from rtdecode.estimate.report import DesignMatrix
 from rtdecode.process.series import T_R_TOLERANCE_S, RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Volume
@@ -50,6 +51,8 @@ class ProcessedRun:
         Every revision, in the order that they became ready.
     problems : tuple of str
         What was wrong and could be lived with.
+    design : DesignMatrix or None
+        The model at the end of the run, without trials None.
     """
 
     run: int
@@ -59,6 +62,7 @@ class ProcessedRun:
     skipped: tuple[Skipped, ...]
     betas: tuple[BetaUpdate, ...]
     problems: tuple[str, ...]
+    design: DesignMatrix | None
 
     @property
     def length(self) -> int:
@@ -89,6 +93,8 @@ class Processed:
         Point that the rotations turn about, RAS mm; None without registration.
     settings : EstimateSettings
         As used.
+    first : array of shape (i, j, k), float32, or None
+        With a bundle, the first usable volume brought to its reference.
     """
 
     runs: tuple[ProcessedRun, ...]
@@ -97,6 +103,7 @@ class Processed:
     mask: NDArray[np.bool_]
     centre_mm: NDArray[np.float64] | None
     settings: EstimateSettings
+    first: NDArray[np.float32] | None = None
 
 
 def process(
@@ -165,6 +172,7 @@ def process(
     reference = None if bundle is None else _reference(bundle)
     estimator: Estimator | None = None
     runs: list[ProcessedRun] = []
+    first: NDArray[np.float32] | None = None
     for path in paths:
         for recorded in read_runs(path, session=_SESSION, first_run=len(runs) + 1, t_r_s=t_r_s):
             place = len(runs)
@@ -176,6 +184,8 @@ def process(
                 estimator.warm_up()
             of_run = trials[place] if place < len(trials) else Events(trials=(), problems=())
             runs.append(one.play(estimator, of_run, known_motion[place] if place < len(known_motion) else None))
+            if first is None:
+                first = one.first_aligned
     _check_count(len(runs), tables, files)
     if estimator is None:
         raise SettingsError(["BOLD: expected at least one file or folder, got none"])
@@ -187,6 +197,7 @@ def process(
         mask=estimator.mask,
         centre_mm=estimator.centre_mm,
         settings=used,
+        first=None if bundle is None else first,
     )
     if out is not None:
         from rtdecode.process.derivatives import write
@@ -203,6 +214,7 @@ class _OneRun:
         self._recorded = recorded
         self._progress = progress
         self._items = iter(recorded.items)
+        self.first_aligned: NDArray[np.float32] | None = None
         self._held: list[Volume | Skipped] = []
         found: float | None = None
         for item in self._items:
@@ -236,6 +248,8 @@ class _OneRun:
                 except VolumeError as error:
                     item = Skipped(run=self._run, volume=item.stamp.volume, path=item.path, reason=str(error))
                 else:
+                    if not volumes:
+                        self.first_aligned = estimator.aligned(item, registered.matrix)
                     volumes.append(registered)
                     betas += updates
                     problems += [problem for problem in item.problems if problem not in problems]
@@ -258,6 +272,7 @@ class _OneRun:
             skipped=tuple(skipped),
             betas=tuple(betas),
             problems=tuple(problems),
+            design=estimator.last_design,
         )
         end_s = run.length * run.t_r_s
         late = [
