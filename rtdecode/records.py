@@ -8,6 +8,7 @@ unchanged from end to end, so that latency anywhere is a subtraction.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,6 +152,9 @@ class RegisteredVolume:
         Median over the mask of mean / standard deviation of the run so far; nan before 8 volumes.
     fit : float
         Correlation of the registered volume with the reference over the brain.
+    regions : mapping of str to float
+        Percent signal change of each region that the estimator was given, freed from drift and motion; empty where
+        the volume is censored.
     """
 
     stamp: Stamp
@@ -161,6 +165,7 @@ class RegisteredVolume:
     dvars: float
     tsnr: float
     fit: float
+    regions: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from rtdecode.estimate import registration
 from rtdecode.estimate.design import RunTiming, reference_moment
 from rtdecode.estimate.glm import apply_weights
 from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
-from rtdecode.estimate.learning import FinishedRun, Prior
+from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
+from rtdecode.estimate.region import Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, nothing
 from rtdecode.estimate.space import Space, read_motion
@@ -52,6 +54,8 @@ class Estimator:
         Volume and affine to register to; None: the first volume of the session.
     standard_errors : bool
         Whether betas come with their standard errors; this takes a pass over the whole run each time.
+    regions : mapping of str to array of shape (i, j, k), bool
+        In the space of the reference: volumes come with the percent signal change of each.
 
     Attributes
     ----------
@@ -66,10 +70,12 @@ class Estimator:
         *,
         reference: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
         standard_errors: bool = False,
+        regions: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         self._settings = settings
         self._session = session
         self._standard_errors = standard_errors
+        self._region_masks = dict(regions or {})
         self._targets_s = (*sorted(settings.revise_at_s), settings.final_at_s)
         self._space: Space | None = None
         if reference is not None:
@@ -98,6 +104,7 @@ class Estimator:
         self._last_motion: NDArray[np.float64] | None = None
         self._quality = RunQuality()
         self._series = None
+        self._regions: Regions | None = None
 
     def warm_up(self) -> None:
         """Compile the inner loops, so that the first volume is not slow."""
@@ -251,12 +258,17 @@ class Estimator:
         if self._series is None:
             self._t_r_s = t_r_s
             self._series = self._new_series(t_r_s, volume.slice_times_s, space)
+            if self._region_masks:
+                signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
+                self._regions = Regions(self._region_masks, space.mask, signal)
         change = np.zeros(6) if self._last_motion is None else motion - self._last_motion
         fd_mm = framewise_displacement(change)
         self._last_motion = motion
         dvars, tsnr = self._quality.add(placed.masked)
+        percent: Mapping[str, float] = {}
         if fd_mm <= self._settings.censor_fd_mm:
             self._series.add(self._index, placed.masked, motion, change)
+            percent = self._regions.add(self._index, placed.masked, motion, change) if self._regions else {}
         registered = RegisteredVolume(
             stamp=volume.stamp,
             masked=frozen(placed.masked),
@@ -266,6 +278,7 @@ class Estimator:
             dvars=dvars,
             tsnr=tsnr,
             fit=placed.fit,
+            regions=percent,
         )
         return registered, self._due((self._index + 1) * t_r_s, volume.stamp)
 

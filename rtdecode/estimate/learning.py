@@ -152,12 +152,12 @@ class Prior:
         """
         if not self._learn:
             return Expectation(scales=None)
-        scales = self._scales or _first_scales(energy)
+        scales = self._scales or first_scales(energy)
         return Expectation(scales=scales, lag_s=self.lag_s, mean_response=self._mean_response)
 
     def scales(self, run: FinishedRun) -> Scales:
         """Return the scales learned so far, or those to begin with in a run like `run`."""
-        return self._scales or _first_scales(run.timing.typical_energy(run.events))
+        return self._scales or first_scales(run.timing.typical_energy(run.events))
 
     def add(self, run: FinishedRun) -> None:
         """Learn from a finished run."""
@@ -173,7 +173,8 @@ class Prior:
         self._mean_response = np.mean(means, axis=0).astype(np.float32)
 
 
-def _first_scales(energy: float) -> Scales:
+def first_scales(energy: float = 1.0) -> Scales:
+    """Return the scales to begin with, for trials whose regressor has this energy."""
     return Scales(
         trial=1.0 / energy,
         mean=1.0 / energy,

@@ -45,6 +45,9 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--every-volume", action="store_true", help="also write a revision for every volume")
     parser.add_argument("--standard-errors", action="store_true", help="also write the standard error of each beta")
+    parser.add_argument(
+        "--roi", type=Path, nargs="+", default=[], help="masks whose percent signal change is written, volume by volume"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if absent")
     parser.set_defaults(handler=run)
 
@@ -74,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             final_at_s=arguments.final_at_s,
             every_volume=arguments.every_volume,
             standard_errors=arguments.standard_errors,
+            regions=arguments.roi,
             out=arguments.out,
             progress=progress,
         )

@@ -4,6 +4,7 @@ OUT/dataset_description.json
 OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
   ..._run-1_desc-motion_timeseries.tsv and .json     one row a volume; mm and radians
   ..._run-1_desc-quality_timeseries.tsv              one row a volume
+  ..._run-1_desc-roi_timeseries.tsv                  one row a volume, one column a region
   ..._run-1_desc-quality_summary.json, ..._run-1_stat-tsnr_boldmap.nii.gz
   ..._run-1_desc-motion_plot.png, -carpet_, -tsnr_, -design_; with a bundle, ..._desc-alignment_plot.png
   ..._run-1_desc-trial_betas.nii.gz and .json, ..._run-1_desc-trial_events.tsv      row i is volume i
@@ -14,6 +15,7 @@ OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,6 +72,7 @@ def write(found: Processed, out: Path, *, sources: Sequence[Path], every_volume:
         stem = folder / _stem(entities)
         _write_motion(found, run, stem)
         _write_quality(found, run, stem)
+        _write_regions(run, stem)
         if run.betas:
             _write_betas(found, run.finals, stem, "trial")
             if every_volume:
@@ -152,6 +155,18 @@ def _write_quality(found: Processed, run: ProcessedRun, stem: Path) -> None:
         "Problems": list(run.problems),
     }
     _json(_file(stem, "desc-quality_summary.json"), summary)
+
+
+def _write_regions(run: ProcessedRun, stem: Path) -> None:
+    names = list(dict.fromkeys(name for volume in run.volumes for name in volume.regions))
+    if not names:
+        return
+    rows = [["n/a"] * len(names) for _ in range(run.length)]
+    for volume in run.volumes:
+        found = [volume.regions.get(name, math.nan) for name in names]
+        rows[volume.stamp.volume] = [f"{x:.6g}" if math.isfinite(x) else "n/a" for x in found]
+    _table(_file(stem, "desc-roi_timeseries.tsv"), names, rows)
+    _json(_file(stem, "desc-roi_timeseries.json"), {name: {"Units": "percent signal change"} for name in names})
 
 
 def _write_betas(found: Processed, betas: Sequence[BetaUpdate], stem: Path, description: str) -> None:

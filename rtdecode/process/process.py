@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from rtdecode.bundle import open_participant
@@ -117,6 +118,7 @@ def process(
     final_at_s: float | None = None,
     every_volume: bool = False,
     standard_errors: bool = False,
+    regions: Sequence[Path] = (),
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Processed:
@@ -144,6 +146,8 @@ def process(
         Revise at each volume from onset on, instead of at the settings' times.
     standard_errors : bool
         Betas come with their standard errors.
+    regions : sequence of Path
+        Masks (NIfTI in the space of the reference) whose percent signal change is followed volume by volume.
     out : Path or None
         Folder for the derivatives; made if absent.
     progress : callable or None
@@ -169,6 +173,7 @@ def process(
     trials = [read_events(table, run) for run, table in enumerate(tables, start=1)]
     known_motion = [read_motion_table(file) for file in files]
     used = _settings(settings, motion, bundle, trials, final_at_s)
+    masks = {_plain_name(path): _region(path) for path in regions}
     reference = None if bundle is None else _reference(bundle)
     estimator: Estimator | None = None
     runs: list[ProcessedRun] = []
@@ -180,7 +185,9 @@ def process(
             if estimator is None:
                 if every_volume:
                     used = _at_every_volume(used, one.first_t_r_s)
-                estimator = Estimator(used, _SESSION, reference=reference, standard_errors=standard_errors)
+                estimator = Estimator(
+                    used, _SESSION, reference=reference, standard_errors=standard_errors, regions=masks
+                )
                 estimator.warm_up()
             of_run = trials[place] if place < len(trials) else Events(trials=(), problems=())
             runs.append(one.play(estimator, of_run, known_motion[place] if place < len(known_motion) else None))
@@ -329,6 +336,18 @@ def _at_every_volume(settings: EstimateSettings, t_r_s: float) -> EstimateSettin
     """Revise at multiples of the repetition time after onset: between two of them lies exactly one volume's end."""
     count = math.ceil(settings.final_at_s / t_r_s - 1e-9)
     return replace(settings, revise_at_s=tuple(t_r_s * k for k in range(1, count)))
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _region(path: Path) -> NDArray[np.bool_]:
+    try:
+        image: Any = nib.load(path)
+    except (ImageFileError, OSError) as error:
+        raise SettingsError([f"--roi: expected a NIfTI mask, got {path}: {error}"]) from None
+    return np.asarray(image.dataobj) > 0
 
 
 def _reference(bundle: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -241,6 +241,25 @@ def test_unusable_volumes_are_missing_rows(tmp_path: Path) -> None:
     assert "correlation with the reference" in reasons[12]
 
 
+def test_regions_are_followed(tmp_path: Path) -> None:
+    bold = save(tmp_path / "bold.nii", series())
+    region = np.zeros(SHAPE, np.uint8)
+    region[3:6, 3:5] = 1
+    roi = save(tmp_path / "left.nii.gz", region)
+    run = process(bold, motion="none", regions=[roi], out=tmp_path / "out").runs[0]
+    (path,) = (tmp_path / "out").rglob("*desc-roi_timeseries.tsv")
+    table = pd.read_csv(path, sep="\t")
+    assert list(table.columns) == ["left"]
+    assert table["left"].isna().tolist() == [True] + [False] * (LENGTH - 1)
+    mean = series()[3:6, 3:5].mean((0, 1, 2), dtype=float)
+    assert np.corrcoef(table["left"][8:], mean[8:])[0, 1] > 0.9
+    assert run.volumes[-1].regions["left"] == pytest.approx(table["left"].iloc[-1], rel=1e-4)
+    with pytest.raises(SettingsError, match="region other: expected shape"):
+        process(bold, motion="none", regions=[save(tmp_path / "other.nii", np.ones((2, 2, 2), np.uint8))])
+    with pytest.raises(SettingsError, match="--roi: expected a NIfTI mask"):
+        process(bold, motion="none", regions=[tmp_path / "absent.nii"])
+
+
 def test_bad_trials_are_left_out_and_told(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     events = save_events(tmp_path / "events.tsv", (-3.0, 4.0, 5.0, "soon", 500.0))
