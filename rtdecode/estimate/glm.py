@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dgeqrf
 
 from rtdecode.estimate.compiled import compiled
 
 FloatArray = NDArray[np.float64]
 
 _SINGULAR = 1e-10
+_LAPACK_BLOCK = 64
 _BLOCK = 1024  # voxels whose sums stay in the cache
 
 
@@ -178,13 +180,16 @@ def solve(design: Design, targets: list[int], rho: float = 0.0) -> Solution:
     G. K. Robinson, "That BLUP is a good thing", Statistical Science 6(1), 1991.
     """
     white = whiten(design.columns, design.rows, rho)
-    stacked = np.vstack([white, np.diag(np.sqrt(design.precision))])
+    t, p = white.shape
+    stacked = np.zeros((t + p, p), order="F")  # as LAPACK wants it: no copy
+    stacked[:t] = white
+    np.fill_diagonal(stacked[t:], np.sqrt(design.precision))
     norms = np.linalg.norm(stacked, axis=0)
     if not np.all(norms > 0):
         raise np.linalg.LinAlgError("singular design: a column is zero")
     stacked /= norms
-    (r,) = qr(stacked, mode="r", overwrite_a=True, check_finite=False)
-    r = r[: stacked.shape[1]]
+    factored, *_ = dgeqrf(stacked, lwork=_LAPACK_BLOCK * p, overwrite_a=True)
+    r = np.triu(factored[:p])
     diagonal = np.abs(np.diag(r))
     if diagonal.min() < _SINGULAR * diagonal.max():
         raise np.linalg.LinAlgError("singular design: some columns are sums of others")

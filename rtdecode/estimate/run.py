@@ -51,12 +51,13 @@ def nothing(count: int, n_voxels: int, reason: str) -> Estimates:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Nuisance:
-    """What all groups of voxels share: volumes in use, drift, motion, and which trials have entered."""
+    """What all groups of voxels share: volumes in use, drift, motion, which trials have entered, their regressors."""
 
     rows: NDArray[np.int64]
     drift: FloatArray
     motion: FloatArray
     entered: NDArray[np.bool_]
+    trials: FloatArray
 
 
 class RunSeries:
@@ -166,7 +167,7 @@ class RunSeries:
             return Estimates(values=values, standard_errors=errors, reasons=reasons)
         targets = [column[wanted[i]] for i in ready]
         percent = self._to_percent()
-        of_timing: dict[design.RunTiming, FloatArray] = {}
+        of_timing = {self.timing: nuisance.trials}
         for number, of_group in enumerate(self._groups.groups):
             voxels = slice(*self._groups.bounds[number : number + 2].tolist())
             timing = of_group.timing(self.timing)
@@ -222,25 +223,23 @@ class RunSeries:
         if not self._rows:
             return None
         nuisance = self._nuisance(events, expected)
-        every = self._regressors_of(self.timing).of(nuisance.rows, events, expected.lag_s)
-        trials = every[:, nuisance.entered]
-        model, _ = glm.single_trial_design(nuisance.rows, nuisance.drift, nuisance.motion, trials, expected.scales)
+        model, _ = glm.single_trial_design(
+            nuisance.rows, nuisance.drift, nuisance.motion, nuisance.trials, expected.scales
+        )
         entered = [event.trial for event, has in zip(events, nuisance.entered, strict=True) if has]
         names = column_names(nuisance.drift.shape[1], nuisance.motion.shape[1], entered, model.columns.shape[1])
         return DesignMatrix(columns=model.columns, names=names, rows=nuisance.rows)
 
     def _nuisance(self, events: Sequence[TrialEvent], expected: Expectation) -> _Nuisance:
         rows = np.array(self._rows, np.int64)
+        every = self._regressors_of(self.timing).of(rows, events, expected.lag_s)
+        entered = design.have_entered(self.timing, every, events, expected.lag_s)
         return _Nuisance(
             rows=rows,
             drift=design.scaled_drift(self.timing, rows),
             motion=self._motion_regressors(),
-            entered=design.have_entered(
-                self.timing,
-                self._regressors_of(self.timing).of(rows, events, expected.lag_s),
-                events,
-                expected.lag_s,
-            ),
+            entered=entered,
+            trials=every[:, entered],
         )
 
     def _regressors_of(self, timing: design.RunTiming) -> design.Regressors:
