@@ -1,4 +1,4 @@
-"""The commands of the runtime: `run`, `check`, `display`; `demo`, `simulate` and `inspect` have their own modules."""
+"""The commands of the runtime: `run`, `check`, `display`; the others have their own modules."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
     from rtdecode.acquire import cli as inspect
     from rtdecode.demo import cli as demo
+    from rtdecode.process import cli as process
     from rtdecode.simulate import cli as simulate
 
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
@@ -40,6 +41,7 @@ def register(subparsers: Subparsers) -> None:
     display.set_defaults(handler=_display)
 
     demo.register(subparsers)
+    process.register(subparsers)
     simulate.register(subparsers)
     inspect.register(subparsers)
 

@@ -13,6 +13,7 @@ from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
+from rtdecode.estimate.report import DesignMatrix, RunReport
 from rtdecode.lanes import PictureLane
 from rtdecode.past import Input
 from rtdecode.publish import messages
@@ -34,6 +35,8 @@ class _RunState:
     accounted: int = 0
     t_r_s: float | None = None
     finals: list[BetaUpdate] = field(default_factory=list)
+    report: RunReport = field(default_factory=RunReport)
+    design: DesignMatrix | None = None
 
 
 class Line:
@@ -71,6 +74,7 @@ class Line:
         self._last_input_mono_s = clock.monotonic()
         self._referenced = False
         self._done = 0
+        self._finished: list[_RunState] = []
 
     def handle(self, item: Input, lag: int) -> None:
         """Take one input.
@@ -114,8 +118,18 @@ class Line:
         self._finish_run()
 
     def finish(self) -> None:
-        """Close the run that is still open."""
+        """Close the run that is still open; write the tSNR maps and plots of all, for which there is time now."""
         self._finish_run()
+        for run in self._finished:
+            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
+            run.report.write(
+                self._recording.stem(run.run),
+                self._estimator.mask,
+                self._estimator.reference[1],
+                self._settings.estimate.censor_fd_mm,
+                run.design,
+            )
+        self._finished.clear()
 
     # volumes --------------------------------------------------------------------------------------------
 
@@ -145,6 +159,7 @@ class Line:
         }
         self._recording.motion(registered)
         self._publish(stamp, stages, messages.volume(registered, lag))
+        run.report.add(registered)
         for beta in betas:
             self._beta(beta, stages)
         self._close_if_complete()
@@ -211,6 +226,9 @@ class Line:
             self._beta(beta, {})
         self._run = None
         self._done = run.run
+        run.design = self._estimator.last_design
+        if run.received:
+            self._finished.append(run)
         if self._referenced:
             self._recording.betas(run.run, run.finals, self._estimator.mask, self._estimator.reference[1])
         self._publisher.publish(

@@ -7,14 +7,16 @@ sub-01_ses-01/
   recon/<trial>_rev-<n>.webp
   sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz
   sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv,
-    ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv
+    ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv,
+    ..._run-01_desc-quality_summary.json, ..._run-01_stat-tsnr_boldmap.nii.gz,
+    ..._run-01_desc-motion_plot.png, -carpet_, -tsnr_, -design_
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -254,6 +256,14 @@ class Recording:
             json.dumps(sidecar, indent=1) + "\n", encoding="utf-8"
         )
 
+    def quality(self, run: int, summary: Mapping[str, Any]) -> None:
+        """Write the quality figures of a run."""
+        self._path(run, "desc-quality_summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+    def stem(self, run: int) -> Path:
+        """Return folder and beginning of the names of a run's derivatives."""
+        return self._func / f"{self._stem}_task-{TASK}_run-{run:02d}"
+
     def picture(self, trial: str, revision: int, encoded: bytes) -> str:
         """Keep a picture; return its path in the session folder."""
         target = self.folder / "recon" / f"{trial}_rev-{revision}.webp"
@@ -261,7 +271,8 @@ class Recording:
         return str(target.relative_to(self.folder))
 
     def _path(self, run: int, suffix: str) -> Path:
-        return self._func / f"{self._stem}_task-{TASK}_run-{run:02d}_{suffix}"
+        stem = self.stem(run)
+        return stem.with_name(f"{stem.name}_{suffix}")
 
     def _row(self, run: int, suffix: str, columns: Sequence[str], values: Sequence[object]) -> None:
         path = self._path(run, suffix)

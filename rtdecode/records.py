@@ -8,7 +8,8 @@ unchanged from end to end, so that latency anywhere is a subtraction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,9 @@ class RegisteredVolume:
         Median over the mask of mean / standard deviation of the run so far; nan before 8 volumes.
     fit : float
         Correlation of the registered volume with the reference over the brain.
+    regions : mapping of str to float
+        Percent signal change of each region that the estimator was given, freed from drift and motion; empty where
+        the volume is censored.
     """
 
     stamp: Stamp
@@ -197,6 +201,7 @@ class RegisteredVolume:
     dvars: float
     tsnr: float
     fit: float
+    regions: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -218,6 +223,8 @@ class BetaUpdate:
         Percent signal change per voxel of the mask.
     invalid : str or None
         Why there is no usable estimate (then `beta` is all nan), else None.
+    standard_error : array of shape (v,), float32, or None
+        Of `beta`, where the estimator was asked for it.
     """
 
     stamp: Stamp
@@ -227,6 +234,7 @@ class BetaUpdate:
     delay_s: float
     beta: NDArray[np.float32]
     invalid: str | None = None
+    standard_error: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

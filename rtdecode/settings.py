@@ -82,16 +82,26 @@ class EstimateSettings:
     registration : {"rigid", "off"}
     mask : Path or "auto"
         NIfTI in the space of the reference, or found from the reference volume.
-    confounds : {"6", "none"}
-        Motion regressors in the GLM: the six parameters, or none.
+    confounds : {"6", "24", "none"}
+        Motion regressors in the GLM: the six parameters, these with their changes and the squares of both, or none.
     motion_file : Path or None
         Text files of six columns named ``run-<n>.txt`` in this folder replace the estimated motion.
     high_pass_hz : float
         Drift cosines up to this frequency.
     hrf : {"glover", "spm"}
+    voxel_hrf : bool
+        Whether earlier runs choose one of a library of 20 stretched responses for each voxel.
+    slice_timing : {"middle", "slices"}
+        One moment stands for all of a volume, or each voxel's regressors are taken when its slice is acquired.
     shrinkage : {"learned", "none"}
         Learned: betas are deviations from the mean response, shrunk by scales that earlier runs taught.
         None: whole responses, least squares.
+    voxel_shrinkage : bool
+        Whether earlier runs put each voxel into one of five bins of shrinkage (with ``shrinkage = "learned"``).
+    single_trial : {"lsa", "lss"}
+        All trials at once, or each against the sum of the others; the latter gives whole responses.
+    autocorrelation : {"pooled", "voxel"}
+        Pooled: none with ``shrinkage = "none"``, else .3. Voxel: earlier runs choose one of eight values for each.
     response_lag : {"learned", "none"}
         Whether a constant delay between announced onsets and responses is learned from earlier runs (with
         ``shrinkage = "learned"``).
@@ -105,11 +115,16 @@ class EstimateSettings:
 
     registration: Literal["rigid", "off"] = "rigid"
     mask: Path | Literal["auto"] = "auto"
-    confounds: Literal["6", "none"] = "6"
+    confounds: Literal["6", "24", "none"] = "6"
     motion_file: Path | None = None
     high_pass_hz: NonNegative = 0.008
     hrf: Literal["glover", "spm"] = "glover"
+    voxel_hrf: bool = False
+    slice_timing: Literal["middle", "slices"] = "middle"
     shrinkage: Literal["learned", "none"] = "learned"
+    voxel_shrinkage: bool = False
+    single_trial: Literal["lsa", "lss"] = "lsa"
+    autocorrelation: Literal["pooled", "voxel"] = "pooled"
     response_lag: Literal["learned", "none"] = "learned"
     revise_at_s: tuple[Positive, ...] = (5.0, 6.5)
     final_at_s: Positive = 8.0

@@ -20,17 +20,26 @@ from rtdecode.records import TrialEvent
 
 FloatArray = NDArray[np.float64]
 Hrf = Literal["glover", "spm"]
+Confounds = Literal["6", "24", "none"]
 
 HRF_LENGTH_S = 32.0
 ENTRY_ENERGY = 0.05
 """A trial is part of the model once this share of its regressor's energy has been seen."""
 HEAD_RADIUS_MM = 50.0
+HRF_STRETCHES: tuple[float, ...] = tuple(1.04 ** (i - 10) for i in range(20))
+"""Library of 20 responses: h_i(t) = h(t / s_i) / s_i with s_i = 1.04^(i - 10); number 10 is the canonical one.
+
+Stretching time by .68 to 1.42 moves Glover's peak from 3.4 to 7.1 s, the range of responses in visual cortex, and
+widens it alike.
+"""
 # delay and dispersion of the response, delay and dispersion of the undershoot (s), ratio
 _DOUBLE_GAMMA: dict[Hrf, tuple[float, float, float, float, float]] = {
     "glover": (6.0, 0.9, 12.0, 0.9, 0.48),
     "spm": (6.0, 1.0, 16.0, 1.0, 0.167),
 }
 _IMPULSE_S = 1e-3
+_STILL_MM = 1e-12
+_GROWTH = 256  # volumes
 
 
 def cumulative_hrf(time_s: FloatArray, hrf: Hrf) -> FloatArray:
@@ -78,7 +87,9 @@ def reference_moment(t_r_s: float, slice_times_s: FloatArray | None) -> float:
     return (float(np.min(slice_times_s)) + float(np.max(slice_times_s))) / 2
 
 
-def trial_regressor(times_s: FloatArray, onset_s: float, duration_s: float, hrf: Hrf) -> FloatArray:
+def trial_regressor(
+    times_s: FloatArray, onset_s: float, duration_s: float, hrf: Hrf, stretch: float = 1.0
+) -> FloatArray:
     """Convolve a stimulus of unit height with the haemodynamic response.
 
     Parameters
@@ -86,6 +97,9 @@ def trial_regressor(times_s: FloatArray, onset_s: float, duration_s: float, hrf:
     times_s : array of shape (t,)
     onset_s, duration_s : float
         Seconds; a duration of zero stands for one millisecond, scaled to unit area.
+    hrf : {"glover", "spm"}
+    stretch : float
+        Factor on the response's time; see `HRF_STRETCHES`.
 
     Returns
     -------
@@ -93,7 +107,7 @@ def trial_regressor(times_s: FloatArray, onset_s: float, duration_s: float, hrf:
     """
     length = max(duration_s, _IMPULSE_S)
     since = times_s - onset_s
-    rise = cumulative_hrf(since, hrf) - cumulative_hrf(since - length, hrf)
+    rise = cumulative_hrf(since / stretch, hrf) - cumulative_hrf((since - length) / stretch, hrf)
     return rise if duration_s > 0 else rise / _IMPULSE_S
 
 
@@ -109,12 +123,15 @@ class RunTiming:
         Moment within a volume that stands for it, seconds.
     high_pass_hz : float
     hrf : {"glover", "spm"}
+    stretch : float
+        Factor on the response's time; see `HRF_STRETCHES`.
     """
 
     t_r_s: float
     phase_s: float
     high_pass_hz: float
     hrf: Hrf
+    stretch: float = 1.0
 
     def times_s(self, rows: NDArray[np.int64]) -> FloatArray:
         """Return the moments that stand for volumes, seconds."""
@@ -132,9 +149,9 @@ class RunTiming:
 @functools.lru_cache(maxsize=4096)
 def _energy(timing: RunTiming, onset_s: float, duration_s: float) -> float:
     first = math.floor((onset_s - timing.phase_s) / timing.t_r_s)
-    last = math.ceil((onset_s + duration_s + HRF_LENGTH_S - timing.phase_s) / timing.t_r_s)
+    last = math.ceil((onset_s + duration_s + timing.stretch * HRF_LENGTH_S - timing.phase_s) / timing.t_r_s)
     times = timing.times_s(np.arange(first, last + 1))
-    regressor = trial_regressor(times, onset_s, duration_s, timing.hrf)
+    regressor = trial_regressor(times, onset_s, duration_s, timing.hrf, timing.stretch)
     return float(regressor @ regressor)
 
 
@@ -158,13 +175,44 @@ def trial_regressors(
     entered : array of shape (len(events),), bool
         Trials with `ENTRY_ENERGY` of their regressor's energy in `rows`; n of them.
     """
-    times = timing.times_s(rows)
-    every = np.zeros((len(rows), len(events)))
-    for column, event in enumerate(events):
-        every[:, column] = trial_regressor(times, event.onset_s + lag_s, event.duration_s, timing.hrf)
-    energy = np.array([timing.energy(event, lag_s) for event in events])
-    entered = (every**2).sum(0) >= ENTRY_ENERGY * energy
+    every = Regressors(timing).of(rows, events, lag_s)
+    entered = have_entered(timing, every, events, lag_s)
     return every[:, entered], entered
+
+
+def have_entered(timing: RunTiming, every: FloatArray, events: Sequence[TrialEvent], lag_s: float) -> NDArray[np.bool_]:
+    """Say which trials have `ENTRY_ENERGY` of their regressor's energy in `every`, shape (t, len(events))."""
+    energy = np.array([timing.energy(event, lag_s) for event in events])
+    return np.asarray((every**2).sum(0) >= ENTRY_ENERGY * energy)
+
+
+class Regressors:
+    """The regressors of trials as a run grows; each value is computed once.
+
+    Parameters
+    ----------
+    timing : RunTiming
+    """
+
+    def __init__(self, timing: RunTiming) -> None:
+        self._timing = timing
+        self._known: dict[tuple[float, float], FloatArray] = {}
+
+    def of(self, rows: NDArray[np.int64], events: Sequence[TrialEvent], lag_s: float) -> FloatArray:
+        """Return the regressors of all trials, entered or not, shape (t, len(events)); see `trial_regressors`."""
+        every = np.zeros((len(rows), len(events)))
+        for column, event in enumerate(events):
+            every[:, column] = self._one(int(rows[-1]) + 1, event.onset_s + lag_s, event.duration_s)[rows]
+        return every
+
+    def _one(self, length: int, onset_s: float, duration_s: float) -> FloatArray:
+        known = self._known.get((onset_s, duration_s))
+        if known is None or len(known) < length:
+            size = max(length, _GROWTH if known is None else 2 * len(known))
+            times = self._timing.times_s(np.arange(size))
+            known = trial_regressor(times, onset_s, duration_s, self._timing.hrf, self._timing.stretch)
+            self._known[onset_s, duration_s] = known
+        return known
 
 
 def drift_cosines(indices: NDArray[np.int64], length: int, t_r_s: float, high_pass_hz: float) -> FloatArray:
@@ -211,17 +259,38 @@ def scaled_drift(timing: RunTiming, rows: NDArray[np.int64]) -> FloatArray:
     return np.asarray(cosines * np.sqrt(2.0 * length * timing.t_r_s) / (np.pi * k))
 
 
-def motion_regressors(motion: Sequence[NDArray[np.float64]]) -> FloatArray:
-    """Centre the six parameters; rotations become mm on a sphere of 50 mm.
+def motion_regressors(
+    motion: Sequence[NDArray[np.float64]], changes: Sequence[NDArray[np.float64]], kind: Confounds
+) -> FloatArray:
+    """Build the motion regressors, centred; rotations become mm on a sphere of 50 mm.
 
     Parameters
     ----------
     motion : sequence of t arrays of shape (6,)
         Translations in mm, rotations in radians.
+    changes : sequence of t arrays of shape (6,)
+        Difference from the volume before.
+    kind : {"6", "24", "none"}
+        The six; these, their changes, and the squares of both; or none.
 
     Returns
     -------
-    array of shape (t, 6), float64
+    array of shape (t, m), float64
+        Columns that never vary are left out.
+
+    References
+    ----------
+    K. J. Friston et al., "Movement-related effects in fMRI time-series", Magnetic Resonance in Medicine 35, 1996.
     """
-    columns = np.array(motion, np.float64) * ([1.0] * 3 + [HEAD_RADIUS_MM] * 3)
-    return np.asarray(columns - columns.mean(0))
+    if kind == "none":
+        return np.zeros((len(motion), 0))
+    columns = _millimetres(motion)
+    if kind == "24":
+        change = _millimetres(changes)
+        columns = np.hstack([columns, change, columns**2, change**2])
+    columns = columns - columns.mean(0)
+    return np.asarray(columns[:, np.abs(columns).max(0) > _STILL_MM])
+
+
+def _millimetres(motion: Sequence[NDArray[np.float64]]) -> FloatArray:
+    return np.array(motion, np.float64) * ([1.0] * 3 + [HEAD_RADIUS_MM] * 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import registration
 from rtdecode.estimate.design import RunTiming, reference_moment
 from rtdecode.estimate.glm import apply_weights
-from rtdecode.estimate.learning import Prior
+from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
+from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
-from rtdecode.estimate.run import RunSeries
+from rtdecode.estimate.region import Regions, RegionSignal
+from rtdecode.estimate.report import DesignMatrix
+from rtdecode.estimate.run import RunSeries, nothing
 from rtdecode.estimate.space import Space, read_motion
+from rtdecode.estimate.voxels import VoxelLearner, VoxelModel, group
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent, Volume, frozen
 from rtdecode.settings import EstimateSettings
 
@@ -47,6 +52,15 @@ class Estimator:
         Session identifier, for stamps.
     reference : tuple of (array of shape (i, j, k), array of shape (4, 4)) or None
         Volume and affine to register to; None: the first volume of the session.
+    standard_errors : bool
+        Whether betas come with their standard errors; this takes a pass over the whole run each time.
+    regions : mapping of str to array of shape (i, j, k), bool
+        In the space of the reference: volumes come with the percent signal change of each.
+
+    Attributes
+    ----------
+    last_design : DesignMatrix or None
+        Model of the run finished last; None without trials.
     """
 
     def __init__(
@@ -55,22 +69,33 @@ class Estimator:
         session: str,
         *,
         reference: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
+        standard_errors: bool = False,
+        regions: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         self._settings = settings
         self._session = session
+        self._standard_errors = standard_errors
+        self._region_masks = dict(regions or {})
         self._targets_s = (*sorted(settings.revise_at_s), settings.final_at_s)
         self._space: Space | None = None
         if reference is not None:
             data, affine = reference
             self._space = Space(np.ascontiguousarray(data, np.float32), np.asarray(affine, np.float64), settings)
         self._prior = Prior(learn=settings.shrinkage == "learned", learn_lag=settings.response_lag == "learned")
+        self._voxels = VoxelLearner(
+            hrf=settings.voxel_hrf,
+            rho=settings.autocorrelation == "voxel",
+            shrinkage=settings.voxel_shrinkage,
+        )
         self._events: dict[int, list[_Trial]] = {}
+        self._voxel_model: VoxelModel | None = None
         self._known: set[str] = set()
         self._finished: set[int] = set()
         self._run: int | None = None
         self._t_r_s: float | None = None
         self._series: RunSeries | None = None
         self._file_motion: NDArray[np.float64] | None = None
+        self.last_design: DesignMatrix | None = None
         self._start_run_state()
 
     def _start_run_state(self) -> None:
@@ -79,6 +104,7 @@ class Estimator:
         self._last_motion: NDArray[np.float64] | None = None
         self._quality = RunQuality()
         self._series = None
+        self._regions: Regions | None = None
 
     def warm_up(self) -> None:
         """Compile the inner loops, so that the first volume is not slow."""
@@ -109,6 +135,17 @@ class Estimator:
         return self._known_space().brain
 
     @property
+    def centre_mm(self) -> NDArray[np.float64] | None:
+        """Point that the rotations turn about, RAS mm, shape (3,); None without registration.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first volume.
+        """
+        return self._known_space().centre_mm
+
+    @property
     def response_lag_s(self) -> float:
         """How much later than announced the responses come, as learned from the runs so far, seconds."""
         return self._prior.lag_s
@@ -118,7 +155,7 @@ class Estimator:
             raise RuntimeError("the reference is the first volume of the session, and none has come yet")
         return self._space
 
-    def start_run(self, run: int, t_r_s: float | None) -> None:
+    def start_run(self, run: int, t_r_s: float | None, *, motion: NDArray[np.float64] | None = None) -> None:
         """Begin a run.
 
         Parameters
@@ -127,6 +164,9 @@ class Estimator:
             Not begun before.
         t_r_s : float or None
             Repetition time in seconds; None: as the run's first volume tells.
+        motion : array of shape (t, 6) or None
+            Translations in mm and rotations in radians that replace the estimated motion, one row a volume;
+            None: as the settings say.
 
         Raises
         ------
@@ -140,7 +180,9 @@ class Estimator:
         if run in self._finished:
             raise ProtocolError(f"run {run}: expected a new run, got one that is over")
         folder = self._settings.motion_file
-        self._file_motion = None if folder is None else read_motion(folder / f"run-{run}.txt")
+        if motion is None and folder is not None:
+            motion = read_motion(folder / f"run-{run}.txt")
+        self._file_motion = motion
         self._run = run
         self._t_r_s = t_r_s
         self._start_run_state()
@@ -201,8 +243,8 @@ class Estimator:
             At the session's first volume, if the mask file does not fit it.
         """
         self._check_order(volume.stamp.run, volume.stamp.volume)
-        data = self._scaled(volume)
-        t_r_s = self._repetition_time(volume)
+        data = scaled(volume, None if self._space is None else self._space.data.shape)
+        t_r_s = repetition_time(volume, self._t_r_s)
         space = self._space or self._first_space(data, volume)
         placed = space.place(data, volume.affine)
         if not placed.fit > _LOST_FIT:
@@ -211,16 +253,22 @@ class Estimator:
             )
         motion = placed.motion
         if self._file_motion is not None:
-            motion = _motion_row(self._file_motion, volume)
+            motion = motion_row(self._file_motion, volume)
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s
-            self._series = self._new_series(t_r_s, volume.slice_times_s)
-        fd_mm = 0.0 if self._last_motion is None else framewise_displacement(motion, self._last_motion)
+            self._series = self._new_series(t_r_s, volume.slice_times_s, space)
+            if self._region_masks:
+                signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
+                self._regions = Regions(self._region_masks, space.mask, signal)
+        change = np.zeros(6) if self._last_motion is None else motion - self._last_motion
+        fd_mm = framewise_displacement(change)
         self._last_motion = motion
         dvars, tsnr = self._quality.add(placed.masked)
+        percent: Mapping[str, float] = {}
         if fd_mm <= self._settings.censor_fd_mm:
-            self._series.add(self._index, placed.masked, motion)
+            self._series.add(self._index, placed.masked, motion, change)
+            percent = self._regions.add(self._index, placed.masked, motion, change) if self._regions else {}
         registered = RegisteredVolume(
             stamp=volume.stamp,
             masked=frozen(placed.masked),
@@ -230,6 +278,7 @@ class Estimator:
             dvars=dvars,
             tsnr=tsnr,
             fit=placed.fit,
+            regions=percent,
         )
         return registered, self._due((self._index + 1) * t_r_s, volume.stamp)
 
@@ -250,13 +299,34 @@ class Estimator:
         trials = self._events.pop(self._run, [])
         waiting = [trial for trial in trials if not trial.closed]
         updates = self._publish(waiting, trials, stamp, end_s, final=[True] * len(waiting))
+        self.last_design = None
+        if self._series is not None and trials:
+            events = [trial.event for trial in trials]
+            expected = self._prior.expectation(self._series.timing.typical_energy(events))
+            self.last_design = self._series.design_matrix(events, expected)
         if self._series is not None:
             finished = self._series.finished([trial.event for trial in trials])
             if finished is not None:
                 self._prior.add(finished)
+                self._learn_voxels(finished)
         self._finished.add(self._run)
         self._run = None
         return updates
+
+    def aligned(self, volume: Volume, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Bring a whole volume to the reference, shape (i, j, k), for the operator to look at.
+
+        Parameters
+        ----------
+        volume : Volume
+        matrix : array of shape (4, 4), float64
+            Of its `RegisteredVolume`.
+        """
+        space = self._known_space()
+        data = scaled(volume, space.data.shape)
+        index = np.argwhere(np.ones(space.data.shape, np.bool_))
+        points = (index @ space.affine[:3, :3].T + space.affine[:3, 3]).astype(np.float32)
+        return registration.resample(data, volume.affine, points, matrix).reshape(space.data.shape)
 
     def _check_order(self, run: int, index: int) -> None:
         if run != self._run:
@@ -270,35 +340,27 @@ class Estimator:
         except ValueError as error:
             raise VolumeError(Path(volume.path), "data", "an image of a head", error) from None
 
-    def _scaled(self, volume: Volume) -> NDArray[np.float32]:
-        path = Path(volume.path)
-        if self._space is not None and volume.data.shape != self._space.data.shape:
-            raise VolumeError(path, "shape", self._space.data.shape, volume.data.shape)
-        if volume.data.ndim != 3:
-            raise VolumeError(path, "shape", "three axes", volume.data.shape)
-        data = np.ascontiguousarray(volume.data, np.float32)
-        if (volume.slope, volume.intercept) != (1.0, 0.0):
-            data = data * np.float32(volume.slope) + np.float32(volume.intercept)
-        if not np.isfinite(data).all():
-            raise VolumeError(path, "data", "finite values", "nan or infinity")
-        return data
+    def _learn_voxels(self, finished: FinishedRun) -> None:
+        scales = self._prior.scales(finished)
+        self._voxels.add(finished, scales, self._prior.lag_s)
+        self._voxel_model = self._voxels.model(scales)
 
-    def _repetition_time(self, volume: Volume) -> float:
-        known, told = self._t_r_s, volume.t_r_s
-        if known is None and told is None:
-            raise VolumeError(Path(volume.path), "t_r_s", "seconds, in the file or the settings", None)
-        if known is not None and told is not None and abs(known - told) > 1e-3:
-            raise VolumeError(Path(volume.path), "t_r_s", known, told)
-        return float(known if known is not None else told)  # type: ignore[arg-type]
-
-    def _new_series(self, t_r_s: float, slice_times_s: NDArray[np.float64] | None) -> RunSeries:
+    def _new_series(self, t_r_s: float, slice_times_s: NDArray[np.float64] | None, space: Space) -> RunSeries:
         timing = RunTiming(
             t_r_s=t_r_s,
             phase_s=reference_moment(t_r_s, slice_times_s),
             high_pass_hz=self._settings.high_pass_hz,
             hrf=self._settings.hrf,
         )
-        return RunSeries(timing, confounds=self._settings.confounds == "6")
+        phases_s = None
+        if self._settings.slice_timing == "slices" and slice_times_s is not None and len(slice_times_s):
+            phases_s = slice_times_s[np.argwhere(space.mask)[:, 2]]
+        return RunSeries(
+            timing,
+            confounds=self._settings.confounds,
+            separate=self._settings.single_trial == "lss",
+            groups=group(int(space.mask.sum()), self._voxel_model, phases_s),
+        )
 
     def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
         trials = self._events.get(stamp.run, [])
@@ -321,15 +383,16 @@ class Estimator:
             return []
         size = 0 if self._space is None else int(self._space.mask.sum())
         if self._series is None:
-            values = np.full((len(wanted), size), np.nan, np.float32)
-            reasons: list[str | None] = ["no usable volume in the run"] * len(wanted)
+            found = nothing(len(wanted), size, "no usable volume in the run")
         else:
             places = [trials.index(trial) for trial in wanted]
             events = [trial.event for trial in trials]
             expected = self._prior.expectation(self._series.timing.typical_energy(events))
-            values, reasons = self._series.betas(places, events, expected)
+            found = self._series.estimate(places, events, expected, standard_errors=self._standard_errors)
+        values = found.values.astype(np.float32)
+        errors = None if found.standard_errors is None else found.standard_errors.astype(np.float32)
         updates = []
-        for trial, beta, reason, last in zip(wanted, values, reasons, final, strict=True):
+        for i, (trial, beta, reason, last) in enumerate(zip(wanted, values, found.reasons, final, strict=True)):
             trial.closed = last
             if reason is not None and not last:
                 continue
@@ -342,14 +405,8 @@ class Estimator:
                     delay_s=end_s - trial.event.onset_s,
                     beta=frozen(beta),
                     invalid=reason,
+                    standard_error=None if errors is None else frozen(errors[i]),
                 )
             )
             trial.revision += 1
         return updates
-
-
-def _motion_row(motion: NDArray[np.float64], volume: Volume) -> NDArray[np.float64]:
-    row = volume.stamp.volume
-    if row >= len(motion):
-        raise VolumeError(Path(volume.path), "motion_file", f"a row for volume {row}", f"{len(motion)} rows")
-    return np.asarray(motion[row])

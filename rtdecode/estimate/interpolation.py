@@ -7,6 +7,7 @@ compiled loop serves the three axes.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,39 +70,82 @@ def _prefilter(c: NDArray[np.float32]) -> None:
 
 
 @compiled
+def inner_value(flat: NDArray[np.float32], rows: int, columns: int, x: float, y: float, z: float) -> np.float32:
+    """Evaluate a cubic B-spline at voxel indices whose 64 knots all lie inside the volume.
+
+    Parameters
+    ----------
+    flat : array of shape (n * rows * columns,), float32
+        Coefficients of shape (n, rows, columns), raveled.
+    x, y, z : float
+        Voxel indices.
+    """
+    i, j, k = int(x), int(y), int(z)
+    one, two, three, four = np.float32(1.0), np.float32(2.0), np.float32(3.0), np.float32(4.0)
+    t = np.float32(x - i)
+    u = one - t
+    x0, x1, x2, x3 = u * u * u, four - three * t * t * (two - t), four - three * u * u * (two - u), t * t * t
+    t = np.float32(y - j)
+    u = one - t
+    y0, y1, y2, y3 = u * u * u, four - three * t * t * (two - t), four - three * u * u * (two - u), t * t * t
+    t = np.float32(z - k)
+    u = one - t
+    z0, z1, z2, z3 = u * u * u, four - three * t * t * (two - t), four - three * u * u * (two - u), t * t * t
+    # unsigned: a signed index could be negative, and each access would test for it
+    plane, line = np.uint64(rows * columns), np.uint64(columns)
+    start = np.uint64(((i - 1) * rows + j - 1) * columns + k - 1)
+    s0 = s1 = s2 = s3 = np.float32(0.0)
+    for a in range(4):
+        wx = x0 if a == 0 else x1 if a == 1 else x2 if a == 2 else x3
+        at_plane = start + np.uint64(a) * plane
+        p0 = p1 = p2 = p3 = np.float32(0.0)
+        for b in range(4):
+            wy = y0 if b == 0 else y1 if b == 1 else y2 if b == 2 else y3
+            at = at_plane + np.uint64(b) * line
+            p0 += wy * flat[at]
+            p1 += wy * flat[at + np.uint64(1)]
+            p2 += wy * flat[at + np.uint64(2)]
+            p3 += wy * flat[at + np.uint64(3)]
+        s0 += wx * p0
+        s1 += wx * p1
+        s2 += wx * p2
+        s3 += wx * p3
+    return ((z0 * s0 + z1 * s1) + (z2 * s2 + z3 * s3)) * np.float32(1.0 / 216.0)
+
+
+@compiled
+def _padded(c: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mirror one knot before and two after each axis, so that every point inside has its 64."""
+    nx, ny, nz = c.shape
+    out = np.empty((nx + 3, ny + 3, nz + 3), np.float32)
+    for i in range(nx + 3):
+        p = min(max(min(abs(i - 1), 2 * (nx - 1) - (i - 1)), 0), nx - 1)
+        for j in range(ny + 3):
+            q = min(max(min(abs(j - 1), 2 * (ny - 1) - (j - 1)), 0), ny - 1)
+            for k in range(nz):
+                out[i, j, k + 1] = c[p, q, k]
+            for k in (0, nz + 1, nz + 2):
+                r = min(max(min(abs(k - 1), 2 * (nz - 1) - (k - 1)), 0), nz - 1)
+                out[i, j, k] = c[p, q, r]
+    return out
+
+
+@compiled
 def _sample(
-    c: NDArray[np.float32], points: NDArray[np.float32], m: NDArray[np.float64], out: NDArray[np.float32]
+    padded: NDArray[np.float32], points: NDArray[np.float32], m: NDArray[np.float64], out: NDArray[np.float32]
 ) -> None:
-    size = np.array(c.shape)
-    weight = np.empty((3, 4), np.float32)
-    index = np.empty((3, 4), np.int64)
+    flat = padded.ravel()
+    rows, columns = padded.shape[1], padded.shape[2]
+    last_x, last_y, last_z = padded.shape[0] - 4.0, padded.shape[1] - 4.0, padded.shape[2] - 4.0
     for p in range(points.shape[0]):
-        for axis in range(3):
-            x = m[axis, 0] * points[p, 0] + m[axis, 1] * points[p, 1] + m[axis, 2] * points[p, 2] + m[axis, 3]
-            last = size[axis] - 1
-            x = min(max(x, 0.0), float(last))
-            base = int(x)
-            t = np.float32(x - base)
-            u = np.float32(1.0) - t
-            weight[axis, 0] = u * u * u / 6.0
-            weight[axis, 1] = (4.0 - 3.0 * t * t * (2.0 - t)) / 6.0
-            weight[axis, 2] = (4.0 - 3.0 * u * u * (2.0 - u)) / 6.0
-            weight[axis, 3] = t * t * t / 6.0
-            for tap in range(4):
-                k = abs(base - 1 + tap)
-                if k > last:
-                    k = max(2 * last - k, 0)
-                index[axis, tap] = k
-        total = np.float32(0.0)
-        for a in range(4):
-            plane = np.float32(0.0)
-            for b in range(4):
-                line = np.float32(0.0)
-                for d in range(4):
-                    line += weight[2, d] * c[index[0, a], index[1, b], index[2, d]]
-                plane += weight[1, b] * line
-            total += weight[0, a] * plane
-        out[p] = total
+        px, py, pz = points[p, 0], points[p, 1], points[p, 2]
+        x = m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]
+        y = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]
+        z = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
+        x = min(max(x, 0.0), last_x) + 1.0
+        y = min(max(y, 0.0), last_y) + 1.0
+        z = min(max(z, 0.0), last_z) + 1.0
+        out[p] = inner_value(flat, rows, columns, x, y, z)
 
 
 def _around(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
@@ -159,7 +203,11 @@ def spline_coefficients(volume: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def sample(
-    coefficients: NDArray[np.float32], points: NDArray[np.float32], matrix: NDArray[np.float64]
+    coefficients: NDArray[np.float32],
+    points: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    *,
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Evaluate a cubic B-spline at transformed points; points outside take the nearest edge.
 
@@ -170,11 +218,20 @@ def sample(
     points : array of shape (n, 3), float32
     matrix : array of shape (4, 4), float64
         Takes `points` to voxel indices of the volume.
+    threads : int
+        Share the points between; the values do not depend on it.
 
     Returns
     -------
     array of shape (n,), float32
     """
     out = np.empty(len(points), np.float32)
-    _sample(coefficients, points, matrix[:3], out)
+    padded = _padded(coefficients)
+    if threads == 1:
+        _sample(padded, points, matrix[:3], out)
+        return out
+    with ThreadPoolExecutor(threads) as pool:
+        shares = zip(np.array_split(points, threads), np.array_split(out, threads), strict=True)
+        for future in [pool.submit(_sample, padded, share, matrix[:3], part) for share, part in shares]:
+            future.result()
     return out

@@ -61,7 +61,7 @@ class FinishedRun:
     percent: NDArray[np.float32]
 
 
-class _Parts:
+class Parts:
     """The covariance of one run's series as a function of the scales."""
 
     def __init__(self, run: FinishedRun, lag_s: float) -> None:
@@ -83,7 +83,7 @@ class _Parts:
         return np.asarray(total)
 
 
-def _quadratic_forms(covariance: FloatArray, series: FloatArray) -> tuple[FloatArray, float]:
+def quadratic_forms(covariance: FloatArray, series: FloatArray) -> tuple[FloatArray, float]:
     """Return y' V^-1 y per column, the level projected out, and log |V| as restricted likelihood has it."""
     factor, lower = cho_factor(covariance, lower=True)
     white = solve_triangular(factor, series, lower=lower)
@@ -115,7 +115,7 @@ def lag_likelihood(run: FinishedRun, scales: Scales) -> FloatArray:
         if abs(lag_s) > _LAG_SPACING * spacing:
             values.append(-math.inf)
             continue
-        forms, log_determinant = _quadratic_forms(_Parts(run, lag_s).covariance(scales), series)
+        forms, log_determinant = quadratic_forms(Parts(run, lag_s).covariance(scales), series)
         n = len(series) - 1
         values.append(-0.5 * (n * np.log(forms).mean() + log_determinant) * effective)
     return np.array(values)
@@ -152,14 +152,12 @@ class Prior:
         """
         if not self._learn:
             return Expectation(scales=None)
-        first = Scales(
-            trial=1.0 / energy,
-            mean=1.0 / energy,
-            drift_per_s=_FIRST_DRIFT_PER_S,
-            motion_per_mm2=_FIRST_MOTION_PER_MM2,
-            rho=_RHO,
-        )
-        return Expectation(scales=self._scales or first, lag_s=self.lag_s, mean_response=self._mean_response)
+        scales = self._scales or first_scales(energy)
+        return Expectation(scales=scales, lag_s=self.lag_s, mean_response=self._mean_response)
+
+    def scales(self, run: FinishedRun) -> Scales:
+        """Return the scales learned so far, or those to begin with in a run like `run`."""
+        return self._scales or first_scales(run.timing.typical_energy(run.events))
 
     def add(self, run: FinishedRun) -> None:
         """Learn from a finished run."""
@@ -173,6 +171,17 @@ class Prior:
         self._scales = fit_scales(self._runs, self.lag_s, scales)
         means = [mean_response(r, self._scales, self.lag_s) for r in self._runs]
         self._mean_response = np.mean(means, axis=0).astype(np.float32)
+
+
+def first_scales(energy: float = 1.0) -> Scales:
+    """Return the scales to begin with, for trials whose regressor has this energy."""
+    return Scales(
+        trial=1.0 / energy,
+        mean=1.0 / energy,
+        drift_per_s=_FIRST_DRIFT_PER_S,
+        motion_per_mm2=_FIRST_MOTION_PER_MM2,
+        rho=_RHO,
+    )
 
 
 def fit_scales(runs: Sequence[FinishedRun], lag_s: float, start: Scales) -> Scales:
@@ -194,13 +203,13 @@ def fit_scales(runs: Sequence[FinishedRun], lag_s: float, start: Scales) -> Scal
     H. D. Patterson & R. Thompson, "Recovery of inter-block information when block sizes are unequal",
     Biometrika 58, 1971.
     """
-    parts = [_Parts(run, lag_s) for run in runs]
+    parts = [Parts(run, lag_s) for run in runs]
     series = [run.percent for run in runs]
     nothing = replace(start, trial=0.0, mean=0.0)
     gain = np.zeros(series[0].shape[1])
     for part, y in zip(parts, series, strict=True):
-        gain += np.log(_quadratic_forms(part.covariance(nothing), y.astype(np.float64))[0])
-        gain -= np.log(_quadratic_forms(part.covariance(start), y.astype(np.float64))[0])
+        gain += np.log(quadratic_forms(part.covariance(nothing), y.astype(np.float64))[0])
+        gain -= np.log(quadratic_forms(part.covariance(start), y.astype(np.float64))[0])
     count = min(max(1, int(_RESPONSIVE * len(gain))), _ENOUGH_VOXELS)
     chosen = np.argsort(-gain, kind="stable")[:count]
     moments = [_second_moment(part, y[:, chosen], start) for part, y in zip(parts, series, strict=True)]
@@ -226,10 +235,10 @@ def fit_scales(runs: Sequence[FinishedRun], lag_s: float, start: Scales) -> Scal
     return scales(found.x)
 
 
-def _second_moment(part: _Parts, series: NDArray[np.float32], scales: Scales) -> FloatArray:
+def _second_moment(part: Parts, series: NDArray[np.float32], scales: Scales) -> FloatArray:
     """Return the mean over voxels of y y', each voxel scaled to unit noise, shape (t, t)."""
     use = series[:, series.std(0) > 0].astype(np.float64)
-    forms, _ = _quadratic_forms(part.covariance(scales), use)
+    forms, _ = quadratic_forms(part.covariance(scales), use)
     unit = use / np.sqrt(forms / (len(use) - 1))
     return np.asarray(unit @ unit.T / max(1, unit.shape[1]))
 
@@ -248,7 +257,7 @@ def _deviance(covariance: FloatArray, moment: FloatArray) -> float:
 
 def mean_response(run: FinishedRun, scales: Scales, lag_s: float) -> FloatArray:
     """Estimate each voxel's mean response in one run, percent, shape (v,), by generalised least squares."""
-    part = _Parts(run, lag_s)
+    part = Parts(run, lag_s)
     covariance = part.covariance(replace(scales, mean=0.0))
     fixed = np.column_stack([np.ones(len(part.total)), part.total])
     inverse = cho_solve(cho_factor(covariance, lower=True), fixed)

@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 from rtdecode.estimate.design import HEAD_RADIUS_MM
 
 TSNR_MIN_VOLUMES = 8
+_SPIKE = 3.5
+_NORMAL_PER_MAD = 1.4826
 
 
-def framewise_displacement(motion: NDArray[np.float64], before: NDArray[np.float64]) -> float:
+def framewise_displacement(change: NDArray[np.float64]) -> float:
     """Sum of the absolute changes of the six motion parameters, rotations on a sphere of 50 mm.
 
     Parameters
     ----------
-    motion, before : array of shape (6,)
-        Translations in mm, rotations in radians.
+    change : array of shape (6,)
+        From the volume before: translations in mm, rotations in radians.
 
     Returns
     -------
@@ -30,8 +32,34 @@ def framewise_displacement(motion: NDArray[np.float64], before: NDArray[np.float
     J. D. Power et al., "Spurious but systematic correlations in functional connectivity MRI networks arise
     from subject motion", NeuroImage 59(3), 2012.
     """
-    change = np.abs(motion - before)
-    return float(change[:3].sum() + HEAD_RADIUS_MM * change[3:].sum())
+    size = np.abs(change)
+    return float(size[:3].sum() + HEAD_RADIUS_MM * size[3:].sum())
+
+
+def is_spike(dvars: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which volumes change far more than most: more than 3.5 robust standard deviations above the median.
+
+    Parameters
+    ----------
+    dvars : array of shape (t,)
+        The first one, which has no volume before it, never is.
+
+    Returns
+    -------
+    array of shape (t,), bool
+
+    References
+    ----------
+    B. Iglewicz & D. Hoaglin, "How to detect and handle outliers", ASQC, 1993.
+    """
+    found = np.zeros(len(dvars), np.bool_)
+    if len(dvars) < 3:
+        return found
+    rest = dvars[1:]
+    centre = np.median(rest)
+    deviation = _NORMAL_PER_MAD * np.median(np.abs(rest - centre))
+    found[1:] = rest > centre + _SPIKE * deviation
+    return found
 
 
 class RunQuality:

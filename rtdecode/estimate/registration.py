@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.linalg import cho_factor, cho_solve
 
 from rtdecode.estimate.compiled import compiled
-from rtdecode.estimate.interpolation import sample, sigma_voxels, smooth, spline_coefficients
+from rtdecode.estimate.interpolation import inner_value, sample, sigma_voxels, smooth, spline_coefficients
 from rtdecode.estimate.mask import brain_mask
 
 FloatArray = NDArray[np.float64]
@@ -27,6 +27,8 @@ FloatArray = NDArray[np.float64]
 _SPLINE_VARIANCE = 1.0 / 3.0  # of the cubic B-spline, voxels squared
 _FINE_VOXELS = 1.75  # FWHM
 _COARSE_VOXELS = 4.0
+_FULL_SIGNAL = 0.7  # of the median: points of less signal count less, for dropout moves on its own
+_DROPOUT_POWER = 2
 _MAX_POINTS = 16_000
 _MIN_POINTS = 200
 _MAX_ITERATIONS = 20
@@ -42,49 +44,34 @@ def _accumulate(
     points: NDArray[np.float32],
     template: NDArray[np.float32],
     jacobian: NDArray[np.float32],
+    weighted: NDArray[np.float32],
     m: NDArray[np.float64],
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> int:
-    """Add the normal equations of one iteration, the moving volume convolved with the cubic B-spline.
+    """Add the right side of one iteration's normal equations, the moving volume convolved with the cubic B-spline.
 
-    Column 6 of `jacobian` is the template (gain). ``right[7:]`` gets the sums for the correlation.
+    Column 6 of `jacobian` is the template (gain). ``right[7:]`` gets the sums for the correlation. `normal` is that
+    of all points; those outside the moving volume are taken away from it.
     """
-    size = np.array(moving.shape)
-    weight = np.empty((3, 4), np.float32)
-    base = np.empty(3, np.int64)
+    nx, ny, nz = moving.shape[0] - 2.0, moving.shape[1] - 2.0, moving.shape[2] - 2.0
+    flat, rows, columns = moving.ravel(), moving.shape[1], moving.shape[2]
     used = 0
     for p in range(points.shape[0]):
-        inside = True
-        for axis in range(3):
-            x = m[axis, 0] * points[p, 0] + m[axis, 1] * points[p, 1] + m[axis, 2] * points[p, 2] + m[axis, 3]
-            if not (x >= 1.0 and x < size[axis] - 2.0):
-                inside = False
-                break
-            base[axis] = int(x) - 1
-            t = np.float32(x - int(x))
-            u = np.float32(1.0) - t
-            weight[axis, 0] = u * u * u / 6.0
-            weight[axis, 1] = (4.0 - 3.0 * t * t * (2.0 - t)) / 6.0
-            weight[axis, 2] = (4.0 - 3.0 * u * u * (2.0 - u)) / 6.0
-            weight[axis, 3] = t * t * t / 6.0
-        if not inside:
+        px, py, pz = points[p, 0], points[p, 1], points[p, 2]
+        x = m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]
+        y = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]
+        z = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
+        if not (1.0 <= x < nx and 1.0 <= y < ny and 1.0 <= z < nz):
+            for a in range(7):
+                for b in range(a, 7):
+                    normal[a, b] -= weighted[p, a] * jacobian[p, b]
             continue
-        value = np.float32(0.0)
-        for a in range(4):
-            plane = np.float32(0.0)
-            for b in range(4):
-                line = np.float32(0.0)
-                for d in range(4):
-                    line += weight[2, d] * moving[base[0] + a, base[1] + b, base[2] + d]
-                plane += weight[1, b] * line
-            value += weight[0, a] * plane
+        value = inner_value(flat, rows, columns, x, y, z)
         used += 1
         residual = value - template[p]
         for a in range(7):
-            right[a] += jacobian[p, a] * residual
-            for b in range(a, 7):
-                normal[a, b] += jacobian[p, a] * jacobian[p, b]
+            right[a] += weighted[p, a] * residual
         right[7] += value
         right[8] += value * value
         right[9] += template[p]
@@ -173,17 +160,26 @@ class _Level:
         self.template = smoothed[at]
         slope = gradient[at] @ np.linalg.inv(affine[:3, :3])
         arm = self.points - self.centre
-        self.jacobian = np.ascontiguousarray(
-            np.column_stack([slope, np.cross(arm, slope), self.template]), dtype=np.float32
-        )
+        columns = np.column_stack([slope, np.cross(arm, slope), self.template])
+        weight = np.clip(self.template / (_FULL_SIGNAL * np.median(self.template)), 0.0, 1.0) ** _DROPOUT_POWER
+        self.jacobian = np.ascontiguousarray(columns, np.float32)
+        self._weighted = np.ascontiguousarray(columns * weight[:, None], np.float32)
+        self._normal = self._weighted.astype(np.float64).T @ self.jacobian.astype(np.float64)
 
     def fit(self, volume: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray) -> Fit:
         moving = smooth(volume, self.sigma)
         matrix, correlation = start, math.nan
         for _ in range(_MAX_ITERATIONS):
-            normal, right = np.zeros((7, 7)), np.zeros(12)
+            normal, right = self._normal.copy(), np.zeros(12)
             used = _accumulate(
-                moving, self.points, self.template, self.jacobian, (to_voxel @ matrix)[:3], normal, right
+                moving,
+                self.points,
+                self.template,
+                self.jacobian,
+                self._weighted,
+                (to_voxel @ matrix)[:3],
+                normal,
+                right,
             )
             if used < len(self.points) // 4:
                 return Fit(matrix, math.nan, False)
@@ -267,16 +263,32 @@ class Registrar:
     def _recover(self, volume: NDArray[np.float32], to_voxel: FloatArray, first: Fit) -> Fit:
         """Start again from a smoother pair of volumes and take the best answer."""
         best = first
-        for start in (self._last, np.eye(4)):
+        for start in (self._last, np.eye(4), self._centred(volume, to_voxel)):
             coarse = self._coarse.fit(volume, to_voxel, start)
             fit = self._fine.fit(volume, to_voxel, coarse.matrix)
             if fit.converged and not (best.converged and best.correlation >= fit.correlation):
                 best = fit
         return best
 
+    def _centred(self, volume: NDArray[np.float32], to_voxel: FloatArray) -> FloatArray:
+        """Return the translation that brings the centres of brightness together: for a head in another position."""
+        start = np.eye(4)
+        try:
+            brain = brain_mask(volume)
+        except ValueError:
+            return start
+        centre = np.argwhere(brain).mean(0)
+        start[:3, 3] = (np.linalg.inv(to_voxel) @ [*centre, 1.0])[:3] - self.centre
+        return start
+
 
 def resample(
-    volume: NDArray[np.float32], affine: FloatArray, points_mm: NDArray[np.float32], matrix: FloatArray
+    volume: NDArray[np.float32],
+    affine: FloatArray,
+    points_mm: NDArray[np.float32],
+    matrix: FloatArray,
+    *,
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Sample a volume, once, with a cubic B-spline at points of the reference.
 
@@ -289,12 +301,14 @@ def resample(
         RAS mm of the reference.
     matrix : array of shape (4, 4), float64
         RAS mm of the reference to RAS mm of the volume.
+    threads : int
+        See `sample`.
 
     Returns
     -------
     array of shape (n,), float32
     """
-    return sample(spline_coefficients(volume), points_mm, np.linalg.inv(affine) @ matrix)
+    return sample(spline_coefficients(volume), points_mm, np.linalg.inv(affine) @ matrix, threads=threads)
 
 
 def warm_up() -> None:

@@ -58,6 +58,11 @@ class Space:
         self._points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
         self._values = data[self.brain]
 
+    @property
+    def centre_mm(self) -> NDArray[np.float64] | None:
+        """Point that the rotations turn about, RAS mm, shape (3,); None without registration."""
+        return None if self._registrar is None else self._registrar.centre
+
     def place(self, data: NDArray[np.float32], affine: NDArray[np.float64]) -> Placed:
         """Register a volume and sample the mask; without registration, take the mask as it lies.
 

@@ -111,4 +111,19 @@ def test_volume_stands_for_its_middle() -> None:
 def test_motion_is_centred_and_in_millimetres() -> None:
     motion = [np.array([1.0, 2, 3, 0.01, 0.02, 0.03]), np.zeros(6)]
     expected = np.array([[1.0, 2, 3, 0.5, 1.0, 1.5]]) * [[0.5], [-0.5]]
-    np.testing.assert_allclose(design.motion_regressors(motion), expected)
+    np.testing.assert_allclose(design.motion_regressors(motion, motion, "6"), expected)
+    assert design.motion_regressors(motion, motion, "none").shape == (2, 0)
+
+
+def test_twenty_four_motion_regressors_span_changes_and_squares() -> None:
+    rng = np.random.default_rng(0)
+    motion, changes = rng.standard_normal((2, 40, 6))
+    scale = np.array([1, 1, 1, 50, 50, 50])
+    columns = np.hstack([motion * scale, changes * scale, (motion * scale) ** 2, (changes * scale) ** 2])
+    found = design.motion_regressors(list(motion), list(changes), "24")
+    np.testing.assert_allclose(found, columns - columns.mean(0), atol=1e-9)
+
+
+def test_still_motion_is_no_regressor() -> None:
+    motion = [np.array([1.0, 0, i, 0, 0, 0]) for i in range(4)]
+    assert design.motion_regressors(motion, motion, "6").shape == (4, 1)

@@ -299,3 +299,26 @@ def test_runs_and_volumes_come_in_order() -> None:
     estimator.finish_run()
     with pytest.raises(ProtocolError, match="is over"):
         estimator.start_run(1, None)
+
+
+def test_models_of_the_voxels_are_learned_between_runs() -> None:
+    """Bins change later runs only, and the same inputs give the same betas."""
+    settings = replace(OFF, voxel_hrf=True, voxel_shrinkage=True, autocorrelation="voxel", slice_timing="slices")
+    one, other, plain = Estimator(settings, "s"), Estimator(settings, "s"), Estimator(OFF, "s")
+    assert facts(play(one)) == facts(play(other)) == facts(play(plain))
+    second = facts(play(one, run=2))
+    assert second == facts(play(other, run=2))
+    assert second != facts(play(plain, run=2))
+
+
+def test_separate_trials_and_standard_errors() -> None:
+    settings = replace(OFF, shrinkage="none", single_trial="lss", confounds="none")
+    updates = play(Estimator(settings, "s", standard_errors=True), onsets_s=(4.0, 20.0, 36.0, 58.0))
+    assert [u.invalid is None for u in updates if u.final] == [True, True, True, False]
+    for update in updates:
+        assert update.standard_error is not None
+        assert update.standard_error.shape == update.beta.shape
+        assert np.isfinite(update.standard_error).all() == (update.invalid is None)
+    together = play(Estimator(replace(settings, single_trial="lsa"), "s"), onsets_s=(4.0, 20.0, 36.0, 58.0))
+    assert together[-2].beta.tobytes() != updates[-2].beta.tobytes()
+    assert together[-1].standard_error is None

@@ -71,3 +71,11 @@ def test_smoothing_leaves_its_input_and_constants_alone() -> None:
 
 def test_width_is_in_voxels_of_each_axis() -> None:
     assert sigma_voxels(2.3548200450309493, np.diag([1.0, 2.0, 4.0, 1.0])) == pytest.approx((1.0, 0.5, 0.25))
+
+
+def test_threads_share_the_points_and_change_nothing() -> None:
+    rng = np.random.default_rng(9)
+    volume = rng.standard_normal((9, 8, 7)).astype(np.float32)
+    points = rng.uniform(-2, 10, (1001, 3)).astype(np.float32)
+    alone = sample(spline_coefficients(volume), points, np.eye(4))
+    np.testing.assert_array_equal(sample(spline_coefficients(volume), points, np.eye(4), threads=3), alone)

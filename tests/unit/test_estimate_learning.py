@@ -49,7 +49,7 @@ def test_covariance_is_the_sum_of_the_parts_of_the_model() -> None:
     expected = np.linalg.inv(white.T @ white) + TRUE.mean * np.outer(total, total)
     expected += TRUE.trial * trials @ trials.T + TRUE.drift_per_s * drift @ drift.T
     expected += TRUE.motion_per_mm2 * run.motion @ run.motion.T
-    np.testing.assert_allclose(learning._Parts(run, 1.5).covariance(TRUE), expected, atol=1e-9)
+    np.testing.assert_allclose(learning.Parts(run, 1.5).covariance(TRUE), expected, atol=1e-9)
 
 
 def test_restricted_likelihood_equals_the_density_of_contrasts() -> None:
@@ -60,11 +60,11 @@ def test_restricted_likelihood_equals_the_density_of_contrasts() -> None:
     y = run.percent[:, 0].astype(np.float64)
 
     def expected(scales: Scales) -> float:
-        covariance = learning._Parts(run, 0.0).covariance(scales)
+        covariance = learning.Parts(run, 0.0).covariance(scales)
         return float(stats.multivariate_normal(cov=contrast @ covariance @ contrast.T).logpdf(contrast @ y))
 
     def got(scales: Scales) -> float:
-        forms, log_determinant = learning._quadratic_forms(learning._Parts(run, 0.0).covariance(scales), y[:, None])
+        forms, log_determinant = learning.quadratic_forms(learning.Parts(run, 0.0).covariance(scales), y[:, None])
         return -0.5 * (float(forms[0]) + log_determinant)
 
     other = replace(TRUE, trial=0.1, drift_per_s=0.2)
@@ -95,7 +95,7 @@ def test_scales_are_found() -> None:
 def test_mean_response_is_generalised_least_squares() -> None:
     run, mean = simulate(5)
     trials, _ = trial_regressors(TIMING, run.rows, run.events, 0.0)
-    covariance = learning._Parts(run, 0.0).covariance(replace(TRUE, mean=0.0))
+    covariance = learning.Parts(run, 0.0).covariance(replace(TRUE, mean=0.0))
     whitener = np.linalg.cholesky(np.linalg.inv(covariance)).T
     fixed = np.column_stack([np.ones(len(run.rows)), trials.sum(1)])
     expected = np.linalg.lstsq(whitener @ fixed, whitener @ run.percent, rcond=None)[0][1]

@@ -45,7 +45,7 @@ def test_no_head_is_an_error() -> None:
 def test_framewise_displacement_is_powers() -> None:
     before = np.array([0.1, 0.2, 0.3, 0.01, 0.02, 0.03])
     now = np.array([0.2, 0.0, 0.3, 0.01, 0.03, 0.01])
-    assert framewise_displacement(now, before) == pytest.approx(0.1 + 0.2 + 50 * 0.01 + 50 * 0.02)
+    assert framewise_displacement(now - before) == pytest.approx(0.1 + 0.2 + 50 * 0.01 + 50 * 0.02)
 
 
 def test_dvars_and_tsnr_equal_their_definitions_at_every_volume() -> None:

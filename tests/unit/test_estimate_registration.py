@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from rtdecode.estimate import registration
 from rtdecode.estimate.registration import Registrar, resample, rigid_matrix, rigid_parameters
 
 SHAPE = (40, 44, 30)
@@ -143,6 +144,31 @@ def test_leaving_the_active_region_out_removes_its_bias(phantom: Phantom) -> Non
     spared = Registrar(still, phantom.affine, exclude=ndimage.binary_dilation(active, iterations=2))
     biased = displacement_error(everywhere, everywhere.estimate(excited).matrix, np.eye(4))
     assert displacement_error(spared, spared.estimate(excited).matrix, np.eye(4)) < min(0.02, biased / 2)
+
+
+def test_a_head_in_another_position_is_found(phantom: Phantom) -> None:
+    """Another visit: farther than a head moves within one."""
+    rng = np.random.default_rng(2)
+    registrar = Registrar(phantom.render(np.eye(4), rng), phantom.affine)
+    true = rigid_matrix(np.array([9.0, -22.0, 14.0, 0.15, -0.1, 0.12]), registrar.centre)
+    fit = registrar.estimate(phantom.render(true, rng))
+    assert fit.converged
+    assert displacement_error(registrar, fit.matrix, true) < 0.15
+
+
+def test_dropout_that_stays_while_the_head_moves_counts_less(phantom: Phantom, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = np.indices(SHAPE).reshape(3, -1)
+    here = (phantom.affine[:3, :3] @ index + phantom.affine[:3, 3:]).T
+    field = (1 - 0.7 * np.exp(-((here - [0, 35, -20]) ** 2).sum(1) / 450)).reshape(SHAPE).astype(np.float32)
+    still = phantom.render(np.eye(4), None)
+    errors = {}
+    for power in (0, registration._DROPOUT_POWER):
+        monkeypatch.setattr(registration, "_DROPOUT_POWER", power)
+        registrar = Registrar(field * still, phantom.affine)
+        true = rigid_matrix(np.array([1.0, -1.5, 2.0, 0.03, 0.0, 0.02]), registrar.centre)
+        moved = field * phantom.render(true, None)
+        errors[power] = displacement_error(registrar, registrar.estimate(moved).matrix, true)
+    assert errors[registration._DROPOUT_POWER] < errors[0]
 
 
 def test_noise_is_answered_with_the_last_position(phantom: Phantom) -> None:

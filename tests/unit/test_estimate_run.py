@@ -116,7 +116,7 @@ def cases(draw: st.DrawFn) -> Case:
 def compare(case: Case, every: int = 1) -> int:
     """Feed the run volume by volume, trials growing; return how many betas were compared."""
     timing = RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=HIGH_PASS_HZ, hrf="spm")
-    run = RunSeries(timing, confounds=True)
+    run = RunSeries(timing, confounds="6")
     events: list[TrialEvent] = []
     waiting = list(range(len(case.onsets_s)))
     compared = 0
@@ -181,7 +181,7 @@ def test_least_squares_equals_batch_once_it_can_be_had() -> None:
     )
     case.kept[0] = True
     timing = RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=HIGH_PASS_HZ, hrf="spm")
-    run = RunSeries(timing, confounds=True)
+    run = RunSeries(timing, confounds="6")
     events = [TrialEvent(run=1, trial=str(o), onset_s=o, duration_s=3.0) for o in case.onsets_s]
     for index in np.flatnonzero(case.kept).tolist():
         run.add(index, case.series[index], case.motion[index])
@@ -193,7 +193,7 @@ def test_least_squares_equals_batch_once_it_can_be_had() -> None:
 
 
 def test_a_singular_design_is_a_reason_not_an_error() -> None:
-    run = RunSeries(RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=0.0, hrf="spm"), confounds=False)
+    run = RunSeries(RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=0.0, hrf="spm"), confounds="none")
     for index in range(20):
         run.add(index, np.full(3, 100.0 + index, np.float32), np.zeros(6))
     twins = [TrialEvent(run=1, trial=name, onset_s=4.0, duration_s=3.0) for name in "ab"]
@@ -203,7 +203,7 @@ def test_a_singular_design_is_a_reason_not_an_error() -> None:
 
 
 def test_dark_voxels_have_no_response() -> None:
-    run = RunSeries(RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=0.0, hrf="spm"), confounds=False)
+    run = RunSeries(RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=0.0, hrf="spm"), confounds="none")
     rng = np.random.default_rng(0)
     for index in range(20):
         run.add(index, np.array([1000, 900, 0, 1e-4]) * rng.uniform(0.9, 1.1, 4).astype(np.float32), np.zeros(6))
@@ -214,7 +214,7 @@ def test_dark_voxels_have_no_response() -> None:
 
 
 def test_too_short_a_run_teaches_nothing() -> None:
-    run = RunSeries(RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=0.0, hrf="spm"), confounds=False)
+    run = RunSeries(RunTiming(t_r_s=T_R_S, phase_s=PHASE_S, high_pass_hz=0.0, hrf="spm"), confounds="none")
     event = TrialEvent(run=1, trial="a", onset_s=4.0, duration_s=3.0)
     for index in range(30):
         assert (run.finished([event]) is None) == (index < 16)

@@ -1,0 +1,109 @@
+"""Percent signal change of regions, volume by volume, for neurofeedback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.errors import SettingsError
+from rtdecode.estimate import design, glm
+from rtdecode.estimate.glm import Scales
+
+FloatArray = NDArray[np.float64]
+
+
+class RegionSignal:
+    """How far each volume's mean over a region lies from what level, drift and motion so far predict.
+
+    The model is that of the betas, with an impulse at the newest volume for a trial: its coefficient is the
+    difference from the prediction of all volumes before. Noise is taken as white, or a lasting response would be
+    predicted from its own beginning.
+
+    Parameters
+    ----------
+    timing : design.RunTiming
+    confounds : {"6", "24", "none"}
+        Motion regressors.
+    scales : Scales
+        Those of drift and motion are used.
+    """
+
+    def __init__(self, timing: design.RunTiming, confounds: design.Confounds, scales: Scales) -> None:
+        self._timing = timing
+        self._confounds = confounds
+        self._scales = scales
+        self._rows: list[int] = []
+        self._motion: list[FloatArray] = []
+        self._changes: list[FloatArray] = []
+        self._values: list[FloatArray] = []
+
+    def add(self, index: int, values: FloatArray, motion: FloatArray, change: FloatArray) -> FloatArray:
+        """Take a volume.
+
+        Parameters
+        ----------
+        index : int
+        values : array of shape (r,), float64
+            Mean over each region.
+        motion, change : array of shape (6,), float64
+            Motion parameters, and their difference from the volume before.
+
+        Returns
+        -------
+        array of shape (r,), float64
+            Percent of the mean so far; nan where the volumes before do not predict it.
+        """
+        self._rows.append(index)
+        self._values.append(values)
+        self._motion.append(motion)
+        self._changes.append(change)
+        rows = np.array(self._rows, np.int64)
+        series = np.array(self._values)
+        level = series.mean(0)
+        impulse = np.zeros((len(rows), 1))
+        impulse[-1] = 1.0
+        moved = design.motion_regressors(self._motion, self._changes, self._confounds)
+        model, column = glm.separate_trial_design(
+            rows, design.scaled_drift(self._timing, rows), moved, impulse, self._scales, 0
+        )
+        try:
+            functional = glm.weights(model, [column])[0]
+        except np.linalg.LinAlgError:
+            return np.full(len(values), np.nan)
+        percent = 100.0 * (series - level) / np.where(level > 0, level, np.nan)
+        return np.asarray(functional @ percent)
+
+
+class Regions:
+    """The named regions of a run, as masks of the reference.
+
+    Parameters
+    ----------
+    masks : mapping of str to array of shape (i, j, k), bool
+    mask : array of shape (i, j, k), bool
+        Voxels that have values.
+    signal : RegionSignal
+        Of the run.
+
+    Raises
+    ------
+    SettingsError
+        If a region has another shape, or none of its voxels has values.
+    """
+
+    def __init__(self, masks: Mapping[str, NDArray[np.bool_]], mask: NDArray[np.bool_], signal: RegionSignal) -> None:
+        self._members: dict[str, NDArray[np.intp]] = {}
+        self._signal = signal
+        for name, region in masks.items():
+            if region.shape != mask.shape:
+                raise SettingsError([f"region {name}: expected shape {mask.shape}, got {region.shape}"])
+            self._members[name] = np.flatnonzero(region[mask])
+            if not len(self._members[name]):
+                raise SettingsError([f"region {name}: expected voxels inside the mask, got none"])
+
+    def add(self, index: int, masked: NDArray[np.float32], motion: FloatArray, change: FloatArray) -> dict[str, float]:
+        """Take a volume's values, shape (v,); return the percent signal change of each region."""
+        means = np.array([masked[members].mean(dtype=np.float64) for members in self._members.values()])
+        return dict(zip(self._members, self._signal.add(index, means, motion, change).tolist(), strict=True))

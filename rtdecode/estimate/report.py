@@ -1,0 +1,211 @@
+"""What an operator looks at after a run: tSNR map, spikes, and plots of motion, series and design."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.estimate.quality import is_spike
+from rtdecode.records import RegisteredVolume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CARPET_VOXELS = 2000
+_CARPET_PERCENT = 3.0
+_OUTLINE = 0.4  # of the brightest percentile: where the outline of a head is drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DesignMatrix:
+    """The model of a run at its end: `columns` of shape (t, p), their `names`, and the volume index of each row."""
+
+    columns: NDArray[np.float64]
+    names: tuple[str, ...]
+    rows: NDArray[np.int64]
+
+
+class RunReport:
+    """Collects the volumes of a run; keeps every n-th voxel of the series and sums over time of all."""
+
+    def __init__(self) -> None:
+        self._volumes: list[RegisteredVolume] = []
+        self._carpet: list[NDArray[np.float32]] = []
+        self._mean = np.zeros(0)
+        self._sum_square = np.zeros(0)
+        self._step = 1
+
+    def add(self, volume: RegisteredVolume) -> None:
+        """Take a volume; its masked values are not kept."""
+        values = volume.masked.astype(np.float64)
+        if not self._carpet:
+            self._step = max(1, len(values) // _CARPET_VOXELS)
+            self._mean, self._sum_square = np.zeros_like(values), np.zeros_like(values)
+        self._volumes.append(_without_values(volume))
+        self._carpet.append(volume.masked[:: self._step].copy())
+        change = values - self._mean
+        self._mean += change / len(self._volumes)
+        self._sum_square += change * (values - self._mean)
+
+    def tsnr(self) -> NDArray[np.float32]:
+        """Return mean / standard deviation over time per voxel of the mask, shape (v,); 0 where nothing varies."""
+        deviation = np.sqrt(self._sum_square / max(1, len(self._volumes) - 1))
+        return np.where(deviation > 0, self._mean / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
+
+    def summary(self, censor_fd_mm: float) -> dict[str, Any]:
+        """Return the figures of the run, for a JSON file."""
+        fd_mm = np.array([volume.fd_mm for volume in self._volumes])
+        dvars = np.array([volume.dvars for volume in self._volumes])
+        spikes = is_spike(dvars)
+        return {
+            "VolumesUsed": int((fd_mm <= censor_fd_mm).sum()),
+            "VolumesCensored": int((fd_mm > censor_fd_mm).sum()),
+            "MeanFramewiseDisplacement_mm": float(fd_mm.mean()),
+            "MaxFramewiseDisplacement_mm": float(fd_mm.max()),
+            "MedianDVARS_percent": float(np.median(dvars[1:])) if len(dvars) > 1 else None,
+            "Spikes": [self._volumes[i].stamp.volume for i in np.flatnonzero(spikes)],
+            "MedianTSNR": float(np.median(self.tsnr())),
+            "LowestFit": min(volume.fit for volume in self._volumes),
+        }
+
+    def write(
+        self,
+        stem: Path,
+        mask: NDArray[np.bool_],
+        affine: NDArray[np.float64],
+        censor_fd_mm: float,
+        design: DesignMatrix | None,
+    ) -> None:
+        """Write the tSNR map and the plots.
+
+        Parameters
+        ----------
+        stem : Path
+            Folder and beginning of the file names.
+        mask : array of shape (i, j, k), bool
+        affine : array of shape (4, 4), float64
+        censor_fd_mm : float
+            Drawn as a line.
+        design : DesignMatrix or None
+        """
+        if not self._volumes:
+            return
+        tsnr = np.zeros(mask.shape, np.float32)
+        tsnr[mask] = self.tsnr()
+        nib.Nifti1Image(tsnr, affine).to_filename(_file(stem, "stat-tsnr_boldmap.nii.gz"))
+        _save(_tsnr_plot(tsnr), _file(stem, "desc-tsnr_plot.png"))
+        _save(self._motion_plot(censor_fd_mm), _file(stem, "desc-motion_plot.png"))
+        _save(self._carpet_plot(), _file(stem, "desc-carpet_plot.png"))
+        if design is not None:
+            _save(_design_plot(design), _file(stem, "desc-design_plot.png"))
+
+    def _motion_plot(self, censor_fd_mm: float) -> Figure:
+        index = [volume.stamp.volume for volume in self._volumes]
+        motion = np.array([volume.motion for volume in self._volumes])
+        figure = _figure(9, 6)
+        shifts, turns, displacement = figure.subplots(3, 1, sharex=True)
+        for column, name in enumerate("xyz"):
+            shifts.plot(index, motion[:, column], label=name)
+            turns.plot(index, np.rad2deg(motion[:, 3 + column]), label=name)
+        shifts.set_ylabel("translation (mm)")
+        turns.set_ylabel("rotation (degrees)")
+        shifts.legend(loc="upper left", ncols=3)
+        displacement.plot(index, [volume.fd_mm for volume in self._volumes], color="black")
+        displacement.axhline(censor_fd_mm, color="red", linestyle="--")
+        displacement.set_ylabel("FD (mm)")
+        displacement.set_xlabel("volume")
+        return figure
+
+    def _carpet_plot(self) -> Figure:
+        index = [volume.stamp.volume for volume in self._volumes]
+        series = np.array(self._carpet, np.float64).T
+        level = series.mean(1, keepdims=True)
+        percent = 100 * (series - level) / np.where(level > 0, level, 1.0)
+        figure = _figure(9, 6)
+        dvars, carpet = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
+        dvars.plot(index, [volume.dvars for volume in self._volumes], color="black")
+        dvars.set_ylabel("DVARS (%)")
+        extent = (index[0] - 0.5, index[-1] + 0.5, float(len(percent)), 0.0)
+        carpet.imshow(percent, aspect="auto", cmap="gray", vmin=-_CARPET_PERCENT, vmax=_CARPET_PERCENT, extent=extent)
+        carpet.set_ylabel(f"every {self._step}. voxel, +-{_CARPET_PERCENT:g} %")
+        carpet.set_xlabel("volume")
+        return figure
+
+
+def overlay(reference: NDArray[np.float32], moved: NDArray[np.float32], target: Path, title: str = "") -> None:
+    """Draw the outline of an aligned volume over the reference, in three directions, for the operator to check.
+
+    Parameters
+    ----------
+    reference, moved : array of shape (i, j, k), float32
+        In the same space.
+    target : Path
+        PNG file.
+    title : str
+    """
+    figure = _figure(9, 3.4)
+    figure.suptitle(title)
+    for axis, plot in enumerate(figure.subplots(1, 3)):
+        place = reference.shape[axis] // 2
+        plot.imshow(reference.take(place, axis).T, cmap="gray", origin="lower")
+        outline = moved.take(place, axis).T
+        plot.contour(outline, levels=[_OUTLINE * np.percentile(moved, 98)], colors="red", linewidths=0.8)
+        plot.set_axis_off()
+    _save(figure, target)
+
+
+def _tsnr_plot(tsnr: NDArray[np.float32]) -> Figure:
+    shown = np.unique(np.linspace(0, tsnr.shape[2] - 1, min(12, tsnr.shape[2])).round().astype(int))
+    columns = min(4, len(shown))
+    figure = _figure(9, 2.4 * -(-len(shown) // columns) + 0.6)
+    plots = np.ravel(figure.subplots(-(-len(shown) // columns), columns, squeeze=False))
+    top = float(np.percentile(tsnr[tsnr > 0], 98)) if (tsnr > 0).any() else 1.0
+    for plot in plots:
+        plot.set_axis_off()
+    for plot, k in zip(plots, shown, strict=False):
+        picture = plot.imshow(tsnr[:, :, k].T, origin="lower", vmin=0, vmax=top)
+        plot.set_title(f"slice {k}", fontsize=8)
+    figure.colorbar(picture, ax=plots.tolist(), label="tSNR")
+    return figure
+
+
+def _design_plot(design: DesignMatrix) -> Figure:
+    largest = np.abs(design.columns).max(0)
+    figure = _figure(max(6, 0.16 * len(design.names)), 6)
+    plot = figure.subplots()
+    plot.imshow(design.columns / np.where(largest > 0, largest, 1.0), aspect="auto", cmap="gray", interpolation="none")
+    plot.set_xticks(range(len(design.names)), design.names, rotation=90, fontsize=6)
+    ticks = np.unique(np.linspace(0, len(design.rows) - 1, 8).astype(int))
+    plot.set_yticks(ticks, design.rows[ticks].tolist())
+    plot.set_ylabel("volume")
+    return figure
+
+
+def _without_values(volume: RegisteredVolume) -> RegisteredVolume:
+    return replace(volume, masked=np.zeros(0, np.float32))
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, target: Path) -> None:
+    figure.savefig(target, dpi=100)
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}_{suffix}")
+
+
+def column_names(drift: int, motion: int, trials: Sequence[str], total: int) -> tuple[str, ...]:
+    """Name the columns of `glm.single_trial_design`: level, drift, motion, trials and, if any is left, their sum."""
+    names = ["level", *(f"drift {k + 1}" for k in range(drift)), *(f"motion {k + 1}" for k in range(motion)), *trials]
+    return tuple(names + ["sum of trials"] * (total - len(names)))
