@@ -23,7 +23,7 @@ def register(subparsers: Subparsers) -> None:
 
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
     run.add_argument("settings", type=Path, metavar="SETTINGS", help="TOML file")
-    run.add_argument("--resume", action="store_true", help="go on with this session after an interruption")
+    run.add_argument("--resume", action="store_true", help="go on with this session if it was interrupted")
     run.set_defaults(handler=_run)
 
     check = subparsers.add_parser("check", help="tell before the scan what would fail in it")
@@ -67,12 +67,13 @@ def _run(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     name = session_name(settings.session)
-    past = Past(session_folder(settings.session), name) if args.resume else None
+    resume = args.resume and session_folder(settings.session).exists()
+    past = Past(session_folder(settings.session), name) if resume else None
     server = Server(settings.publish.stream, settings.publish.requests)
     try:
         text = args.settings.read_text(encoding="utf-8")
         with (
-            contextlib.closing(Recording(settings.session, text, clock, resume=args.resume)) as recording,
+            contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
             FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
             contextlib.closing(
                 WorkerService(pack.folder, stimuli=settings.decode.stimuli, threads=settings.decode.threads)

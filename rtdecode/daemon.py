@@ -11,6 +11,7 @@ Each thread repeats one `*_once` method; tests call these directly, with a clock
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -34,6 +35,7 @@ from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Run
 from rtdecode.settings import Settings
 
 LANE_CAPACITY = 64
+DISK_LOW_BYTES = 2 << 30
 _log = logging.getLogger(__name__)
 
 
@@ -225,6 +227,7 @@ class Daemon:
         now = self._clock.monotonic()
         if now >= self._heartbeat_due:
             self._heartbeat_due = now + self._settings.publish.heartbeat_s
+            self._watch_disk()
             self._publisher.publish(
                 wire.Heartbeat(
                     lag=len(self._lane),
@@ -234,6 +237,18 @@ class Daemon:
                 )
             )
         return len(arrivals)
+
+    def _watch_disk(self) -> None:
+        """Say that the disk is nearly full before it is; the scan itself then has what is left."""
+        free = shutil.disk_usage(self._recording.folder).free
+        if (free < DISK_LOW_BYTES) == self._recording.saving:
+            return
+        self._recording.saving = free < DISK_LOW_BYTES
+        if self._recording.saving:
+            reason = f"{free / 2**30:.1f} GiB left on the disk of {self._recording.folder}"
+            self._publisher.publish(
+                wire.Fault(part="disk", reason=reason, degraded="pictures are not kept; volumes and betas are")
+            )
 
     def estimate_once(self, timeout_s: float) -> bool:
         """Take one item from the volume lane; False if none came.

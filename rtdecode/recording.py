@@ -57,6 +57,8 @@ def session_name(session: SessionSettings) -> str:
 class Recording:
     """The open session folder. Journals are written before what they tell of is used.
 
+    `saving` is set while disk space is short: pictures are then not kept.
+
     Parameters
     ----------
     session : SessionSettings
@@ -83,6 +85,7 @@ class Recording:
         self._outputs = Journal(journals / "outputs.journal", clock, resume=resume)
         self._tables: dict[Path, TextIO] = {}
         self._refolding = False
+        self.saving = False
         if resume:
             for path in self._func.glob("*_desc-decoded_events.tsv"):
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
@@ -265,7 +268,9 @@ class Recording:
         return self._func / f"{self._stem}_task-{TASK}_run-{run:02d}"
 
     def picture(self, trial: str, revision: int, encoded: bytes) -> str:
-        """Keep a picture; return its path in the session folder."""
+        """Keep a picture, if there is room; return its path in the session folder, or an empty one."""
+        if self.saving:
+            return ""
         target = self.folder / "recon" / f"{trial}_rev-{revision}.webp"
         target.write_bytes(encoded)
         return str(target.relative_to(self.folder))

@@ -12,7 +12,7 @@ from typing import IO
 
 from rtdecode.errors import RtdecodeError
 
-STOP_S = 60.0
+STOP_S = 180.0
 
 
 class Processes:

@@ -7,6 +7,7 @@ import io
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -156,6 +157,24 @@ def test_a_missing_last_volume_is_declared_and_the_run_is_closed(tmp_path: Path)
         (3, N - 1, "missing at the end of the run")
     ]
     assert [(r.received, r.skipped) for r in recorder.of(wire.Run) if r.state == "ended"][-1] == (N - 1, 1)
+
+
+def test_a_disk_nearly_full_is_a_fault_and_the_scan_has_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"bytes": 1 << 40}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free["bytes"]))
+
+    def fill(run: int, volume: int, export: Path) -> None:
+        free["bytes"] = 1 << 30 if run == 3 and volume >= 25 else 1 << 40
+
+    recorder, folder = run_visit(tmp_path, FakeClock(), spoil=fill)
+    assert [(f.part, "1.0 GiB" in f.reason) for f in recorder.of(wire.Fault)] == [("disk", True)]
+    assert len(recorder.of(wire.Volume)) == PLAN.runs * N
+    assert len(list((folder / "journal" / "volumes").rglob("*.nii"))) == PLAN.runs * N
+    pictures = recorder.of(wire.Reconstruction)
+    assert {p.trial for p in pictures if p.final} == {t.trial for t in DECODED}
+    assert 0 < len(list((folder / "recon").iterdir())) < len(pictures)
 
 
 def test_an_export_folder_that_goes_away_is_a_fault_and_its_return_is_not(tmp_path: Path) -> None:
