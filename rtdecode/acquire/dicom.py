@@ -55,8 +55,10 @@ class DicomReader:
         """Return which volume a file is, as far as it can be told from a damaged one."""
         try:
             header = open_header(path, stop=SHARED)
-            if header.text(SOP_CLASS_UID) in _ENHANCED or self._mosaics.tiles(header) is not None:
+            if header.text(SOP_CLASS_UID) in _ENHANCED:
                 return header.identity()
+            if self._mosaics.tiles(header) is not None:
+                return header.volume_identity()
             return self._slices.identify(header)
         except (VolumeError, OSError):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import struct
 from pathlib import Path
@@ -30,12 +31,26 @@ POSITION, ORIENTATION, PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
 BETWEEN, THICKNESS = 0x00180088, 0x00180050
 REPETITION_TIME, ECHO_NUMBER = 0x00180080, 0x00180086
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
+COMPONENT = 0x00089208
 
 _PREAMBLE = 128
+_LARGEST_COUNT = 1 << 31
+_MOST_ECHOES = 16
 _QUOTABLE = frozenset("0123456789.+-eE\\ ")
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
 _NUMBERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FD": "d", b"FL": "f"}
+# binary numbers that are read from files which do not declare their type; private ones by their offset in the block
+_UNDECLARED = {
+    (0x0018, 0x9082): "d",
+    (0x0020, 0x9057): "I",
+    (0x0020, 0x9128): "I",
+    (0x0021, 0x4F): "h",
+    (0x0028, 0x0002): "H",
+    (0x0043, 0x7C): "f",
+    (0x2001, 0x18): "i",
+    (0x2005, 0x0E): "f",
+}
 
 
 class Fields:
@@ -86,6 +101,19 @@ class Fields:
         """One number written as text, or `default` if absent."""
         return float(self.numbers(tag, 1, name)[0]) if self.text(tag) else default
 
+    def count(self, tag: int, name: str) -> int:
+        """One whole number written as text.
+
+        Raises
+        ------
+        VolumeError
+            If the element is anything else, or beyond what 32 bits hold.
+        """
+        number = float(self.numbers(tag, 1, name)[0])
+        if not number.is_integer() or abs(number) >= _LARGEST_COUNT:
+            raise VolumeError(self.path, name, "a whole number of 32 bits", number)
+        return int(number)
+
     def short(self, tag: int, name: str) -> int:
         """One unsigned 16-bit number.
 
@@ -104,7 +132,9 @@ class Fields:
         span, raw = self.elements.spans.get(tag), self.raw(tag)
         if span is None or not raw:
             return None
-        code = _NUMBERS.get(span.vr) or ({2: "H", 4: "i"}.get(len(raw)) if not span.vr and raw[-1:] == b"\0" else None)
+        code = _NUMBERS.get(span.vr)
+        if span.vr in (b"", b"UN"):
+            code = _UNDECLARED.get((tag >> 16, tag & 0xFF if tag >> 16 & 1 else tag & 0xFFFF))
         try:
             if code is not None:
                 found = struct.unpack_from(f"{self.elements.order}{code}", raw)[0]
@@ -198,21 +228,47 @@ class Header(Fields):
         series, uid = self.text(SERIES_UID), self.text(SOP_INSTANCE_UID)
         if not series or not uid:
             raise VolumeError(self.path, "identity", "a series and an instance UID", "none")
-        number = self.number(SERIES_NUMBER, 0.0, "SeriesNumber")
         echo = self.value(ECHO_NUMBER)
         return Identity(
             series_uid=series,
-            series_number=int(number or 0),
+            series_number=self.count(SERIES_NUMBER, "SeriesNumber") if self.text(SERIES_NUMBER) else 0,
             run=None,
-            instance=int(self.numbers(INSTANCE_NUMBER, 1, "InstanceNumber")[0]),
+            instance=self.count(INSTANCE_NUMBER, "InstanceNumber"),
             uid=uid,
-            echo=int(echo) if echo is not None and echo > 0 else None,
+            echo=int(echo) if echo is not None and 0 < echo < _LARGEST_COUNT else None,
             component=self.component(),
         )
 
+    def volume_identity(self, echo: int | None = None) -> Identity:
+        """Return which volume a file of one volume is.
+
+        Siemens counts instances across echoes, and acquisitions for volumes. The acquisition number is taken if it
+        fits: instance = (acquisition - 1) x echoes + echo.
+
+        Parameters
+        ----------
+        echo : int or None
+            Number of the echo where the top level does not tell.
+
+        Raises
+        ------
+        VolumeError
+            If it has no identity.
+        """
+        identity = self.identity()
+        acquisition, echo = self.value(ACQUISITION_NUMBER), echo or identity.echo or 1
+        if acquisition is None or not 1 <= acquisition < identity.instance:
+            return identity
+        before = identity.instance - echo
+        fits = before == 0 if acquisition == 1 else before % (acquisition - 1) == 0
+        echoes = before / (acquisition - 1) if acquisition > 1 else echo
+        if not fits or not max(echo, 2) <= echoes <= _MOST_ECHOES:
+            return identity
+        return dataclasses.replace(identity, instance=int(acquisition))
+
     def component(self) -> str:
         """Which part of the complex image it is, by its labels."""
-        stated = self.text(0x00089208)
+        stated = self.text(COMPONENT)
         if stated in _COMPONENTS:
             return _COMPONENTS[stated]
         found = [_CLASSIC_COMPONENTS[word] for word in self.words(IMAGE_TYPE)[2:] if word in _CLASSIC_COMPONENTS]
@@ -221,7 +277,7 @@ class Header(Fields):
     def t_r_s(self) -> float | None:
         """Repetition time in seconds."""
         t_r_ms = self.number(REPETITION_TIME, None, "RepetitionTime")
-        return t_r_ms / 1000 if t_r_ms else None
+        return t_r_ms / 1000 if t_r_ms is not None and t_r_ms > 0 else None
 
     def acquired_s(self) -> float | None:
         """Start of acquisition in seconds since 1970; without an offset in the file, local time is meant."""

@@ -247,7 +247,7 @@ def _cut(header: Header, tiles: Tiles) -> StoredVolume:
         slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
         acquired = min((s for item in slices if (s := _started_s(item)) is not None), default=None)
     return StoredVolume(
-        identity=header.identity(),
+        identity=header.volume_identity(),
         origin=header.origin(tiles.layout),
         data=data,
         slope=header.number(SLOPE, None, "RescaleSlope") or 1.0,
