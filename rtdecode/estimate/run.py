@@ -182,7 +182,7 @@ class RunSeries:
             except np.linalg.LinAlgError as error:
                 return Estimates(
                     values=np.full_like(values, np.nan),
-                    standard_errors=errors,
+                    standard_errors=None if errors is None else np.full_like(errors, np.nan),
                     reasons=[reason or str(error) for reason in reasons],
                 )
             functional = np.concatenate([one.functionals for one in solved])
