@@ -34,7 +34,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "LSA, canonical": {"shrinkage": "none"},
     LSS: {"shrinkage": "none", "single_trial": "lss"},
     DEFAULT: {},
-    "with each voxel's response and shrinkage": {"voxel_hrf": True, "voxel_shrinkage": True},
+    "with each voxel's learned response": {"voxel_hrf": True},
+    "with each voxel's learned shrinkage": {"voxel_shrinkage": True},
     "with each voxel's true response": {"oracle": True},
 }
 
