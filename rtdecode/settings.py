@@ -90,7 +90,8 @@ class EstimateSettings:
         Drift cosines up to this frequency.
     hrf : {"glover", "spm"}
     voxel_hrf : bool
-        Whether earlier runs choose one of a library of 20 stretched responses for each voxel.
+        Whether earlier runs choose one of a library of 20 stretched responses for each voxel. Loses accuracy where
+        slow noise is strong: see ``bench/simulated_betas.py``.
     slice_timing : {"middle", "slices"}
         One moment stands for all of a volume, or each voxel's regressors are taken when its slice is acquired.
     shrinkage : {"learned", "none"}

@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 
 from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import registration
-from rtdecode.estimate.design import RunTiming, reference_moment
 from rtdecode.estimate.glm import apply_weights
 from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
 from rtdecode.estimate.region import Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
-from rtdecode.estimate.run import RunSeries, nothing
+from rtdecode.estimate.run import RunSeries, new_series, nothing
 from rtdecode.estimate.space import Space, read_motion
-from rtdecode.estimate.voxels import VoxelLearner, VoxelModel, group
+from rtdecode.estimate.voxels import VoxelLearner, VoxelModel
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent, Volume, frozen
 from rtdecode.settings import EstimateSettings
 
@@ -56,6 +55,8 @@ class Estimator:
         Whether betas come with their standard errors; this takes a pass over the whole run each time.
     regions : mapping of str to array of shape (i, j, k), bool
         In the space of the reference: volumes come with the percent signal change of each.
+    voxels : VoxelModel or None
+        Response, autocorrelation and shrinkage of each voxel of the mask, known beforehand.
 
     Attributes
     ----------
@@ -71,6 +72,7 @@ class Estimator:
         reference: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
         standard_errors: bool = False,
         regions: Mapping[str, NDArray[np.bool_]] | None = None,
+        voxels: VoxelModel | None = None,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -88,7 +90,7 @@ class Estimator:
             shrinkage=settings.voxel_shrinkage,
         )
         self._events: dict[int, list[_Trial]] = {}
-        self._voxel_model: VoxelModel | None = None
+        self._voxel_model = voxels
         self._known: set[str] = set()
         self._finished: set[int] = set()
         self._run: int | None = None
@@ -257,7 +259,7 @@ class Estimator:
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s
-            self._series = self._new_series(t_r_s, volume.slice_times_s, space)
+            self._series = new_series(self._settings, space.mask, t_r_s, volume.slice_times_s, self._voxel_model)
             if self._region_masks:
                 signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
                 self._regions = Regions(self._region_masks, space.mask, signal)
@@ -343,24 +345,7 @@ class Estimator:
     def _learn_voxels(self, finished: FinishedRun) -> None:
         scales = self._prior.scales(finished)
         self._voxels.add(finished, scales, self._prior.lag_s)
-        self._voxel_model = self._voxels.model(scales)
-
-    def _new_series(self, t_r_s: float, slice_times_s: NDArray[np.float64] | None, space: Space) -> RunSeries:
-        timing = RunTiming(
-            t_r_s=t_r_s,
-            phase_s=reference_moment(t_r_s, slice_times_s),
-            high_pass_hz=self._settings.high_pass_hz,
-            hrf=self._settings.hrf,
-        )
-        phases_s = None
-        if self._settings.slice_timing == "slices" and slice_times_s is not None and len(slice_times_s):
-            phases_s = slice_times_s[np.argwhere(space.mask)[:, 2]]
-        return RunSeries(
-            timing,
-            confounds=self._settings.confounds,
-            separate=self._settings.single_trial == "lss",
-            groups=group(int(space.mask.sum()), self._voxel_model, phases_s),
-        )
+        self._voxel_model = self._voxels.model(scales) or self._voxel_model
 
     def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
         trials = self._events.get(stamp.run, [])

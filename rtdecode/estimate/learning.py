@@ -34,7 +34,8 @@ _FIRST_MOTION_PER_MM2 = 1.0
 _RHO = 0.3
 _KNOWN_MEAN = 0.1  # variance of a run's mean response around that of earlier runs, of that of trials
 _BOUNDS = ((1e-4, 1e3), (1e-6, 1.0), (1e-6, 1e3))
-_FREE = 1e3  # variance that leaves a mean response to the data
+FREE = 1e3
+"""Variance that leaves a mean response to the data."""
 _ITERATIONS, _STOP = 20, 1e-5
 
 
@@ -225,7 +226,7 @@ def fit_scales(runs: Sequence[FinishedRun], lag_s: float, start: Scales) -> Scal
         )
 
     def cost(logs: FloatArray) -> float:
-        tried = replace(scales(logs), mean=_FREE)
+        tried = replace(scales(logs), mean=FREE)
         return sum(_deviance(part.covariance(tried), m) for part, m in zip(parts, moments, strict=True))
 
     first = np.log([start.trial, start.drift_per_s, start.motion_per_mm2])

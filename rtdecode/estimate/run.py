@@ -13,8 +13,9 @@ from rtdecode.estimate import design, glm
 from rtdecode.estimate.glm import Expectation, Scales, Solution, apply_weights
 from rtdecode.estimate.learning import FinishedRun
 from rtdecode.estimate.report import DesignMatrix, column_names
-from rtdecode.estimate.voxels import Group, Groups, group
+from rtdecode.estimate.voxels import Group, Groups, VoxelModel, group
 from rtdecode.records import TrialEvent
+from rtdecode.settings import EstimateSettings
 
 FloatArray = NDArray[np.float64]
 Float = TypeVar("Float", np.float32, np.float64)
@@ -181,7 +182,7 @@ class RunSeries:
             except np.linalg.LinAlgError as error:
                 return Estimates(
                     values=np.full_like(values, np.nan),
-                    standard_errors=errors,
+                    standard_errors=None if errors is None else np.full_like(errors, np.nan),
                     reasons=[reason or str(error) for reason in reasons],
                 )
             functional = np.concatenate([one.functionals for one in solved])
@@ -308,6 +309,41 @@ class RunSeries:
 
     def _motion_regressors(self) -> FloatArray:
         return design.motion_regressors(self._motion, self._changes, self._confounds)
+
+
+def new_series(
+    settings: EstimateSettings,
+    mask: NDArray[np.bool_],
+    t_r_s: float,
+    slice_times_s: FloatArray | None,
+    voxels: VoxelModel | None,
+) -> RunSeries:
+    """Begin a run as the settings say.
+
+    Parameters
+    ----------
+    settings : EstimateSettings
+    mask : array of shape (i, j, k), bool
+    t_r_s : float
+        Repetition time, seconds.
+    slice_times_s : array of shape (k,) or None
+    voxels : VoxelModel or None
+    """
+    timing = design.RunTiming(
+        t_r_s=t_r_s,
+        phase_s=design.reference_moment(t_r_s, slice_times_s),
+        high_pass_hz=settings.high_pass_hz,
+        hrf=settings.hrf,
+    )
+    phases_s = None
+    if settings.slice_timing == "slices" and slice_times_s is not None and len(slice_times_s):
+        phases_s = slice_times_s[np.argwhere(mask)[:, 2]]
+    return RunSeries(
+        timing,
+        confounds=settings.confounds,
+        separate=settings.single_trial == "lss",
+        groups=group(int(mask.sum()), voxels, phases_s),
+    )
 
 
 def _rho(of_group: Group, scales: Scales | None) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rtdecode.estimate.design import HRF_STRETCHES, RunTiming
 from rtdecode.estimate.glm import Scales
-from rtdecode.estimate.learning import FinishedRun, Parts, quadratic_forms
+from rtdecode.estimate.learning import FREE, FinishedRun, Parts, quadratic_forms
 
 FloatArray = NDArray[np.float64]
 
@@ -145,7 +145,8 @@ class VoxelLearner:
         self._tables: dict[str, FloatArray] = {}
 
     def add(self, run: FinishedRun, scales: Scales, lag_s: float) -> None:
-        """Learn from a run, with the pooled scales and lag."""
+        """Learn from a run, with the pooled scales and lag; the mean response is left to the data."""
+        scales = replace(scales, mean=FREE)
         for i, stretch in enumerate(self._stretches):
             stretched = replace(run, timing=replace(run.timing, stretch=stretch))
             self._see("hrf", len(self._stretches), i, stretched, scales, lag_s)

@@ -12,6 +12,7 @@ import pytest
 
 from rtdecode.errors import ProtocolError, SettingsError, VolumeError
 from rtdecode.estimate import Estimator
+from rtdecode.estimate.voxels import same_everywhere
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
 
@@ -322,3 +323,38 @@ def test_separate_trials_and_standard_errors() -> None:
     together = play(Estimator(replace(settings, single_trial="lsa"), "s"), onsets_s=(4.0, 20.0, 36.0, 58.0))
     assert together[-2].beta.tobytes() != updates[-2].beta.tobytes()
     assert together[-1].standard_error is None
+
+
+def test_voxels_may_be_known_beforehand() -> None:
+    slow = replace(same_everywhere(40), hrf=np.full(40, 15))
+    plain, same, other = (play(Estimator(OFF, "s", voxels=model)) for model in (None, same_everywhere(40), slow))
+    for a, b, c in zip(plain, same, other, strict=True):
+        np.testing.assert_allclose(a.beta, b.beta, rtol=1e-6)
+        assert not np.allclose(a.beta, c.beta)
+
+
+def test_each_slice_has_its_moment() -> None:
+    """Volumes of two slices: a slice acquired later sees the response later."""
+    settings = replace(OFF, slice_timing="slices", shrinkage="none", confounds="none")
+    rng = np.random.default_rng(3)
+    level = rng.uniform(500, 1500, (12, 10, 2, 1))
+    data = (level * (1 + 0.01 * rng.standard_normal((12, 10, 2, 40)))).astype(np.float32)
+    data[:2] = data[9:] = 0
+    times = np.array([0.2, 1.6])
+
+    def betas(settings: EstimateSettings, slices: list[int], moments: np.ndarray) -> np.ndarray:
+        estimator = Estimator(settings, "s")
+        estimator.start_run(1, T_R_S)
+        estimator.add_event(event(10.0))
+        updates = []
+        for index in range(40):
+            one = volume(index, data=data[:, :, slices, index], slice_times_s=moments)
+            updates += estimator.step(one)[1]
+        beta = np.zeros((12, 10, len(slices)))
+        beta[estimator.mask] = (updates + estimator.finish_run())[-1].beta
+        return beta
+
+    both = betas(settings, [0, 1], times)
+    for k in range(2):  # alone, a slice's moment is the middle of the volume
+        alone = betas(replace(settings, slice_timing="middle"), [k], times[[k]])
+        np.testing.assert_allclose(both[:, :, k], alone[:, :, 0], rtol=1e-5, atol=1e-9)
