@@ -115,10 +115,15 @@ class _Header:
         except _PARSE_ERRORS as error:  # damaged or not yet written: only time can tell
             raise IncompleteFile(path, "header", "readable DICOM", f"{error} in {len(raw)} bytes") from None
 
+    def _item(self, tag: int) -> object:
+        try:
+            return self._dataset.get_item(tag)
+        except _PARSE_ERRORS as error:  # as above
+            raise IncompleteFile(self.path, "header", "readable DICOM", f"{error} in {self.size} bytes") from None
+
     def raw(self, tag: int) -> bytes:
         """Value of an element as stored; empty if absent."""
-        item = self._dataset.get_item(tag)
-        value = getattr(item, "value", b"")
+        value = getattr(self._item(tag), "value", b"")
         return value if isinstance(value, bytes) else b""
 
     def text(self, tag: int) -> str:
@@ -173,7 +178,7 @@ class _Header:
         VolumeError
             If the pixels are not 16-bit, uncompressed and as many as rows x columns.
         """
-        item = self._dataset.get_item(_PIXEL_DATA)
+        item = self._item(_PIXEL_DATA)
         if item is None:
             raise IncompleteFile(self.path, "PixelData", "present", f"end of file at {self.size} bytes")
         order = self.byte_order()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from rtdecode.errors import IncompleteFile, VolumeError
 
 MAX_FILE_BYTES = 512 * 2**20
+
+_BLANK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,16 @@ def read_bytes(path: Path) -> bytes:
     if not raw:
         raise IncompleteFile(path, "size", "some bytes", 0)
     return raw
+
+
+def ends_blank(path: Path) -> bool:
+    """Say whether the last bytes of a file are zero."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(_BLANK_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return not any(file.read())
+    except OSError:
+        return False
 
 
 def trailing_zeros(values: NDArray[Any]) -> int:

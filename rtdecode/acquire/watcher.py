@@ -25,7 +25,7 @@ from rtdecode.acquire import nifti
 from rtdecode.acquire.dicom import DicomReader
 from rtdecode.acquire.order import RunQueue
 from rtdecode.acquire.source import Arrival
-from rtdecode.acquire.stored import Identity, StoredVolume
+from rtdecode.acquire.stored import Identity, StoredVolume, ends_blank
 from rtdecode.clock import Clock
 from rtdecode.errors import IncompleteFile, VolumeError
 from rtdecode.records import Skipped, Stamp, Volume, frozen
@@ -112,7 +112,7 @@ class FolderWatcher:
         out: list[Arrival] = []
         complete: list[tuple[Path, StoredVolume]] = []
         names = self._new_names()
-        self._backlog = len(names) > _FILES_PER_POLL
+        self._backlog = any(name not in self._unfinished for name in names[_FILES_PER_POLL:])
         for name in names[:_FILES_PER_POLL]:
             path = Path(name)
             try:
@@ -122,7 +122,10 @@ class FolderWatcher:
             except (IncompleteFile, OSError) as error:
                 out.extend(self._postpone(path, error, now_s))
             except VolumeError as error:
-                out.extend(self._reject(path, f"unreadable: {error}", now_s))
+                if ends_blank(path):  # allocated first, perhaps: what is wrong may be what is not written yet
+                    out.extend(self._postpone(path, error, now_s))
+                else:
+                    out.extend(self._reject(path, f"unreadable: {error}", now_s))
         complete.sort(
             key=lambda pair: (
                 pair[1].identity.series_number,
@@ -162,7 +165,7 @@ class FolderWatcher:
         self.close()
 
     def _new_names(self) -> list[str]:
-        """Paths of files not dealt with, in natural order."""
+        """Paths of files not dealt with, in natural order; those that were incomplete at the last look come last."""
         try:
             names = [name for name in _files(str(self._settings.export_dir), 0) if name not in self._settled]
         except OSError as error:
@@ -171,7 +174,7 @@ class FolderWatcher:
             self._problem = str(error)
             return []
         self._problem = None
-        return sorted(names, key=_natural)
+        return sorted(names, key=lambda name: (name in self._unfinished, _natural(name)))
 
     def _reader(self, path: Path) -> _Reader:
         return self._nifti if path.name.endswith(nifti.SUFFIXES) else self._dicom
@@ -219,8 +222,7 @@ class FolderWatcher:
         identity = self._reader(path).identify(path)
         run = self._runs.get(identity.series_uid) if identity is not None else None
         if identity is None or run is None:
-            latest = max((known.number for known in self._runs.values()), default=0)
-            return [Arrival(path=path, item=Skipped(run=latest, volume=None, path=path.name, reason=reason))]
+            return [self._surplus(path, reason)]
         index = self._index(run, identity.instance)
         if not self._plausible(run, index) or not run.queue.takes(index):
             return [Arrival(path=path, item=Skipped(run=run.number, volume=None, path=path.name, reason=reason))]
@@ -228,19 +230,29 @@ class FolderWatcher:
         run.queue.offer(index, Arrival(path=path, item=skipped), now_s)
         return []
 
+    def _surplus(self, path: Path, reason: str) -> Arrival:
+        """Report a file of no known run."""
+        latest = max((known.number for known in self._runs.values()), default=0)
+        return Arrival(path=path, item=Skipped(run=latest, volume=None, path=path.name, reason=reason))
+
     def _settle(self, path: Path) -> None:
         self._unfinished.pop(str(path), None)
         self._settled.add(str(path))
 
     def _open_run(self, identity: Identity, complete: list[tuple[Path, StoredVolume]]) -> None:
-        """Make a run of a new series; it counts from 0 if it has an instance 0 by now, else from 1."""
-        if identity.series_uid in self._runs:
+        """Make a run of a new series, unless it begins with a copy of a volume of another.
+
+        It counts from 0 if an instance 0 is there by now, complete or not, else from 1.
+        """
+        if identity.series_uid in self._runs or identity.uid in self._uids:
             return
         taken = {run.number for run in self._runs.values()}
         number = identity.run if identity.run is not None and identity.run > 0 else len(taken) + 1
         while number in taken:
             number += 1
-        numbers = [s.identity.instance for _, s in complete if s.identity.series_uid == identity.series_uid]
+        begun = [self._reader(path).identify(path) for path in map(Path, self._unfinished)]
+        seen = [*(stored.identity for _, stored in complete), *(other for other in begun if other is not None)]
+        numbers = [other.instance for other in seen if other.series_uid == identity.series_uid]
         queue = RunQueue(self._settings.gap_timeout_s)
         self._runs[identity.series_uid] = _Run(number, 0 if 0 in numbers else 1, queue)
 
@@ -253,7 +265,9 @@ class FolderWatcher:
 
     def _place(self, path: Path, stored: StoredVolume, now_s: float) -> list[Arrival]:
         """Put a complete volume into its run, or say why it has no place."""
-        run = self._runs[stored.identity.series_uid]
+        run = self._runs.get(stored.identity.series_uid)
+        if run is None:
+            return [self._surplus(path, "duplicate: the content has come before, in another series")]
         index = self._index(run, stored.identity.instance)
         exported = self._settings.n_dummy if self._settings.dummies_exported else 0
         reason = None
