@@ -174,6 +174,7 @@ class FolderWatcher:
             self._problem = str(error)
             return []
         self._problem = None
+        self._unfinished = {name: self._unfinished[name] for name in names if name in self._unfinished}
         return sorted(names, key=lambda name: (name in self._unfinished, _natural(name)))
 
     def _reader(self, path: Path) -> _Reader:

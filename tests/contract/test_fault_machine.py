@@ -135,6 +135,7 @@ class FaultMachine(RuleBasedStateMachine):
         self.model = Model()
         self.files: dict[str, File] = {}
         self.named_files: list[Path] = []
+        self.writes = 0
 
     def name(self, series: int, index: int, copy: bool = False) -> str:
         raise NotImplementedError
@@ -144,7 +145,8 @@ class FaultMachine(RuleBasedStateMachine):
 
     def _write(self, name: str) -> None:
         file = self.files[name]
-        file.changes += 1
+        self.writes += 1
+        file.changes = self.writes
         raw = file.content[: file.cut]
         (self.folder / name).write_bytes(raw + bytes(len(file.content) - len(raw) if file.zeros else 0))
         os.utime(self.folder / name, (file.changes, file.changes))
@@ -219,12 +221,12 @@ class FaultMachine(RuleBasedStateMachine):
         assert sum(not isinstance(a.item, Volume) and a.item.volume is None for a in arrivals) == spare
 
     def teardown(self) -> None:
-        for _ in range(8):
-            self.clock.sleep(GAP_S)
-            self.somebody_looks()
-        assert not any(series.waiting for series in self.model.series.values())
-        assert sorted(self.named_files) == sorted(self.folder.iterdir())
-        self.temporary.cleanup()
+        with self.temporary:
+            for _ in range(8):
+                self.clock.sleep(GAP_S)
+                self.somebody_looks()
+            assert not any(series.waiting for series in self.model.series.values())
+            assert sorted(self.named_files) == sorted(self.folder.iterdir())
 
 
 @cache

@@ -292,6 +292,16 @@ def test_a_slow_volume_0_keeps_its_index(tmp_path: Path, clock: FakeClock) -> No
     assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume")]
 
 
+def test_a_volume_0_that_was_taken_back_does_not_count(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    path = nifti(tmp_path, "a_0.nii", 1)
+    path.write_bytes(path.read_bytes()[:100])
+    assert source.poll() == []
+    path.unlink()
+    nifti(tmp_path, "a_1.nii", 2)
+    assert told(source.poll()) == [(1, 0, "volume")]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.mark.parametrize("name", ["001_000003_000001.dcm", "a_1.nii", "a_1.nii.gz"])
 def test_a_header_that_is_being_written_into_zeros_is_waited_for(tmp_path: Path, name: str) -> None:
