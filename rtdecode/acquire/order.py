@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rtdecode.acquire.source import Arrival
@@ -10,8 +11,8 @@ from rtdecode.acquire.source import Arrival
 class RunQueue:
     """Volumes of one run that wait for their turn.
 
-    An absent index is waited for until a later one has been there for `gap_timeout_s`; then it is given up
-    for good.
+    An absent index is waited for until a later one has been there for `gap_timeout_s`, and as long since the one
+    before it came; then it is given up for good. So one file that is far ahead does not outrun the others.
 
     Parameters
     ----------
@@ -23,6 +24,7 @@ class RunQueue:
     def __init__(self, gap_timeout_s: float, start: int = 0) -> None:
         self._gap_timeout_s = gap_timeout_s
         self._next = start
+        self._latest_s = -math.inf
         self._waiting: dict[int, tuple[float, Arrival]] = {}
 
     @property
@@ -56,8 +58,10 @@ class RunQueue:
         out: list[tuple[int, Arrival | None]] = []
         while self._waiting:
             if self._next in self._waiting:
-                out.append((self._next, self._waiting.pop(self._next)[1]))
-            elif now_s - min(since for since, _ in self._waiting.values()) >= self._gap_timeout_s:
+                came_s, arrival = self._waiting.pop(self._next)
+                self._latest_s = max(self._latest_s, came_s)
+                out.append((self._next, arrival))
+            elif now_s - max(self._latest_s, min(s for s, _ in self._waiting.values())) >= self._gap_timeout_s:
                 out.append((self._next, None))
             else:
                 break

@@ -21,6 +21,8 @@ MAGNITUDE = "M"
 _LAST_ECHO = 1 << 30
 _GZIP_AND_ZLIB = 31
 
+_BLANK_BYTES = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -243,6 +245,16 @@ def inflate(path: Path, raw: bytes, limit: int = MAX_FILE_BYTES) -> tuple[bytes,
             raise IncompleteFile(path, "gzip", "an end marker", "zeros at the end") from None
         raise VolumeError(path, "gzip", "a readable stream", error) from None
     return content, stream.eof
+
+
+def ends_blank(path: Path) -> bool:
+    """Say whether the last bytes of a file are zero."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(_BLANK_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return not any(file.read())
+    except OSError:
+        return False
 
 
 def trailing_zeros(values: NDArray[Any]) -> int:

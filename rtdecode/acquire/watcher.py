@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rtdecode.acquire import folder, readers, stack
 from rtdecode.acquire.order import Run, RunQueue
 from rtdecode.acquire.source import Arrival
-from rtdecode.acquire.stored import MAGNITUDE, Identity, Reading, StoredSlice, StoredVolume
+from rtdecode.acquire.stored import MAGNITUDE, Identity, Reading, StoredSlice, StoredVolume, ends_blank
 from rtdecode.clock import Clock
 from rtdecode.errors import IncompleteFile, SurplusSlice, VolumeError
 from rtdecode.records import KnownRun, Skipped, Stamp, Volume, frozen
@@ -94,7 +94,7 @@ class FolderWatcher:
         out: list[Arrival] = []
         complete: list[tuple[Path, StoredVolume]] = []
         names = self._new_names()
-        self._backlog = len(names) > _FILES_PER_POLL
+        self._backlog = any(name not in self._unfinished for name in names[_FILES_PER_POLL:])
         for name in names[:_FILES_PER_POLL]:
             path = Path(name)
             try:
@@ -106,7 +106,10 @@ class FolderWatcher:
             except SurplusSlice as error:
                 out.append(self._surplus(path, f"duplicate: {error}"))
             except VolumeError as error:
-                out.extend(self._reject(path, f"unreadable: {error}", now_s))
+                if ends_blank(path):  # allocated first, perhaps: what is wrong may be what is not written yet
+                    out.extend(self._postpone(path, error, now_s))
+                else:
+                    out.extend(self._reject(path, f"unreadable: {error}", now_s))
         out.extend(self._expire(now_s))
         complete.sort(key=lambda pair: pair[1].identity.order)
         for path, stored in complete:
@@ -140,7 +143,7 @@ class FolderWatcher:
         self.close()
 
     def _new_names(self) -> list[str]:
-        """Paths of files not dealt with, in natural order."""
+        """Paths of files not dealt with, in natural order; those that were incomplete at the last look come last."""
         try:
             names = [name for name in folder.files(str(self._settings.export_dir), 0) if self._wanted(name)]
         except OSError as error:
@@ -149,7 +152,8 @@ class FolderWatcher:
             self._problem = str(error)
             return []
         self._problem = None
-        return sorted(names, key=folder.natural)
+        self._unfinished = {name: self._unfinished[name] for name in names if name in self._unfinished}
+        return sorted(names, key=lambda name: (name in self._unfinished, folder.natural(name)))
 
     def _wanted(self, name: str) -> bool:
         grown = self._growing.get(name)
@@ -275,7 +279,7 @@ class FolderWatcher:
         if identity is None or run is None:
             return [self._surplus(path, reason)]
         index = self._index(run, identity.instance)
-        if index < run.resumed_at:
+        if 0 <= index < run.resumed_at:
             return []
         if not self._plausible(run, index) or not run.queue.takes(index):
             return [Arrival(path=path, item=Skipped(run=run.number, volume=None, path=path.name, reason=reason))]
@@ -295,14 +299,19 @@ class FolderWatcher:
         self._settled.add(str(path))
 
     def _open_run(self, identity: Identity, complete: list[tuple[Path, StoredVolume]]) -> None:
-        """Make a run of a new series; unless it says, it counts from 0 if it has an instance 0 by now, else from 1."""
-        if identity.series_uid in self._runs:
+        """Make a run of a new series, unless it begins with a copy of a volume of another.
+
+        Unless it says, it counts from 0 if an instance 0 is there by now, complete or not, else from 1.
+        """
+        if identity.series_uid in self._runs or identity.uid in self._uids:
             return
         taken = {run.number for run in self._runs.values()}
         number = identity.run if identity.run is not None and identity.run > 0 else len(taken) + 1
         while number in taken:
             number += 1
-        numbers = [s.identity.instance for _, s in complete if s.identity.series_uid == identity.series_uid]
+        begun = [self._readers.identify(path) for path in map(Path, self._unfinished)]
+        seen = [*(stored.identity for _, stored in complete), *(other for other in begun if other is not None)]
+        numbers = [other.instance for other in seen if other.series_uid == identity.series_uid]
         first = identity.first if identity.first is not None else (0 if 0 in numbers else 1)
         self._runs[identity.series_uid] = Run(number, first, RunQueue(self._settings.gap_timeout_s))
 
@@ -320,9 +329,11 @@ class FolderWatcher:
 
     def _place(self, path: Path, stored: StoredVolume, now_s: float) -> list[Arrival]:
         """Put a complete volume into its run, or say why it has no place."""
-        run = self._runs[stored.identity.series_uid]
+        run = self._runs.get(stored.identity.series_uid)
+        if run is None:
+            return [self._surplus(path, "duplicate: the content has come before, in another series")]
         index = self._index(run, stored.identity.instance)
-        if index < run.resumed_at:
+        if 0 <= index < run.resumed_at:
             self._uids.add(stored.identity.uid)
             run.echo = run.echo if run.echo is not None else stored.identity.echo
             return []

@@ -1,8 +1,9 @@
-"""``rtdecode simulate``: a simulated visit, written into an export folder."""
+"""``rtdecode simulate``: a simulated visit, or recorded files, written into an export folder."""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rtdecode.client import Client
 from rtdecode.clock import SystemClock
+from rtdecode.errors import SettingsError
+from rtdecode.simulate.faults import FAULTS, Fault, make_plan, parse_fault
 from rtdecode.simulate.playback import Announce, Speed
 from rtdecode.simulate.visit import VisitPlan
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,7 +25,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "simulate",
         help="simulate a scanner and a participant",
-        description="Write a simulated visit into a folder, as Siemens mosaic DICOM.",
+        description="Write a simulated visit into a folder, as Siemens mosaic DICOM, or replay real export files; "
+        "on request, as a scanner does that misbehaves.",
+        epilog="faults, each at one volume:\n" + "\n".join(f"  {name:<13} {what}" for name, what in FAULTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="EXPORT_DIR", help="folder to write to; made if absent"
@@ -35,6 +43,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="ADDRESS",
         help="announce trials to a daemon, tcp://127.0.0.1:PORT",
     )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="write the files of this folder instead, in natural order of their names; .gz is unpacked but for NIfTI",
+    )
+    parser.add_argument(
+        "--fault",
+        type=fault,
+        action="append",
+        default=[],
+        metavar="NAME[@VOLUME]",
+        help="let this go wrong at a volume, counted from 0 over the whole replay, or at one that the seed picks; "
+        "may be given again for other volumes",
+    )
+    parser.add_argument("--files-per-volume", type=int, default=1, help="of a replay (default 1)")
+    parser.add_argument("--period", type=float, default=1.5, help="seconds between volumes of a replay (default 1.5)")
     parser.set_defaults(handler=run)
 
 
@@ -57,8 +83,62 @@ def speed(text: str) -> Speed:
     return value
 
 
+def fault(text: str) -> Fault:
+    """Parse ``--fault``.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If there is no such fault, or the volume is no number.
+    """
+    try:
+        return parse_fault(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Simulate a visit; return the exit status."""
+    """Simulate a visit, or replay files; return the exit status.
+
+    Raises
+    ------
+    SettingsError
+        If the arguments contradict each other or the files to replay.
+    """
+    visit_only = {name: getattr(arguments, name) is not None for name in ("runs", "stimuli", "requests")}
+    if arguments.replay is not None and any(visit_only.values()):
+        given = ", ".join(f"--{name}" for name, is_given in visit_only.items() if is_given)
+        raise SettingsError([f"--replay: expected no {given}, which is about a simulated visit"])
+    if arguments.fault and visit_only["requests"]:
+        raise SettingsError(["--fault: expected no --requests, a replay of files has no trials to announce"])
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.replay is not None:
+        _replay(arguments, arguments.replay)
+    elif arguments.fault:
+        with tempfile.TemporaryDirectory() as folder:
+            _visit(arguments, Path(folder), "max")
+            _replay(arguments, Path(folder))
+    else:
+        _visit(arguments, arguments.out, arguments.speed)
+    return 0
+
+
+def _replay(arguments: argparse.Namespace, folder: Path) -> None:
+    from rtdecode.simulate.misbehave import FaultyScanner, RecordedExport
+
+    try:
+        recording = RecordedExport(folder)
+        volumes = recording.volumes(arguments.files_per_volume)
+        plan = make_plan(volumes, arguments.fault, seed=arguments.seed, period_s=arguments.period)
+    except (FileNotFoundError, ValueError) as error:
+        raise SettingsError([str(error)]) from None
+    with Progress(*_COLUMNS) as progress:
+        task = progress.add_task("replaying", total=len(plan))
+        scanner = FaultyScanner(recording, plan, arguments.out, SystemClock(), arguments.speed)
+        scanner.play(lambda _: progress.advance(task))
+
+
+def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
     from rtdecode.simulate.participant import make_participant
     from rtdecode.simulate.scanner import Scanner
 
@@ -66,19 +146,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.runs is not None:
         calibration = min(arguments.runs, plan.calibration_runs)
         plan = replace(plan, calibration_runs=calibration, decoding_runs=arguments.runs - calibration)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with Progress(*_COLUMNS) as progress:
         task = progress.add_task("growing a participant", total=plan.runs * plan.volumes_per_run)
         if arguments.stimuli is not None:
             plan.write_stimuli(arguments.stimuli)
         scanner = Scanner(
             plan,
             make_participant(plan.seed),
-            arguments.out,
+            out,
             SystemClock(),
-            arguments.speed,
-            live_dates=arguments.speed == 1,
+            speed,
+            live_dates=speed == 1,
         )
 
         def on_volume(run: int, volume: int) -> None:
@@ -89,7 +167,6 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             with Client(requests=arguments.requests, topics=()) as client:
                 scanner.play(_announcer(client), on_volume=on_volume)
-    return 0
 
 
 def _announcer(client: Client) -> Announce:

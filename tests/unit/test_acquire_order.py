@@ -51,6 +51,15 @@ def test_an_absent_volume_is_given_up_only_once_a_later_one_waited_long_enough()
     assert queue.next_index == 2
 
 
+def test_a_volume_far_ahead_does_not_outrun_those_that_come_in_time() -> None:
+    queue, out = RunQueue(gap_timeout_s=5.0), []
+    queue.offer(9, arrival(9), 0.0)
+    for index in range(9):
+        queue.offer(index, arrival(index), 2.0 * index + 2)
+        out += queue.release(2.0 * index + 2)
+    assert [(index, got is None) for index, got in out] == [(index, False) for index in range(10)]
+
+
 def test_a_taken_index_is_refused() -> None:
     queue = RunQueue(gap_timeout_s=5.0)
     queue.offer(3, arrival(3), 0.0)

@@ -302,6 +302,66 @@ def test_nifti_of_the_same_content_is_a_duplicate(tmp_path: Path, clock: FakeClo
     assert sorted(told(source.poll()), key=str) == [(1, 0, "volume"), (1, None, "duplicate")]
 
 
+def test_a_copy_of_another_series_makes_no_run(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    raw = nifti(tmp_path, "a_1.nii", 1).read_bytes()
+    assert told(source.poll()) == [(1, 0, "volume")]
+    (tmp_path / "copy_of_a_1.nii").write_bytes(raw)
+    assert told(source.poll()) == [(1, None, "duplicate")]
+    nifti(tmp_path, "b_1.nii", 2)
+    assert told(source.poll()) == [(2, 0, "volume")]
+
+
+def test_a_slow_volume_0_keeps_its_index(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    path = nifti(tmp_path, "a_0.nii", 1)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:100])
+    nifti(tmp_path, "a_1.nii", 2)
+    assert source.poll() == []
+    path.write_bytes(raw)
+    assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume")]
+
+
+def test_a_volume_0_that_was_taken_back_does_not_count(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    path = nifti(tmp_path, "a_0.nii", 1)
+    path.write_bytes(path.read_bytes()[:100])
+    assert source.poll() == []
+    path.unlink()
+    nifti(tmp_path, "a_1.nii", 2)
+    assert told(source.poll()) == [(1, 0, "volume")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("name", ["001_000003_000001.dcm", "a_1.nii", "a_1.nii.gz"])
+def test_a_header_that_is_being_written_into_zeros_is_waited_for(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    raw = (put(tmp_path, 1) if name.endswith(".dcm") else nifti(tmp_path, name, 1)).read_bytes()
+    source = watch(folder, FakeClock())
+    for end in range(1, len(raw) - 2 * SHAPE[0] - 10, 3):
+        (folder / name).write_bytes(raw[:end] + bytes(len(raw) - end))
+        assert source.poll() == []
+    (folder / name).write_bytes(raw)
+    assert told(source.poll()) == [(1, 0, "volume")]
+
+
+def test_incomplete_files_do_not_hold_others_back(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "_FILES_PER_POLL", 3)
+    source = watch(tmp_path, clock)
+    for number in range(5):
+        (tmp_path / f"000_broken_{number}.dcm").write_bytes(bytes(500))
+    put(tmp_path, 1)
+    assert source.poll() == []
+    assert told(source.poll()) == [(1, 0, "volume")]
+    before = clock.now
+    source.wait(1.0)
+    assert clock.now == before + 1.0
+
+
 def test_many_files_are_read_over_several_polls(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rtdecode.errors import SettingsError
 from rtdecode.simulate import cli, participant
 from rtdecode.simulate.visit import VisitPlan
 from tests.unit import simulate_small
@@ -58,6 +60,60 @@ def test_trials_are_announced_to_the_daemon(tmp_path: Path, monkeypatch: pytest.
     arguments = parse("--out", str(tmp_path), "--runs", "1", "--speed", "max", "--requests", "tcp://127.0.0.1:9")
     assert arguments.handler(arguments) == 0
     assert [message["kind"] for message in told] == ["run_start", *["trial"] * 4, "run_end", "closed"]
+
+
+def test_a_folder_is_replayed_with_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recorded").mkdir()
+    for number in range(4):
+        (tmp_path / "recorded" / f"i{number}.dcm.gz").write_bytes(gzip.compress(b"file %d" % number * 100))
+    arguments = parse(
+        *("--out", str(tmp_path / "export"), "--replay", str(tmp_path / "recorded"), "--speed", "max"),
+        *("--fault", "dropped@2", "--fault", "duplicated@0", "--fault", "slow"),
+    )
+    assert arguments.handler(arguments) == 0
+    names = sorted(path.name for path in (tmp_path / "export").iterdir())
+    assert names == ["copy_of_i0.dcm", "i0.dcm", "i1.dcm", "i3.dcm"]
+    assert (tmp_path / "export" / "i3.dcm").read_bytes() == b"file 3" * 100
+    assert "replaying" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("short")
+def test_a_visit_is_replayed_with_faults(tmp_path: Path) -> None:
+    arguments = parse(
+        *("--out", str(tmp_path / "export"), "--runs", "1", "--speed", "max", "--fault", "dropped@3", "--seed", "2")
+    )
+    assert arguments.handler(arguments) == 0
+    assert [path.name[-7:-4] for path in sorted((tmp_path / "export").glob("001_*.dcm"))] == [
+        f"{instance:03d}" for instance in range(1, 15) if instance != 4
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--replay", "absent"], "got none"),
+        (["--replay", ".", "--runs", "2"], "expected no --runs"),
+        (["--replay", ".", "--requests", "tcp://x", "--stimuli", "y"], "expected no --stimuli, --requests"),
+        (["--fault", "late", "--requests", "tcp://x"], "expected no --requests"),
+        (["--replay", ".", "--fault", "late@9999999"], "expected a volume below"),
+        (["--replay", ".", "--files-per-volume", "0"], "multiple of 0"),
+        (["--replay", ".", "--period", "0"], "positive times"),
+    ],
+)
+def test_arguments_that_contradict_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], problem: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.chdir(tmp_path)
+    arguments = parse("--out", str(tmp_path / "export"), *more)
+    with pytest.raises(SettingsError, match=problem):
+        arguments.handler(arguments)
+
+
+def test_a_fault_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--out", "x", "--fault", "lost")
+    assert "expected one of slow, in-place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["0", "-2", "fast", "nan"])
