@@ -103,12 +103,15 @@ def inspect(
     """
     found: dict[tuple[Any, ...], Report] = {}
     refused: list[str] = []
+    from_zero: set[str] = set()
     lowest: tuple[tuple[Any, ...], NDArray[Any]] | None = None
     root = Path(os.path.commonpath([path.absolute() if path.is_dir() else path.absolute().parent for path in paths]))
     readers = Readers(root, t_r_s=t_r_s, affine=affine)
     files = (file for path in paths for file in _files(path.absolute()))
     for path, stored in _volumes(readers, files, refused):
         report, canonical = _report(stored)
+        if stored.identity.first == 0 or stored.identity.instance == 0:
+            from_zero.add(stored.identity.series_uid)
         key = (*stored.identity.order, stored.identity.uid, report.sha256_i4)
         if key in found:
             again = f"comes again in {path.name}"
@@ -117,7 +120,6 @@ def inspect(
         found[key] = report
         if lowest is None or key[:5] < lowest[0]:
             lowest = key[:5], canonical
-    from_zero = {key[1] for key in found if key[2] == 0}
     reports = tuple(
         dataclasses.replace(found[key], volume_index=key[2] if key[1] in from_zero else key[2] - 1)
         for key in sorted(found, key=lambda key: (key[:5], key[5]))

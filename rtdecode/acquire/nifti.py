@@ -92,7 +92,7 @@ class NiftiReader:
         flat = np.frombuffer(content, layout.dtype, count=found * layout.nbytes // layout.dtype.itemsize)
         zeros = 0 if path.name.endswith(".gz") else trailing_zeros(flat)
         volumes = []
-        for turn, values in enumerate(flat.reshape(found, -1)):
+        for turn, values in enumerate(flat.reshape(found, layout.nbytes // layout.dtype.itemsize)):
             behind = (found - 1 - turn) * values.size
             tail = min(max(zeros - behind, 0), values.size)
             volumes.append(self._volume(path, header, layout, values, skip + turn, tail))
@@ -142,6 +142,7 @@ class NiftiReader:
             run=int(run[1]) if run else None,
             instance=turn + 1,
             uid=f"{folder}/{stem}#{turn}",
+            first=1,
         )
 
     def _identity(self, path: Path, raw: bytes) -> Identity:

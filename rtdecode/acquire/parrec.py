@@ -6,6 +6,7 @@ to come from the settings. The geometry of complete files follows nibabel's ``pa
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -98,6 +99,7 @@ class ParRecReader:
             run=None,
             instance=int(dump[2]) if dump else instance,
             uid=f"{name}{dump[2]}" if dump else f"{name}#{instance}",
+            first=0 if dump else 1,
         )
 
     def _volumes(
@@ -123,14 +125,8 @@ class ParRecReader:
                 component = MAGNITUDE if kind == kinds[0] else _TYPES.get(kind, f"type-{kind}")
                 out.append(
                     StoredVolume(
-                        identity=Identity(
-                            series_uid=identity.series_uid,
-                            series_number=identity.series_number,
-                            run=None,
-                            instance=identity.instance,
-                            uid=f"{identity.uid}/{echo}/{kind}",
-                            echo=echo,
-                            component=component,
+                        identity=dataclasses.replace(
+                            identity, uid=f"{identity.uid}/{echo}/{kind}", echo=echo, component=component
                         ),
                         origin=Origin(
                             format="philips-xtc-dump" if _DUMP.match(path.stem) else "philips-parrec",

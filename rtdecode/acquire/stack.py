@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,15 +125,7 @@ def _stack(path: Path, ordered: list[StoredSlice]) -> StoredVolume:
     times = _slice_times(ordered)
     known = [stored.acquired_s for stored in ordered if stored.acquired_s is not None]
     return StoredVolume(
-        identity=Identity(
-            series_uid=first.identity.series_uid,
-            series_number=first.identity.series_number,
-            run=first.identity.run,
-            instance=first.identity.instance,
-            uid=f"{first.identity.uid}#volume",
-            echo=first.identity.echo,
-            component=first.identity.component,
-        ),
+        identity=dataclasses.replace(first.identity, uid=f"{first.identity.uid}#volume"),
         origin=first.origin,
         data=data,
         slope=first.slope,

@@ -37,6 +37,8 @@ class Identity:
         Number of the volume in the series, as the file counts.
     uid : str
         Unique to the content: the SOP instance, or a digest.
+    first : int or None
+        Number of the first volume of a series, where the format fixes it.
     echo : int or None
         Number of the echo, from 1.
     component : str
@@ -48,6 +50,7 @@ class Identity:
     run: int | None
     instance: int
     uid: str
+    first: int | None = None
     echo: int | None = None
     component: str = MAGNITUDE
 

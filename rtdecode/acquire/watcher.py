@@ -291,7 +291,7 @@ class FolderWatcher:
         self._settled.add(str(path))
 
     def _open_run(self, identity: Identity, complete: list[tuple[Path, StoredVolume]]) -> None:
-        """Make a run of a new series; it counts from 0 if it has an instance 0 by now, else from 1."""
+        """Make a run of a new series; unless it says, it counts from 0 if it has an instance 0 by now, else from 1."""
         if identity.series_uid in self._runs:
             return
         taken = {run.number for run in self._runs.values()}
@@ -299,8 +299,8 @@ class FolderWatcher:
         while number in taken:
             number += 1
         numbers = [s.identity.instance for _, s in complete if s.identity.series_uid == identity.series_uid]
-        queue = RunQueue(self._settings.gap_timeout_s)
-        self._runs[identity.series_uid] = Run(number, 0 if 0 in numbers else 1, queue)
+        first = identity.first if identity.first is not None else (0 if 0 in numbers else 1)
+        self._runs[identity.series_uid] = Run(number, first, RunQueue(self._settings.gap_timeout_s))
 
     def _index(self, run: Run, instance: int) -> int:
         exported = self._settings.n_dummy if self._settings.dummies_exported else 0
