@@ -244,7 +244,7 @@ def open_header(path: Path, stop: int | None = None) -> Header:
     raw = read_bytes(path)
     if not raw.startswith(GZIP_MAGIC):
         return Header(path, raw, stop=stop)
-    content, ended = inflate(path, raw)
+    content, ended = inflate(path, raw, MAX_FILE_BYTES)
     if not ended:
         if len(content) >= MAX_FILE_BYTES:
             raise VolumeError(path, "size", f"at most {MAX_FILE_BYTES} bytes inflated", "more")

@@ -37,6 +37,7 @@ _GENERAL = re.compile(r"^\.\s+([^:]{1,60}?)\s*:\s*(.{0,200}?)\s*$", re.MULTILINE
 _T_R, _FIELD_OF_VIEW = "Repetition time [ms]", "FOV (ap,fh,rl) [mm]"
 _ANGULATION, _OFF_CENTRE = "Angulation midslice(ap,fh,rl)[degr]", "Off Centre midslice(ap,fh,rl) [mm]"
 _TYPES = {0: MAGNITUDE, 1: "R", 2: "I", 3: "P"}
+_START_OF_FILE = "DATA DESCRIPTION FILE"
 _END_OF_TABLE = "# === END OF DATA DESCRIPTION FILE"
 # voxel axes of transverse, sagittal and coronal images to posterior, superior, left
 _TO_PSL = {
@@ -155,8 +156,9 @@ class ParRecReader:
 
 def _parse(path: Path, text: str) -> tuple[dict[str, str], NDArray[np.float64]]:
     """General entries, and the table of images."""
-    if "DATA DESCRIPTION FILE" not in text[:200]:
-        raise VolumeError(path, "header", "a PAR data description", "something else")
+    if _START_OF_FILE not in text[:200]:
+        problem = VolumeError if len(text) >= 200 else IncompleteFile
+        raise problem(path, "header", "a PAR data description", "something else")
     general = dict(_GENERAL.findall(text))
     rows = []
     for line in text.splitlines():
@@ -196,6 +198,8 @@ def _images(path: Path, table: NDArray[np.float64]) -> NDArray[Any]:
         raise IncompleteFile(path, "REC file", companion(path).name, "none beside the PAR file") from None
     if len(raw) < needed:
         raise IncompleteFile(companion(path), "size", f"{needed} bytes", len(raw))
+    if len(raw) > needed:
+        raise IncompleteFile(path, "image table", f"a line for each image of {len(raw)} bytes", f"{len(table)} lines")
     # the values are unsigned; 12-bit data leave the highest bit clear
     return np.frombuffer(raw, dtype=f"<u{bits // 8}", count=needed * 8 // bits).reshape(len(table), rows, columns)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -210,9 +211,10 @@ def read_bytes(path: Path) -> bytes:
         If it cannot be read.
     """
     with path.open("rb") as file:
-        raw = file.read(MAX_FILE_BYTES + 1)
-    if len(raw) > MAX_FILE_BYTES:
-        raise VolumeError(path, "size", f"at most {MAX_FILE_BYTES} bytes", "more")
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise VolumeError(path, "size", f"at most {MAX_FILE_BYTES} bytes", size)
+        raw = file.read(size)
     if not raw:
         raise IncompleteFile(path, "size", "some bytes", 0)
     return raw
