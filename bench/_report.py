@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("numpy", "scipy", "numba", "nilearn", "scikit-learn")
+LIBRARIES = ("numpy", "scipy", "numba", "nibabel", "pydicom", "nilearn", "scikit-learn")
 
 
 def machine() -> dict[str, Any]:

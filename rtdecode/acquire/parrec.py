@@ -157,21 +157,21 @@ class ParRecReader:
 def _parse(path: Path, text: str) -> tuple[dict[str, str], NDArray[np.float64]]:
     """General entries, and the table of images."""
     if _START_OF_FILE not in text[:200]:
-        problem = VolumeError if len(text) >= 200 else IncompleteFile
-        raise problem(path, "header", "a PAR data description", "something else")
+        unlike = VolumeError if len(text) >= 200 else IncompleteFile
+        raise unlike(path, "header", "a PAR data description", "something else")
     general = dict(_GENERAL.findall(text))
+    problem = VolumeError if _END_OF_TABLE in text else IncompleteFile
     rows = []
     for line in text.splitlines():
         if line[:1] in ("#", ".", "") or not line.strip():
             continue
         words = line.split()[:_COLUMNS]
+        if len(words) < _COLUMNS:
+            raise problem(path, "image table", f"at least {_COLUMNS} columns (V4 or later)", len(words))
         try:
             rows.append([float(word) for word in words])
         except ValueError:
-            raise VolumeError(path, "image table", "numbers", f"line {len(rows) + 1}") from None
-        if len(words) < _COLUMNS:
-            problem = VolumeError if _END_OF_TABLE in text else IncompleteFile
-            raise problem(path, "image table", f"at least {_COLUMNS} columns (V4 or later)", len(words))
+            raise problem(path, "image table", "numbers", f"others in line {len(rows) + 1}") from None
     if not rows:
         raise IncompleteFile(path, "image table", "a line for each image", "none")
     table = np.array(rows)
