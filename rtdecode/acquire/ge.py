@@ -1,7 +1,7 @@
 """Slice times of GE scanners, from the protocol block that every image carries.
 
 The timer in (0021,105E) is zero or partial in most exports and tells single-band times for early multiband, so the
-protocol goes first. Rules after dcm2niix (https://github.com/rordenlab/dcm2niix/tree/master/GE).
+protocol goes first and the timer is the last resort. Rules after dcm2niix (https://github.com/rordenlab/dcm2niix/tree/master/GE).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from rtdecode.acquire.header import Header
 PARAMETERS, SERIES, RELATED = "GEMS_PARM_01", "GEMS_SERS_01", "GEMS_RELA_01"
 
 _MAX_PROTOCOL_BYTES = 1 << 20
+_EARLY_TIMER_S = 1e-4
 _GZIP_AND_ZLIB = 31
 _ENTRY = re.compile(r'^([A-Z0-9_]+) "([^"]*)"', re.MULTILINE)
-_RELEASE = re.compile(r"(\d+)\.(\d+)_R(\d+)")
+_RELEASE = re.compile(r"(\d+)\.(\d+)_[A-Z](\d+)")
 _FIRST_WITH_MULTIBAND_ORDER, _NEW_ORDER = 26, (27, 3)
 
 
@@ -79,6 +80,30 @@ def timing(
         return t_r_s, None, f"slice order of multiband before release {_FIRST_WITH_MULTIBAND_ORDER} unknown"
     excited = _excitations(n_slices, bands, t_r_s - pause, interleaved, (major, revision) >= _NEW_ORDER)
     return t_r_s, excited[np.arange(n_slices) % excited.size], ""
+
+
+def timer(header: Header) -> float | None:
+    """Time of a slice by the scanner's own clock, in seconds or, in early releases, in tenths of a millisecond."""
+    return header.value(header.private(0x0021, RELATED, 0x5E))
+
+
+def by_timer(values: NDArray[np.float64], t_r_s: float) -> NDArray[np.float64] | None:
+    """Slice times by `timer`; None where it is partial: each time must occur as often as any other.
+
+    Parameters
+    ----------
+    values : array of shape (n_slices,)
+    t_r_s : float
+        Tells the unit.
+    """
+    relative = values - values.min()
+    _, counts = np.unique(np.round(relative, 3), return_counts=True)
+    if counts.size < 2 or counts.min() != counts.max():
+        return None
+    for unit in (1.0, _EARLY_TIMER_S):
+        if relative.max() * unit < t_r_s:
+            return np.asarray(relative * unit, dtype=np.float64)
+    return None
 
 
 def _excitations(n_slices: int, bands: int, busy_s: float, interleaved: bool, new_order: bool) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,10 @@ _CSA_WANTED = ("NumberOfImagesInMosaic", "SliceNormalVector", "MosaicRefAcqTimes
 _KEY = (SERIES_UID, POSITION, ORIENTATION, PIXEL_SPACING, BETWEEN, THICKNESS, ROWS, COLUMNS, REPETITION_TIME)
 _UIH_COUNT, _UIH_SLICES = 0x50, 0x51
 _MAX_SLICES = 4096
+_IMPLIED = "slice_times_s: implied by the slice order of the protocol, which fills the repetition time"
+_MODE = re.compile(rb"sSliceArray\.ucMode\s*=\s*(?:0x)?([124])\b")
+_DELAY = re.compile(rb"lDelayTimeInTR\s*=\s*(\d{1,9})\b")
+_MULTIBAND = re.compile(rb"(?i)multi-?band\s+factor|MultiBandFactor\s*=\s*[2-9]|\bMB[2-9]\b")
 _CACHED_SERIES = 16
 
 
@@ -48,6 +53,7 @@ class Tiles:
     affine: NDArray[np.float64]
     slice_times_s: NDArray[np.float64] | None
     why_no_times: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class MosaicReader:
@@ -108,12 +114,14 @@ def _siemens(header: Header) -> Tiles | None:
     except ValueError:
         raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", "others") from None
     complete = times.size == n_slices and bool(np.isfinite(times).all())
+    implied = None if complete or times.size else implied_times(header.raw(0x00291020), header.t_r_s(), n_slices)
     return Tiles(
         layout=SIEMENS,
         shape=shape,
         across=across,
         affine=_siemens_affine(header, private, shape, across),
-        slice_times_s=times - times.min() if complete else None,
+        slice_times_s=times - times.min() if complete else implied,
+        notes=(_IMPLIED,) if implied is not None else (),
         why_no_times=f"the private header has {times.size} times for {n_slices} slices",
     )
 
@@ -127,6 +135,37 @@ def _csa(header: Header) -> dict[str, list[str]]:
             except ValueError as error:
                 raise VolumeError(header.path, "CSA header", "a readable one", error) from None
     return {}
+
+
+def implied_times(protocol: bytes, t_r_s: float | None, n_slices: int) -> NDArray[np.float64] | None:
+    """Slice times by the order in the protocol of releases that write no times (before VB15); after dcm2niix.
+
+    Parameters
+    ----------
+    protocol : bytes
+        Private series header with the protocol as text.
+    t_r_s : float or None
+    n_slices : int
+
+    Returns
+    -------
+    array of shape (n_slices,) or None
+        None where the order is unknown, or several slices are excited at once.
+    """
+    mode, delay = _MODE.search(protocol), _DELAY.search(protocol)
+    if mode is None or t_r_s is None or n_slices < 2 or _MULTIBAND.search(protocol):
+        return None
+    busy_s = t_r_s - (int(delay[1]) / 1e6 if delay else 0.0)
+    place = np.arange(n_slices)
+    if mode[1] == b"1":
+        turn = place
+    elif mode[1] == b"2":
+        turn = place[::-1]
+    elif n_slices % 2:
+        turn = np.where(place % 2 == 0, place // 2, (n_slices + 1) // 2 + place // 2)
+    else:
+        turn = np.where(place % 2 == 0, n_slices // 2 + place // 2, place // 2)
+    return np.asarray(turn * (busy_s / n_slices), dtype=np.float64)
 
 
 def _siemens_affine(
@@ -218,6 +257,7 @@ def _cut(header: Header, tiles: Tiles) -> StoredVolume:
         slice_times_s=tiles.slice_times_s,
         acquired_s=acquired,
         zero_tail=trailing_zeros(frame.reshape(-1)[:used_end]) if zero_tail else 0,
+        notes=tiles.notes,
         unknown={
             "t_r_s": "no RepetitionTime in the header",
             "slice_times_s": tiles.why_no_times,

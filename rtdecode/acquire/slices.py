@@ -96,6 +96,7 @@ class SliceReader:
             t_r_s=known.t_r_s,
             acquired_s=acquired,
             protocol_times_s=known.protocol_times_s,
+            timer=ge.timer(header) if known.vendor == "GE" else None,
             zero_tail=zero_tail,
             unknown=unknown,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.acquire import geometry
+from rtdecode.acquire import ge, geometry
 from rtdecode.acquire.stored import Identity, StoredSlice, StoredVolume
 from rtdecode.errors import SurplusSlice, VolumeError
 
@@ -141,14 +141,17 @@ def _stack(path: Path, ordered: list[StoredSlice]) -> StoredVolume:
 
 
 def _slice_times(ordered: list[StoredSlice]) -> NDArray[np.float64] | None:
-    """Take the times of the protocol, else by the acquisition time of each slice where they differ."""
+    """Take the times of the protocol, else of a timer, else the acquisition times of the slices where they differ."""
     protocol = ordered[0].protocol_times_s
     if protocol is not None and protocol.size == len(ordered):
         turn = np.argsort(np.argsort([stored.number for stored in ordered], kind="stable"), kind="stable")
         found: NDArray[np.float64] = protocol[turn]
         return found
-    times = [stored.acquired_s for stored in ordered if stored.acquired_s is not None]
     t_r_s = ordered[0].t_r_s
+    timers = [stored.timer for stored in ordered if stored.timer is not None]
+    if t_r_s is not None and len(timers) == len(ordered):
+        return ge.by_timer(np.array(timers), t_r_s)
+    times = [stored.acquired_s for stored in ordered if stored.acquired_s is not None]
     if len(times) != len(ordered) or max(times) == min(times):
         return None
     relative = np.array(times) - min(times)

@@ -155,6 +155,8 @@ class StoredSlice:
     t_r_s, acquired_s : float or None
     protocol_times_s : array of shape (n_slices,) or None
         Slice times that the protocol implies, in the order of `number`.
+    timer : float or None
+        When the slice was acquired by a clock of unknown unit and start (GE).
     zero_tail : int
     notes : tuple of str
     unknown : dict of str to str
@@ -174,6 +176,7 @@ class StoredSlice:
     t_r_s: float | None
     acquired_s: float | None
     protocol_times_s: NDArray[np.float64] | None
+    timer: float | None
     zero_tail: int
     notes: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
