@@ -1,4 +1,4 @@
-"""What is in the scanner's export folder, and the operating system's word that something changed there."""
+"""What is in the scanner's export folder, what is known of its files, and the system's word that it changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -19,6 +20,22 @@ _DEEPEST_FOLDER = 4
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~")
 _OTHERS = (".json", ".txt", ".tsv", ".csv", ".log", ".xml", ".bval", ".bvec", ".rec", ".ini", ".md")
 _DIGITS = re.compile(r"(\d+)")
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """A file that was not complete when last looked at: its size and time of change, and since when so."""
+
+    state: tuple[int, int]
+    since_s: float
+
+
+@dataclass(slots=True)
+class Growing:
+    """A file that brings more volumes: its state when there was nothing new in it, and volumes taken so far."""
+
+    state: tuple[int, int] | None
+    taken: int
 
 
 class _Waker(FileSystemEventHandler):

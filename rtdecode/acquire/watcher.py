@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,22 +30,6 @@ logger = logging.getLogger(__name__)
 _FILES_PER_POLL = 64
 _LARGEST_JUMP = 5000
 _BLANK_MARGIN = 10
-
-
-@dataclass(slots=True)
-class _Unfinished:
-    """A file that was not complete when last looked at: its size and time of change, and since when so."""
-
-    state: tuple[int, int]
-    since_s: float
-
-
-@dataclass(slots=True)
-class _Growing:
-    """A file that brings more volumes: its state when there was nothing new in it, and volumes taken so far."""
-
-    state: tuple[int, int] | None
-    taken: int
 
 
 class FolderWatcher:
@@ -76,11 +59,11 @@ class FolderWatcher:
         affine = None if settings.affine is None else np.array([*settings.affine, (0.0, 0.0, 0.0, 1.0)])
         self._readers = readers.Readers(settings.export_dir, t_r_s=settings.t_r_s, affine=affine)
         self._stacker = stack.Stacker()
-        self._partial: dict[stack.Key, _Unfinished] = {}
-        self._growing: dict[str, _Growing] = {}
+        self._partial: dict[stack.Key, folder.Unfinished] = {}
+        self._growing: dict[str, folder.Growing] = {}
         self._blank: dict[tuple[str, int], int] = {}
         self._settled: set[str] = set()
-        self._unfinished: dict[str, _Unfinished] = {}
+        self._unfinished: dict[str, folder.Unfinished] = {}
         self._uids: set[str] = set()
         self._runs: dict[str, Run] = {}
         self._backlog = False
@@ -184,14 +167,14 @@ class FolderWatcher:
 
     def _grow(self, path: Path, looked_at: tuple[int, int], taken: int, reading: Reading, now_s: float) -> None:
         """Remember how far a growing file has been read, and when to look at it again."""
-        grown = self._growing.setdefault(str(path), _Growing(None, 0))
+        grown = self._growing.setdefault(str(path), folder.Growing(None, 0))
         grown.taken += taken
         waiting = taken < len(reading.volumes)
         grown.state = None if taken or waiting else looked_at
         if waiting:
             known = self._unfinished.get(str(path))
             if known is None or known.state != looked_at:
-                self._unfinished[str(path)] = _Unfinished(looked_at, now_s)
+                self._unfinished[str(path)] = folder.Unfinished(looked_at, now_s)
         else:
             self._unfinished.pop(str(path), None)
 
@@ -201,10 +184,10 @@ class FolderWatcher:
             raise SurplusSlice(path, "slice", "one that has not come before", "one that has")
         if piece.zero_tail > piece.data.shape[0]:
             place = piece.identity.series_uid, piece.number
-            margin = piece.data.size // _BLANK_MARGIN
-            if piece.zero_tail > self._blank.get(place, -margin) + margin and not self._waited(path, now_s):
+            known = self._blank.get(place, 0)
+            if not (self._familiar(path, piece.zero_tail, known, piece.data.size) or self._waited(path, now_s)):
                 raise _zeros(path, piece.zero_tail)
-            self._blank[place] = max(piece.zero_tail, self._blank.get(place, 0))
+            self._blank[place] = max(piece.zero_tail, known)
         self._uids.add(piece.identity.uid)
         volume = self._stacker.add(path, piece)
         return [] if volume is None else [volume]
@@ -218,7 +201,7 @@ class FolderWatcher:
             known = self._partial.get(key)
             state = len(volume.slices), 0
             if known is None or known.state != state:
-                self._partial[key] = _Unfinished(state, now_s)
+                self._partial[key] = folder.Unfinished(state, now_s)
             elif now_s - known.since_s >= self._settings.gap_timeout_s:
                 try:
                     stored = self._stacker.finish(key)
@@ -234,25 +217,34 @@ class FolderWatcher:
         known = self._unfinished.get(str(path))
         return known is not None and now_s - known.since_s >= self._settings.gap_timeout_s
 
+    def _familiar(self, path: Path, zeros: int, known: int, a_slice: int) -> bool:
+        """Whether a blank end is no longer than one seen before; a little longer if the file is at rest."""
+        if zeros <= known or not known:
+            return zeros <= known
+        unfinished = self._unfinished.get(str(path))
+        at_rest = unfinished is not None and unfinished.state == readers.state(path)
+        return at_rest and zeros <= known + a_slice // _BLANK_MARGIN
+
     def _zeros_explained(self, path: Path, stored: StoredVolume, now_s: float) -> bool:
         """Accept a blank end that the series has had before, or that stayed and may be a blank edge.
 
         A blank edge is less than a slice; a NIfTI series may be masked from its first volume on.
         """
         run = self._runs.get(stored.identity.series_uid)
-        if run is not None and stored.zero_tail <= run.zero_tail:
+        a_slice = stored.data.shape[0] * stored.data.shape[1]
+        if run is not None and self._familiar(path, stored.zero_tail, run.zero_tail, a_slice):
             return True
         if not self._waited(path, now_s) or stored.zero_tail == stored.data.size:
             return False
         masked = run is None and readers.is_nifti(path)
-        return masked or stored.zero_tail < stored.data.shape[0] * stored.data.shape[1]
+        return masked or stored.zero_tail < a_slice
 
     def _postpone(self, path: Path, error: Exception, now_s: float) -> list[Arrival]:
         """Wait for an incomplete file as long as it changes, then give it up."""
         state = readers.state(path)
         known = self._unfinished.get(str(path))
         if known is None or known.state != state:
-            self._unfinished[str(path)] = _Unfinished(state, now_s)
+            self._unfinished[str(path)] = folder.Unfinished(state, now_s)
             return []
         if now_s - known.since_s < self._settings.gap_timeout_s:
             return []

@@ -193,6 +193,25 @@ def test_a_blank_edge_is_accepted_after_waiting_once(tmp_path: Path, clock: Fake
     assert second.item.problems == ()
 
 
+def test_a_blank_edge_that_varies_costs_one_look(tmp_path: Path, clock: FakeClock) -> None:
+    shape = (40, 30, 4)
+
+    def edge(instance: int, zeros: int) -> None:
+        data = np.random.default_rng(instance).integers(1, 4000, shape).astype(np.uint16)
+        data[:, -2:, :] = 0
+        data[shape[0] - zeros :, -3, -1] = 0
+        mosaic.write(tmp_path, series(shape), instance, data)
+
+    source = watch(tmp_path, clock)
+    edge(1, 2)
+    assert source.poll() == []
+    clock.sleep(5.0)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    edge(2, 7)
+    assert source.poll() == []
+    assert told(source.poll()) == [(1, 1, "volume")]
+
+
 def test_unreadable_and_foreign_files_are_named_once(tmp_path: Path, clock: FakeClock) -> None:
     source = watch(tmp_path, clock)
     (tmp_path / "readme").write_text("nothing to see here " * 20)
