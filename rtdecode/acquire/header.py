@@ -36,6 +36,17 @@ _QUOTABLE = frozenset("0123456789.+-eE\\ ")
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
 _NUMBERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FD": "d", b"FL": "f"}
+# binary numbers that are read from files which do not declare their type; private ones by their offset in the block
+_UNDECLARED = {
+    (0x0018, 0x9082): "d",
+    (0x0020, 0x9057): "I",
+    (0x0020, 0x9128): "I",
+    (0x0021, 0x4F): "h",
+    (0x0028, 0x0002): "H",
+    (0x0043, 0x7C): "f",
+    (0x2001, 0x18): "i",
+    (0x2005, 0x0E): "f",
+}
 
 
 class Fields:
@@ -104,7 +115,9 @@ class Fields:
         span, raw = self.elements.spans.get(tag), self.raw(tag)
         if span is None or not raw:
             return None
-        code = _NUMBERS.get(span.vr) or ({2: "H", 4: "i"}.get(len(raw)) if not span.vr and raw[-1:] == b"\0" else None)
+        code = _NUMBERS.get(span.vr)
+        if span.vr in (b"", b"UN"):
+            code = _UNDECLARED.get((tag >> 16, tag & 0xFF if tag >> 16 & 1 else tag & 0xFFFF))
         try:
             if code is not None:
                 found = struct.unpack_from(f"{self.elements.order}{code}", raw)[0]

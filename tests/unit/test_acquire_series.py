@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from rtdecode.acquire import stack
@@ -212,3 +213,19 @@ def test_held_slices_are_bounded(
 def test_settings_take_an_affine() -> None:
     raw = {"session": {"participant": "x"}, "scanner": {"export_dir": "x", "affine": [list(row) for row in AFFINE]}}
     assert parse(raw, root=Path()).scanner == ScannerSettings(export_dir=Path("x"), affine=AFFINE)
+
+
+@pytest.mark.parametrize("name", SLICED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_exports_without_declared_types_are_read_the_same(
+    shared: Path, name: str, tmp_path: Path, clock: FakeClock
+) -> None:
+    for path, _ in unpack(shared, name, tmp_path):
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        dataset.save_as(path)
+    arrivals = settle(watch(tmp_path, clock), clock)
+    reference = manifest(shared)[name]["reference"][0]
+    volumes = [arrival.item for arrival in arrivals if isinstance(arrival.item, Volume)]
+    assert [digest(volume) for volume in volumes] == reference["canonical_volume_sha256_i4"]
+    assert (volumes[0].slice_times_s is None) == (name == "philips-classic-achieva")
