@@ -196,12 +196,12 @@ def _frame(header: Header, index: int, item: Fields, shared: Fields) -> _Frame:
         spacing_mm=measures.numbers(PIXEL_SPACING, 2, "PixelSpacing"),
         between_mm=measures.value(BETWEEN) or measures.value(THICKNESS),
         echo_ms=echo.value(0x00189082) or 0.0,
-        echo=int(number) if number else None,
+        echo=int(number) if number and 0 < number < _MAX_FRAMES else None,
         component=_component(kind.text(0x00089208), words),
         frame_type=words,
         turn=(content.value(_TEMPORAL_INDEX) or 0.0, time_s or 0.0, _integers(content, _DIMENSIONS)),
         time_s=time_s,
-        t_r_s=t_r_ms / 1000 if t_r_ms else None,
+        t_r_s=t_r_ms / 1000 if t_r_ms and t_r_ms > 0 else None,
         scale=scaling(group(_TRANSFORMATION), private[0] if private else item),
     )
 

@@ -32,6 +32,7 @@ REPETITION_TIME, ECHO_NUMBER = 0x00180080, 0x00180086
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
 
 _PREAMBLE = 128
+_LARGEST_COUNT = 1 << 31
 _QUOTABLE = frozenset("0123456789.+-eE\\ ")
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
@@ -96,6 +97,19 @@ class Fields:
     def number(self, tag: int, default: float | None, name: str) -> float | None:
         """One number written as text, or `default` if absent."""
         return float(self.numbers(tag, 1, name)[0]) if self.text(tag) else default
+
+    def count(self, tag: int, name: str) -> int:
+        """One whole number written as text.
+
+        Raises
+        ------
+        VolumeError
+            If the element is anything else, or beyond what 32 bits hold.
+        """
+        number = float(self.numbers(tag, 1, name)[0])
+        if not number.is_integer() or abs(number) >= _LARGEST_COUNT:
+            raise VolumeError(self.path, name, "a whole number of 32 bits", number)
+        return int(number)
 
     def short(self, tag: int, name: str) -> int:
         """One unsigned 16-bit number.
@@ -211,15 +225,14 @@ class Header(Fields):
         series, uid = self.text(SERIES_UID), self.text(SOP_INSTANCE_UID)
         if not series or not uid:
             raise VolumeError(self.path, "identity", "a series and an instance UID", "none")
-        number = self.number(SERIES_NUMBER, 0.0, "SeriesNumber")
         echo = self.value(ECHO_NUMBER)
         return Identity(
             series_uid=series,
-            series_number=int(number or 0),
+            series_number=self.count(SERIES_NUMBER, "SeriesNumber") if self.text(SERIES_NUMBER) else 0,
             run=None,
-            instance=int(self.numbers(INSTANCE_NUMBER, 1, "InstanceNumber")[0]),
+            instance=self.count(INSTANCE_NUMBER, "InstanceNumber"),
             uid=uid,
-            echo=int(echo) if echo is not None and echo > 0 else None,
+            echo=int(echo) if echo is not None and 0 < echo < _LARGEST_COUNT else None,
             component=self.component(),
         )
 
@@ -234,7 +247,7 @@ class Header(Fields):
     def t_r_s(self) -> float | None:
         """Repetition time in seconds."""
         t_r_ms = self.number(REPETITION_TIME, None, "RepetitionTime")
-        return t_r_ms / 1000 if t_r_ms else None
+        return t_r_ms / 1000 if t_r_ms is not None and t_r_ms > 0 else None
 
     def acquired_s(self) -> float | None:
         """Start of acquisition in seconds since 1970; without an offset in the file, local time is meant."""

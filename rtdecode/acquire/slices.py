@@ -39,6 +39,7 @@ _STACK_POSITION = 0x00209057
 _SPLIT = 1000
 _CACHED_SERIES = 16
 _MAX_SLICES = 4096
+_MOST_VOLUMES = 1 << 31
 _PHOENIX = re.compile(rb"sSliceArray\.lSize\s*=\s*(\d{1,4})\b")
 _GE_START = "GE writes the start of the series in every slice, not that of the volume"
 
@@ -119,15 +120,14 @@ class SliceReader:
             if not n_slices or identity.instance < 1:
                 raise VolumeError(header.path, "volume of the slice", "a temporal position or slice count", "none")
             volume = (identity.instance - 1) // n_slices + 1
+        if not 0 <= volume < _MOST_VOLUMES:
+            raise VolumeError(header.path, "volume of the slice", f"0 to {_MOST_VOLUMES}", volume)
         return dataclasses.replace(identity, instance=int(volume))
 
     def _siemens(self, header: Header, identity: Identity) -> Identity:
         """XA splits a series: 7001, 7002, ... are volumes 1, 2, ... of series 7; otherwise acquisitions count."""
-        acquisition = header.number(ACQUISITION_NUMBER, None, "AcquisitionNumber")
         if identity.series_number < _SPLIT or "MFSPLIT" not in header.words(0x00080008):
-            if acquisition is None:
-                raise VolumeError(header.path, "AcquisitionNumber", "the number of the volume", "none")
-            return dataclasses.replace(identity, instance=int(acquisition))
+            return dataclasses.replace(identity, instance=header.count(ACQUISITION_NUMBER, "AcquisitionNumber"))
         related = [f.text(SERIES_UID) for f in header.items(0x00081250)]
         whole = next((uid for uid in related if uid), f"{header.text(0x0020000D)}/{identity.series_number // _SPLIT}")
         base = self._bases.get(whole)
