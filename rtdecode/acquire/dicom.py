@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rtdecode.acquire import mosaic
 from rtdecode.acquire.enhanced import PER_FRAME, SHARED, EnhancedReader
 from rtdecode.acquire.header import SOP_CLASS_UID, Header, open_header, shown
 from rtdecode.acquire.mosaic import MosaicReader
@@ -55,8 +56,10 @@ class DicomReader:
         """Return which volume a file is, as far as it can be told from a damaged one."""
         try:
             header = open_header(path, stop=SHARED)
-            if header.text(SOP_CLASS_UID) in _ENHANCED or self._mosaics.tiles(header) is not None:
+            if header.text(SOP_CLASS_UID) in _ENHANCED:
                 return header.identity()
+            if self._mosaics.tiles(header) is not None:
+                return mosaic.identify(header)
             return self._slices.identify(header)
         except (VolumeError, OSError):
             return None

@@ -131,3 +131,18 @@ def test_what_is_not_dicom_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_private_header_is_a_value_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"expected|cut short"):
         csa.parse(raw, ["NumberOfImagesInMosaic"])
+
+
+@pytest.mark.parametrize(
+    ("instance", "acquisition", "echo", "volume"),
+    [(1, 1, 1, 1), (2, 1, 2, 1), (3, 2, 1, 2), (6, 3, 2, 3), (9, 3, 3, 3), (7, 7, 1, 7), (5, 1, 1, 5), (8, 3, 1, 8)],
+)
+def test_volumes_of_several_echoes_are_counted_by_acquisition(
+    tmp_path: Path, instance: int, acquisition: int, echo: int, volume: int
+) -> None:
+    made = mosaic.dataset(series(), instance, np.ones((8, 6, 4), np.uint16))
+    made.AcquisitionNumber, made.EchoNumbers = acquisition, echo
+    made.save_as(tmp_path / "echo.dcm", enforce_file_format=True)
+    (found,) = DicomReader().read(tmp_path / "echo.dcm").volumes
+    assert (found.identity.instance, found.identity.echo) == (volume, echo)
+    assert DicomReader().identify(tmp_path / "echo.dcm") == found.identity

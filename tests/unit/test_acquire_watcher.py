@@ -212,6 +212,18 @@ def test_a_blank_edge_that_varies_costs_one_look(tmp_path: Path, clock: FakeCloc
     assert told(source.poll()) == [(1, 1, "volume")]
 
 
+def test_one_echo_of_several_is_used(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    for instance in range(1, 7):
+        data = np.random.default_rng(instance).integers(1, 4000, SHAPE).astype(np.uint16)
+        made = mosaic.dataset(series(), instance, data)
+        made.AcquisitionNumber, made.EchoNumbers = (instance + 1) // 2, 2 - instance % 2
+        made.save_as(tmp_path / f"{instance}.dcm", enforce_file_format=True)
+    arrivals = source.poll()
+    assert [v for _, v, what in told(arrivals) if what == "volume"] == [0, 1, 2]
+    assert [(v, what) for _, v, what in told(arrivals) if what != "volume"] == [(None, "left out")] * 3
+
+
 def test_unreadable_and_foreign_files_are_named_once(tmp_path: Path, clock: FakeClock) -> None:
     source = watch(tmp_path, clock)
     (tmp_path / "readme").write_text("nothing to see here " * 20)
