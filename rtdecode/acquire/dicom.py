@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtdecode.acquire import mosaic
 from rtdecode.acquire.enhanced import PER_FRAME, SHARED, EnhancedReader
 from rtdecode.acquire.header import SOP_CLASS_UID, Header, open_header, shown
 from rtdecode.acquire.mosaic import MosaicReader
@@ -59,7 +58,7 @@ class DicomReader:
             if header.text(SOP_CLASS_UID) in _ENHANCED:
                 return header.identity()
             if self._mosaics.tiles(header) is not None:
-                return mosaic.identify(header)
+                return header.volume_identity()
             return self._slices.identify(header)
         except (VolumeError, OSError):
             return None

@@ -17,11 +17,15 @@ from rtdecode.acquire import geometry, pixels
 from rtdecode.acquire.elements import PIXEL_DATA, Span
 from rtdecode.acquire.header import (
     BETWEEN,
+    COLUMNS,
+    COMPONENT,
     ECHO_NUMBER,
+    FRAMES,
     MANUFACTURER,
     ORIENTATION,
     PIXEL_SPACING,
     POSITION,
+    ROWS,
     SERIES_UID,
     SOP_CLASS_UID,
     THICKNESS,
@@ -47,6 +51,8 @@ _PER_FRAME_MARK = b"\x00\x52\x30\x92SQ\x00\x00"
 _PIXEL_MARK = b"\xe0\x7f\x10\x00OW\x00\x00"
 _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _MARK_BYTES = 96
+_ECHO_MARK = b"\x18\x00\x82\x90FD"
+_ECHO_MARK_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,11 @@ class EnhancedReader:
 
 
 def _key(header: Header) -> tuple[bytes, ...]:
-    return tuple(header.raw(tag) for tag in (SERIES_UID, SOP_CLASS_UID, 0x00280010, 0x00280011, 0x00280008))
+    """Return what tells files of other geometry or echo apart; the echo is what the first frame says."""
+    content = header.elements.content
+    echo = content.find(_ECHO_MARK, max(content.find(_PER_FRAME_MARK), 0))
+    tags = (SERIES_UID, SOP_CLASS_UID, ROWS, COLUMNS, FRAMES, COMPONENT)
+    return (*(header.raw(tag) for tag in tags), content[echo : echo + _ECHO_MARK_BYTES] if echo >= 0 else b"")
 
 
 def _marks(content: bytes, pixels_at: int) -> tuple[bytes, bytes]:
@@ -278,9 +288,9 @@ def _slice_times(header: Header, volumes: list[list[_Frame]]) -> tuple[tuple[NDA
 def _volumes(header: Header, parts: tuple[_Part, ...]) -> tuple[StoredVolume, ...]:
     stored, zero_tail = pixels.frames(header)
     per_frame = stored.shape[1] * stored.shape[2]
-    identity = header.identity()
     most = max(len(part.frames) for part in parts)
     single = most == 1 and len(parts) == 1
+    identity = header.volume_identity(parts[0].echo) if single else header.identity()
     origin = header.origin("enhanced-per-volume" if single else "enhanced-series")
     out = []
     for part in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import struct
 from pathlib import Path
@@ -30,9 +31,11 @@ POSITION, ORIENTATION, PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
 BETWEEN, THICKNESS = 0x00180088, 0x00180050
 REPETITION_TIME, ECHO_NUMBER = 0x00180080, 0x00180086
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
+COMPONENT = 0x00089208
 
 _PREAMBLE = 128
 _LARGEST_COUNT = 1 << 31
+_MOST_ECHOES = 16
 _QUOTABLE = frozenset("0123456789.+-eE\\ ")
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
@@ -236,9 +239,36 @@ class Header(Fields):
             component=self.component(),
         )
 
+    def volume_identity(self, echo: int | None = None) -> Identity:
+        """Return which volume a file of one volume is.
+
+        Siemens counts instances across echoes, and acquisitions for volumes. The acquisition number is taken if it
+        fits: instance = (acquisition - 1) x echoes + echo.
+
+        Parameters
+        ----------
+        echo : int or None
+            Number of the echo where the top level does not tell.
+
+        Raises
+        ------
+        VolumeError
+            If it has no identity.
+        """
+        identity = self.identity()
+        acquisition, echo = self.value(ACQUISITION_NUMBER), echo or identity.echo or 1
+        if acquisition is None or not 1 <= acquisition < identity.instance:
+            return identity
+        before = identity.instance - echo
+        fits = before == 0 if acquisition == 1 else before % (acquisition - 1) == 0
+        echoes = before / (acquisition - 1) if acquisition > 1 else echo
+        if not fits or not max(echo, 2) <= echoes <= _MOST_ECHOES:
+            return identity
+        return dataclasses.replace(identity, instance=int(acquisition))
+
     def component(self) -> str:
         """Which part of the complex image it is, by its labels."""
-        stated = self.text(0x00089208)
+        stated = self.text(COMPONENT)
         if stated in _COMPONENTS:
             return _COMPONENTS[stated]
         found = [_CLASSIC_COMPONENTS[word] for word in self.words(IMAGE_TYPE)[2:] if word in _CLASSIC_COMPONENTS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from rtdecode.acquire import csa, geometry, pixels
 from rtdecode.acquire.header import (
-    ACQUISITION_NUMBER,
     BETWEEN,
     COLUMNS,
     INTERCEPT,
@@ -29,7 +27,7 @@ from rtdecode.acquire.header import (
     Header,
     moment,
 )
-from rtdecode.acquire.stored import Identity, StoredVolume, trailing_zeros
+from rtdecode.acquire.stored import StoredVolume, trailing_zeros
 from rtdecode.errors import VolumeError
 
 SIEMENS, UNITED_IMAGING = "siemens-mosaic", "uih-vframe"
@@ -43,7 +41,6 @@ _MODE = re.compile(rb"sSliceArray\.ucMode\s*=\s*(?:0x)?([124])\b")
 _DELAY = re.compile(rb"lDelayTimeInTR\s*=\s*(\d{1,9})\b")
 _MULTIBAND = re.compile(rb"(?i)multi-?band\s+factor|MultiBandFactor\s*=\s*[2-9]|\bMB[2-9]\b")
 _CACHED_SERIES = 16
-_MOST_ECHOES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +92,6 @@ class MosaicReader:
                 self._known.pop(next(iter(self._known)))
             self._known[key] = tiles
         return tiles
-
-
-def identify(header: Header) -> Identity:
-    """Return which volume a mosaic is; Siemens counts instances across echoes, and acquisitions for volumes.
-
-    The acquisition number is taken if it fits: instance = (acquisition - 1) x echoes + echo.
-
-    Raises
-    ------
-    VolumeError
-        If it has no identity.
-    """
-    identity = header.identity()
-    acquisition, echo = header.value(ACQUISITION_NUMBER), identity.echo or 1
-    if acquisition is None or not 1 <= acquisition < identity.instance:
-        return identity
-    before = identity.instance - echo
-    fits = before == 0 if acquisition == 1 else before % (acquisition - 1) == 0
-    echoes = before / (acquisition - 1) if acquisition > 1 else echo
-    if not fits or not max(echo, 2) <= echoes <= _MOST_ECHOES:
-        return identity
-    return dataclasses.replace(identity, instance=int(acquisition))
 
 
 def _siemens(header: Header) -> Tiles | None:
@@ -272,7 +247,7 @@ def _cut(header: Header, tiles: Tiles) -> StoredVolume:
         slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
         acquired = min((s for item in slices if (s := _started_s(item)) is not None), default=None)
     return StoredVolume(
-        identity=identify(header),
+        identity=header.volume_identity(),
         origin=header.origin(tiles.layout),
         data=data,
         slope=header.number(SLOPE, None, "RescaleSlope") or 1.0,

@@ -122,6 +122,21 @@ def test_later_files_of_a_series_are_read_as_the_first(tmp_path: Path) -> None:
         np.testing.assert_array_equal(known.data, values(volume, 0, "MAGNITUDE"))
 
 
+def test_echoes_in_files_of_their_own_are_told_apart(tmp_path: Path) -> None:
+    reader = DicomReader()
+    for instance, (volume, echo) in enumerate(itertools.product(range(3), range(2)), start=1):
+        frames = [(volume, echo, "MAGNITUDE", place) for place in range(SHAPE[2])]
+        path = write(tmp_path / f"{instance}.dcm", frames, instance=instance)
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionNumber = volume + 1
+        for item in dataset.PerFrameFunctionalGroupsSequence:
+            item.MREchoSequence[0].EchoNumbers = echo + 1
+        dataset.save_as(path)
+        (found,) = reader.read(path).volumes
+        assert told(found) == (volume + 1, echo + 1, "M")
+        np.testing.assert_array_equal(found.data, values(volume, echo, "MAGNITUDE"))
+
+
 @pytest.mark.parametrize("change", [{"origin_z": -31.0}, {"step_mm": 5.0}])
 def test_a_file_that_lies_elsewhere_is_not_taken_for_the_first(tmp_path: Path, change: dict[str, float]) -> None:
     reader, frames = DicomReader(), all_frames(1)
