@@ -53,6 +53,8 @@ def write_nifti(folder: Path, pattern: str) -> None:
 FORMATS = (
     Format(name="mosaic", write=write_mosaics),
     Format(name="mosaic-real", series="siemens-ve11-prisma-pyneal13"),
+    Format(name="enhanced", series="siemens-xa30-enh-fmri"),
+    Format(name="slices", series="ge-mr750-nih", files_per_volume=15),
     Format(name="nifti", write=partial(write_nifti, pattern="run-01_bold_{:05d}.nii")),
     Format(name="nifti-gz", write=partial(write_nifti, pattern="vol_{}.nii.gz")),
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtdecode.acquire.enhanced import PER_FRAME, SHARED, EnhancedReader
-from rtdecode.acquire.header import SOP_CLASS_UID, Header, open_header, shown
+from rtdecode.acquire.header import IMAGE_TYPE, SOP_CLASS_UID, Header, open_header, shown
 from rtdecode.acquire.mosaic import MosaicReader
 from rtdecode.acquire.slices import SliceReader
 from rtdecode.acquire.stored import Identity, Reading
 from rtdecode.errors import IncompleteFile, VolumeError
 
 _MR, _ENHANCED = "1.2.840.10008.5.1.4.1.1.4", ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
+_PAST_IDENTITY, _MOSAIC = 0x00210000, "MOSAIC"
 
 
 class DicomReader:
@@ -54,7 +55,11 @@ class DicomReader:
     def identify(self, path: Path) -> Identity | None:
         """Return which volume a file is, as far as it can be told from a damaged one."""
         try:
-            header = open_header(path, stop=SHARED)
+            try:
+                header = open_header(path, stop=SHARED)
+            except IncompleteFile:  # it may end within the private elements, after all that names the volume
+                header = open_header(path, stop=_PAST_IDENTITY)
+                return header.volume_identity() if _MOSAIC in header.words(IMAGE_TYPE) else None
             if header.text(SOP_CLASS_UID) in _ENHANCED:
                 return header.identity()
             if self._mosaics.tiles(header) is not None:
