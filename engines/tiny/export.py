@@ -149,8 +149,16 @@ def export_stage(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str
         )
     model = program.model_proto
     _store_half(model)
+    _forget_source(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _forget_source(model: onnx.ModelProto) -> None:
+    """Take out what the exporter notes of the code and the folder it ran in."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
 
 
 def _store_half(model: onnx.ModelProto) -> None:

@@ -202,6 +202,6 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         )
     for fault in summary["faults"]:
         table.add_row("[red]fault[/]", fault)
-    table.add_row("session folder", summary["session_dir"])
     table.add_row("took", f"{summary['elapsed_s']} s")
     console.print(table)
+    console.print(f"session folder: {summary['session_dir']}", soft_wrap=True)

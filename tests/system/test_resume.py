@@ -84,7 +84,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int], random.Rand
     return arm
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_killed_session_ends_as_if_it_had_not_been(
     whole: tuple[Recorder, Path],
     tmp_path: Path,

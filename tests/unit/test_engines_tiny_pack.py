@@ -64,6 +64,13 @@ def test_it_is_sealed_small_and_describes_itself() -> None:
     assert pack.config["caption"]["vocabulary"] == layout.vocabulary()
 
 
+def test_it_says_nothing_of_the_machine_it_was_made_on() -> None:
+    for path in pack_path().glob("*.onnx"):
+        content = path.read_bytes()
+        assert b"stack_trace" not in content
+        assert b"networks.py" not in content
+
+
 def test_its_report_beats_the_pilot() -> None:
     report = tiny_pack().config["report"]
     assert report["judge"]["truth"] > 0.99
