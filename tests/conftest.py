@@ -7,6 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines differ in speed, not in truth; and a change is judged by the same examples each time.
+settings.register_profile(
+    "rtdecode",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("rtdecode")
 
 
 @pytest.fixture(scope="session")
