@@ -348,7 +348,8 @@ class Estimator:
         self._voxel_model = self._voxels.model(scales) or self._voxel_model
 
     def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
-        trials = self._events.get(stamp.run, [])
+        # A trial announced ahead of its onset changes nothing before it.
+        trials = [trial for trial in self._events.get(stamp.run, []) if trial.event.onset_s < end_s]
         due, final = [], []
         for trial in trials:
             delay_s = end_s - trial.event.onset_s

@@ -85,6 +85,20 @@ def test_the_future_does_not_change_the_past() -> None:
     assert facts(early) == facts(long[: len(early)])
 
 
+def test_announcing_a_trial_ahead_changes_nothing_before_its_onset() -> None:
+    onsets_s = (4.0, 20.0, 36.0, 44.0)
+    estimator = Estimator(OFF, "s")
+    estimator.start_run(1, T_R_S)
+    just_in_time = []
+    for index in range(30):
+        for onset_s in onsets_s:
+            if index * T_R_S <= onset_s < (index + 1) * T_R_S:
+                estimator.add_event(event(onset_s))
+        just_in_time += estimator.step(volume(index))[1]
+    just_in_time += estimator.finish_run()
+    assert facts(just_in_time) == facts(play(Estimator(OFF, "s"), onsets_s=onsets_s))
+
+
 def test_an_event_may_come_after_its_volumes() -> None:
     estimator = Estimator(OFF, "s")
     estimator.start_run(1, None)
