@@ -86,17 +86,18 @@ def test_the_future_does_not_change_the_past() -> None:
 
 
 def test_announcing_a_trial_ahead_changes_nothing_before_its_onset() -> None:
-    onsets_s = (4.0, 20.0, 36.0, 44.0)
-    estimator = Estimator(OFF, "s")
-    estimator.start_run(1, T_R_S)
-    just_in_time = []
-    for index in range(30):
-        for onset_s in onsets_s:
-            if index * T_R_S <= onset_s < (index + 1) * T_R_S:
-                estimator.add_event(event(onset_s))
-        just_in_time += estimator.step(volume(index))[1]
-    just_in_time += estimator.finish_run()
-    assert facts(just_in_time) == facts(play(Estimator(OFF, "s"), onsets_s=onsets_s))
+    trials = [event(4.0), event(14.0), event(24.0, duration_s=12.0), event(40.0, duration_s=12.0)]
+
+    def announced(ahead_s: float) -> list[tuple[object, ...]]:
+        estimator, waiting, updates = Estimator(OFF, "s"), list(trials), []
+        estimator.start_run(1, T_R_S)
+        for index in range(30):
+            while waiting and waiting[0].onset_s < (index + 1) * T_R_S + ahead_s:
+                estimator.add_event(waiting.pop(0))
+            updates += estimator.step(volume(index))[1]
+        return facts(updates + estimator.finish_run())
+
+    assert announced(60.0) == announced(0.0)
 
 
 def test_an_event_may_come_after_its_volumes() -> None:
