@@ -337,6 +337,7 @@ class Client:
         missed: List[Tuple[float, bytes, bytes]] = []
         for topic in self._topics:
             if topic != "heartbeat":
+                self._last.setdefault(topic, -1)  # from here on nothing may be missed, the very first message included
                 for payload in self.replay(topic, self._last.get(topic, -1) + 1):
                     missed.append((unpack(topic.encode(), payload).t_published, topic.encode(), payload))
         for _, name, payload in sorted(missed, key=lambda item: item[0]):

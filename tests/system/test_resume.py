@@ -183,6 +183,7 @@ def test_a_real_process_is_killed_and_resumed_without_a_gap(tmp_path: Path) -> N
             client.event(**message)
 
         daemons.await_answer(client)
+        client.catch_up()
         scanner.play(announce, on_volume=after)
         listen(plan.volumes_per_run)
         while not any(isinstance(m, wire.Run) and m.state == "ended" for m in seen):

@@ -164,6 +164,16 @@ def test_a_gap_is_filled_in_order(served: tuple[Server, Publisher]) -> None:
         assert client.receive(0) is None
 
 
+def test_nothing_is_missed_after_catching_up_with_an_empty_stream(served: tuple[Server, Publisher]) -> None:
+    server, out = served
+    with wire.Client(server.stream, server.requests, topics=["caption"]) as client:
+        client.catch_up()
+        for i in range(4):
+            out.publish(wire.Caption(text=str(i)))
+        client._accept(b"caption", out.replay("caption", 3)["messages"][0])
+        assert [client.receive(0).text for _ in range(4)] == ["0", "1", "2", "3"]  # type: ignore[union-attr]
+
+
 def test_a_refused_request_is_answered_and_counted(served: tuple[Server, Publisher]) -> None:
     server, _ = served
     with wire.Client(server.stream, server.requests) as client:
