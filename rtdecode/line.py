@@ -29,11 +29,9 @@ _log = logging.getLogger(__name__)
 class _RunState:
     run: int
     expected: int | None = None
-    over: bool = False
     received: int = 0
     skipped: int = 0
     accounted: int = 0
-    t_r_s: float | None = None
     finals: list[BetaUpdate] = field(default_factory=list)
     report: RunReport = field(default_factory=RunReport)
     design: DesignMatrix | None = None
