@@ -1,4 +1,4 @@
-"""Parts of the low-level branch that MindEye2 and MindEye1 share: from a coarse map to the latent of a blurry picture."""
+"""What the low-level branches of MindEye2 and MindEye1 share: from a coarse map to a blurry picture's latent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FEATURES = 512
 
 
 def upsampler(widths: Sequence[int]) -> nn.Module:
-    """Decoder of Stable Diffusion's autoencoder, which doubles height and width between its blocks.
+    """Build the decoder of Stable Diffusion's autoencoder, which doubles height and width between its blocks.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def upsampler(widths: Sequence[int]) -> nn.Module:
 
 
 def maps_projector() -> nn.Sequential:
-    """Map (b, 64, h, w) to features (b, 512, h, w) that training aligns with a teacher's."""
+    """Build what maps (b, 64, h, w) to features (b, 512, h, w) that training aligns with a teacher's."""
     return nn.Sequential(
         nn.Conv2d(MAP_CHANNELS, _FEATURES, 1, bias=False),
         nn.GroupNorm(1, _FEATURES),

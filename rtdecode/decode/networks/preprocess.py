@@ -1,4 +1,4 @@
-"""Pictures as OpenCLIP's bigG sees them in MindEye2: kornia's antialiased bicubic resize, then a shift and CLIP's scale."""
+"""Pictures as OpenCLIP's bigG sees them in MindEye2: kornia's antialiased resize, a shift and CLIP's scale."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resize(pictures: Tensor, px: int) -> Tensor:
 
 
 def bigg_input(pictures: Tensor, px: int = BIGG_PX) -> Tensor:
-    """What MindEye2 gives bigG for pictures (b, 3, h, w) in 0..1.
+    """Prepare for bigG, as MindEye2 does, pictures (b, 3, h, w) in 0..1.
 
     The published code halves the range around 1/2 as if the pictures were in -1..1; the decoders are trained on tokens
     of such pictures, so it is kept.
