@@ -52,14 +52,14 @@ class Captioner:
         self._model = model
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
 
-    @torch.no_grad()
     def __call__(self, features: Tensor) -> list[str]:
         """Caption features (b, 257, 1024) greedily."""
         weight = self._model.output.weight
-        words = self._model.generate(
-            pixel_values=features[:, None].to(weight.device, weight.dtype),
-            max_length=CAPTION_TOKENS,
-            do_sample=False,
-            num_beams=1,
-        )
+        with torch.no_grad():
+            words = self._model.generate(
+                pixel_values=features[:, None].to(weight.device, weight.dtype),
+                max_length=CAPTION_TOKENS,
+                do_sample=False,
+                num_beams=1,
+            )
         return [text.strip() for text in self._tokenizer.batch_decode(words, skip_special_tokens=True)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 LENGTH = 77
-CLIP_L_CONFIG = {
+CLIP_L_CONFIG: dict[str, Any] = {
     "vocab_size": 49408,
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -21,7 +21,7 @@ CLIP_L_CONFIG = {
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
 }
-BIGG_CONFIG = {"width": 1280, "heads": 20, "layers": 32, "output_dim": 1280, "vocab_size": 49408}
+BIGG_CONFIG: dict[str, Any] = {"width": 1280, "heads": 20, "layers": 32, "output_dim": 1280, "vocab_size": 49408}
 
 
 class PromptEncoder(nn.Module):  # type: ignore[misc]
@@ -35,7 +35,9 @@ class PromptEncoder(nn.Module):  # type: ignore[misc]
 
     def __init__(self, clip_l: dict[str, Any], bigg: dict[str, Any]) -> None:
         super().__init__()
-        self.clip_l = CLIPTextModel(CLIPTextConfig(**clip_l))
+        text = CLIPTextModel(CLIPTextConfig(**clip_l))
+        # Transformers 4 keeps the tower in an attribute, 5 is the tower: the names below it are the same.
+        self.clip_l = getattr(text, "text_model", text)
         self.bigg = TextTransformer(context_length=clip_l["max_position_embeddings"], **bigg)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
