@@ -304,7 +304,7 @@ def whole_path(n_volumes: int) -> dict[str, Any]:
         )
         taken.append(milliseconds(lambda volume=volume: estimator.step(volume)))
     return {
-        "voxels": int(estimator.mask.sum()),
+        "voxels": int(estimator.space.mask.sum()),
         "volumes": n_volumes,
         "median_ms": float(np.median(taken[1:])),
         "p99_ms": float(np.quantile(taken[1:], 0.99)),
