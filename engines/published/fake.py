@@ -62,7 +62,7 @@ def write_fake_mindeye2(
             path = folder / f"{name}.safetensors"
             write_tensors(path, shapes, random_pieces(shapes, seed), dtype=PRECISIONS[precision])
         if "captioner" in sizes:
-            _write_tokenizer(folder / "captioner", sizes["captioner"][1]["vocab_size"])
+            write_tokenizer(folder / "captioner", sizes["captioner"][1]["vocab_size"])
         tokens = mindeye2_sizes(dims)["backbone"][1]
         write_toml(
             folder,
@@ -124,7 +124,7 @@ def _interface(name: str, sizes: dict[str, Any], stages: Mapping[str, tuple[str,
     return interfaces.autoencoder(denoiser["sample_size"], sizes)
 
 
-def _write_tokenizer(folder: Path, n_words: int) -> None:
+def write_tokenizer(folder: Path, n_words: int) -> None:
     """Word pieces of the right number, none of which is a word."""
     folder.mkdir()
     vocabulary = {_SPECIAL.get(i, f"w{i}"): i for i in range(n_words)}
