@@ -91,7 +91,7 @@ def test_full_shapes_are_the_published_ones() -> None:
     def millions(name: str, prefix: str = "") -> float:
         return sum(math.prod(shape) for key, shape in shapes[name].items() if key.startswith(prefix)) / 1e6
 
-    # The published counts: 2.50 G of the UNet, 236 M of the prior's transformer, 1.745 G of the backbone's linear layer.
+    # As counted of the published ones: the UNet, the prior's transformer, the backbone's linear layer.
     assert millions("unclip") == pytest.approx(2500, rel=0.01)
     assert millions("prior", "causal_transformer.") == pytest.approx(236, rel=0.01)
     assert millions("backbone", "backbone_linear.") == pytest.approx(1745, rel=0.001)
