@@ -53,7 +53,8 @@ def write_fake_mindeye2(
     str
         Identity of the pack.
     """
-    sizes = {name: entry for name, entry in mindeye2_sizes(dims).items() if name in stages}
+    known = mindeye2_sizes(dims)
+    sizes = {name: entry for name, entry in known.items() if name in stages}
 
     def write(folder: Path) -> None:
         for name, (kind, values) in sizes.items():
@@ -63,7 +64,7 @@ def write_fake_mindeye2(
             write_tensors(path, shapes, random_pieces(shapes, seed), dtype=PRECISIONS[precision])
         if "captioner" in sizes:
             write_tokenizer(folder / "captioner", sizes["captioner"][1]["vocab_size"])
-        tokens = mindeye2_sizes(dims)["backbone"][1]
+        tokens = known["backbone"][1]
         write_toml(
             folder,
             kind="mindeye2",
@@ -71,7 +72,7 @@ def write_fake_mindeye2(
             licence="none: random weights",
             precision=precision,
             stages={
-                name: describe(name, kind, values, _interface(name, values, sizes))
+                name: describe(name, kind, values, _interface(name, values, known))
                 for name, (kind, values) in sizes.items()
             },
             tables={"participants": [0], "tokens": {"count": tokens["tokens"], "channels": tokens["dim"]}},
