@@ -6,6 +6,7 @@ import argparse
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from engines.published import cli as published
 from rtdecode.bundle import open_pack
 
 
@@ -20,6 +21,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
     train.set_defaults(handler=_train_tiny)
+
+    published.register(commands)
 
     listing = commands.add_parser("list", help="list installed packs")
     listing.set_defaults(handler=_list)

@@ -53,7 +53,8 @@ def write_fake_mindeye2(
     str
         Identity of the pack.
     """
-    sizes = {name: entry for name, entry in mindeye2_sizes(dims).items() if name in stages}
+    known = mindeye2_sizes(dims)
+    sizes = {name: entry for name, entry in known.items() if name in stages}
 
     def write(folder: Path) -> None:
         for name, (kind, values) in sizes.items():
@@ -62,8 +63,8 @@ def write_fake_mindeye2(
             path = folder / f"{name}.safetensors"
             write_tensors(path, shapes, random_pieces(shapes, seed), dtype=PRECISIONS[precision])
         if "captioner" in sizes:
-            _write_tokenizer(folder / "captioner", sizes["captioner"][1]["vocab_size"])
-        tokens = mindeye2_sizes(dims)["backbone"][1]
+            write_tokenizer(folder / "captioner", sizes["captioner"][1]["vocab_size"])
+        tokens = known["backbone"][1]
         write_toml(
             folder,
             kind="mindeye2",
@@ -71,7 +72,7 @@ def write_fake_mindeye2(
             licence="none: random weights",
             precision=precision,
             stages={
-                name: describe(name, kind, values, _interface(name, values, sizes))
+                name: describe(name, kind, values, _interface(name, values, known))
                 for name, (kind, values) in sizes.items()
             },
             tables={"participants": [0], "tokens": {"count": tokens["tokens"], "channels": tokens["dim"]}},
@@ -124,7 +125,7 @@ def _interface(name: str, sizes: dict[str, Any], stages: Mapping[str, tuple[str,
     return interfaces.autoencoder(denoiser["sample_size"], sizes)
 
 
-def _write_tokenizer(folder: Path, n_words: int) -> None:
+def write_tokenizer(folder: Path, n_words: int) -> None:
     """Word pieces of the right number, none of which is a word."""
     folder.mkdir()
     vocabulary = {_SPECIAL.get(i, f"w{i}"): i for i in range(n_words)}

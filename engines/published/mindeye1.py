@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from engines.published import interfaces
 from engines.published.diffusion import add_blurry_autoencoder, close_all
 from engines.published.keys import Ledger, rename_attention, shape_of
-from engines.published.mindeye2 import add_prior, open_ledger
+from engines.published.mindeye2 import add_prior, check_layout, open_ledger
 from engines.published.packs import Draft, Stage
 from rtdecode.decode.networks.mindeye1 import BrainShape
 
@@ -63,8 +63,7 @@ def draft_mindeye1(sources: Sources, *, ignored: Sequence[str] = ()) -> Draft:
         path, _, ledger = open_ledger(sources.blurry_autoencoder)
         add_blurry_autoencoder(draft, ledger, latent_side=BLURRY_SIDE)
         draft.dropped[path.name] = close_all((ledger,), ignored)
-    brain = draft.stages["brain"].sizes
-    draft.tables["tokens"] = {"count": brain["tokens"], "channels": brain["dim"]}
+    check_layout(draft, "brain", ("prior",))
     return draft
 
 

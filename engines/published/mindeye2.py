@@ -101,9 +101,27 @@ def draft_mindeye2(
             inner = weights_of(ledger, content)
             add(draft, inner)
             draft.dropped[path.name] = close_all((ledger, inner), ignored)
-    backbone = draft.stages["backbone"].sizes
-    draft.tables["tokens"] = {"count": backbone["tokens"], "channels": backbone["dim"]}
+    check_layout(draft, "backbone", ("prior", "converter"))
     return draft
+
+
+def check_layout(draft: Draft, first: str, others: Sequence[str]) -> None:
+    """Note the token layout that a stage gives, and check that the others take it.
+
+    Raises
+    ------
+    CheckpointError
+        The files are of different models.
+    """
+    given = draft.stages[first].sizes
+    for name in (name for name in others if name in draft.stages):
+        taken = draft.stages[name].sizes
+        if (taken["tokens"], taken["dim"]) != (given["tokens"], given["dim"]):
+            raise CheckpointError(
+                f"{first} gives {given['tokens']} x {given['dim']} tokens, {name} takes {taken['tokens']} x "
+                f"{taken['dim']}: the files are of different models"
+            )
+    draft.tables["tokens"] = {"count": given["tokens"], "channels": given["dim"]}
 
 
 def open_ledger(name: str) -> tuple[Path, dict[str, Any], Ledger]:

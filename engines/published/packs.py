@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ class Draft:
         fit(stage.source, name, empty(stage.kind, stage.sizes), stage.state)
         self.stages[name] = stage
 
+    def left_out(self) -> list[str]:
+        """One line for each file and reason that keys were left out."""
+        return [
+            f"{source}: left out {len(keys)} keys: {reason}"
+            for source, reasons in self.dropped.items()
+            for reason, keys in reasons.items()
+        ]
+
     def seal(self, out: Path, *, name: str, licence: str, precision: str) -> str:
         """Write and seal the pack; returns its identity."""
 
@@ -138,13 +146,6 @@ def write_toml(
         "stages": stages,
     }
     (folder / "pack.toml").write_bytes(tomli_w.dumps(config).encode())
-
-
-def progress(report: Callable[[str], None], lines: Mapping[str, Mapping[str, list[str]]]) -> None:
-    """Report what was left out of each file."""
-    for source, reasons in lines.items():
-        for reason, keys in reasons.items():
-            report(f"{source}: left out {len(keys)} keys: {reason}")
 
 
 def _by_reason(dropped: Mapping[str, Mapping[str, list[str]]]) -> list[dict[str, Any]]:

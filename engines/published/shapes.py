@@ -13,8 +13,6 @@ from rtdecode.decode.networks.unclip import SD_SCALE, autoencoder_config, unclip
 
 Sizes = dict[str, tuple[str, dict[str, Any]]]
 _LAYOUTS = ("small", "cut", "full")
-OPTIONAL = ("embedder", "refiner", "refiner_autoencoder", "prompt")
-"""Stages that a picture from a beta does not need."""
 
 
 def mindeye2_sizes(dims: str) -> Sizes:
