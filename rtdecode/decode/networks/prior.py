@@ -131,7 +131,7 @@ class Attention(nn.Module):  # type: ignore[misc]
         x = self.norm(x)
         q = self.rotary_emb(self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2))
         k, v = self.to_kv(x).chunk(2, -1)
-        null_k, null_v = self.null_kv.to(k.dtype).expand(len(x), 2, -1).unsqueeze(2).unbind(1)
+        null_k, null_v = self.null_kv.to(k.dtype).expand(x.shape[0], 2, -1).unsqueeze(2).unbind(1)
         k = torch.cat([null_k, self.rotary_emb(k)], 1)[:, None]
         v = torch.cat([null_v, v], 1)[:, None]
         q, k = (functional.normalize(part, dim=-1) * math.sqrt(_COSINE_SCALE) for part in (q, k))

@@ -57,7 +57,7 @@ class PromptEncoder(nn.Module):  # type: ignore[misc]
         for block in self.bigg.transformer.resblocks[:-1]:
             x = block(x, attn_mask=self.bigg.attn_mask)
         last = self.bigg.ln_final(self.bigg.transformer.resblocks[-1](x, attn_mask=self.bigg.attn_mask))
-        pooled = last[torch.arange(len(words), device=words.device), words.argmax(1)] @ self.bigg.text_projection
+        pooled = last[torch.arange(words.shape[0], device=words.device), words.argmax(1)] @ self.bigg.text_projection
         return torch.cat([first, x], -1), pooled
 
 
