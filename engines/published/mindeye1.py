@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from engines.published import interfaces
 from engines.published.diffusion import add_blurry_autoencoder, close_all
-from engines.published.keys import Ledger, rename_attention, shape_of
+from engines.published.keys import Ledger, count, rename_attention, shape_of
 from engines.published.mindeye2 import add_prior, check_layout, open_ledger
 from engines.published.packs import Draft, Stage
 from rtdecode.decode.networks.mindeye1 import BrainShape
@@ -77,6 +77,7 @@ def _add_brain(draft: Draft, ledger: Ledger) -> None:
         tokens=shape_of(ledger.source, state, "lin1.weight")[0] // dim,
         dim=dim,
         projector=shape_of(ledger.source, state, "projector.2.weight")[0],
+        blocks=count(state, "mlp."),
     )
     sizes = asdict(shape)
     stage = Stage(kind="brain", sizes=sizes, interface=interfaces.brain(sizes), state=state, source=ledger.source)
@@ -87,7 +88,7 @@ def _add_low_level(draft: Draft, ledger: Ledger) -> None:
     state = rename_attention(ledger.take(""))
     hidden, voxels = shape_of(ledger.source, state, "lin0.0.weight")
     aligned = any(key.startswith("maps_projector.") for key in state)
-    sizes = {"voxels": voxels, "hidden": hidden, "aligned": aligned}
+    sizes = {"voxels": voxels, "hidden": hidden, "blocks": count(state, "mlp."), "aligned": aligned}
     stage = Stage(
         kind="low_level",
         sizes=sizes,

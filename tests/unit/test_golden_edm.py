@@ -68,7 +68,9 @@ def test_golden_edm_unclip_loop(shared: Path) -> None:
 def test_golden_edm_refinement_loop(shared: Path) -> None:
     for golden in goldens(shared, "sgm_refine"):
         timepoint = golden.info["img2img_timepoint"]
-        times, sigmas = refinement_times(25, timepoint)
+        steps = re.search(r"\((\d+) steps\)", golden.info["note"])
+        assert steps is not None
+        times, sigmas = refinement_times(int(steps.group(1)), timepoint)
         assert times.tolist() == golden.info["network_timesteps"]
         close(golden, "sigmas_used", sigmas, FORWARD)
         z, noise = (torch.from_numpy(golden.tensors[name]) for name in ("z_image", "noise"))

@@ -99,6 +99,7 @@ def test_golden_mindeye1_brain_network(shared: Path) -> None:
             tokens=dims["out_dim"] // dims["clip_size"],
             dim=dims["clip_size"],
             projector=dims["projector_hidden"],
+            blocks=dims["n_blocks"],
         )
         network = BrainNetwork(shape).eval()
         network.load_state_dict(part(golden), strict=True)
@@ -110,7 +111,7 @@ def test_golden_mindeye1_brain_network(shared: Path) -> None:
 @torch.no_grad()
 def test_golden_mindeye1_low_level(shared: Path) -> None:
     for golden in goldens(shared, "me1_lowlevel"):
-        network = LowLevel(golden.dims["in_dim"], golden.dims["h"]).eval()
+        network = LowLevel(golden.dims["in_dim"], golden.dims["h"], blocks=golden.dims["n_blocks"]).eval()
         network.load_state_dict(part(golden), strict=True)
         latent, features = network(torch.from_numpy(golden.tensors["x"]))
         close(golden, "latent", latent, FORWARD)

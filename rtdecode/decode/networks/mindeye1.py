@@ -13,7 +13,6 @@ from rtdecode.decode.networks.lowlevel import MAP_CHANNELS, maps_projector, upsa
 
 _SIDE = 16
 _WIDTHS = (64, 128, 256)
-BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +26,8 @@ class BrainShape:
         CLIP-L's projected hidden states.
     projector : int
         Hidden values of the retrieval projector.
+    blocks : int
+        Residual layers.
     """
 
     voxels: int
@@ -34,6 +35,7 @@ class BrainShape:
     tokens: int = 257
     dim: int = 768
     projector: int = 2048
+    blocks: int = 4
 
 
 class BrainNetwork(nn.Module):  # type: ignore[misc]
@@ -51,7 +53,7 @@ class BrainNetwork(nn.Module):  # type: ignore[misc]
         self.lin0 = nn.Sequential(nn.Linear(shape.voxels, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(0.5))
         self.mlp = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(0.15))
-            for _ in range(BLOCKS)
+            for _ in range(shape.blocks)
         )
         self.lin1 = nn.Linear(hidden, shape.tokens * dim)
         self.projector = nn.Sequential(
@@ -81,18 +83,20 @@ class LowLevel(nn.Module):  # type: ignore[misc]
     Parameters
     ----------
     voxels, hidden : int
+    blocks : int
+        Residual layers.
     aligned : bool
         Whether the checkpoint has the projector of the features, which only training needs.
     """
 
-    def __init__(self, voxels: int, hidden: int = 4096, *, aligned: bool = True) -> None:
+    def __init__(self, voxels: int, hidden: int = 4096, *, blocks: int = 4, aligned: bool = True) -> None:
         super().__init__()
         self.lin0 = nn.Sequential(
             nn.Linear(voxels, hidden, bias=False), nn.LayerNorm(hidden), nn.SiLU(), nn.Dropout(0.5)
         )
         self.mlp = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden, hidden, bias=False), nn.LayerNorm(hidden), nn.SiLU(), nn.Dropout(0.25))
-            for _ in range(BLOCKS)
+            for _ in range(blocks)
         )
         self.lin1 = nn.Linear(hidden, MAP_CHANNELS * _SIDE * _SIDE, bias=False)
         self.norm = nn.GroupNorm(1, MAP_CHANNELS)

@@ -160,7 +160,7 @@ def fold_mixers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if f"{layer}.weight" in folded:
             weight, bias = folded[f"{layer}.weight"], folded[f"{layer}.bias"]
             # Row by row in float64: the sums of thousands of weights would lose digits in the checkpoint's precision.
-            sums = torch.cat([part.double().sum(1) for part in weight.split(1 << 14)])
+            sums = torch.cat([part.double().sum(1) for part in weight.split(1 << 12)])
             folded[f"{layer}.bias"] = (bias.double() + constant * sums).to(bias.dtype)
     return folded
 
