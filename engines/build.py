@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 import tomli_w
 import torch
+from safetensors.numpy import save_file
 
 from engines.export import OPSET, export_part, parts_of
 from engines.parity import Parity, agrees, compare
 from rtdecode.bundle import PACK_SCHEMA, EnginePack, seal
 from rtdecode.decode.engines import Engine, OnnxEngine
+from rtdecode.decode.mindeye2.engines import CONDITIONING
 from rtdecode.decode.networks.parts import Part, Shape
+from rtdecode.decode.networks.unclip import REFINER_SIZES, UNCLIP_SIZES, size_features
 from rtdecode.decode.plans import Hardware, PlanKey, PlanRuntime, Profile, network_digest, write_plan
 from rtdecode.errors import EngineError
 
@@ -85,6 +88,8 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
                 "outputs": list(part.outputs),
             }
             report(f"{part.name}: {_told(found)}")
+        vectors = {"unclip": size_features(UNCLIP_SIZES).numpy(), "refiner_sizes": size_features(REFINER_SIZES).numpy()}
+        save_file(vectors, folder / CONDITIONING)
         config = {**pack.config, "parts": table}
         (folder / "pack.toml").write_bytes(tomli_w.dumps(config).encode())
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from engines.build import export_pack
 from engines.published.fake import write_fake_mindeye2
 from engines.published.shapes import mindeye2_sizes
 from rtdecode.bundle import open_pack
-from rtdecode.decode.mindeye2.decoder import MindEye2, load_mindeye2
+from rtdecode.decode.backends import Backend, choose, load_mindeye2
+from rtdecode.decode.mindeye2.decoder import MindEye2
 from rtdecode.decode.mindeye2.recipe import Decoded, Recipe
 from rtdecode.decode.mindeye2.stages import Stages
 from rtdecode.decode.networks.stages import load_stages
@@ -219,21 +221,54 @@ def test_the_best_of_several_pictures_is_the_likeliest(
 def test_the_published_number_of_steps_runs(stages: Stages, decoded: Decoded) -> None:
     calls: list[int] = []
 
-    def counted(x: Any, t: int, tokens: Any, unconditional: Any, guidance: float) -> Any:
-        calls.append(t)
-        assert guidance == 5.0
-        return torch.zeros_like(x)
+    def counted(values: Any) -> Any:
+        assert len(values["x"]) == 2  # with and without condition
+        calls.append(int(values["t"][0]))
+        return {"noise": torch.zeros_like(values["x"])}
 
-    mind = MindEye2(replace(stages, unclip=counted))
+    assert stages.unclip is not None
+    mind = MindEye2(replace(stages, unclip=replace(stages.unclip, step_part=counted)))
+    assert mind.recipe.unclip_guidance == 5.0
     assert mind.picture(decoded.hidden, stages.array(decoded.tokens[None]), seed=0) is not None
     assert len(calls) == 38
     assert calls[:3] == [999, 972, 946]
 
 
 def test_half_precision_stays_finite_and_near(folder: Path, betas: np.ndarray[Any, Any], decoded: Decoded) -> None:
-    half = load_mindeye2(open_pack(str(folder)), recipe=QUICK, precision="bfloat16").decode(betas[0], seed=7)
+    backend = Backend(name="torch", device="cpu", precision="bfloat16", reason="")
+    half = load_mindeye2(open_pack(str(folder)), backend=backend, recipe=QUICK).decode(betas[0], seed=7)
     spread = decoded.tokens.std()
     assert np.abs(half.tokens - decoded.tokens).mean() < 0.1 * spread
     for name, picture in pictures(decoded).items():
         assert np.isfinite(getattr(half, name)).all(), name
         assert np.abs(getattr(half, name) - picture).mean() < 0.1
+
+
+def test_onnx_runtime_makes_the_picture_of_torch(tmp_path: Path, betas: np.ndarray[Any, Any]) -> None:
+    wanted = [name for name in SIZES if name not in ("embedder", "refiner", "refiner_autoencoder", "prompt")]
+    write_fake_mindeye2(tmp_path / "weights", dims="small", stages=wanted, precision="float32")
+    weights = open_pack(str(tmp_path / "weights"))
+    export_pack(weights, tmp_path / "exported", precision="float32", report=lambda _: None)
+    exported = open_pack(str(tmp_path / "exported"))
+    backend = choose("onnx", exported)
+    assert (backend.name, backend.reason) == ("onnx", "asked for")
+    found = load_mindeye2(exported, backend=backend, recipe=QUICK).decode(betas[0], seed=7)
+    expected = load_mindeye2(weights, recipe=QUICK).decode(betas[0], seed=7)
+    assert found.absent == expected.absent == ("refined",)
+    assert found.caption == expected.caption
+    np.testing.assert_allclose(found.tokens, expected.tokens, rtol=0, atol=1e-4 * np.abs(expected.tokens).max())
+    for name, picture in pictures(expected).items():
+        np.testing.assert_allclose(getattr(found, name), picture, rtol=0, atol=1e-3)
+
+
+def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, tiny = open_pack(str(folder)), open_pack("tiny")
+    assert choose("auto", tiny).reason == "the pack holds ONNX files"
+    assert choose("auto", weights).reason == "the pack holds no ONNX files; no GPU, so this is slow"
+    with pytest.raises(EngineError, match="expected ONNX files, got none: rtdecode engines export"):
+        choose("onnx", weights)
+    with pytest.raises(EngineError, match="got ONNX files only"):
+        choose("torch", tiny)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = choose("auto", weights)
+    assert (chosen.device, chosen.precision, chosen.reason) == ("cuda", "float16", "a GPU was found")

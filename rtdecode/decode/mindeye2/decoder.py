@@ -6,15 +6,14 @@ numpy from the seed, so that it does not depend on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.mindeye2.recipe import Decoded, Recipe
 from rtdecode.decode.mindeye2.stages import Float32, Hidden, Stages
+from rtdecode.decode.mindeye2.unclip import Unclip
 from rtdecode.decode.resample import bilinear
 from rtdecode.decode.sampling.edm import euler, euler_times, refinement_times, unclip_start
 from rtdecode.decode.sampling.prior import count_draws, sample_prior
@@ -217,7 +216,7 @@ class MindEye2:
             absent=self.absent,
         )
 
-    def _unclip(self, predict: Callable[..., Any], tokens: Any, generator: np.random.Generator) -> Any:
+    def _unclip(self, unclip: Unclip, tokens: Any, generator: np.random.Generator) -> Any:
         """Sample a latent; the draws come in the published order."""
         stages, recipe = self._stages, self.recipe
         shape = (1, _LATENT, stages.latent_side, stages.latent_side)
@@ -227,31 +226,8 @@ class MindEye2:
         offset = generator.standard_normal(1, dtype=np.float32)
         times, sigmas = euler_times(recipe.unclip_steps)
         start = stages.array(unclip_start(latent, noise, offset, float(sigmas[0])))
-        return euler(lambda x, t: predict(x, t, tokens, unconditional, recipe.unclip_guidance), start, times, sigmas)
-
-
-def load_mindeye2(
-    pack: EnginePack,
-    *,
-    recipe: Recipe | None = None,
-    participant: int = 0,
-    device: str = "cpu",
-    precision: str = "float32",
-) -> MindEye2:
-    """Load an imported pack with torch; parameters as `rtdecode.decode.networks.stages.load_stages`.
-
-    Raises
-    ------
-    EngineError
-        Torch and its company are not installed, or as `load_stages`.
-    """
-    try:
-        from rtdecode.decode.networks.stages import load_stages
-    except ImportError as error:
-        raise EngineError(
-            f"pack {pack.name} needs torch, diffusers and transformers: pip install 'rtdecode[gpu]' ({error})"
-        ) from None
-    return MindEye2(load_stages(pack, participant=participant, device=device, precision=precision), recipe)
+        context = unclip.context(tokens, unconditional, recipe.unclip_guidance)
+        return euler(lambda x, t: unclip.noise(x, t, context), start, times, sigmas)
 
 
 def _generator(seed: int, stream: int, number: int = 0) -> np.random.Generator:

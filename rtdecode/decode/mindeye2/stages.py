@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.decode.mindeye2.unclip import Unclip
 from rtdecode.decode.sampling.schedule import CosineSchedule
 
 Float32 = NDArray[np.float32]
@@ -73,8 +74,7 @@ class Stages:
         Noisy tokens, noise level, condition and guidance to clean tokens.
     caption : callable or None
         Clean tokens to sentences.
-    unclip : callable or None
-        Scaled latent, timestep, tokens, unconditional tokens and guidance to noise.
+    unclip : Unclip or None
     latent_side : int
         Height and width of the latent.
     picture, blurry : callable or None
@@ -91,7 +91,7 @@ class Stages:
     backbone: Callable[[Any], Hidden]
     prior: Callable[[Any, int, Any, float], Any]
     caption: Callable[[Any], list[str]] | None
-    unclip: Callable[[Any, int, Any, Any, float], Any] | None
+    unclip: Unclip | None
     latent_side: int
     picture: Callable[[Any], Any] | None
     blurry: Callable[[Any], Any] | None

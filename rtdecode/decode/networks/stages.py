@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.mindeye2.stages import Hidden, Refiner, Stages
+from rtdecode.decode.mindeye2.unclip import Unclip
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.networks.captioner import Captioner
+from rtdecode.decode.networks.engine import TorchEngine
+from rtdecode.decode.networks.parts import parts
 from rtdecode.decode.networks.prompt import word_numbers
 from rtdecode.decode.networks.unclip import REFINER_SIZES, UNCLIP_SIZES, Autoencoder, size_features
 from rtdecode.decode.sampling.edm import guide
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
 
-KIND = "mindeye2"
 NEEDED = ("ridge", "backbone", "prior")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -41,13 +43,11 @@ def load_stages(pack: EnginePack, *, participant: int = 0, device: str = "cpu", 
     Raises
     ------
     EngineError
-        The pack is of another kind, or lacks what every picture needs, or has no such participant.
+        The pack lacks what every picture needs, or has no such participant.
     BundleError
         A file is not what ``pack.toml`` describes.
     """
     config = pack.config
-    if config.get("kind") != KIND:
-        raise EngineError(f"pack {pack.name}: expected kind {KIND!r}, got {config.get('kind')!r}")
     specs: dict[str, Any] = config["stages"]
     if missing := [name for name in NEEDED if name not in specs]:
         raise EngineError(f"pack {pack.name}: missing stages {', '.join(missing)}; import the weights again")
@@ -76,7 +76,7 @@ def load_stages(pack: EnginePack, *, participant: int = 0, device: str = "cpu", 
         backbone=_backbone(backbone, dtype),
         prior=_prior(prior, device, dtype),
         caption=_caption(pack, network) if {"converter", "captioner"} <= specs.keys() else None,
-        unclip=optional("unclip", lambda made: _unclip(made, device, dtype)),
+        unclip=optional("unclip", lambda made: _unclip(specs["unclip"], made, device, dtype)),
         latent_side=int(specs["unclip"]["sizes"]["sample_size"]) if "unclip" in specs else 0,
         picture=optional("autoencoder", _decode, torch.float32),
         blurry=optional("blurry_autoencoder", _decode, torch.float32),
@@ -97,10 +97,6 @@ def _no_grad(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _at(t: int, x: Tensor) -> Tensor:
-    return torch.full((len(x),), t, device=x.device, dtype=torch.int64)
-
-
 def _backbone(network: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Hidden]:
     def run(hidden: Tensor) -> Hidden:
         out = network(hidden.to(dtype)[:, None])
@@ -114,19 +110,27 @@ def _prior(network: nn.Module, device: str, dtype: torch.dtype) -> Callable[...,
     def run(x: Tensor, t: int, condition: Tensor, cond_scale: float) -> Tensor:
         kind = torch.device(device).type
         with torch.autocast(kind, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32):
-            clean: Tensor = network.guided(x, _at(t, x), condition, cond_scale=cond_scale)
+            clean: Tensor = network.guided(x, _level(t, x), condition, cond_scale=cond_scale)
         return clean.float()
 
     return _no_grad(run)
 
 
-def _unclip(network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
-    vector = size_features(UNCLIP_SIZES).to(device, dtype)[None]
+def _unclip(spec: Mapping[str, Any], network: nn.Module, device: str, dtype: torch.dtype) -> Unclip:
+    engines = [TorchEngine(part, device=device, dtype=dtype) for part in parts("unclip", spec, network)]
+    vector = size_features(UNCLIP_SIZES).to(device, dtype)
+    first, step = (engine.compute for engine in engines)
+    return Unclip(
+        context_part=first,
+        step_part=lambda values: {name: value.float() for name, value in step(values).items()},
+        vector=vector,
+        join=torch.cat,
+        level=lambda t, rows: _level(t, rows),
+    )
 
-    def run(x: Tensor, t: int, tokens: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-        return _guided(network, x, t, (tokens, vector), (unconditional, vector), guidance, dtype)
 
-    return _no_grad(run)
+def _level(t: int, x: Tensor) -> Tensor:
+    return torch.full((len(x),), t, device=x.device, dtype=torch.int64)
 
 
 def _guided(
@@ -144,7 +148,7 @@ def _guided(
     tokens = torch.cat([part[0].expand(n, -1, -1) for part in sides]).to(dtype)
     vectors = torch.cat([part[1].expand(n, -1) for part in sides]).to(dtype)
     both = x.to(dtype).repeat(len(sides), 1, 1, 1)
-    noise = network(both, _at(t, both), tokens, vectors).float()
+    noise = network(both, _level(t, both), tokens, vectors).float()
     return noise if guidance == 1 else guide(noise[:n], noise[n:], guidance)
 
 
