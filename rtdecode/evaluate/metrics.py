@@ -74,14 +74,19 @@ def correlation_distance(true: NDArray[Any], made: NDArray[Any]) -> Float64:
     return 1 - _correlation(np.asarray(true), np.asarray(made))
 
 
-def image_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) -> float:
-    """Share of brains whose own image is among the `k` most similar of all images; chance is k / n.
+def image_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) -> Float64:
+    """Whether each brain's own image is among the `k` most similar of all images; chance is k / n.
 
     Parameters
     ----------
     brain, images : ndarray of shape (n, d)
         Embeddings, row by row of the same trial; compared by cosine.
     k : int
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        0 or 1; between them where candidates tie for the last places.
 
     Notes
     -----
@@ -90,8 +95,8 @@ def image_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) ->
     return _hits(_cosine(brain, images), k)
 
 
-def brain_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) -> float:
-    """Share of images whose own brain is among the `k` most similar of all brains; parameters as `image_retrieval`."""
+def brain_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) -> Float64:
+    """Whether each image's own brain is among the `k` most similar of all brains; see `image_retrieval`."""
     return _hits(_cosine(images, brain), k)
 
 
@@ -116,12 +121,12 @@ def _cosine(queries: NDArray[Any], candidates: NDArray[Any]) -> Float64:
     return np.asarray(queries @ (candidates / np.linalg.norm(candidates, axis=1, keepdims=True)).T)
 
 
-def _hits(similarity: Float64, k: int) -> float:
-    """Mean over rows of whether the diagonal is among the `k` largest; candidates that tie share the places left."""
+def _hits(similarity: Float64, k: int) -> Float64:
+    """Whether the diagonal of each row is among its `k` largest; candidates that tie share the places left."""
     own = np.diag(similarity)[:, None]
     better = np.sum(similarity > own, axis=1)
     tied = np.sum(~(similarity > own) & ~(similarity < own), axis=1)
-    return float(np.mean(np.clip((k - better) / tied, 0, 1)))
+    return np.asarray(np.clip((k - better) / tied, 0, 1))
 
 
 def _grey(picture: NDArray[Any]) -> Float64:
