@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import tomli_w
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from engines.export import OPSET, export_part, parts_of
 from engines.parity import Parity, agrees, compare
@@ -70,6 +71,10 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
             if path.is_file() and inside.parts[0] not in ("plans", "manifest.json", "pack.toml"):
                 (folder / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, folder / inside)
+        ridge = pack.config["stages"].get("ridge")
+        if ridge is not None:  # an input of its part: read by numpy, which has no bfloat16
+            weights = load_file(pack.folder / ridge["file"])
+            save_file({name: value.float().numpy() for name, value in weights.items()}, folder / ridge["file"])
         table: dict[str, Any] = {}
         for stage, part in parts_of(pack):
             path = folder / f"{part.name}.onnx"

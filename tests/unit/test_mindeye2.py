@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,18 @@ import torch
 
 from engines.build import export_pack
 from engines.published.fake import write_fake_mindeye2
+from engines.published.mindeye2 import Sources, draft_mindeye2
 from engines.published.shapes import mindeye2_sizes
 from rtdecode.bundle import open_pack
 from rtdecode.decode.backends import Backend, choose, load_mindeye2
 from rtdecode.decode.mindeye2.decoder import MindEye2
 from rtdecode.decode.mindeye2.recipe import Decoded, Recipe
 from rtdecode.decode.mindeye2.stages import Stages
+from rtdecode.decode.networks.mindeye2 import BackboneShape
 from rtdecode.decode.networks.stages import load_stages
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import EngineError
+from tests.published import mindeye2_state, random_state, save_last, stripped
 
 SIZES = mindeye2_sizes("small")
 VOXELS = SIZES["ridge"][1]["voxels"][0]
@@ -52,6 +57,13 @@ def decoded(stages: Stages, betas: np.ndarray[Any, Any]) -> Decoded:
 def pictures(decoded: Decoded) -> dict[str, np.ndarray[Any, Any]]:
     found = {name: getattr(decoded, name) for name in ("picture", "blurry", "refined", "blended")}
     return {name: picture for name, picture in found.items() if picture is not None}
+
+
+def test_the_base_path_does_not_load_torch() -> None:
+    names = "rtdecode.decode.mindeye2.decoder, rtdecode.decode.sampling.edm, rtdecode.evaluate.metrics, engines.cli"
+    code = f"import sys, {names}; print(sorted({{'torch', 'diffusers', 'transformers'}} & sys.modules.keys()))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_every_stage_gives_its_shape_and_finite_values(decoded: Decoded) -> None:
@@ -116,6 +128,17 @@ def test_an_absent_stage_is_named_and_the_rest_runs(
     np.testing.assert_array_equal(out.tokens, decoded.tokens)
     for name in ("caption", "picture", "blurry", "refined"):
         assert (getattr(out, name) is None) == (name in absent)
+
+
+def test_a_model_without_a_low_level_branch_has_no_blurry_picture(tmp_path: Path, betas: np.ndarray[Any, Any]) -> None:
+    shape = BackboneShape(**{**SIZES["backbone"][1], "low_level": False, "blocks": 4})
+    weights = save_last(tmp_path / "last.pth", mindeye2_state(voxels=[VOXELS], shape=shape))
+    torch.save(stripped(random_state("autoencoder", SIZES["blurry_autoencoder"][1]), "vae."), tmp_path / "vae.pth")
+    draft = draft_mindeye2(Sources(weights=str(weights), blurry_autoencoder=str(tmp_path / "vae.pth")))
+    draft.seal(tmp_path / "p", name="p", licence="none", precision="float32")
+    out = load_mindeye2(open_pack(str(tmp_path / "p")), recipe=QUICK).decode(betas[0], seed=7)
+    assert out.absent == ("caption", "picture", "blurry", "refined")
+    assert out.blurry is None
 
 
 def test_a_pack_without_a_needed_stage_is_refused(tmp_path: Path) -> None:
@@ -234,9 +257,10 @@ def test_the_published_number_of_steps_runs(stages: Stages, decoded: Decoded) ->
     assert calls[:3] == [999, 972, 946]
 
 
-def test_half_precision_stays_finite_and_near(folder: Path, betas: np.ndarray[Any, Any], decoded: Decoded) -> None:
+def test_half_precision_stays_finite_and_near(tmp_path: Path, betas: np.ndarray[Any, Any], decoded: Decoded) -> None:
+    write_fake_mindeye2(tmp_path / "p", dims="small", stages=list(SIZES), precision="bfloat16")
     backend = Backend(name="torch", device="cpu", precision="bfloat16", reason="")
-    half = load_mindeye2(open_pack(str(folder)), backend=backend, recipe=QUICK).decode(betas[0], seed=7)
+    half = load_mindeye2(open_pack(str(tmp_path / "p")), backend=backend, recipe=QUICK).decode(betas[0], seed=7)
     spread = decoded.tokens.std()
     assert np.abs(half.tokens - decoded.tokens).mean() < 0.1 * spread
     for name, picture in pictures(decoded).items():

@@ -65,6 +65,7 @@ def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, sma
         "refiner": tmp_path / "refiner.safetensors",
     }
     assert main(command + [word for name, path in files.items() for word in (f"--{name}", str(path))]) == 0
+    assert main(["engines", "verify", str(tmp_path / "pack")]) == 0
     pack = open_pack(str(tmp_path / "pack"))
     assert pack.config["kind"] == "mindeye2"
     assert pack.config["tokens"] == {"count": 16, "channels": 104}

@@ -58,7 +58,9 @@ class Gain(nn.Module):  # type: ignore[misc]
         eps = 1e-5 if x.dtype == torch.float32 else 1e-3
         if self.stable:
             x = x / x.amax(-1, keepdim=True).detach()
-        return functional.layer_norm(x, x.shape[-1:], eps=eps) * self.g
+        # Spelt out as published: torch's own layer norm rounds otherwise, and the final norm magnifies that.
+        variance = torch.var(x, dim=-1, unbiased=False, keepdim=True)
+        return (x - x.mean(-1, keepdim=True)) * (variance + eps).rsqrt() * self.g
 
 
 class SwiGlu(nn.Module):  # type: ignore[misc]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,25 +52,20 @@ def load_stages(pack: EnginePack, *, participant: int = 0, device: str = "cpu", 
         raise EngineError(f"pack {pack.name}: missing stages {', '.join(missing)}; import the weights again")
     dtype = _DTYPES[precision]
 
-    def network(name: str, as_dtype: torch.dtype = dtype) -> Any:
+    def network(name: str, as_dtype: torch.dtype = dtype, *, on: str = device) -> Any:
         spec = specs[name]
-        path = pack.folder / spec["file"]
-        return load(spec["network"], spec["sizes"], path, device=device, dtype=as_dtype)
+        return load(spec["network"], spec["sizes"], pack.folder / spec["file"], device=on, dtype=as_dtype)
 
     def optional(name: str, make: Callable[[Any], Any], as_dtype: torch.dtype = dtype) -> Any:
         return make(network(name, as_dtype)) if name in specs else None
 
-    ridge = pack.tensors(specs["ridge"]["file"])
-    if f"linears.{participant}.weight" not in ridge:
-        raise EngineError(
-            f"pack {pack.name}: expected a participant from 0 to {len(ridge) // 2 - 1}, got {participant}"
-        )
+    ridges = network("ridge", torch.float32, on="cpu").linears
+    if not 0 <= participant < len(ridges):
+        raise EngineError(f"pack {pack.name}: expected a participant from 0 to {len(ridges) - 1}, got {participant}")
+    ridge = ridges[participant]
     prior, backbone = network("prior", torch.float32), network("backbone")
     return Stages(
-        ridge=(
-            ridge[f"linears.{participant}.weight"].astype(np.float32),
-            ridge[f"linears.{participant}.bias"].astype(np.float32),
-        ),
+        ridge=(ridge.weight.numpy(), ridge.bias.numpy()),
         schedule=cosine_schedule(prior.shape.timesteps),
         backbone=_backbone(backbone, dtype),
         prior=_prior(prior, device, dtype),
@@ -79,7 +73,7 @@ def load_stages(pack: EnginePack, *, participant: int = 0, device: str = "cpu", 
         unclip=optional("unclip", lambda made: _unclip(specs["unclip"], made, device, dtype)),
         latent_side=int(specs["unclip"]["sizes"]["sample_size"]) if "unclip" in specs else 0,
         picture=optional("autoencoder", _decode, torch.float32),
-        blurry=optional("blurry_autoencoder", _decode, torch.float32),
+        blurry=optional("blurry_autoencoder", _decode, torch.float32) if backbone.shape.low_level else None,
         embed=optional("embedder", _embed),
         refiner=_refiner(network, device, dtype)
         if {"refiner", "refiner_autoencoder", "prompt"} <= specs.keys()

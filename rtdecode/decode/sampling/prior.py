@@ -83,13 +83,14 @@ def ddim(predict: Predict, noise: Sequence[Any], schedule: CosineSchedule, *, st
         clean = predict(x, t)
         if t_next < 0:
             break
-        left, left_next = float(schedule.alphas_cumprod_prev[t]), float(schedule.alphas_cumprod_prev[t_next])
-        estimate = (x * float(schedule.sqrt_recip_alphas_cumprod[t]) - clean) * (
-            1 / float(schedule.sqrt_recipm1_alphas_cumprod[t])
-        )
-        fresh = eta * math.sqrt((1 - left / left_next) * (1 - left_next) / (1 - left))
-        kept = math.sqrt(1 - left_next - fresh**2)
-        x = clean * math.sqrt(left_next) + next(draws) * fresh + estimate * kept
+        estimate = x * float(schedule.sqrt_recip_alphas_cumprod[t]) - clean
+        estimate = estimate / float(schedule.sqrt_recipm1_alphas_cumprod[t])
+        # In float32 as published: the differences of numbers near 1 lose digits, and the loop carries them on.
+        one = np.float32(1)
+        left, left_next = schedule.alphas_cumprod_prev[t], schedule.alphas_cumprod_prev[t_next]
+        fresh = np.float32(eta) * np.sqrt((one - left / left_next) * (one - left_next) / (one - left))
+        kept = np.sqrt(one - left_next - fresh**2)
+        x = clean * float(np.sqrt(left_next)) + next(draws) * float(fresh) + estimate * float(kept)
     return clean
 
 
