@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +17,14 @@ from engines.parity import Parity, agrees, compare
 from rtdecode.bundle import PACK_SCHEMA, EnginePack, seal
 from rtdecode.decode.engines import Engine, OnnxEngine
 from rtdecode.decode.mindeye2.engines import CONDITIONING
-from rtdecode.decode.networks.parts import Part, Shape
+from rtdecode.decode.networks.parts import Part
 from rtdecode.decode.networks.unclip import REFINER_SIZES, UNCLIP_SIZES, size_features
-from rtdecode.decode.plans import Hardware, PlanKey, PlanRuntime, Profile, network_digest, write_plan
+from rtdecode.decode.plans import PlanRuntime, Profile, exported, plan_keys, sizes_of, write_plan
 from rtdecode.errors import EngineError
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from torch in float32, over the largest value, by the precision of the tensors."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_LARGEST = {"batch": 4, "words": 32, "voxels": 1 << 15, "tokens": 1024}
 Report = Callable[[str], None]
 
 
@@ -137,20 +136,6 @@ def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...
     return written
 
 
-def plan_keys(pack: EnginePack, hardware: Hardware, flags: tuple[str, ...] = ()) -> dict[str, PlanKey]:
-    """Return what the plan of each exported part must have been compiled for."""
-    return {
-        name: PlanKey(
-            network=network_digest(pack.folder / spec["file"]),
-            hardware=hardware,
-            precision=spec["precision"],
-            profile=profile_of(spec["inputs"], sizes_of(pack)),
-            flags=flags,
-        )
-        for name, spec in exported(pack).items()
-    }
-
-
 def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list[Parity]]]:
     """Compare every exported part of a pack with torch again."""
     known = exported(pack)
@@ -160,41 +145,6 @@ def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list
             continue
         engine: Engine = OnnxEngine(pack.folder / spec["file"], name=part.name, threads=threads)
         yield part, compare(part, engine, **sizes_of(pack))
-
-
-def exported(pack: EnginePack) -> Mapping[str, Any]:
-    """Return the table of exported parts.
-
-    Raises
-    ------
-    EngineError
-        There is none.
-    """
-    parts: Mapping[str, Any] = pack.config.get("parts", {})
-    if not parts:
-        raise EngineError(f"pack {pack.name}: expected exported parts, got none: rtdecode engines export {pack.folder}")
-    return parts
-
-
-def sizes_of(pack: EnginePack) -> dict[str, int]:
-    """Sizes of inputs that vary between packs, but not within one."""
-    return {"tokens": int(pack.config["tokens"]["count"])}
-
-
-def profile_of(inputs: Mapping[str, Shape], sizes: Mapping[str, int]) -> Profile:
-    """Return smallest, usual and largest shape of inputs whose sizes vary."""
-
-    def shape(of: Shape, known: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(size if isinstance(size, int) else known[size] for size in of)
-
-    smallest = {**dict.fromkeys(_LARGEST, 1), **sizes}
-    usual = {"batch": 1, "words": 10, "voxels": 15_000, "tokens": 256, **sizes}
-    largest = {**_LARGEST, **sizes}
-    return {
-        name: (shape(of, smallest), shape(of, usual), shape(of, largest))
-        for name, of in inputs.items()
-        if any(isinstance(size, str) for size in of)
-    }
 
 
 def _insist(found: list[Parity], tolerance: float) -> None:

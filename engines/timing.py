@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.build import exported, sizes_of
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.engines import Engine, OnnxEngine
+from rtdecode.decode.plans import exported, load_plan, plan_keys, sizes_of
 from rtdecode.errors import EngineError
 
 BACKENDS = ("onnx", "torch", "tensorrt")
@@ -81,8 +81,6 @@ def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Eng
         for _, part in parts_of(pack):
             yield TorchEngine(part, device=device, dtype=dtype), part.inputs
     else:
-        from engines.build import plan_keys
-        from rtdecode.decode.plans import load_plan
         from rtdecode.decode.tensorrt import TensorRT
 
         runtime = TensorRT()

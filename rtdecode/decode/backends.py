@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.mindeye2.decoder import MindEye2
-from rtdecode.decode.mindeye2.engines import load_engines
+from rtdecode.decode.mindeye2.engines import load_engines, onnx_runner, tensorrt_runner
 from rtdecode.decode.mindeye2.recipe import Recipe
 from rtdecode.errors import EngineError
 
 KIND = "mindeye2"
-BACKENDS = ("auto", "onnx", "torch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +20,7 @@ class Backend:
 
     Attributes
     ----------
-    name : {"onnx", "torch"}
+    name : {"onnx", "torch", "tensorrt"}
     device : str
         As torch names it.
     precision : str
@@ -40,8 +39,9 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
 
     Parameters
     ----------
-    wanted : {"auto", "onnx", "torch"}
-        ``auto``: ONNX Runtime where the pack holds ONNX files and there is no GPU that torch finds, else torch.
+    wanted : {"auto", "onnx", "torch", "tensorrt"}
+        ``auto``: TensorRT where the pack holds plans and a GPU is found; else ONNX Runtime where it holds ONNX files
+        and no GPU is found; else torch.
     pack : EnginePack
 
     Raises
@@ -54,6 +54,10 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
     files = not networks or "parts" in pack.config
     torch = importlib.util.find_spec("torch") is not None
     gpu = networks and torch and _has_gpu()
+    plans = any(pack.folder.glob("plans/*/*.plan"))
+    if wanted == "tensorrt" or (wanted == "auto" and gpu and plans):
+        why = "asked for" if wanted == "tensorrt" else "a GPU was found, and the pack holds plans"
+        return Backend(name="tensorrt", device="cuda", precision="as compiled", reason=why)
     if wanted == "onnx" or (wanted == "auto" and files and not gpu):
         if not files:
             raise EngineError(f"pack {pack.name}: expected ONNX files, got none: rtdecode engines export {pack.folder}")
@@ -106,7 +110,9 @@ def load_mindeye2(
         raise EngineError(f"pack {pack.name}: expected kind {KIND!r}, got {pack.config.get('kind')!r}")
     backend = backend or choose("auto", pack)
     if backend.name == "onnx":
-        return MindEye2(load_engines(pack, participant=participant, threads=threads), recipe)
+        return MindEye2(load_engines(pack, onnx_runner(pack, threads=threads), participant=participant), recipe)
+    if backend.name == "tensorrt":
+        return MindEye2(load_engines(pack, tensorrt_runner(pack), participant=participant), recipe)
     try:
         import torch
 

@@ -18,6 +18,7 @@ Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, usual and largest shape of each input."""
 SCHEMA = "rtdecode.plan/1"
 _SHORT = 16
+_LARGEST = {"batch": 4, "words": 32, "voxels": 1 << 15, "tokens": 1024}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,14 @@ class PlanKey:
         return hashlib.sha256(json.dumps(self.fields(), sort_keys=True).encode()).hexdigest()[:_SHORT]
 
 
+class PlanEngine(Engine, Protocol):
+    """An engine that can leave its arrays on the GPU."""
+
+    def compute(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Do as `run` does with torch tensors."""
+        ...
+
+
 class PlanRuntime(Protocol):
     """The seam to the library that runs plans."""
 
@@ -76,7 +85,7 @@ class PlanRuntime(Protocol):
         """Describe library, GPU and driver. Raises EngineError where there is none."""
         ...
 
-    def load(self, plan: bytes, name: str) -> Engine:
+    def load(self, plan: bytes, name: str) -> PlanEngine:
         """Make an engine of a plan. Raises EngineError if the library refuses it."""
         ...
 
@@ -89,6 +98,55 @@ def network_digest(onnx: Path) -> str:
             with path.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
+
+
+def exported(pack: EnginePack) -> Mapping[str, Any]:
+    """Return the table of exported parts.
+
+    Raises
+    ------
+    EngineError
+        There is none.
+    """
+    parts: Mapping[str, Any] = pack.config.get("parts", {})
+    if not parts:
+        raise EngineError(f"pack {pack.name}: expected exported parts, got none: rtdecode engines export {pack.folder}")
+    return parts
+
+
+def sizes_of(pack: EnginePack) -> dict[str, int]:
+    """Sizes of inputs that vary between packs, but not within one."""
+    return {"tokens": int(pack.config["tokens"]["count"])}
+
+
+def profile_of(inputs: Mapping[str, list[int | str]], sizes: Mapping[str, int]) -> Profile:
+    """Return smallest, usual and largest shape of inputs whose sizes vary."""
+
+    def shape(of: list[int | str], known: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(size if isinstance(size, int) else known[size] for size in of)
+
+    smallest = {**dict.fromkeys(_LARGEST, 1), **sizes}
+    usual = {"batch": 1, "words": 10, "voxels": 15_000, "tokens": 256, **sizes}
+    largest = {**_LARGEST, **sizes}
+    return {
+        name: (shape(of, smallest), shape(of, usual), shape(of, largest))
+        for name, of in inputs.items()
+        if any(isinstance(size, str) for size in of)
+    }
+
+
+def plan_keys(pack: EnginePack, hardware: Hardware, flags: tuple[str, ...] = ()) -> dict[str, PlanKey]:
+    """Return what the plan of each exported part must have been compiled for."""
+    return {
+        name: PlanKey(
+            network=network_digest(pack.folder / spec["file"]),
+            hardware=hardware,
+            precision=spec["precision"],
+            profile=profile_of(spec["inputs"], sizes_of(pack)),
+            flags=flags,
+        )
+        for name, spec in exported(pack).items()
+    }
 
 
 def write_plan(folder: Path, stage: str, key: PlanKey, plan: bytes, parity: Mapping[str, float]) -> Path:
@@ -135,7 +193,7 @@ def sidecars(pack: EnginePack, stage: str) -> dict[Path, dict[str, Any]]:
     return found
 
 
-def load_plan(pack: EnginePack, stage: str, key: PlanKey, runtime: PlanRuntime) -> Engine:
+def load_plan(pack: EnginePack, stage: str, key: PlanKey, runtime: PlanRuntime) -> PlanEngine:
     """Load the plan of a stage that was compiled for `key`.
 
     Raises

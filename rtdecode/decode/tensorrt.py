@@ -59,6 +59,11 @@ class TensorRT:
         self._torch = torch
         self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
 
+    @property
+    def device(self) -> str:
+        """Where torch keeps the arrays, as it names it."""
+        return _DEVICE
+
     def hardware(self) -> Hardware:
         """Describe library, GPU and driver."""
         properties = self._torch.cuda.get_device_properties(0)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 torch = pytest.importorskip("torch")
 
-from engines.build import build_plans, export_pack, plan_keys  # noqa: E402
+from engines.build import build_plans, export_pack  # noqa: E402
 from engines.export import export_part, parts_of  # noqa: E402
 from engines.parity import agrees, compare  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
@@ -24,7 +24,7 @@ from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, c
 from rtdecode.decode.networks.engine import TorchEngine  # noqa: E402
 from rtdecode.decode.networks.parts import parts  # noqa: E402
 from rtdecode.decode.networks.unclip import Denoiser, unclip_config  # noqa: E402
-from rtdecode.decode.plans import load_plan  # noqa: E402
+from rtdecode.decode.plans import load_plan, plan_keys  # noqa: E402
 from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from tests.fake_tensorrt import Library, install  # noqa: E402

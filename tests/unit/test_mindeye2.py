@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines.build import export_pack
+from engines.build import build_plans, export_pack
 from engines.published.fake import write_fake_mindeye2
 from engines.published.mindeye2 import Sources, draft_mindeye2
 from engines.published.shapes import mindeye2_sizes
@@ -24,7 +24,9 @@ from rtdecode.decode.mindeye2.stages import Stages
 from rtdecode.decode.networks.mindeye2 import BackboneShape
 from rtdecode.decode.networks.stages import load_stages
 from rtdecode.decode.resample import bilinear
+from rtdecode.decode.tensorrt import TensorRT
 from rtdecode.errors import EngineError
+from tests.fake_tensorrt import Library, install
 from tests.published import mindeye2_state, random_state, save_last, stripped
 
 SIZES = mindeye2_sizes("small")
@@ -268,21 +270,32 @@ def test_half_precision_stays_finite_and_near(tmp_path: Path, betas: np.ndarray[
         assert np.abs(getattr(half, name) - picture).mean() < 0.1
 
 
-def test_onnx_runtime_makes_the_picture_of_torch(tmp_path: Path, betas: np.ndarray[Any, Any]) -> None:
+def test_onnx_runtime_and_plans_make_the_picture_of_torch(
+    tmp_path: Path, betas: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = [name for name in SIZES if name not in ("embedder", "refiner", "refiner_autoencoder", "prompt")]
     write_fake_mindeye2(tmp_path / "weights", dims="small", stages=wanted, precision="float32")
     weights = open_pack(str(tmp_path / "weights"))
+    expected = load_mindeye2(weights, recipe=QUICK).decode(betas[0], seed=7)
     export_pack(weights, tmp_path / "exported", precision="float32", report=lambda _: None)
     exported = open_pack(str(tmp_path / "exported"))
+
+    def same(backend: Backend) -> None:
+        found = load_mindeye2(exported, backend=backend, recipe=QUICK).decode(betas[0], seed=7)
+        assert found.absent == expected.absent == ("refined",)
+        assert found.caption == expected.caption
+        np.testing.assert_allclose(found.tokens, expected.tokens, rtol=0, atol=1e-4 * np.abs(expected.tokens).max())
+        for name, picture in pictures(expected).items():
+            np.testing.assert_allclose(getattr(found, name), picture, rtol=0, atol=1e-3)
+
     backend = choose("onnx", exported)
     assert (backend.name, backend.reason) == ("onnx", "asked for")
-    found = load_mindeye2(exported, backend=backend, recipe=QUICK).decode(betas[0], seed=7)
-    expected = load_mindeye2(weights, recipe=QUICK).decode(betas[0], seed=7)
-    assert found.absent == expected.absent == ("refined",)
-    assert found.caption == expected.caption
-    np.testing.assert_allclose(found.tokens, expected.tokens, rtol=0, atol=1e-4 * np.abs(expected.tokens).max())
-    for name, picture in pictures(expected).items():
-        np.testing.assert_allclose(getattr(found, name), picture, rtol=0, atol=1e-3)
+    same(backend)
+    install(monkeypatch, Library())
+    build_plans(exported, TensorRT(), flags=(), report=lambda _: None)
+    backend = choose("auto", exported)
+    assert (backend.name, backend.reason) == ("tensorrt", "a GPU was found, and the pack holds plans")
+    same(backend)
 
 
 def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

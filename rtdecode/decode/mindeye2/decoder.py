@@ -61,6 +61,11 @@ class MindEye2:
         }
         return tuple(name for name, stage in made.items() if stage is None)
 
+    @property
+    def voxels(self) -> int:
+        """How many voxels the ridge takes."""
+        return self._voxels
+
     def take_ridge(self, weight: Float32, bias: Float32) -> None:
         """Take a participant's ridge: weights (hidden, voxels) and bias (hidden,); nothing else changes.
 

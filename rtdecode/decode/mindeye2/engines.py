@@ -1,17 +1,19 @@
-"""A MindEye2 pack that was exported: its parts run by ONNX Runtime, without torch."""
+"""A MindEye2 pack that was exported: its parts run by ONNX Runtime without torch, or as TensorRT plans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.engines import Engine, OnnxEngine
-from rtdecode.decode.mindeye2.stages import Float32, Hidden, Stages
-from rtdecode.decode.mindeye2.unclip import Unclip
+from rtdecode.decode.engines import OnnxEngine
+from rtdecode.decode.mindeye2.stages import Hidden, Stages
+from rtdecode.decode.mindeye2.unclip import Compute, Unclip
+from rtdecode.decode.plans import load_plan, plan_keys
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
 
@@ -21,17 +23,95 @@ LONGEST = 20
 """Words of a caption, the first included."""
 
 
-def load_engines(pack: EnginePack, *, participant: int = 0, threads: int = 1) -> Stages:
-    """Load the exported parts of a MindEye2 pack; stages that it lacks are None, and so is the refinement.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Runner:
+    """What computes parts, and the arrays that it works on.
+
+    Attributes
+    ----------
+    open : callable
+        Name of a part to what computes it: named arrays in, named arrays out.
+    join : callable
+        Puts arrays behind each other along the first axis.
+    level : callable
+        A timestep as an array with one value for each row of another.
+    array, host : callable
+        A numpy array to an array of the runner, and back.
+    """
+
+    open: Callable[[str], Compute]
+    join: Callable[[Sequence[Any]], Any]
+    level: Callable[[int, Any], Any]
+    array: Callable[[NDArray[Any]], Any]
+    host: Callable[[Any], NDArray[Any]]
+
+
+def onnx_runner(pack: EnginePack, *, threads: int = 1) -> Runner:
+    """Run the exported parts of a pack by ONNX Runtime on the CPU, without torch.
 
     Parameters
     ----------
     pack : EnginePack
         From ``rtdecode engines export``.
-    participant : int
-        Which ridge layer of the pack starts; `MindEye2.take_ridge` gives another.
     threads : int
         CPU threads within one operation.
+    """
+    parts = pack.config.get("parts", {})
+    return Runner(
+        open=lambda name: (
+            OnnxEngine(pack.folder / parts[name]["file"], name=f"{pack.name}/{name}", threads=threads).run
+        ),
+        join=np.concatenate,
+        level=lambda t, rows: np.full(len(rows), t, np.int64),
+        array=lambda values: values,
+        host=lambda values: np.asarray(values),
+    )
+
+
+def tensorrt_runner(pack: EnginePack) -> Runner:
+    """Run the compiled plans of a pack; arrays stay on the GPU between parts.
+
+    Parameters
+    ----------
+    pack : EnginePack
+        With plans of ``rtdecode engines build``.
+
+    Raises
+    ------
+    EngineError
+        TensorRT, torch or a GPU is missing.
+    """
+    from rtdecode.decode.tensorrt import TensorRT  # its requirements are told in its own words
+
+    runtime = TensorRT()
+    keys = plan_keys(pack, runtime.hardware())
+    import torch
+
+    device = runtime.device
+
+    def compute(name: str) -> Compute:
+        engine = load_plan(pack, name, keys[name], runtime)
+        return lambda values: {key: value.float() for key, value in engine.compute(values).items()}
+
+    return Runner(
+        open=compute,
+        join=torch.cat,
+        level=lambda t, rows: torch.full((len(rows),), t, device=device, dtype=torch.int64),
+        array=lambda values: torch.from_numpy(values).to(device),
+        host=lambda values: np.asarray(values.float().cpu().numpy()),
+    )
+
+
+def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> Stages:
+    """Put the exported parts of a MindEye2 pack together; stages that it lacks are None, and so is the refinement.
+
+    Parameters
+    ----------
+    pack : EnginePack
+        From ``rtdecode engines export``.
+    runner : Runner
+    participant : int
+        Which ridge layer of the pack starts; `MindEye2.take_ridge` gives another.
 
     Raises
     ------
@@ -46,14 +126,11 @@ def load_engines(pack: EnginePack, *, participant: int = 0, threads: int = 1) ->
         )
     stages = pack.config["stages"]
 
-    def engine(name: str) -> Engine:
-        return OnnxEngine(pack.folder / parts[name]["file"], name=f"{pack.name}/{name}", threads=threads)
-
-    def simple(name: str, given: str, found: str) -> Callable[[Float32], Float32] | None:
+    def simple(name: str) -> Callable[[Any], Any] | None:
         if name not in parts:
             return None
-        one = engine(name)
-        return lambda values: np.asarray(one.run({given: values})[found])
+        decode = runner.open(name)
+        return lambda latent: decode({"latent": latent})["picture"]
 
     weights = pack.tensors(stages["ridge"]["file"])
     if f"linears.{participant}.weight" not in weights:
@@ -66,68 +143,64 @@ def load_engines(pack: EnginePack, *, participant: int = 0, threads: int = 1) ->
             weights[f"linears.{participant}.bias"].astype(np.float32),
         ),
         schedule=cosine_schedule(int(stages["prior"]["sizes"].get("timesteps", 100))),
-        backbone=_backbone(engine("backbone")),
-        prior=_prior(engine("prior")),
-        caption=_captions(pack, engine) if {"converter", "captioner"} <= parts.keys() else None,
-        unclip=_unclip(pack, engine) if {"unclip", "unclip_context"} <= parts.keys() else None,
+        backbone=_backbone(runner.open("backbone")),
+        prior=_prior(pack.name, runner),
+        caption=_captions(pack, runner) if {"converter", "captioner"} <= parts.keys() else None,
+        unclip=_unclip(pack, runner) if {"unclip", "unclip_context"} <= parts.keys() else None,
         latent_side=int(stages["unclip"]["sizes"]["sample_size"]) if "unclip" in stages else 0,
-        picture=simple("autoencoder", "latent", "picture"),
-        blurry=simple("blurry_autoencoder", "latent", "picture"),
+        picture=simple("autoencoder"),
+        blurry=simple("blurry_autoencoder"),
         embed=None,  # pictures of other sizes are resized as bigG wants it by torch only
         refiner=None,
-        array=lambda values: values,
-        host=lambda values: values,
+        array=runner.array,
+        host=runner.host,
     )
 
 
-def _backbone(engine: Engine) -> Callable[[Float32], Hidden]:
-    def run(hidden: Float32) -> Hidden:
-        found = engine.run({"hidden": hidden[:, None]})
+def _backbone(compute: Compute) -> Callable[[Any], Hidden]:
+    def run(hidden: Any) -> Hidden:
+        found = compute({"hidden": hidden[:, None]})
         return Hidden(tokens=found["tokens"], retrieval=found["retrieval"], latent=found.get("latent"))
 
     return run
 
 
-def _prior(engine: Engine) -> Callable[[Float32, int, Float32, float], Float32]:
-    def run(x: Float32, t: int, condition: Float32, guidance: float) -> Float32:
+def _prior(name: str, runner: Runner) -> Callable[[Any, int, Any, float], Any]:
+    compute = runner.open("prior")
+
+    def run(x: Any, t: int, condition: Any, guidance: float) -> Any:
         if guidance != 1:
-            raise EngineError(
-                f"{engine.name}: expected a prior_guidance of 1, got {guidance}: the torch backend has it"
-            )
-        return np.asarray(engine.run({"x": x, "t": _level(t, x), "condition": condition})["tokens"])
+            raise EngineError(f"{name}/prior: expected a prior_guidance of 1, got {guidance}; torch can do it")
+        return compute({"x": x, "t": runner.level(t, x), "condition": condition})["tokens"]
 
     return run
 
 
-def _level(t: int, rows: NDArray[Any]) -> NDArray[np.int64]:
-    return np.full(len(rows), t, np.int64)
-
-
-def _unclip(pack: EnginePack, engine: Callable[[str], Engine]) -> Unclip:
+def _unclip(pack: EnginePack, runner: Runner) -> Unclip:
     return Unclip(
-        context_part=engine("unclip_context").run,
-        step_part=engine("unclip").run,
-        vector=pack.tensors(CONDITIONING)["unclip"].astype(np.float32),
-        join=np.concatenate,
-        level=_level,
+        context_part=runner.open("unclip_context"),
+        step_part=runner.open("unclip"),
+        vector=runner.array(pack.tensors(CONDITIONING)["unclip"].astype(np.float32)),
+        join=runner.join,
+        level=runner.level,
     )
 
 
-def _captions(pack: EnginePack, engine: Callable[[str], Engine]) -> Callable[[Float32], list[str]]:
+def _captions(pack: EnginePack, runner: Runner) -> Callable[[Any], list[str]]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise EngineError(f"captions need tokenizers: pip install 'rtdecode[gpu]' ({error})") from None
-    converter, captioner = engine("converter"), engine("captioner")
+    convert, score = runner.open("converter"), runner.open("captioner")
     sizes = pack.config["stages"]["captioner"]["sizes"]
     first, last = int(sizes["bos_token_id"]), int(sizes["eos_token_id"])
     tokenizer = Tokenizer.from_file(str(pack.folder / "captioner" / "tokenizer.json"))
 
-    def run(tokens: Float32) -> list[str]:
-        features = converter.run({"tokens": tokens})["features"]
+    def run(tokens: Any) -> list[str]:
+        features = convert({"tokens": tokens})["features"]
         words = np.full((len(tokens), 1), first, np.int64)
         while words.shape[1] < LONGEST and not (words == last).any(1).all():
-            scores = captioner.run({"features": features, "words": words})["scores"]
+            scores = runner.host(score({"features": features, "words": runner.array(words)})["scores"])
             words = np.concatenate([words, scores.argmax(1)[:, None]], 1)
         return [tokenizer.decode(_said(row.tolist(), last)).strip() for row in words]
 
