@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -140,9 +140,19 @@ class Recording:
         self.inputs.close()
         self._outputs.close()
 
-    def output(self, topic: bytes, payload: bytes) -> None:
-        """Journal one message before it is sent."""
-        self._outputs.append("output", topic=topic.decode(), payload=payload)
+    def output(self, topic: bytes, payload: bytes) -> int:
+        """Journal one message before it is sent; return where `published` finds it."""
+        return self._outputs.append("output", topic=topic.decode(), payload=payload)
+
+    def published(self, places: Iterable[int]) -> Iterator[bytes]:
+        """Yield the payloads of messages that were journalled at these places.
+
+        Raises
+        ------
+        JournalError
+            One cannot be read back.
+        """
+        return (record["payload"] for record in self._outputs.at(places))
 
     def keep(self, volume: Volume) -> None:
         """Keep the stored values of a volume losslessly, as NIfTI.
