@@ -81,7 +81,7 @@ class Daemon:
         self._pictures = PictureLane()
         name = session_name(settings.session)
         self._publisher = Publisher(name, clock, transport, recording)
-        estimator = Estimator(settings.estimate, name)
+        estimator = Estimator(settings.estimate, name, scratch=recording.scratch)
         estimator.warm_up()
         self._line = Line(settings, estimator, recording, self._publisher, self._pictures, clock)
         self._trials: dict[str, dict[str, Any]] = {}

@@ -13,7 +13,7 @@ from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
-from rtdecode.estimate.report import DesignMatrix, RunReport
+from rtdecode.estimate.report import RunReport
 from rtdecode.lanes import PictureLane
 from rtdecode.past import Input
 from rtdecode.publish import messages
@@ -34,7 +34,6 @@ class _RunState:
     accounted: int = 0
     finals: list[BetaUpdate] = field(default_factory=list)
     report: RunReport = field(default_factory=RunReport)
-    design: DesignMatrix | None = None
 
 
 class Line:
@@ -72,7 +71,7 @@ class Line:
         self._last_input_mono_s = clock.monotonic()
         self._referenced = False
         self._done = 0
-        self._finished: list[_RunState] = []
+        self._finished: list[int] = []
 
     def handle(self, item: Input, lag: int) -> None:
         """Take one input.
@@ -118,15 +117,17 @@ class Line:
     def finish(self) -> None:
         """Close the run that is still open; write the tSNR maps and plots of all, for which there is time now."""
         self._finish_run()
-        for run in self._finished:
-            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
-            run.report.write(
-                self._recording.stem(run.run),
+        for number in self._finished:
+            kept = self._recording.scratch / f"report-run-{number:02d}.npz"
+            report, design = RunReport.stored(kept)
+            report.write(
+                self._recording.stem(number),
                 self._estimator.mask,
                 self._estimator.reference[1],
                 self._settings.estimate.censor_fd_mm,
-                run.design,
+                design,
             )
+            kept.unlink()
         self._finished.clear()
 
     # volumes --------------------------------------------------------------------------------------------
@@ -224,9 +225,11 @@ class Line:
             self._beta(beta, {})
         self._run = None
         self._done = run.run
-        run.design = self._estimator.last_design
         if run.received:
-            self._finished.append(run)
+            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
+            kept = self._recording.scratch / f"report-run-{run.run:02d}.npz"
+            run.report.store(kept, self._estimator.last_design)
+            self._finished.append(run.run)
         if self._referenced:
             self._recording.betas(run.run, run.finals, self._estimator.mask, self._estimator.reference[1])
         self._publisher.publish(

@@ -3,6 +3,7 @@
 sub-01_ses-01/
   settings.toml, dataset_description.json
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
+  journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
   sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +85,8 @@ class Recording:
         journals = self.folder / "journal"
         self.inputs = Journal(journals / "inputs.journal", clock, resume=resume)
         self._outputs = Journal(journals / "outputs.journal", clock, resume=resume)
+        self.scratch = journals / "scratch"
+        self.scratch.mkdir(exist_ok=True)
         self._tables: dict[Path, TextIO] = {}
         self._refolding = False
         self.saving = False
@@ -139,6 +143,7 @@ class Recording:
             table.close()
         self.inputs.close()
         self._outputs.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def output(self, topic: bytes, payload: bytes) -> int:
         """Journal one message before it is sent; return where `published` finds it."""

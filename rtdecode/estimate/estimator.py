@@ -57,6 +57,8 @@ class Estimator:
         In the space of the reference: volumes come with the percent signal change of each.
     voxels : VoxelModel or None
         Response, autocorrelation and shrinkage of each voxel of the mask, known beforehand.
+    scratch : Path or None
+        Folder for what is large of earlier runs; None keeps it in memory.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class Estimator:
         standard_errors: bool = False,
         regions: Mapping[str, NDArray[np.bool_]] | None = None,
         voxels: VoxelModel | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -83,7 +86,8 @@ class Estimator:
         if reference is not None:
             data, affine = reference
             self._space = Space(np.ascontiguousarray(data, np.float32), np.asarray(affine, np.float64), settings)
-        self._prior = Prior(learn=settings.shrinkage == "learned", learn_lag=settings.response_lag == "learned")
+        learn = settings.shrinkage == "learned"
+        self._prior = Prior(learn=learn, learn_lag=settings.response_lag == "learned", scratch=scratch)
         self._voxels = VoxelLearner(
             hrf=settings.voxel_hrf,
             rho=settings.autocorrelation == "voxel",
@@ -138,13 +142,7 @@ class Estimator:
 
     @property
     def centre_mm(self) -> NDArray[np.float64] | None:
-        """Point that the rotations turn about, RAS mm, shape (3,); None without registration.
-
-        Raises
-        ------
-        RuntimeError
-            Before the first volume.
-        """
+        """Point that rotations turn about, RAS mm, shape (3,), or None. Raises RuntimeError before the first volume."""
         return self._known_space().centre_mm
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,12 +132,17 @@ class Prior:
         False: nothing, ever; trials are fitted by least squares.
     learn_lag : bool
         Whether the response lag is among the things learned.
+    scratch : Path or None
+        Folder for the series of finished runs, which are large; None keeps them in memory.
     """
 
-    def __init__(self, *, learn: bool, learn_lag: bool) -> None:
+    def __init__(self, *, learn: bool, learn_lag: bool, scratch: Path | None = None) -> None:
         self._learn = learn
         self._learn_lag = learn_lag
+        self._scratch = scratch
+        self._added = 0
         self._runs: list[FinishedRun] = []
+        self._kept: list[Path] = []
         self._lag_likelihood = -0.5 * (LAGS_S / _LAG_SD_S) ** 2
         self._scales: Scales | None = None
         self._mean_response: NDArray[np.float32] | None = None
@@ -165,13 +171,26 @@ class Prior:
         scales = self.expectation(run.timing.typical_energy(run.events)).scales
         if scales is None:
             return
-        self._runs = [*self._runs, run][-_REMEMBERED_RUNS:]
         if self._learn_lag:
             self._lag_likelihood += lag_likelihood(run, scales)
             self.lag_s = float(LAGS_S[np.argmax(self._lag_likelihood)])
-        self._scales = fit_scales(self._runs, self.lag_s, scales)
-        means = [mean_response(r, self._scales, self.lag_s) for r in self._runs]
+        runs = self._remember(run)
+        self._scales = fit_scales(runs, self.lag_s, scales)
+        means = [mean_response(r, self._scales, self.lag_s) for r in runs]
         self._mean_response = np.mean(means, axis=0).astype(np.float32)
+
+    def _remember(self, run: FinishedRun) -> list[FinishedRun]:
+        """Return the latest runs with their series; between calls these are on disk if there is a folder for them."""
+        self._runs = [*self._runs, run][-_REMEMBERED_RUNS:]
+        if self._scratch is None:
+            return self._runs
+        self._kept.append(self._scratch / f"series-{self._added % _REMEMBERED_RUNS}.npy")
+        self._added += 1
+        np.save(self._kept[-1], run.percent)
+        self._kept = self._kept[-_REMEMBERED_RUNS:]
+        self._runs[-1] = replace(run, percent=np.zeros((0, 0), np.float32))
+        series = [np.load(path, mmap_mode="r") for path in self._kept]
+        return [replace(r, percent=percent) for r, percent in zip(self._runs, series, strict=True)]
 
 
 def first_scales(energy: float = 1.0) -> Scales:
