@@ -58,9 +58,9 @@ def replay(
     """Replay under a watcher that looks at each tick and, unless `silent`, after each step; return all it gave."""
     folder.mkdir()
     clock, out = TickingClock(), []
-    settings = ScannerSettings(export_dir=folder, gap_timeout_s=GAP_S)
+    settings = ScannerSettings(export_dir=folder, gap_timeout_s=GAP_S, watch="polling")
     plan = make_plan(volumes, faults, seed=SEED, period_s=PERIOD_S, late_s=LATE_S)
-    with FolderWatcher(settings, "s1", clock, native=False) as source:
+    with FolderWatcher(settings, "s1", clock) as source:
         clock.on_sleep = lambda: out.extend(source.poll())
 
         def on_step(step: Any) -> None:
