@@ -164,6 +164,9 @@ class Line:
         self._close_if_complete()
 
     def _skipped(self, item: Skipped) -> None:
+        closed = item.run <= self._done or (self._run is not None and item.run < self._run.run)
+        if closed and item.volume is not None and not item.path:
+            return  # the end of the run has said so
         self._publisher.publish(messages.skipped(item))
         _log.warning("run %d volume %s skipped: %s", item.run, item.volume, item.reason)
         if item.volume is None:

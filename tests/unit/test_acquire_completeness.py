@@ -135,3 +135,39 @@ def test_files_dealt_with_are_not_opened_again(
 
     monkeypatch.setattr(Path, "open", forbidden)
     assert source.poll() == []
+
+
+def short_tail(folder: Path, instance: int, zeros: int) -> tuple[Path, bytes]:
+    path = put(folder, instance)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) - 2 * zeros] + bytes(2 * zeros))
+    return path, raw
+
+
+@pytest.mark.parametrize("zeros", [1, 3, SHAPE[0]])
+def test_a_few_zeros_at_the_end_may_still_be_filled(tmp_path: Path, clock: FakeClock, zeros: int) -> None:
+    source = watch(tmp_path, clock)
+    path, raw = short_tail(tmp_path, 1, zeros)
+    assert source.poll() == []
+    path.write_bytes(raw)
+    (arrival,) = source.poll()
+    assert isinstance(arrival.item, Volume)
+    assert arrival.item.problems == ()
+    assert arrival.item.data[-1, -1, -1] != 0
+
+
+def test_a_few_zeros_that_stay_are_air_and_cost_one_look(tmp_path: Path, clock: FakeClock) -> None:
+    source = watch(tmp_path, clock)
+    short_tail(tmp_path, 1, 3)
+    assert source.poll() == []
+    (arrival,) = source.poll()
+    assert isinstance(arrival.item, Volume)
+    assert "last 3 values are zero" in arrival.item.problems[0]
+    for instance, zeros in ((2, 2), (3, 3)):
+        short_tail(tmp_path, instance, zeros)
+        (arrival,) = source.poll()
+        assert isinstance(arrival.item, Volume)
+        assert arrival.item.problems == ()
+    short_tail(tmp_path, 4, 5)
+    assert source.poll() == []
+    assert told(source.poll()) == [(1, 3, "volume")]

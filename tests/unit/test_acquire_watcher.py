@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rtdecode.acquire import folder as folder_module
 from rtdecode.acquire import watcher as watcher_module
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.clock import SystemClock
@@ -205,3 +206,45 @@ def test_a_folder_without_events_is_polled(tmp_path: Path, caplog: pytest.LogCap
         assert source.poll() == []
         assert source.problem is not None
     assert "polling only" in caplog.text
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:40 / /mnt/scanner\\040share rw,relatime shared:9 - cifs //console/export rw,vers=3.0
+31 21 0:41 / /mnt/nfs rw - nfs4 server:/export rw
+32 31 0:42 / /mnt/nfs/local rw master:3 - xfs /dev/sdb rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/mnt/scanner share/today", True),
+        ("/mnt/scanner", False),
+        ("/mnt/nfs", True),
+        ("/mnt/nfs/a/b", True),
+        ("/mnt/nfs/local/a", False),
+        ("/data", False),
+    ],
+)
+def test_a_network_mount_is_seen(tmp_path: Path, folder: str, expected: bool) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    assert folder_module.is_remote(Path(folder), tmp_path / "mountinfo") is expected
+    assert not folder_module.is_remote(Path(folder), tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "remote", "polled"),
+    [("auto", False, False), ("auto", True, True), ("native", True, False), ("polling", False, True)],
+)
+def test_a_network_mount_is_polled_unless_the_settings_say_otherwise(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, chosen: str, remote: bool, polled: bool
+) -> None:
+    monkeypatch.setattr(folder_module, "is_remote", lambda folder: remote)
+    started: list[Path] = []
+    monkeypatch.setattr(folder_module, "observe", lambda folder, wake: started.append(folder))
+    source = FolderWatcher(ScannerSettings(export_dir=tmp_path, watch=chosen), "s1", clock)  # type: ignore[arg-type]
+    assert bool(started) is not polled
+    before = clock.now
+    source.wait(0.01)
+    assert (clock.now > before) is polled

@@ -80,7 +80,7 @@ def test_the_real_participant_is_replayed_whole(shared: Path, tmp_path: Path, cl
     assert np.loadtxt(tmp_path / "motion" / "run-5.txt").shape == (121, 6)
     assert sum(message["kind"] == "trial" for message in told) == 8
     source = FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="polling"), "s1", clock)
-    volumes = [arrival.item for _ in range(3) for arrival in source.poll()]
+    volumes = [arrival.item for _ in range(6) for arrival in source.poll()]
     whole = nib.load(shared / "data" / HAXBY / "run005" / "bold_1slice.nii.gz")
     assert all(isinstance(volume, Volume) and volume.t_r_s == 2.5 for volume in volumes)
     stacked = np.stack([volume.data for volume in volumes if isinstance(volume, Volume)], axis=3)
