@@ -1,6 +1,6 @@
 """Kill the daemon by SIGKILL at seeded points of small visits, resume, and compare with a visit left alone.
 
-    python bench/kill.py [--points 50] [--json FILE]
+    PYTHONPATH=. python bench/kill.py [--points 50] [--json FILE]
 
 Daemon, calibration, scanner and client are real processes and sockets; the scanner keeps step with the daemon. Equal
 means: the same volumes, betas, runs and skipped files message by message, the same final embedding, score, caption and

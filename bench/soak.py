@@ -1,6 +1,6 @@
 """A long session through the real daemon: memory after each run, volumes lost, time per volume.
 
-    python bench/soak.py [--quick] [--json FILE]
+    PYTHONPATH=. python bench/soak.py [--quick] [--json FILE]
 
 12 runs of 600 volumes (64 x 64 x 36) of Siemens mosaic with 100 trials each: the first calibrates, the others are
 decoded to pictures. Daemon, decode worker, calibration and client are real processes and sockets; the scanner writes
