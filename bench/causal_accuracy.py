@@ -140,7 +140,7 @@ class Session:
                 found.setdefault(round(update.delay_s - BLOCK_S, 3), {})[order] = update.beta
         for update in estimator.finish_run():
             found.setdefault(END, {})[int(update.event.trial.split("/")[1])] = update.beta
-        missing = np.zeros(int(estimator.mask.sum()), np.float32)
+        missing = np.zeros(int(estimator.space.mask.sum()), np.float32)
         return {
             delay: np.stack([of_delay.get(order, missing) for order in range(len(run.labels))])
             for delay, of_delay in found.items()

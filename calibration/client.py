@@ -12,6 +12,7 @@ from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.bundle import EnginePack
 from rtdecode.client import Beta, Client, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
+from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE
 
 _log = logging.getLogger(__name__)
 
@@ -131,8 +132,9 @@ class CalibrationRun:
             pack=self._pack.identity,
             curve=self._calibrator.curve,
             copies={
-                "reference.nii.gz": _only(session, "*_boldref.nii.gz"),
-                "mask.nii.gz": _only(session, "*_desc-brain_mask.nii.gz"),
+                REFERENCE: _only(session, "*_boldref.nii.gz"),
+                MASK: _only(session, "*_desc-brain_mask.nii.gz"),
+                MODEL: _only(session, "*_desc-estimate_model.safetensors"),
             },
             provenance={
                 "participant": self._session.participant,

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rtdecode.bundle import open_pack, open_participant
+from rtdecode.bundle import open_pack
 from rtdecode.clock import Clock
 from rtdecode.decode.stages import load_stages
 from rtdecode.errors import RtdecodeError
+from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.recording import session_folder
 from rtdecode.settings import Settings
 
@@ -126,10 +127,8 @@ def _engines(settings: Settings) -> list[Finding]:
     if pack is not None:
         findings.append(_attempt("engines", lambda: load_stages(pack, threads=decode.threads))[1])
     if decode.bundle is not None:
-        bundle, finding = _attempt("participant bundle", lambda: open_participant(Path(decode.bundle or "")))
-        if bundle is not None and pack is not None and bundle.provenance.get("pack") != pack.identity:
-            finding = Finding(finding.subject, finding.detail, "was calibrated with another engine pack")
-        findings.append(finding)
+        if pack is not None:
+            findings.append(_attempt("participant bundle", lambda: calibration_of(settings, pack))[1])
     elif settings.calibration.runs == 0:
         findings.append(
             Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")

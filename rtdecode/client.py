@@ -102,7 +102,8 @@ class Volume(Message):
     """One volume passed registration and the GLM.
 
     `motion` is x, y, z in mm then rotations about x, y, z in radians; `fd_mm` framewise displacement; `dvars` in
-    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts volumes waiting behind this one.
+    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts volumes waiting behind this one; `regions`
+    gives the percent signal change of each region of the settings (nan where the volume is censored).
     """
 
     motion: Tuple[float, ...] = ()
@@ -111,6 +112,7 @@ class Volume(Message):
     tsnr: float = 0.0
     fit: float = 0.0
     lag: int = 0
+    regions: Dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ class Score(Message):
     """Category probabilities, retrieval rank (1 is best; None if the truth is unknown) and evidence.
 
     `evidence` is the probability, learned from held-out calibration trials, that `predicted` is right; `chance`
-    what guessing gives; `p_noise` how often noise alone looks at least this sure.
+    what guessing gives; `p_noise` how often noise alone looks at least this sure. `shift` and `spread` tell how the
+    decoded trials' final betas before this one differ from those of the calibration, in its standard deviations:
+    median over voxels of the mean's distance (about .67 / sqrt(trials) without drift) and of the deviation (1).
     """
 
     predicted: str = ""
@@ -156,6 +160,8 @@ class Score(Message):
     evidence: float = 0.0
     chance: float = 0.0
     p_noise: float = 1.0
+    shift: Optional[float] = None
+    spread: Optional[float] = None
     stimulus: Optional[str] = None
     condition: Optional[str] = None
     onset_s: float = 0.0

@@ -53,6 +53,7 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.daemon import Daemon
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
+    from rtdecode.estimate.calibrated import calibration_of
     from rtdecode.past import Past
     from rtdecode.publish.server import Server
     from rtdecode.recording import Recording, session_folder, session_name
@@ -63,6 +64,7 @@ def _run(args: argparse.Namespace) -> int:
         raise SettingsError([f"$.scanner.export_dir: expected a folder, found none at {settings.scanner.export_dir}"])
     clock = SystemClock()
     pack = open_pack(settings.decode.pack)
+    calibrated = calibration_of(settings, pack)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -79,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
                 WorkerService(pack.folder, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
             ) as decoder,
         ):
-            daemon = Daemon(settings, source, decoder, pack, recording, server, clock, past)
+            daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, past=past)
             server.start(daemon.answer)
             print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
             daemon.run(stop)

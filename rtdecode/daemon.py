@@ -22,8 +22,11 @@ from rtdecode import client as wire
 from rtdecode.acquire.source import Source
 from rtdecode.bundle import EnginePack, open_participant
 from rtdecode.clock import Clock
+from rtdecode.decode.adapter import adapter_from
+from rtdecode.decode.drift import DriftMonitor
 from rtdecode.decode.worker import DecodeService
 from rtdecode.errors import BundleError, ProtocolError
+from rtdecode.estimate.calibrated import Calibrated, expected_provenance, strangeness
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.lanes import Closed, PictureLane, VolumeLane
 from rtdecode.line import Line
@@ -31,11 +34,24 @@ from rtdecode.past import Input, Past
 from rtdecode.publish import messages, requests
 from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.recording import Recording, session_name
-from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, RunEnd, RunStart, Stamp, TrialEvent, Volume
+from rtdecode.records import (
+    BetaUpdate,
+    Caption,
+    Drift,
+    Embedding,
+    Reconstruction,
+    RunEnd,
+    RunStart,
+    Stamp,
+    TrialEvent,
+    Volume,
+)
 from rtdecode.settings import Settings
 
 LANE_CAPACITY = 64
 DISK_LOW_BYTES = 2 << 30
+DRIFT_TRIALS = 8
+DRIFT_SHIFT = 0.75  # without drift, 0.24 after so many trials
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +70,8 @@ class Daemon:
     transport : Transport
         Where messages go.
     clock : Clock
+    calibrated : Calibrated, optional
+        What `estimate.calibrated.calibration_of` returns.
     past : Past, optional
         Of the same session, which is to be resumed.
     """
@@ -67,6 +85,8 @@ class Daemon:
         recording: Recording,
         transport: Transport,
         clock: Clock,
+        *,
+        calibrated: Calibrated | None = None,
         past: Past | None = None,
     ) -> None:
         self._settings = settings
@@ -81,7 +101,8 @@ class Daemon:
         self._pictures = PictureLane()
         name = session_name(settings.session)
         self._publisher = Publisher(name, clock, transport, recording)
-        estimator = Estimator(settings.estimate, name, scratch=recording.scratch)
+        bundle = settings.decode.bundle
+        estimator = Estimator(settings.estimate, name, calibrated=calibrated, scratch=recording.scratch)
         estimator.warm_up()
         self._line = Line(settings, estimator, recording, self._publisher, self._pictures, clock)
         self._trials: dict[str, dict[str, Any]] = {}
@@ -92,7 +113,9 @@ class Daemon:
         self._transport = transport
         self._problem: str | None = None
         self._ending = threading.Event()
-        bundle = settings.decode.bundle
+        self._finals: list[BetaUpdate] = []  # of earlier lives of the session, until a bundle is loaded
+        self._drift: DriftMonitor | None = None
+        self._drifted = False
         if past is not None:
             self._refold(past)
             bundle = Path(past.bundle) if past.bundle is not None else bundle
@@ -114,6 +137,8 @@ class Daemon:
             done = beta.event.trial in decided if beta.final else (beta.event.trial, beta.revision) in pictured
             if not done:
                 self._pictures.put(beta)
+            elif beta.final:
+                self._finals.append(beta)
 
     # requests (publish thread) ----------------------------------------------------------------------------
 
@@ -180,10 +205,12 @@ class Daemon:
 
     def _request_bundle(self, folder: str) -> str:
         bundle = open_participant(Path(folder))
-        if bundle.provenance.get("pack") != self._pack.identity:
-            raise BundleError(
-                f"{folder}: expected calibration for pack {self._pack.identity}, got {bundle.provenance.get('pack')}"
-            )
+        settings, wanted = self._settings, expected_provenance(self._settings, self._pack)
+        if settings.decode.bundle != Path(folder):
+            wanted["session"] = session_name(settings.session)  # the voxels of other visits lie elsewhere
+        strange = strangeness(bundle, wanted)
+        if strange:
+            raise BundleError(f"{'; '.join(strange)}; calibrate in this session, or start it with decode.bundle")
         self._recording.inputs.append("bundle", folder=folder, identity=bundle.identity)
         self._loading = folder
         return bundle.identity
@@ -276,6 +303,10 @@ class Daemon:
         if self._loading is not None:
             folder, self._loading = self._loading, None
             self._bundle = self._decoder.load(Path(folder))
+            self._drift = DriftMonitor(adapter_from(open_participant(Path(folder)).adapter))
+            for final in self._finals:
+                self._drift.add(final.beta)
+            self._finals.clear()
             self._loaded.set()
             self._recording.inputs.append("bundle_loaded", identity=self._bundle)
             self._publish_session("running")
@@ -296,13 +327,14 @@ class Daemon:
         stamp = beta.stamp
         stages = {"queue": self._since_ms(stamp)}
         score, caption = None, None
+        drift = self._drift.drift if self._drift else None
         for part, milliseconds in self._decoder.decode(beta):
             match part:
                 case Embedding():
                     stages["embed"] = milliseconds
                     score = part.score
                     self._publish(stamp, stages, messages.embedding(beta, part))
-                    self._publish(stamp, stages, messages.score(beta, score))
+                    self._publish(stamp, stages, messages.score(beta, score, drift))
                 case Caption():
                     stages["caption"] = milliseconds
                     caption = part
@@ -313,7 +345,22 @@ class Daemon:
                     path = self._recording.picture(beta.event.trial, beta.revision, message.image)
                     self._publish(stamp, stages, message)
                     if beta.final and score is not None and caption is not None:
-                        self._recording.decoded(beta, score, caption, path, self._since_ms(stamp))
+                        self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
+
+        if beta.final and self._drift is not None:
+            self._drift.add(beta.beta)
+            self._tell_drift(self._drift.drift)
+
+    def _tell_drift(self, drift: Drift | None) -> None:
+        """Say once that the betas are no longer what the decoder was calibrated on."""
+        if drift is None or self._drifted or drift.trials < DRIFT_TRIALS or drift.shift < DRIFT_SHIFT:
+            return
+        self._drifted = True
+        reason = (
+            f"over {drift.trials} trials the betas lie {drift.shift:.2f} standard deviations from the calibration's"
+        )
+        degraded = "scores are surer than they should be: look at the motion trace, or calibrate again"
+        self._publisher.publish(wire.Fault(part="estimate", reason=reason, degraded=degraded))
 
     def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
         self._publisher.publish(messages.headed(message, stamp, {**stages, "total": self._since_ms(stamp)}))

@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
-from rtdecode.estimate.report import RunReport
+from rtdecode.estimate.inputs import scaled
+from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.lanes import PictureLane
 from rtdecode.past import Input
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, RegisteredVolume, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -122,8 +125,8 @@ class Line:
             report, design = RunReport.stored(kept)
             report.write(
                 self._recording.stem(number),
-                self._estimator.mask,
-                self._estimator.reference[1],
+                self._estimator.space.mask,
+                self._estimator.space.affine,
                 self._settings.estimate.censor_fd_mm,
                 design,
             )
@@ -149,9 +152,7 @@ class Line:
         run.received += 1
         run.accounted = max(run.accounted, stamp.volume + 1)
         if not self._referenced:
-            data, affine = self._estimator.reference
-            self._recording.reference(data, self._estimator.mask, affine)
-            self._referenced = True
+            self._first_volume(volume, registered)
         stages = {
             "wait": 1e3 * (began - stamp.received_mono_s),
             "estimate": 1e3 * (self._clock.monotonic() - began),
@@ -162,6 +163,22 @@ class Line:
         for beta in betas:
             self._beta(beta, stages)
         self._close_if_complete()
+
+    def _first_volume(self, volume: Volume, registered: RegisteredVolume) -> None:
+        """Write the space of the session; in that of an earlier visit, draw where the head lies today."""
+        space = self._estimator.space
+        self._recording.reference(space.data, space.mask, space.affine)
+        self._referenced = True
+        if self._estimator.calibrated is None:
+            return
+        moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
+        millimetres, degrees = np.abs(registered.motion[:3]).max(), np.degrees(np.abs(registered.motion[3:]).max())
+        title = (
+            f"first volume (red outline) over the calibration's reference: correlation {registered.fit:.3f}, "
+            f"moved {millimetres:.1f} mm, turned {degrees:.1f} degrees"
+        )
+        overlay(space.data, moved, self._recording.alignment_path(), title)
+        _log.info("%s; look at %s", title, self._recording.alignment_path())
 
     def _skipped(self, item: Skipped) -> None:
         closed = item.run <= self._done or (self._run is not None and item.run < self._run.run)
@@ -234,7 +251,10 @@ class Line:
             run.report.store(kept, self._estimator.last_design)
             self._finished.append(run.run)
         if self._referenced:
-            self._recording.betas(run.run, run.finals, self._estimator.mask, self._estimator.reference[1])
+            self._recording.betas(run.run, run.finals, self._estimator.space.mask, self._estimator.space.affine)
+        learned = self._estimator.learned
+        if learned is not None and run.run <= self._settings.calibration.runs:
+            learned.save(self._recording.model_path(), self._settings.estimate)
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
         )

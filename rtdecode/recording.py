@@ -6,8 +6,9 @@ sub-01_ses-01/
   journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
-  sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz
-  sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv,
+  sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz, ..._desc-estimate_model.safetensors,
+    ..._desc-alignment_plot.png (with the bundle of an earlier visit)
+  sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv, ..._run-01_desc-roi_timeseries.tsv,
     ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv,
     ..._run-01_desc-quality_summary.json, ..._run-01_stat-tsnr_boldmap.nii.gz,
     ..._run-01_desc-motion_plot.png, -carpet_, -tsnr_, -design_
@@ -31,7 +32,7 @@ from rtdecode import __version__
 from rtdecode.clock import Clock
 from rtdecode.errors import JournalError
 from rtdecode.journal import Journal
-from rtdecode.records import BetaUpdate, Caption, RegisteredVolume, Score, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, Caption, Drift, RegisteredVolume, Score, TrialEvent, Volume
 from rtdecode.settings import SessionSettings
 
 TASK = "rtdecode"
@@ -42,7 +43,7 @@ MOTION_COLUMNS = (
 EVENT_COLUMNS = ("onset", "duration", "trial_type", "trial", "stim_id")
 DECODED_COLUMNS = (
     "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
-    "p_noise", "caption", "revisions", "recon", "latency_ms",
+    "p_noise", "shift", "spread", "caption", "revisions", "recon", "latency_ms",
 )  # fmt: skip
 
 
@@ -222,7 +223,7 @@ class Recording:
         )
 
     def motion(self, volume: RegisteredVolume) -> None:
-        """Add a volume to the motion table of its run: mm and radians."""
+        """Add a volume to the motion table of its run, mm and radians, and to that of its regions, percent."""
         numbers = (*volume.motion.tolist(), volume.fd_mm, volume.dvars, volume.tsnr, volume.fit)
         self._row(
             volume.stamp.run,
@@ -230,14 +231,25 @@ class Recording:
             MOTION_COLUMNS,
             (volume.stamp.volume, *(f"{x:.6g}" for x in numbers)),
         )
+        if volume.regions:
+            self._row(
+                volume.stamp.run,
+                "desc-roi_timeseries.tsv",
+                ("volume", *volume.regions),
+                (volume.stamp.volume, *(f"{x:.6g}" for x in volume.regions.values())),
+            )
 
-    def decoded(self, beta: BetaUpdate, score: Score, caption: Caption, picture: str, latency_ms: float) -> None:
+    def decoded(
+        self, beta: BetaUpdate, score: Score, drift: Drift | None, caption: Caption, picture: str, latency_ms: float
+    ) -> None:
         """Add a trial's final result.
 
         Parameters
         ----------
         beta : BetaUpdate
         score : Score
+        drift : Drift or None
+            Of the trials before.
         caption : Caption
         picture : str
             As `picture` returned it.
@@ -245,9 +257,10 @@ class Recording:
             From the volume's file to the picture.
         """
         event = beta.event
+        drifted = (None, None) if drift is None else (f"{drift.shift:.3f}", f"{drift.spread:.3f}")
         values = (
             event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus, score.predicted, score.rank,
-            score.pool, score.evidence, score.chance, score.p_noise, caption.text, beta.revision + 1, picture,
+            score.pool, score.evidence, score.chance, score.p_noise, *drifted, caption.text, beta.revision + 1, picture,
             f"{latency_ms:.1f}",
         )  # fmt: skip
         self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, values)
@@ -273,6 +286,14 @@ class Recording:
         target.with_name(target.name.replace(".nii.gz", ".json")).write_text(
             json.dumps(sidecar, indent=1) + "\n", encoding="utf-8"
         )
+
+    def model_path(self) -> Path:
+        """Where what the calibration runs taught the estimator is kept."""
+        return self._func / f"{self._stem}_desc-estimate_model.safetensors"
+
+    def alignment_path(self) -> Path:
+        """Where the picture of the head's place in an earlier visit's space is kept."""
+        return self._func / f"{self._stem}_desc-alignment_plot.png"
 
     def quality(self, run: int, summary: Mapping[str, Any]) -> None:
         """Write the quality figures of a run."""

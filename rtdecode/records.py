@@ -189,8 +189,8 @@ class RegisteredVolume:
     fit : float
         Correlation of the registered volume with the reference over the brain.
     regions : mapping of str to float
-        Percent signal change of each region that the estimator was given, freed from drift and motion; empty where
-        the volume is censored.
+        Percent signal change of each region of the settings, freed from drift and motion; nan where the volume is
+        censored or those before do not predict it.
     """
 
     stamp: Stamp
@@ -270,6 +270,26 @@ class Score:
     evidence: float
     chance: float
     p_noise: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How betas differ from those of the calibration, in its standard deviations per voxel.
+
+    Attributes
+    ----------
+    trials : int
+        Seen so far; two at least.
+    shift : float
+        Median over voxels of the distance of the mean from the calibration's; about .67 / sqrt(trials) for betas
+        that have not drifted.
+    spread : float
+        Median over voxels of the standard deviation; about 1.
+    """
+
+    trials: int
+    shift: float
+    spread: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -152,6 +152,9 @@ class EstimateSettings:
         The same for its last beta.
     censor_fd_mm : float
         Volumes with more framewise displacement than this are left out of the GLM.
+    regions : table of str to Path
+        NIfTI masks in the space of the reference: each volume's message tells the percent signal change of each,
+        for neurofeedback.
     """
 
     registration: Literal["rigid", "off"] = "rigid"
@@ -170,6 +173,7 @@ class EstimateSettings:
     revise_at_s: tuple[Positive, ...] = (5.0, 6.5)
     final_at_s: Positive = 8.0
     censor_fd_mm: Positive = 2.0
+    regions: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +294,9 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
             f"$.estimate.revise_at_s: expected times before final_at_s = {estimate.final_at_s}, "
             f"got {list(estimate.revise_at_s)}"
         )
+    decode: DecodeSettings | None = sections.get("decode")
+    if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
+        problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
     scanner: ScannerSettings | None = sections.get("scanner")
     if scanner is not None and scanner.affine is not None:
         axes = np.array(scanner.affine)[:, :3]
@@ -330,6 +337,8 @@ def _section(kind: type[Any], raw: Any, where: str, root: Path, problems: list[s
 
 def _convert(value: Any, hint: Any, root: Path) -> Any:
     choices = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is Mapping:
+        return {name: _convert(one, choices[1], root) for name, one in msgspec.convert(value, dict[str, Any]).items()}
     if Path in choices:
         literals = [c for choice in choices for c in typing.get_args(choice)]
         if value in literals:

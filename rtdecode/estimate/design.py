@@ -260,15 +260,15 @@ def scaled_drift(timing: RunTiming, rows: NDArray[np.int64]) -> FloatArray:
 
 
 def motion_regressors(
-    motion: Sequence[NDArray[np.float64]], changes: Sequence[NDArray[np.float64]], kind: Confounds
+    motion: FloatArray | Sequence[FloatArray], changes: FloatArray | Sequence[FloatArray], kind: Confounds
 ) -> FloatArray:
     """Build the motion regressors, centred; rotations become mm on a sphere of 50 mm.
 
     Parameters
     ----------
-    motion : sequence of t arrays of shape (6,)
+    motion : array of shape (t, 6), float64
         Translations in mm, rotations in radians.
-    changes : sequence of t arrays of shape (6,)
+    changes : array of shape (t, 6), float64
         Difference from the volume before.
     kind : {"6", "24", "none"}
         The six; these, their changes, and the squares of both; or none.
@@ -292,5 +292,5 @@ def motion_regressors(
     return np.asarray(columns[:, np.abs(columns).max(0) > _STILL_MM])
 
 
-def _millimetres(motion: Sequence[NDArray[np.float64]]) -> FloatArray:
+def _millimetres(motion: FloatArray | Sequence[FloatArray]) -> FloatArray:
     return np.array(motion, np.float64) * ([1.0] * 3 + [HEAD_RADIUS_MM] * 3)

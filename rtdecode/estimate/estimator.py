@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import registration
+from rtdecode.estimate.calibrated import Calibrated, Learned
 from rtdecode.estimate.glm import apply_weights
 from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
@@ -49,12 +49,11 @@ class Estimator:
     settings : EstimateSettings
     session : str
         Session identifier, for stamps.
-    reference : tuple of (array of shape (i, j, k), array of shape (4, 4)) or None
-        Volume and affine to register to; None: the first volume of the session.
+    calibrated : Calibrated or None
+        An earlier visit whose reference, mask and scales hold; None: the first volume is the reference, and runs
+        teach later ones.
     standard_errors : bool
         Whether betas come with their standard errors; this takes a pass over the whole run each time.
-    regions : mapping of str to array of shape (i, j, k), bool
-        In the space of the reference: volumes come with the percent signal change of each.
     voxels : VoxelModel or None
         Response, autocorrelation and shrinkage of each voxel of the mask, known beforehand.
     scratch : Path or None
@@ -71,23 +70,26 @@ class Estimator:
         settings: EstimateSettings,
         session: str,
         *,
-        reference: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
+        calibrated: Calibrated | None = None,
         standard_errors: bool = False,
-        regions: Mapping[str, NDArray[np.bool_]] | None = None,
         voxels: VoxelModel | None = None,
         scratch: Path | None = None,
     ) -> None:
         self._settings = settings
         self._session = session
         self._standard_errors = standard_errors
-        self._region_masks = dict(regions or {})
         self._targets_s = (*sorted(settings.revise_at_s), settings.final_at_s)
         self._space: Space | None = None
-        if reference is not None:
-            data, affine = reference
-            self._space = Space(np.ascontiguousarray(data, np.float32), np.asarray(affine, np.float64), settings)
-        learn = settings.shrinkage == "learned"
-        self._prior = Prior(learn=learn, learn_lag=settings.response_lag == "learned", scratch=scratch)
+        self._calibrated = calibrated
+        if calibrated is not None:
+            self._space = Space(calibrated.reference, calibrated.affine, settings, calibrated.mask)
+            voxels = calibrated.learned.voxels
+        self._prior = Prior(
+            learn=settings.shrinkage == "learned",
+            learn_lag=settings.response_lag == "learned",
+            known=None if calibrated is None else calibrated.learned.expectation,
+            scratch=scratch,
+        )
         self._voxels = VoxelLearner(
             hrf=settings.voxel_hrf,
             rho=settings.autocorrelation == "voxel",
@@ -119,41 +121,27 @@ class Estimator:
             registration.warm_up()
 
     @property
-    def reference(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Reference volume, shape (i, j, k), and its affine.
-
-        Raises
-        ------
-        RuntimeError
-            Before the first volume.
-        """
-        space = self._known_space()
-        return space.data, space.affine
+    def space(self) -> Space:
+        """Reference, brain and mask of the session. Raises RuntimeError before the first volume."""
+        if self._space is None:
+            raise RuntimeError("the reference is the first volume of the session, and none has come yet")
+        return self._space
 
     @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Voxels that have betas, shape (i, j, k). Raises RuntimeError before the first volume."""
-        return self._known_space().mask
+    def calibrated(self) -> Calibrated | None:
+        """The earlier visit whose space and scales hold, if any."""
+        return self._calibrated
 
     @property
-    def brain(self) -> NDArray[np.bool_]:
-        """Voxels of the brain, shape (i, j, k). Raises RuntimeError before the first volume."""
-        return self._known_space().brain
-
-    @property
-    def centre_mm(self) -> NDArray[np.float64] | None:
-        """Point that rotations turn about, RAS mm, shape (3,), or None. Raises RuntimeError before the first volume."""
-        return self._known_space().centre_mm
+    def learned(self) -> Learned | None:
+        """What the runs so far taught, for later visits; None before the first that teaches anything."""
+        expectation = self._prior.learned
+        return None if expectation is None else Learned(expectation=expectation, voxels=self._voxel_model)
 
     @property
     def response_lag_s(self) -> float:
         """How much later than announced the responses come, as learned from the runs so far, seconds."""
         return self._prior.lag_s
-
-    def _known_space(self) -> Space:
-        if self._space is None:
-            raise RuntimeError("the reference is the first volume of the session, and none has come yet")
-        return self._space
 
     def start_run(self, run: int, t_r_s: float | None, *, motion: NDArray[np.float64] | None = None) -> None:
         """Begin a run.
@@ -258,17 +246,18 @@ class Estimator:
         if self._series is None:
             self._t_r_s = t_r_s
             self._series = new_series(self._settings, space.mask, t_r_s, volume.slice_times_s, self._voxel_model)
-            if self._region_masks:
+            if space.regions:
                 signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
-                self._regions = Regions(self._region_masks, space.mask, signal)
+                self._regions = Regions(space.regions, space.mask, signal)
         change = np.zeros(6) if self._last_motion is None else motion - self._last_motion
         fd_mm = framewise_displacement(change)
         self._last_motion = motion
         dvars, tsnr = self._quality.add(placed.masked)
-        percent: Mapping[str, float] = {}
+        percent = dict.fromkeys(space.regions, math.nan)
         if fd_mm <= self._settings.censor_fd_mm:
             self._series.add(self._index, placed.masked, motion, change)
-            percent = self._regions.add(self._index, placed.masked, motion, change) if self._regions else {}
+            if self._regions is not None:
+                percent = self._regions.add(self._index, placed.masked, motion, change)
         registered = RegisteredVolume(
             stamp=volume.stamp,
             masked=frozen(placed.masked),
@@ -313,21 +302,6 @@ class Estimator:
         self._run = None
         return updates
 
-    def aligned(self, volume: Volume, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Bring a whole volume to the reference, shape (i, j, k), for the operator to look at.
-
-        Parameters
-        ----------
-        volume : Volume
-        matrix : array of shape (4, 4), float64
-            Of its `RegisteredVolume`.
-        """
-        space = self._known_space()
-        data = scaled(volume, space.data.shape)
-        index = np.argwhere(np.ones(space.data.shape, np.bool_))
-        points = (index @ space.affine[:3, :3].T + space.affine[:3, 3]).astype(np.float32)
-        return registration.resample(data, volume.affine, points, matrix).reshape(space.data.shape)
-
     def _check_order(self, run: int, index: int) -> None:
         if run != self._run:
             raise ProtocolError(f"volume {index} of run {run}: expected run {self._run} (call start_run first)")
@@ -341,6 +315,8 @@ class Estimator:
             raise VolumeError(Path(volume.path), "data", "an image of a head", error) from None
 
     def _learn_voxels(self, finished: FinishedRun) -> None:
+        if self._calibrated is not None:
+            return
         scales = self._prior.scales(finished)
         self._voxels.add(finished, scales, self._prior.lag_s)
         self._voxel_model = self._voxels.model(scales) or self._voxel_model

@@ -15,29 +15,40 @@ from numpy.typing import NDArray
 from rtdecode.estimate.compiled import compiled
 
 _POLE = math.sqrt(3.0) - 2.0
+_BLOCK = 2048  # samples
+_ABREAST = 32  # rows
 _HORIZON = 16  # |_POLE| ** 16 = 7e-10 is below float32 resolution
 _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 @compiled
 def _convolve(source: NDArray[np.float32], out: NDArray[np.float32], kernel: NDArray[np.float32], stride: int) -> None:
-    """Convolve rows of samples that lie `stride` apart; one contiguous loop per tap."""
+    """Convolve rows of samples that lie `stride` apart, in blocks that stay in the cache while the taps are added."""
     outer, size = source.shape
     n = size // stride
     radius = kernel.shape[0] // 2
     for o in range(outer):
-        for q in range(size):
-            out[o, q] = kernel[radius] * source[o, q]
-        for tap in range(1, radius + 1):
-            weight = kernel[radius + tap]
-            shift = min(tap, n) * stride
-            for q in range(size - shift):
-                out[o, q] += weight * source[o, q + shift]
-                out[o, q + shift] += weight * source[o, q]
-            for q in range(size - shift, size):
-                out[o, q] += weight * source[o, (n - 1) * stride + q % stride]
-            for q in range(shift):
-                out[o, q] += weight * source[o, q % stride]
+        row, to = source[o], out[o]
+        for start in range(radius * stride, size - radius * stride, _BLOCK):
+            stop = min(start + _BLOCK, size - radius * stride)
+            part = to[start:stop]
+            middle = row[start:stop]
+            for q in range(part.shape[0]):
+                part[q] = kernel[radius] * middle[q]
+            for tap in range(1, radius + 1):
+                weight = kernel[radius + tap]
+                before, after = row[start - tap * stride : stop], row[start + tap * stride : stop + tap * stride]
+                for q in range(part.shape[0]):
+                    part[q] += weight * (before[q] + after[q])
+        for i in range(n):
+            if radius <= i < n - radius:
+                continue
+            for r in range(stride):
+                total = kernel[radius] * row[i * stride + r]
+                for tap in range(1, radius + 1):
+                    before_edge, after_edge = max(i - tap, 0), min(i + tap, n - 1)
+                    total += kernel[radius + tap] * (row[before_edge * stride + r] + row[after_edge * stride + r])
+                to[i * stride + r] = total
 
 
 @compiled
@@ -67,6 +78,22 @@ def _prefilter(c: NDArray[np.float32]) -> None:
         for i in range(n - 2, -1, -1):
             for j in range(inner):
                 c[o, i, j] = pole * (c[o, i + 1, j] - c[o, i, j])
+
+
+@compiled
+def _prefilter_rows(c: NDArray[np.float32]) -> None:
+    """Do `_prefilter` along the last of two axes, some rows abreast: a row alone waits for each of its sums."""
+    rows, n = c.shape
+    turned = np.empty((1, n, _ABREAST), np.float32)
+    for start in range(0, rows, _ABREAST):
+        count = min(_ABREAST, rows - start)
+        for r in range(count):
+            for i in range(n):
+                turned[0, i, r] = c[start + r, i]
+        _prefilter(turned[:, :, :count])
+        for r in range(count):
+            for i in range(n):
+                c[start + r, i] = turned[0, i, r]
 
 
 @compiled
@@ -197,7 +224,11 @@ def spline_coefficients(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     coefficients = np.array(volume, np.float32, order="C")
     for axis in range(3):
-        if coefficients.shape[axis] > 1:
+        if coefficients.shape[axis] == 1:
+            continue
+        if axis == 2:
+            _prefilter_rows(coefficients.reshape(-1, coefficients.shape[2]))
+        else:
             _prefilter(_around(coefficients, axis))
     return coefficients
 

@@ -132,11 +132,17 @@ class Prior:
         False: nothing, ever; trials are fitted by least squares.
     learn_lag : bool
         Whether the response lag is among the things learned.
+    known : Expectation or None
+        What a calibration taught: it holds for every run, so that all betas are of the kind the decoder was
+        fitted on.
     scratch : Path or None
         Folder for the series of finished runs, which are large; None keeps them in memory.
     """
 
-    def __init__(self, *, learn: bool, learn_lag: bool, scratch: Path | None = None) -> None:
+    def __init__(
+        self, *, learn: bool, learn_lag: bool, known: Expectation | None = None, scratch: Path | None = None
+    ) -> None:
+        self._known = known
         self._learn = learn
         self._learn_lag = learn_lag
         self._scratch = scratch
@@ -146,7 +152,7 @@ class Prior:
         self._lag_likelihood = -0.5 * (LAGS_S / _LAG_SD_S) ** 2
         self._scales: Scales | None = None
         self._mean_response: NDArray[np.float32] | None = None
-        self.lag_s = 0.0
+        self.lag_s = 0.0 if known is None else known.lag_s
 
     def expectation(self, energy: float) -> Expectation:
         """Return what is to be expected of a run.
@@ -157,10 +163,19 @@ class Prior:
             Of the regressor of a typical trial. Before anything is learned a trial's deviation is taken to
             have as much of it as the noise.
         """
+        if self._known is not None:
+            return self._known
         if not self._learn:
             return Expectation(scales=None)
         scales = self._scales or first_scales(energy)
         return Expectation(scales=scales, lag_s=self.lag_s, mean_response=self._mean_response)
+
+    @property
+    def learned(self) -> Expectation | None:
+        """What has been learned; None before the first run that teaches anything."""
+        if self._scales is None and self._learn:
+            return self._known
+        return Expectation(scales=self._scales, lag_s=self.lag_s, mean_response=self._mean_response)
 
     def scales(self, run: FinishedRun) -> Scales:
         """Return the scales learned so far, or those to begin with in a run like `run`."""
@@ -169,7 +184,7 @@ class Prior:
     def add(self, run: FinishedRun) -> None:
         """Learn from a finished run."""
         scales = self.expectation(run.timing.typical_energy(run.events)).scales
-        if scales is None:
+        if scales is None or self._known is not None:
             return
         if self._learn_lag:
             self._lag_likelihood += lag_likelihood(run, scales)

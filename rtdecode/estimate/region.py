@@ -90,18 +90,16 @@ class Regions:
     Raises
     ------
     SettingsError
-        If a region has another shape, or none of its voxels has values.
+        If no voxel of a region has values.
     """
 
     def __init__(self, masks: Mapping[str, NDArray[np.bool_]], mask: NDArray[np.bool_], signal: RegionSignal) -> None:
         self._members: dict[str, NDArray[np.intp]] = {}
         self._signal = signal
         for name, region in masks.items():
-            if region.shape != mask.shape:
-                raise SettingsError([f"region {name}: expected shape {mask.shape}, got {region.shape}"])
             self._members[name] = np.flatnonzero(region[mask])
             if not len(self._members[name]):
-                raise SettingsError([f"region {name}: expected voxels inside the mask, got none"])
+                raise SettingsError([f"$.estimate.regions.{name}: expected voxels inside the mask, got none"])
 
     def add(self, index: int, masked: NDArray[np.float32], motion: FloatArray, change: FloatArray) -> dict[str, float]:
         """Take a volume's values, shape (v,); return the percent signal change of each region."""

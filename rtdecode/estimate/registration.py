@@ -25,7 +25,7 @@ from rtdecode.estimate.mask import brain_mask
 FloatArray = NDArray[np.float64]
 
 _SPLINE_VARIANCE = 1.0 / 3.0  # of the cubic B-spline, voxels squared
-_FINE_VOXELS = 1.75  # FWHM
+_FINE_VOXELS = 2.25
 _COARSE_VOXELS = 4.0
 _FULL_SIGNAL = 0.7  # of the median: points of less signal count less, for dropout moves on its own
 _DROPOUT_POWER = 2

@@ -22,7 +22,7 @@ Float = TypeVar("Float", np.float32, np.float64)
 
 _FIRST_CAPACITY = 128
 _ENOUGH = 16  # volumes from which anything can be learned
-_DIM = 1e-3  # of the median baseline: darker voxels have no percent
+_DIM = 1e-3  # of the first volume's median: darker voxels have no percent
 _BLOCK = 2048  # voxels whose residuals are formed at once
 
 
@@ -88,9 +88,10 @@ class RunSeries:
         self._separate = separate
         self._groups = groups
         self._regressors: dict[design.RunTiming, design.Regressors] = {}
-        self._rows: list[int] = []
-        self._motion: list[FloatArray] = []
-        self._changes: list[FloatArray] = []
+        self._count = 0
+        self._indices = np.zeros(_FIRST_CAPACITY, np.int64)
+        self._motion = np.zeros((_FIRST_CAPACITY, 2, 6))  # parameters, and their changes
+        self._dim = 0.0
         self._first = np.zeros(0, np.float32)
         self._differences = np.zeros((0, 0), np.float32)
         self._sum = np.zeros(0)
@@ -111,22 +112,25 @@ class RunSeries:
         change : array of shape (6,), float64, or None
             Of the motion, from the volume before; None: none.
         """
-        count = len(self._rows)
+        count = self._count
         if self._groups is None:
             self._groups = group(len(masked))
         if self._groups.order is not None:
             masked = masked[self._groups.order]
         if count == 0:
             self._first = masked
+            self._dim = _DIM * float(np.median(masked))
             self._differences = np.empty((_FIRST_CAPACITY, len(masked)), np.float32)
             self._sum = np.zeros(len(masked))
         elif count == len(self._differences):
             self._differences = np.concatenate([self._differences, np.empty_like(self._differences)])
+            self._indices = np.concatenate([self._indices, np.empty_like(self._indices)])
+            self._motion = np.concatenate([self._motion, np.empty_like(self._motion)])
         np.subtract(masked, self._first, out=self._differences[count])
         self._sum += self._differences[count]
-        self._rows.append(index)
-        self._motion.append(motion)
-        self._changes.append(np.zeros(6) if change is None else change)
+        self._indices[count] = index
+        self._motion[count] = motion, np.zeros(6) if change is None else change
+        self._count = count + 1
 
     def betas(
         self, wanted: Sequence[int], events: Sequence[TrialEvent], expected: Expectation
@@ -157,7 +161,7 @@ class RunSeries:
         """
         values = np.full((len(wanted), len(self._first)), np.nan)
         errors = np.full_like(values, np.nan) if standard_errors else None
-        if not self._rows or self._groups is None:
+        if not self._count or self._groups is None:
             return nothing(len(wanted), len(self._first), "no usable volume in the run")
         nuisance = self._nuisance(events, expected)
         column = {place: i for i, place in enumerate(np.flatnonzero(nuisance.entered).tolist())}
@@ -207,7 +211,7 @@ class RunSeries:
 
     def finished(self, events: Sequence[TrialEvent]) -> FinishedRun | None:
         """Hand over what later runs may learn from; None if that is nothing."""
-        rows = np.array(self._rows, np.int64)
+        rows = self._indices[: self._count]
         if len(rows) < _ENOUGH or not design.trial_regressors(self.timing, rows, events, 0.0)[1].any():
             return None
         percent = (self._to_percent() * (self._used() - self._sum / len(rows))).astype(np.float32)
@@ -221,7 +225,7 @@ class RunSeries:
 
     def design_matrix(self, events: Sequence[TrialEvent], expected: Expectation) -> DesignMatrix | None:
         """Return the columns of the model of all trials at once, as it stands; None before the first volume."""
-        if not self._rows:
+        if not self._count:
             return None
         nuisance = self._nuisance(events, expected)
         model, _ = glm.single_trial_design(
@@ -232,7 +236,7 @@ class RunSeries:
         return DesignMatrix(columns=model.columns, names=names, rows=nuisance.rows)
 
     def _nuisance(self, events: Sequence[TrialEvent], expected: Expectation) -> _Nuisance:
-        rows = np.array(self._rows, np.int64)
+        rows = self._indices[: self._count]
         every = self._regressors_of(self.timing).of(rows, events, expected.lag_s)
         entered = design.have_entered(self.timing, every, events, expected.lag_s)
         return _Nuisance(
@@ -299,16 +303,17 @@ class RunSeries:
         return ordered
 
     def _used(self) -> NDArray[np.float32]:
-        return self._differences[: len(self._rows)]
+        return self._differences[: self._count]
 
     def _to_percent(self) -> FloatArray:
         """Return percent per unit, 100 / mean of the run so far; zero for voxels without signal."""
-        baseline = self._first + self._sum / len(self._rows)
-        bright = baseline > _DIM * np.median(baseline)
+        baseline = self._first + self._sum / self._count
+        bright = baseline > self._dim
         return np.asarray(np.where(bright, 100.0 / np.where(bright, baseline, 1.0), 0.0))
 
     def _motion_regressors(self) -> FloatArray:
-        return design.motion_regressors(self._motion, self._changes, self._confounds)
+        motion, changes = self._motion[: self._count].swapaxes(0, 1)
+        return design.motion_regressors(motion, changes, self._confounds)
 
 
 def new_series(

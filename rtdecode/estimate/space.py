@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from rtdecode.errors import SettingsError
@@ -31,28 +33,52 @@ class Placed:
 class Space:
     """The reference volume and what follows from it; fixed for the session.
 
+    Attributes
+    ----------
+    data : array of shape (i, j, k), float32
+        The reference.
+    affine : array of shape (4, 4), float64
+        Its voxel indices to RAS mm.
+    brain : array of shape (i, j, k), bool
+    mask : array of shape (i, j, k), bool
+        Voxels that have betas.
+    regions : dict of str to array of shape (i, j, k), bool
+
     Parameters
     ----------
     data : array of shape (i, j, k), float32
     affine : array of shape (4, 4), float64
     settings : EstimateSettings
+    mask : array of shape (i, j, k), bool, or None
+        That of the calibration; None: as the settings say.
 
     Raises
     ------
     ValueError
         If the volume holds no head.
     SettingsError
-        If the mask file does not fit it.
+        If a mask file does not fit it.
     """
 
-    def __init__(self, data: NDArray[np.float32], affine: NDArray[np.float64], settings: EstimateSettings) -> None:
+    def __init__(
+        self,
+        data: NDArray[np.float32],
+        affine: NDArray[np.float64],
+        settings: EstimateSettings,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.data = data
         self.affine = affine
         self.brain = brain_mask(data)
-        self.mask = self.brain if settings.mask == "auto" else _read_mask(settings.mask, data.shape, affine)
+        if mask is None:
+            mask = self.brain if settings.mask == "auto" else _read_mask("mask", settings.mask, data.shape, affine)
+        self.mask = mask
+        self.regions = {
+            name: _read_mask(f"regions.{name}", path, data.shape, affine) for name, path in settings.regions.items()
+        }
         self._registrar: registration.Registrar | None = None
         if settings.registration == "rigid":
-            exclude = None if settings.mask == "auto" else self.mask
+            exclude = None if np.array_equal(mask, self.brain) else mask
             self._registrar = registration.Registrar(data, affine, exclude)
         index = np.argwhere(self.mask)
         self._points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
@@ -83,18 +109,36 @@ class Space:
             fit=found.correlation,
         )
 
+    def aligned(
+        self, data: NDArray[np.float32], affine: NDArray[np.float64], matrix: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Bring a whole volume to the reference, shape (i, j, k), for the operator to look at.
 
-def _read_mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-    image = nibabel.load(path)
+        Parameters
+        ----------
+        data : array of shape (i, j, k), float32
+        affine : array of shape (4, 4), float64
+        matrix : array of shape (4, 4), float64
+            RAS mm of the reference to RAS mm of the volume.
+        """
+        index = np.argwhere(np.ones(self.data.shape, np.bool_))
+        points = (index @ self.affine[:3, :3].T + self.affine[:3, 3]).astype(np.float32)
+        return registration.resample(data, affine, points, matrix).reshape(self.data.shape)
+
+
+def _read_mask(name: str, path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    setting = f"$.estimate.{name}"
+    try:
+        image: Any = nibabel.load(path)
+    except (OSError, ImageFileError) as error:
+        raise SettingsError([f"{setting}: expected a NIfTI mask: {error}"]) from None
     if image.shape != shape:
-        raise SettingsError(
-            [f"$.estimate.mask: expected the shape of the reference {shape}, got {image.shape}: {path}"]
-        )
+        raise SettingsError([f"{setting}: expected the shape of the reference {shape}, got {image.shape}: {path}"])
     if not np.allclose(image.affine, affine, atol=_AFFINE_MM):
-        raise SettingsError([f"$.estimate.mask: expected the affine of the reference, got another: {path}"])
+        raise SettingsError([f"{setting}: expected the affine of the reference, got another: {path}"])
     mask: NDArray[np.bool_] = np.asarray(image.dataobj) > 0
     if not mask.any():
-        raise SettingsError([f"$.estimate.mask: expected some voxels, got none: {path}"])
+        raise SettingsError([f"{setting}: expected some voxels, got none: {path}"])
     return mask
 
 

@@ -7,16 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from rtdecode.bundle import open_participant
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
+from rtdecode.estimate.calibrated import open_calibrated
+from rtdecode.estimate.inputs import scaled
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.process.series import T_R_TOLERANCE_S, RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table
@@ -135,7 +134,7 @@ def process(
         Register; take the volumes as they lie; or take them as they lie with the motion that these files tell,
         one a run.
     bundle : Path or None
-        ParticipantBundle whose mask and reference are used.
+        ParticipantBundle whose mask, reference and learned scales are used.
     settings : EstimateSettings or None
     t_r_s : float or None
         Repetition time in seconds, where the files do not tell.
@@ -172,9 +171,9 @@ def process(
         _check_count(len(paths), tables, files)
     trials = [read_events(table, run) for run, table in enumerate(tables, start=1)]
     known_motion = [read_motion_table(file) for file in files]
-    used = _settings(settings, motion, bundle, trials, final_at_s)
-    masks = {_plain_name(path): _region(path) for path in regions}
-    reference = None if bundle is None else _reference(bundle)
+    used = _settings(settings, motion, trials, final_at_s)
+    used = replace(used, regions={**used.regions, **{_plain_name(path): path for path in regions}})
+    calibrated = None if bundle is None else open_calibrated(bundle)
     estimator: Estimator | None = None
     runs: list[ProcessedRun] = []
     first: NDArray[np.float32] | None = None
@@ -185,9 +184,7 @@ def process(
             if estimator is None:
                 if every_volume:
                     used = _at_every_volume(used, one.first_t_r_s)
-                estimator = Estimator(
-                    used, _SESSION, reference=reference, standard_errors=standard_errors, regions=masks
-                )
+                estimator = Estimator(used, _SESSION, calibrated=calibrated, standard_errors=standard_errors)
                 estimator.warm_up()
             of_run = trials[place] if place < len(trials) else Events(trials=(), problems=())
             runs.append(one.play(estimator, of_run, known_motion[place] if place < len(known_motion) else None))
@@ -196,13 +193,13 @@ def process(
     _check_count(len(runs), tables, files)
     if estimator is None:
         raise SettingsError(["BOLD: expected at least one file or folder, got none"])
-    data, affine = estimator.reference
+    space = estimator.space
     found = Processed(
         runs=tuple(runs),
-        reference=data,
-        affine=affine,
-        mask=estimator.mask,
-        centre_mm=estimator.centre_mm,
+        reference=space.data,
+        affine=space.affine,
+        mask=space.mask,
+        centre_mm=space.centre_mm,
         settings=used,
         first=None if bundle is None else first,
     )
@@ -256,7 +253,8 @@ class _OneRun:
                     item = Skipped(run=self._run, volume=item.stamp.volume, path=item.path, reason=str(error))
                 else:
                     if not volumes:
-                        self.first_aligned = estimator.aligned(item, registered.matrix)
+                        data = scaled(item, estimator.space.data.shape)
+                        self.first_aligned = estimator.space.aligned(data, item.affine, registered.matrix)
                     volumes.append(registered)
                     betas += updates
                     problems += [problem for problem in item.problems if problem not in problems]
@@ -310,7 +308,6 @@ def _listed(paths: Path | Sequence[Path]) -> list[Path]:
 def _settings(
     given: EstimateSettings | None,
     motion: Motion,
-    bundle: Path | None,
     trials: Sequence[Events],
     final_at_s: float | None,
 ) -> EstimateSettings:
@@ -327,8 +324,6 @@ def _settings(
         used = replace(used, registration="off", motion_file=None)
     if motion == "none":
         used = replace(used, confounds="none")
-    if bundle is not None:
-        used = replace(used, mask=bundle / "mask.nii.gz")
     return used
 
 
@@ -340,17 +335,3 @@ def _at_every_volume(settings: EstimateSettings, t_r_s: float) -> EstimateSettin
 
 def _plain_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _region(path: Path) -> NDArray[np.bool_]:
-    try:
-        image: Any = nib.load(path)
-    except (ImageFileError, OSError) as error:
-        raise SettingsError([f"--roi: expected a NIfTI mask, got {path}: {error}"]) from None
-    return np.asarray(image.dataobj) > 0
-
-
-def _reference(bundle: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    open_participant(bundle)
-    image: Any = nib.load(bundle / "reference.nii.gz")
-    return np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64)

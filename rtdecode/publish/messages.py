@@ -14,6 +14,7 @@ from rtdecode import client as wire
 from rtdecode.records import (
     BetaUpdate,
     Caption,
+    Drift,
     Embedding,
     Reconstruction,
     RegisteredVolume,
@@ -52,6 +53,7 @@ def volume(record: RegisteredVolume, lag: int) -> wire.Volume:
         tsnr=record.tsnr,
         fit=record.fit,
         lag=lag,
+        regions=dict(record.regions),
     )
 
 
@@ -80,8 +82,8 @@ def embedding(record: BetaUpdate, found: Embedding) -> wire.Embedding:
     return wire.Embedding(**_decoded(record), tokens=_array(found.tokens))
 
 
-def score(record: BetaUpdate, found: Score) -> wire.Score:
-    """Message of how the tokens decoded from a beta score."""
+def score(record: BetaUpdate, found: Score, drift: Drift | None) -> wire.Score:
+    """Message of how the tokens decoded from a beta score, and how betas have drifted until then."""
     return wire.Score(
         **_trial(record),
         predicted=found.predicted,
@@ -92,6 +94,8 @@ def score(record: BetaUpdate, found: Score) -> wire.Score:
         evidence=found.evidence,
         chance=found.chance,
         p_noise=found.p_noise,
+        shift=None if drift is None else drift.shift,
+        spread=None if drift is None else drift.spread,
     )
 
 

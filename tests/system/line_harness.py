@@ -16,6 +16,7 @@ from rtdecode.bundle import open_pack
 from rtdecode.daemon import Daemon
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.worker import LocalService
+from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.lanes import Closed
 from rtdecode.past import Past
 from rtdecode.publish import requests
@@ -77,7 +78,7 @@ class RecordedClient:
         self._request(requests.Mode, mode=mode, bundle=bundle)
 
 
-def settings_for(out: Path, plan: VisitPlan) -> Settings:
+def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Settings:
     (out / "export").mkdir()
     plan.write_stimuli(out / "stimuli")
     raw = {
@@ -86,6 +87,8 @@ def settings_for(out: Path, plan: VisitPlan) -> Settings:
         "decode": {"stimuli": "stimuli"},
         "calibration": {"runs": plan.calibration_runs},
     }
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section}
     return parse(raw, root=out)
 
 
@@ -137,12 +140,23 @@ class Rig:
     def _start(self, *, resume: bool) -> None:
         settings, clock = self._settings, self._clock
         pack = open_pack(settings.decode.pack)
+        calibrated = calibration_of(settings, pack)
         past = Past(session_folder(settings.session), "sim-01") if resume else None
         self._recording = Recording(settings.session, "", clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, "sim-01", clock, known=known)
         decoder = LocalService(Decoder(pack, stimuli=settings.decode.stimuli))
-        self._daemon = Daemon(settings, self._source, decoder, pack, self._recording, self.recorder, clock, past)
+        self._daemon = Daemon(
+            settings,
+            self._source,
+            decoder,
+            pack,
+            self._recording,
+            self.recorder,
+            clock,
+            calibrated=calibrated,
+            past=past,
+        )
         self.recorder.answer = self._daemon.answer
 
     def _restart(self) -> None:
@@ -169,13 +183,17 @@ class Rig:
 
 
 def run_visit(
-    out: Path, clock: FakeClock, plan: VisitPlan = PLAN, spoil: Spoil = lambda run, volume, export: None
+    out: Path,
+    clock: FakeClock,
+    plan: VisitPlan = PLAN,
+    spoil: Spoil = lambda run, volume, export: None,
+    **sections: dict[str, Any],
 ) -> tuple[Recorder, Path]:
     """Scan, calibrate and decode a small visit at the scanner's pace; return what was said and the session folder.
 
-    `spoil` is called after each volume is written and before the daemon looks.
+    `spoil` is called after each volume is written and before the daemon looks; `sections` add to the settings.
     """
-    settings = settings_for(out, plan)
+    settings = settings_for(out, plan, **sections)
     rig = Rig(settings, clock)
     participant = make_participant(plan.seed, PROTOCOL, ResponseParameters(n_responsive=60))
     scanner = Scanner(plan, participant, settings.scanner.export_dir, clock, speed=1.0)
@@ -185,7 +203,7 @@ def run_visit(
 
     def hold(run: int) -> None:
         clock.sleep(10.0)
-        if run == plan.calibration_runs + 1:
+        if plan.calibration_runs and run == plan.calibration_runs + 1:
             calibrate(settings, rig)
             clock.sleep(1.0)
 

@@ -84,6 +84,7 @@ def with_reference(folder: Path) -> Path:
     func.mkdir(parents=True)
     (func / "sub-01_ses-01_boldref.nii.gz").write_bytes(b"reference")
     (func / "sub-01_ses-01_desc-brain_mask.nii.gz").write_bytes(b"mask")
+    (func / "sub-01_ses-01_desc-estimate_model.safetensors").write_bytes(b"model")
     return folder
 
 

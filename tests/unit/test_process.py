@@ -17,6 +17,8 @@ from rtdecode.__main__ import main
 from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.errors import BundleError, SettingsError, VolumeError
 from rtdecode.estimate import Estimator
+from rtdecode.estimate.calibrated import Learned
+from rtdecode.estimate.glm import Expectation
 from rtdecode.estimate.registration import rigid_matrix
 from rtdecode.process import process
 from rtdecode.records import Stamp, TrialEvent, Volume
@@ -254,9 +256,9 @@ def test_regions_are_followed(tmp_path: Path) -> None:
     mean = series()[3:6, 3:5].mean((0, 1, 2), dtype=float)
     assert np.corrcoef(table["left"][8:], mean[8:])[0, 1] > 0.9
     assert run.volumes[-1].regions["left"] == pytest.approx(table["left"].iloc[-1], rel=1e-4)
-    with pytest.raises(SettingsError, match="region other: expected shape"):
+    with pytest.raises(SettingsError, match=r"regions\.other: expected the shape of the reference"):
         process(bold, motion="none", regions=[save(tmp_path / "other.nii", np.ones((2, 2, 2), np.uint8))])
-    with pytest.raises(SettingsError, match="--roi: expected a NIfTI mask"):
+    with pytest.raises(SettingsError, match=r"regions\.absent: expected a NIfTI mask"):
         process(bold, motion="none", regions=[tmp_path / "absent.nii"])
 
 
@@ -332,6 +334,8 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
         for name in ("adapter", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, folder / f"{name}.safetensors")
         (folder / "provenance.json").write_text("{}")
+        nothing = Learned(expectation=Expectation(scales=None), voxels=None)
+        nothing.save(folder / "estimate.safetensors", EstimateSettings())
 
     seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, fill)
     found = process(bold, motion="none", bundle=tmp_path / "bundle", out=tmp_path / "out")

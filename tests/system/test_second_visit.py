@@ -1,0 +1,106 @@
+"""A participant who was calibrated on an earlier day is decoded from the first trial on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtdecode import client as wire
+from rtdecode.errors import RtdecodeError, SettingsError
+from rtdecode.publish import requests
+from tests.conftest import FakeClock
+from tests.system.line_harness import PLAN, Recorder, Rig, run_visit, settings_for
+
+SECOND = replace(PLAN, calibration_runs=0, decoding_runs=1)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Session folder of the calibrated visit."""
+    return run_visit(tmp_path_factory.mktemp("first"), FakeClock())[1]
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
+    out = tmp_path_factory.mktemp("second")
+    mask = nib.load(first / "bundle" / "mask.nii.gz")
+    left = np.asarray(mask.dataobj).astype(np.uint8)
+    left[: left.shape[0] // 2] = 0
+    nib.save(nib.Nifti1Image(left, mask.affine), out / "left.nii.gz")
+    return run_visit(
+        out,
+        FakeClock(),
+        SECOND,
+        session={"session": "02"},
+        decode={"bundle": str(first / "bundle")},
+        estimate={"regions": {"left": "left.nii.gz"}},
+    )
+
+
+def test_every_trial_is_decoded(second: tuple[Recorder, Path]) -> None:
+    recorder, _ = second
+    finals = [m for m in recorder.of(wire.Reconstruction) if m.final]
+    assert [m.trial for m in finals] == [trial.trial for trial in SECOND.trials]
+    assert not recorder.of(wire.Fault)
+
+
+def test_betas_are_of_the_calibrated_voxels(first: Path, second: tuple[Recorder, Path]) -> None:
+    mask = np.asarray(nib.load(first / "bundle" / "mask.nii.gz").dataobj) > 0
+    (own,) = second[1].rglob("*_desc-brain_mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(nib.load(own).dataobj) > 0, mask)
+    (reference,) = second[1].rglob("*_boldref.nii.gz")
+    calibrated = nib.load(first / "bundle" / "reference.nii.gz")
+    np.testing.assert_array_equal(nib.load(reference).get_fdata(), calibrated.get_fdata())
+    assert {m.beta.shape for m in second[0].of(wire.Beta)} == {(mask.sum(),)}
+
+
+def test_the_operator_sees_where_the_head_lies(second: tuple[Recorder, Path]) -> None:
+    (picture,) = second[1].rglob("*_desc-alignment_plot.png")
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    red = (pixels[..., 0] - pixels[..., 1] > 100).mean()
+    assert 0.001 < red < 0.2
+
+
+def test_regions_are_on_the_wire_and_in_a_table(second: tuple[Recorder, Path]) -> None:
+    volumes = second[0].of(wire.Volume)
+    assert all(set(v.regions) == {"left"} for v in volumes)
+    (table,) = second[1].rglob("*_desc-roi_timeseries.tsv")
+    rows = list(csv.DictReader(io.StringIO(table.read_text()), delimiter="\t"))
+    assert [int(row["volume"]) for row in rows] == [v.volume for v in volumes]
+    np.testing.assert_allclose([float(row["left"]) for row in rows], [v.regions["left"] for v in volumes], rtol=1e-5)
+
+
+def test_drift_is_told_with_every_score(second: tuple[Recorder, Path]) -> None:
+    scores = [m for m in second[0].of(wire.Score) if m.final]
+    assert [m.shift is None for m in scores] == [True, True] + [False] * (len(scores) - 2)
+    assert all(0 < m.shift < 2 and 0 < m.spread < 2 for m in scores[2:])
+
+
+def test_a_bundle_of_another_visit_cannot_be_loaded_under_way(first: Path, tmp_path: Path) -> None:
+    rig = Rig(settings_for(tmp_path, PLAN, session={"session": "02"}), FakeClock())
+    with pytest.raises(RtdecodeError, match="expected a calibration of session sim-02, got sim-01"):
+        rig.request(requests.Mode, mode="decode", bundle=str(first / "bundle"))
+    rig.finish()
+
+
+def test_a_bundle_of_another_participant_is_refused(first: Path, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, PLAN, session={"participant": "other"}, decode={"bundle": str(first / "bundle")})
+    with pytest.raises(RtdecodeError, match="expected a calibration of participant other, got sim"):
+        Rig(settings, FakeClock())
+
+
+def test_other_settings_than_the_calibrations_are_refused(first: Path, tmp_path: Path) -> None:
+    settings = settings_for(
+        tmp_path, PLAN, decode={"bundle": str(first / "bundle")}, estimate={"final_at_s": 9.0, "shrinkage": "none"}
+    )
+    with pytest.raises(SettingsError) as caught:
+        Rig(settings, FakeClock())
+    assert "$.estimate.final_at_s: expected 8.0 as in the calibration" in str(caught.value)
+    assert "$.estimate.shrinkage: expected 'learned' as in the calibration" in str(caught.value)
