@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -121,7 +122,7 @@ class Line:
         """Close the run that is still open; write the tSNR maps and plots of all, for which there is time now."""
         self._finish_run()
         for number in self._finished:
-            kept = self._recording.scratch / f"report-run-{number:02d}.npz"
+            kept = self._kept_report(number)
             report, design = RunReport.stored(kept)
             report.write(
                 self._recording.stem(number),
@@ -132,6 +133,9 @@ class Line:
             )
             kept.unlink()
         self._finished.clear()
+
+    def _kept_report(self, run: int) -> Path:
+        return self._recording.scratch / f"report-run-{run:02d}.npz"
 
     # volumes --------------------------------------------------------------------------------------------
 
@@ -246,10 +250,12 @@ class Line:
         self._run = None
         self._done = run.run
         if run.received:
-            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
-            kept = self._recording.scratch / f"report-run-{run.run:02d}.npz"
-            run.report.store(kept, self._estimator.last_design)
-            self._finished.append(run.run)
+            try:
+                self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
+                run.report.store(self._kept_report(run.run), self._estimator.last_design)
+                self._finished.append(run.run)
+            except OSError as error:
+                _log.warning("run %d: its report cannot be kept: %s", run.run, error)
         if self._referenced:
             self._recording.betas(run.run, run.finals, self._estimator.space.mask, self._estimator.space.affine)
         learned = self._estimator.learned

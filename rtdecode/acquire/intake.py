@@ -32,12 +32,15 @@ class Finding:
     reason : str
     identity : Identity or None
         Of the volume that is lost with the file, where it tells.
+    chosen : bool
+        The file is left out by choice: nothing is wrong with it, and it belongs to no run.
     """
 
     path: Path
     stored: StoredVolume | None = None
     reason: str = ""
     identity: Identity | None = None
+    chosen: bool = False
 
 
 class Intake:
@@ -140,7 +143,7 @@ class Intake:
         """Whether the selection refuses a volume or slice; tells of it once a series."""
         why = self._selection.refusal(stored.identity, stored.origin)
         if why is not None and self._selection.is_news(stored.identity):
-            self._lost.append(Finding(path=path, reason=why))
+            self._lost.append(Finding(path=path, reason=why, chosen=True))
         return why is not None
 
     def _grow(self, path: Path, looked_at: tuple[int, int], taken: int, reading: Reading, now_s: float) -> None:

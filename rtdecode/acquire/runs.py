@@ -52,7 +52,7 @@ class Runs:
         self._selection = selection
         self._dummies = settings.n_dummy if settings.dummies_exported else 0
         self._uids: set[str] = set()
-        self._held: dict[str, list[Finding]] = {}
+        self._held: dict[str, list[tuple[Path, StoredVolume]]] = {}
         self._held_since_s: dict[str, float] = {}
         self._counted_from: int | None = None
         self._shape: tuple[int, ...] | None = None
@@ -74,7 +74,7 @@ class Runs:
             if finding.stored is None:
                 out.extend(self._lost(finding, now_s))
             else:
-                out.extend(self._enter(finding, finding.stored, begun, now_s))
+                out.extend(self._enter(finding.path, finding.stored, begun, now_s))
         for uid in list(self._held):
             out.extend(self._go_on(uid, begun, now_s))
         out.extend(self._release(now_s))
@@ -83,22 +83,22 @@ class Runs:
     # runs -------------------------------------------------------------------------------------------------
 
     def _enter(
-        self, finding: Finding, stored: StoredVolume, begun: Callable[[], list[Identity]], now_s: float
+        self, path: Path, stored: StoredVolume, begun: Callable[[], list[Identity]], now_s: float
     ) -> list[Arrival]:
         """Put a volume into its run, or to others of a series that is not one yet."""
         identity = stored.identity
         run = self._runs.get(identity.series_uid)
         if identity.uid in self._uids:
-            return [_surplus(finding.path, self._latest(run), "duplicate: the content has come before")]
+            return [_surplus(path, self._latest(run), "duplicate: the content has come before")]
         if run is None and not self._fits(stored):
             why = f"of another shape: {stored.data.shape}, the first run has {self._shape}"
             self._selection.leave_out(identity, why)
             reason = self._selection.refusal(identity, stored.origin) or why
-            return [_surplus(finding.path, 0, reason)] if self._selection.is_news(identity) else []
+            return [_surplus(path, 0, reason)] if self._selection.is_news(identity) else []
         self._uids.add(identity.uid)
         if run is not None:
-            return self._place(run, finding, stored, now_s)
-        self._held.setdefault(identity.series_uid, []).append(finding)
+            return self._place(run, path, stored, now_s)
+        self._held.setdefault(identity.series_uid, []).append((path, stored))
         self._held_since_s.setdefault(identity.series_uid, now_s)
         return self._go_on(identity.series_uid, begun, now_s)
 
@@ -110,21 +110,16 @@ class Runs:
     def _go_on(self, uid: str, begun: Callable[[], list[Identity]], now_s: float) -> list[Arrival]:
         """Open the run of a series that waits, once it is clear what it counts from."""
         waiting = self._held[uid]
-        first = waiting[0].stored
-        assert first is not None
+        first = waiting[0][1].identity
         numbers = {identity.instance for identity in begun() if identity.series_uid == uid}
-        numbers |= {finding.stored.identity.instance for finding in waiting if finding.stored is not None}
+        numbers |= {stored.identity.instance for _, stored in waiting}
         waited = now_s - self._held_since_s[uid] >= self._settings.gap_timeout_s
-        base = self._base(first.identity, numbers, waited)
+        base = self._base(first, numbers, waited)
         if base is None:
             return []
         del self._held[uid], self._held_since_s[uid]
         run = self._runs[uid] = self._opened(first, base, now_s)
-        out: list[Arrival] = []
-        for finding in waiting:
-            assert finding.stored is not None
-            out.extend(self._place(run, finding, finding.stored, now_s))
-        return out
+        return [arrival for path, stored in waiting for arrival in self._place(run, path, stored, now_s)]
 
     def _base(self, identity: Identity, numbers: set[int], waited: bool) -> int | None:
         """Return the number of the first volume of a series; None while that may still become clear."""
@@ -138,34 +133,17 @@ class Runs:
             self._counted_from = 1
         return self._counted_from
 
-    def _opened(self, stored: StoredVolume, base: int, now_s: float) -> Run:
+    def _opened(self, identity: Identity, base: int, now_s: float) -> Run:
         taken = {run.number for run in self._runs.values()}
-        told = stored.identity.run
-        number = told if told is not None and told > 0 else len(taken) + 1
+        number = identity.run if identity.run is not None and identity.run > 0 else len(taken) + 1
         while number in taken:
             number += 1
-        self._shape = self._shape or stored.data.shape
-        announced = self._settings.n_volumes or stored.origin.volumes
-        return Run(
-            number,
-            base,
-            RunQueue(self._settings.gap_timeout_s),
-            shape=stored.data.shape,
-            last_index=None if announced is None else announced - self._dummies - 1,
-            opened_s=now_s,
-        )
+        return Run(number, base, RunQueue(self._settings.gap_timeout_s), opened_s=now_s)
 
     def _resumed(self, known: KnownRun) -> Run:
         queue = RunQueue(self._settings.gap_timeout_s, known.next_index)
-        announced = self._settings.n_volumes
-        return Run(
-            known.number,
-            known.offset - self._dummies,
-            queue,
-            resumed_at=known.next_index,
-            last_index=None if announced is None else announced - self._dummies - 1,
-            opened_s=self._clock.monotonic(),
-        )
+        first = known.offset - self._dummies
+        return Run(known.number, first, queue, resumed_at=known.next_index, opened_s=self._clock.monotonic())
 
     def _latest(self, run: Run | None) -> int:
         return run.number if run is not None else max((known.number for known in self._runs.values()), default=0)
@@ -183,8 +161,7 @@ class Runs:
         identity = finding.identity
         run = self._runs.get(identity.series_uid) if identity is not None else None
         if identity is None or run is None:
-            number = 0 if finding.reason.startswith("left out") else self._latest(None)
-            yield _surplus(finding.path, number, finding.reason)
+            yield _surplus(finding.path, 0 if finding.chosen else self._latest(None), finding.reason)
             return
         index = self._index(run, identity.instance)
         if 0 <= index < run.resumed_at:
@@ -195,12 +172,14 @@ class Runs:
         skipped = Skipped(run=run.number, volume=index, path=finding.path.name, reason=finding.reason)
         run.queue.offer(index, Arrival(path=finding.path, item=skipped), now_s)
 
-    def _place(self, run: Run, finding: Finding, stored: StoredVolume, now_s: float) -> list[Arrival]:
+    def _place(self, run: Run, path: Path, stored: StoredVolume, now_s: float) -> list[Arrival]:
         """Put a complete volume into its run, or say why it has no place."""
-        path, instance = finding.path, stored.identity.instance
+        instance = stored.identity.instance
         index = self._index(run, instance)
         self._shape = self._shape or stored.data.shape
         run.shape = run.shape or stored.data.shape
+        announced = self._settings.n_volumes or stored.origin.volumes
+        run.last_index = None if announced is None else announced - self._dummies - 1
         if 0 <= index < run.resumed_at:
             return []
         reason = None

@@ -66,10 +66,11 @@ class Selection:
         self._decided[identity.series_uid] = why
 
     def is_news(self, identity: Identity) -> bool:
-        """Whether it is the first time that this part of the series is asked about."""
-        part = identity.series_uid, identity.echo, identity.component
-        news = part not in self._told if self._decided.get(part[0]) is None else (part[0], None, "") not in self._told
-        self._told.update([part, (part[0], None, "")])
+        """Whether what is left out, a series or one of its parts, is asked about for the first time."""
+        whole = self.refuses(identity)
+        part = identity.series_uid, None if whole else identity.echo, "" if whole else identity.component
+        news = part not in self._told
+        self._told.add(part)
         return news
 
     def wanted(self, identity: Identity, origin: Origin) -> bool:

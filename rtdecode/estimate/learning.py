@@ -5,6 +5,7 @@ All by marginal likelihood of the model that the betas come from; no label of a 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from rtdecode.estimate.glm import Expectation, Scales
 from rtdecode.records import TrialEvent
 
 FloatArray = NDArray[np.float64]
+_log = logging.getLogger(__name__)
 
 LAGS_S = np.arange(-6.0, 4.01, 0.5)
 _LAG_SD_S = 2.0
@@ -147,8 +149,7 @@ class Prior:
         self._learn_lag = learn_lag
         self._scratch = scratch
         self._added = 0
-        self._runs: list[FinishedRun] = []
-        self._kept: list[Path] = []
+        self._runs: list[tuple[FinishedRun, Path | None]] = []
         self._lag_likelihood = -0.5 * (LAGS_S / _LAG_SD_S) ** 2
         self._scales: Scales | None = None
         self._mean_response: NDArray[np.float32] | None = None
@@ -195,17 +196,19 @@ class Prior:
         self._mean_response = np.mean(means, axis=0).astype(np.float32)
 
     def _remember(self, run: FinishedRun) -> list[FinishedRun]:
-        """Return the latest runs with their series; between calls these are on disk if there is a folder for them."""
-        self._runs = [*self._runs, run][-_REMEMBERED_RUNS:]
-        if self._scratch is None:
-            return self._runs
-        self._kept.append(self._scratch / f"series-{self._added % _REMEMBERED_RUNS}.npy")
+        """Return the latest runs with their series; between calls these are on disk if there is room for them."""
         self._added += 1
-        np.save(self._kept[-1], run.percent)
-        self._kept = self._kept[-_REMEMBERED_RUNS:]
-        self._runs[-1] = replace(run, percent=np.zeros((0, 0), np.float32))
-        series = [np.load(path, mmap_mode="r") for path in self._kept]
-        return [replace(r, percent=percent) for r, percent in zip(self._runs, series, strict=True)]
+        path = self._scratch and self._scratch / f"series-{self._added % _REMEMBERED_RUNS}.npy"
+        if path is not None:
+            try:
+                np.save(path, run.percent)
+            except OSError as error:
+                _log.warning("series of a finished run stays in memory: %s", error)
+                path = None
+            else:
+                run = replace(run, percent=np.zeros((0, 0), np.float32))
+        self._runs = [*self._runs, (run, path)][-_REMEMBERED_RUNS:]
+        return [r if at is None else replace(r, percent=np.load(at, mmap_mode="r")) for r, at in self._runs]
 
 
 def first_scales(energy: float = 1.0) -> Scales:

@@ -191,7 +191,7 @@ def test_a_folder_that_vanishes_is_a_problem_until_it_is_back(tmp_path: Path, cl
 
 
 def test_a_native_event_ends_the_wait(tmp_path: Path) -> None:
-    with FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", SystemClock()) as source:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="native"), "s1", SystemClock()) as source:
         source.poll()
         waiter = threading.Thread(target=source.wait, args=(60.0,))
         waiter.start()
@@ -202,7 +202,7 @@ def test_a_native_event_ends_the_wait(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_events_is_polled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with FolderWatcher(ScannerSettings(export_dir=tmp_path / "absent"), "s1", SystemClock()) as source:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path / "absent", watch="native"), "s1", SystemClock()) as source:
         assert source.poll() == []
         assert source.problem is not None
     assert "polling only" in caplog.text

@@ -152,5 +152,17 @@ def test_series_kept_on_disk_teach_the_same(tmp_path: Path) -> None:
     assert astuple(one.scales) == astuple(other.scales)
     assert one.mean_response is not None
     np.testing.assert_array_equal(one.mean_response, other.mean_response)
-    assert sum(run.percent.nbytes for run in there._runs) == 0
+    assert sum(run.percent.nbytes for run, _ in there._runs) == 0
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_series_stay_in_memory_where_the_disk_has_no_room(tmp_path: Path) -> None:
+    here, there = Prior(learn=True, learn_lag=False), Prior(learn=True, learn_lag=False, scratch=tmp_path / "gone")
+    for seed in range(2):
+        run, _ = simulate(seed, n_voxels=40)
+        here.add(run)
+        there.add(run)
+    one, other = here.expectation(1.0).scales, there.expectation(1.0).scales
+    assert one is not None
+    assert other is not None
+    assert astuple(one) == astuple(other)
