@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from rtdecode.acquire.folder import is_remote
 from rtdecode.bundle import open_pack
 from rtdecode.clock import Clock
 from rtdecode.decode.stages import load_stages
@@ -35,6 +36,8 @@ export_dir = "export"        # the folder the scanner writes to
 poll_s = 0.05                # longest time between two looks at it
 n_dummy = 0                  # volumes before the steady state
 gap_timeout_s = 5.0          # how long an absent volume is waited for
+watch = "auto"               # or "polling" for a network mount, "native" for file events
+# series = [{description = "*bold*"}]   # only these become runs; without, all that are not seen to be something else
 
 [estimate]
 registration = "rigid"       # or "off" for data that are motion-corrected already
@@ -93,7 +96,9 @@ def _export(settings: Settings, clock: Clock) -> Finding:
     if newest is not None and newest > clock.wall() + CLOCK_S:
         ahead = newest - clock.wall()
         return Finding(subject, str(folder), f"its newest file is dated {ahead:.0f} s ahead: set the clocks")
-    return Finding(subject, f"{folder} ({'empty' if newest is None else 'not empty: old files will be read too'})")
+    content = "empty" if newest is None else "not empty: old files will be read too"
+    polled = settings.scanner.watch == "polling" or (settings.scanner.watch == "auto" and is_remote(folder))
+    return Finding(subject, f"{folder} ({content}; {'polled' if polled else 'watched by file events'})")
 
 
 def _output(settings: Settings, clock: Clock) -> list[Finding]:

@@ -321,7 +321,7 @@ class Client:
     def receive(self, timeout_s: float) -> Optional[Message]:
         """Return the next message, or None if none came within `timeout_s`.
 
-        A gap in `seq` is filled from the daemon's memory before newer messages are handed out, so that each topic
+        A gap in `seq` is filled from the daemon's journal before newer messages are handed out, so that each topic
         is complete and in order from the first message on.
         """
         if not self._ready and self._sub.poll(max(0, int(timeout_s * 1000))):

@@ -100,9 +100,9 @@ class Daemon:
         self._lane: VolumeLane[Input] = VolumeLane(LANE_CAPACITY)
         self._pictures = PictureLane()
         name = session_name(settings.session)
-        self._publisher = Publisher(name, clock, transport, recording.output)
+        self._publisher = Publisher(name, clock, transport, recording)
         bundle = settings.decode.bundle
-        estimator = Estimator(settings.estimate, name, calibrated=calibrated)
+        estimator = Estimator(settings.estimate, name, calibrated=calibrated, scratch=recording.scratch)
         estimator.warm_up()
         self._line = Line(settings, estimator, recording, self._publisher, self._pictures, clock)
         self._trials: dict[str, dict[str, Any]] = {}
@@ -125,7 +125,7 @@ class Daemon:
 
     def _refold(self, past: Past) -> None:
         """Fold the inputs of an interrupted session again; what it had published stays as it was."""
-        self._publisher.restore(past.outputs)
+        self._publisher.restore(past.outputs())
         with self._recording.refolding():
             for item in past.inputs(self._clock.monotonic()):
                 if isinstance(item, TrialEvent):

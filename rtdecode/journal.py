@@ -7,14 +7,15 @@ last record (the process or machine stopped while writing) is left out when read
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack
 
@@ -47,13 +48,15 @@ class Journal:
 
     def __init__(self, path: Path, clock: Clock, *, fsync_s: float = 1.0, resume: bool = False) -> None:
         try:
+            end = 0
             if resume:
-                end = max((end for _, end in _records(path)), default=0)
+                end = max((end for _, _, end in _records(path)), default=0)
                 os.truncate(path, end)
             self._stream = path.open("ab" if resume else "xb", buffering=0)
         except OSError as error:
             raise JournalError(f"{path}: cannot {'go on with' if resume else 'make'} the journal: {error}") from None
         self._path = path
+        self._end = end
         self._clock = clock
         self._fsync_s = fsync_s
         self._synced = clock.monotonic()
@@ -61,8 +64,8 @@ class Journal:
         if not resume:
             self.append("journal", schema=SCHEMA)
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Write one record.
+    def append(self, kind: str, **fields: Any) -> int:
+        """Write one record; return the byte at which it begins.
 
         Raises
         ------
@@ -70,15 +73,41 @@ class Journal:
             The disk refused it.
         """
         payload = msgpack.packb({"kind": kind, "t_wall": self._clock.wall(), **fields})
+        record = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
         with self._lock:
+            start = self._end
             try:
-                self._stream.write(_FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
+                if self._stream.write(record) < len(record):
+                    self._stream.truncate(start)
+                    self._stream.seek(start)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._end += len(record)
                 now = self._clock.monotonic()
                 if now - self._synced >= self._fsync_s:
                     os.fsync(self._stream.fileno())
                     self._synced = now
             except OSError as error:
                 raise JournalError(f"{self._path}: cannot write: {error}") from None
+        return start
+
+    def at(self, starts: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Yield the records that begin at these bytes, as `append` has told.
+
+        Raises
+        ------
+        JournalError
+            One cannot be read back.
+        """
+        try:
+            with self._path.open("rb") as stream:
+                for start in starts:
+                    stream.seek(start)
+                    payload = _payload(stream)
+                    if payload is None:
+                        raise JournalError(f"{self._path}: record at byte {start}: expected it as written, got another")
+                    yield msgpack.unpackb(payload)
+        except OSError as error:
+            raise JournalError(f"{self._path}: cannot read back: {error}") from None
 
     def close(self) -> None:
         """Bring everything to the disk and close."""
@@ -95,31 +124,43 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     JournalError
         The file is no journal of this schema, or a record other than the last is damaged.
     """
-    for number, (record, _) in enumerate(_records(path)):
-        if number:
-            yield record
+    return (record for _, record in enumerated(path))
 
 
-def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield each whole record and the byte after it, the schema record first."""
-    data = path.read_bytes()
-    offset = 0
-    while offset < len(data):
-        start = offset + _FRAME.size
-        length, checksum = _FRAME.unpack_from(data, offset) if start <= len(data) else (len(data), 0)
-        payload = data[start : start + length]
-        if len(payload) < length:
-            _log.warning("%s: torn last record at byte %d left out", path.name, offset)
-            break
-        if zlib.crc32(payload) != checksum:
-            if start + length == len(data):
-                _log.warning("%s: damaged last record at byte %d left out", path.name, offset)
+def enumerated(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the records of a journal as `read` does, each after the byte at which it begins."""
+    for record, start, _ in _records(path):
+        if start:
+            yield start, record
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Yield each whole record with its first byte and the byte after it, the schema record first."""
+    size = path.stat().st_size
+    start = 0
+    with path.open("rb") as stream:
+        while start < size:
+            payload = _payload(stream)
+            end = stream.tell()
+            if payload is None:
+                if end < size:
+                    raise JournalError(f"{path}: record at byte {start}: checksum differs; the file was altered")
+                _log.warning("%s: torn or damaged last record at byte %d left out", path.name, start)
                 break
-            raise JournalError(f"{path}: record at byte {offset}: checksum differs; the file was altered")
-        record = msgpack.unpackb(payload)
-        if offset == 0 and record.get("schema") != SCHEMA:
-            raise JournalError(f"{path}: expected schema {SCHEMA}, got {record.get('schema')}")
-        offset = start + length
-        yield record, offset
-    if offset == 0:
+            record = msgpack.unpackb(payload)
+            if start == 0 and record.get("schema") != SCHEMA:
+                raise JournalError(f"{path}: expected schema {SCHEMA}, got {record.get('schema')}")
+            yield record, start, end
+            start = end
+    if start == 0:
         raise JournalError(f"{path}: expected a journal of schema {SCHEMA}, got an empty or damaged file")
+
+
+def _payload(stream: BinaryIO) -> bytes | None:
+    """Read the record at the place of the stream; None if it is torn or damaged."""
+    frame = stream.read(_FRAME.size)
+    if len(frame) < _FRAME.size:
+        return None
+    length, checksum = _FRAME.unpack(frame)
+    payload = stream.read(length)
+    return payload if len(payload) == length and zlib.crc32(payload) == checksum else None

@@ -6,8 +6,11 @@ volume lane. What leaves are messages, records in the session folder, and betas 
 
 from __future__ import annotations
 
+import ctypes
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.estimate.inputs import scaled
-from rtdecode.estimate.report import DesignMatrix, RunReport, overlay
+from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.lanes import PictureLane
 from rtdecode.past import Input
 from rtdecode.publish import messages
@@ -37,7 +40,6 @@ class _RunState:
     accounted: int = 0
     finals: list[BetaUpdate] = field(default_factory=list)
     report: RunReport = field(default_factory=RunReport)
-    design: DesignMatrix | None = None
 
 
 class Line:
@@ -75,7 +77,7 @@ class Line:
         self._last_input_mono_s = clock.monotonic()
         self._referenced = False
         self._done = 0
-        self._finished: list[_RunState] = []
+        self._finished: list[int] = []
 
     def handle(self, item: Input, lag: int) -> None:
         """Take one input.
@@ -121,16 +123,21 @@ class Line:
     def finish(self) -> None:
         """Close the run that is still open; write the tSNR maps and plots of all, for which there is time now."""
         self._finish_run()
-        for run in self._finished:
-            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
-            run.report.write(
-                self._recording.stem(run.run),
+        for number in self._finished:
+            kept = self._kept_report(number)
+            report, design = RunReport.stored(kept)
+            report.write(
+                self._recording.stem(number),
                 self._estimator.space.mask,
                 self._estimator.space.affine,
                 self._settings.estimate.censor_fd_mm,
-                run.design,
+                design,
             )
+            kept.unlink()
         self._finished.clear()
+
+    def _kept_report(self, run: int) -> Path:
+        return self._recording.scratch / f"report-run-{run:02d}.npz"
 
     # volumes --------------------------------------------------------------------------------------------
 
@@ -180,6 +187,9 @@ class Line:
         _log.info("%s; look at %s", title, self._recording.alignment_path())
 
     def _skipped(self, item: Skipped) -> None:
+        closed = item.run <= self._done or (self._run is not None and item.run < self._run.run)
+        if closed and item.volume is not None and not item.path:
+            return  # the end of the run has said so
         self._publisher.publish(messages.skipped(item))
         _log.warning("run %d volume %s skipped: %s", item.run, item.volume, item.reason)
         if item.volume is None:
@@ -241,15 +251,26 @@ class Line:
             self._beta(beta, {})
         self._run = None
         self._done = run.run
-        run.design = self._estimator.last_design
         if run.received:
-            self._finished.append(run)
+            try:
+                self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
+                run.report.store(self._kept_report(run.run), self._estimator.last_design)
+                self._finished.append(run.run)
+            except OSError as error:
+                _log.warning("run %d: its report cannot be kept: %s", run.run, error)
         if self._referenced:
             self._recording.betas(run.run, run.finals, self._estimator.space.mask, self._estimator.space.affine)
         learned = self._estimator.learned
         if learned is not None and run.run <= self._settings.calibration.runs:
             learned.save(self._recording.model_path(), self._settings.estimate)
+        _give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
         )
         _log.info("run %d ended: %d volumes, %d skipped", run.run, run.received, run.skipped)
+
+
+def _give_back_memory() -> None:
+    """Return what was freed to the system: glibc keeps up to 64 MiB for each thread otherwise."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

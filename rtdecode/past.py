@@ -12,7 +12,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from rtdecode import client as wire
 from rtdecode.errors import JournalError
-from rtdecode.journal import read
+from rtdecode.journal import enumerated, read
 from rtdecode.records import KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
 
 Input = Volume | Skipped | TrialEvent | RunStart | RunEnd
@@ -28,6 +28,11 @@ class Past:
     session : str
         Session identifier for the stamps.
 
+    Attributes
+    ----------
+    pictured : set of (str, int)
+        Trial and revision of every picture that was published.
+
     Raises
     ------
     JournalError
@@ -39,22 +44,22 @@ class Past:
         self._session = session
         try:
             self._inputs = list(read(folder / "journal" / "inputs.journal"))
-            outputs = list(read(folder / "journal" / "outputs.journal"))
+            pictures = (p for _, topic, p in self.outputs() if topic == b"reconstruction")
+            messages = (wire.unpack(b"reconstruction", payload) for payload in pictures)
+            self.pictured = {(message.trial, message.revision) for message in messages}
         except OSError as error:
             raise JournalError(f"{folder}: no session to resume: {error}") from None
-        self.outputs = [(record["topic"].encode(), record["payload"]) for record in outputs]
+
+    def outputs(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield place in the journal, topic and payload of every message that was published."""
+        for place, record in enumerated(self._folder / "journal" / "outputs.journal"):
+            yield place, record["topic"].encode(), record["payload"]
 
     @property
     def bundle(self) -> str | None:
         """Folder of the last ParticipantBundle that was asked for."""
         folders = [str(record["folder"]) for record in self._inputs if record["kind"] == "bundle"]
         return folders[-1] if folders else None
-
-    @property
-    def pictured(self) -> set[tuple[str | None, int | None]]:
-        """Trial and revision of every picture that was published."""
-        messages = (wire.unpack(*frames) for frames in self.outputs if frames[0] == b"reconstruction")
-        return {(message.trial, message.revision) for message in messages}
 
     def runs(self) -> list[KnownRun]:
         """Every run of which a volume came, in order."""

@@ -3,6 +3,7 @@
 sub-01_ses-01/
   settings.toml, dataset_description.json
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
+  journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
   sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz, ..._desc-estimate_model.safetensors,
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -84,6 +86,8 @@ class Recording:
         journals = self.folder / "journal"
         self.inputs = Journal(journals / "inputs.journal", clock, resume=resume)
         self._outputs = Journal(journals / "outputs.journal", clock, resume=resume)
+        self.scratch = journals / "scratch"
+        self.scratch.mkdir(exist_ok=True)
         self._tables: dict[Path, TextIO] = {}
         self._refolding = False
         self.saving = False
@@ -140,10 +144,21 @@ class Recording:
             table.close()
         self.inputs.close()
         self._outputs.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def output(self, topic: bytes, payload: bytes) -> None:
-        """Journal one message before it is sent."""
-        self._outputs.append("output", topic=topic.decode(), payload=payload)
+    def output(self, topic: bytes, payload: bytes) -> int:
+        """Journal one message before it is sent; return where `published` finds it."""
+        return self._outputs.append("output", topic=topic.decode(), payload=payload)
+
+    def published(self, places: Iterable[int]) -> Iterator[bytes]:
+        """Yield the payloads of messages that were journalled at these places.
+
+        Raises
+        ------
+        JournalError
+            One cannot be read back.
+        """
+        return (record["payload"] for record in self._outputs.at(places))
 
     def keep(self, volume: Volume) -> None:
         """Keep the stored values of a volume losslessly, as NIfTI.

@@ -42,6 +42,28 @@ class SessionSettings:
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
+class SeriesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Takes series in or leaves them out; all that is given must fit.
+
+    Attributes
+    ----------
+    number : int or None
+        SeriesNumber.
+    description : str or None
+        Shell pattern of the description of the series or the name of its protocol, case ignored; of NIfTI, of the
+        file's name without the number of the volume.
+    image_type : str or None
+        One of the words of ImageType.
+    use : bool
+        Whether series that fit become runs.
+    """
+
+    number: int | None = None
+    description: str | None = None
+    image_type: str | None = None
+    use: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannerSettings:
     """The export folder and what arrives in it.
@@ -62,6 +84,19 @@ class ScannerSettings:
         Repetition time in seconds where the files do not tell; otherwise it must agree with them.
     affine : tuple of three rows of four float, or None
         Voxel indices to RAS+ mm where the files do not tell (real-time dumps of Philips).
+    watch : {"auto", "native", "polling"}
+        Native: file events hasten the next look. Polling: a look every `poll_s`, for network mounts, which have no
+        events. Auto: polling where the folder is seen to be on a network mount.
+    series : tuple of SeriesRule
+        Which series become runs: the first rule that fits decides. Where none fits, a series is left out if there
+        is a rule with ``use = true``; else if its files tell that it is something else than BOLD.
+    echo : int
+        The echo that is used where echoes are numbered.
+    first_instance : int or None
+        Number of the first volume of a series, where the files count from another one than their format does.
+    n_volumes : int or None
+        Volumes of each run as exported, where the files do not announce them: a last volume that is lost is then
+        known at once.
     """
 
     export_dir: Path
@@ -71,6 +106,11 @@ class ScannerSettings:
     gap_timeout_s: Positive = 5.0
     t_r_s: Positive | None = None
     affine: tuple[Row, Row, Row] | None = None
+    watch: Literal["auto", "native", "polling"] = "auto"
+    series: tuple[SeriesRule, ...] = ()
+    echo: Count = 1
+    first_instance: Annotated[int, Meta(ge=0)] | None = None
+    n_volumes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

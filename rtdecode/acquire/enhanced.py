@@ -45,7 +45,7 @@ _FRAME_TIME, _TEMPORAL_INDEX, _DIMENSIONS = 0x00189074, 0x00209128, 0x00209157
 _PHILIPS_FRAME = ("Philips MR Imaging DD 005", 0x0F)
 _CLASSIC_COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _MAX_FRAMES = 200_000
-_CACHED_SERIES = 16
+_CACHED_SERIES, _MOST_ECHOES = 16, 64
 _POSITION_MARK = b"\x20\x00\x32\x00DS"
 _PER_FRAME_MARK = b"\x00\x52\x30\x92SQ\x00\x00"
 _PIXEL_MARK = b"\xe0\x7f\x10\x00OW\x00\x00"
@@ -79,6 +79,7 @@ class _Part:
     """One echo and component: which frames are which volume."""
 
     echo: int | None
+    echo_ms: float
     component: str
     frame_type: tuple[str, ...]
     frames: NDArray[np.intp]  # (volumes, slices)
@@ -106,6 +107,7 @@ class EnhancedReader:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, ...], _Known] = {}
+        self._echo_times: dict[str, list[float]] = {}
 
     def read(self, header: Header) -> tuple[StoredVolume, ...]:
         """Decode all volumes of a file.
@@ -123,17 +125,33 @@ class EnhancedReader:
         key = _key(header)
         known = self._known.get(key)
         if known is not None and _repeats(header, known):
-            return _volumes(header, (known.part,))
+            return _volumes(header, self._numbered(header, (known.part,)))
         if PIXEL_DATA not in header.elements.spans:
             header = Header(header.path, header.file, packed=header.packed)
         parts = _parts(header)
-        volumes = _volumes(header, parts)
+        volumes = _volumes(header, self._numbered(header, parts))
         if len(volumes) == 1 and header.elements.syntax == _EXPLICIT_LITTLE:
             first, last = _marks(header.elements.content, header.elements.spans[PIXEL_DATA].start)
             if len(self._known) >= _CACHED_SERIES:
                 self._known.pop(next(iter(self._known)))
             self._known[key] = _Known(first, last, pixels.layout(header), parts[0])
         return volumes
+
+    def _numbered(self, header: Header, parts: tuple[_Part, ...]) -> tuple[_Part, ...]:
+        """Give echoes without a number one by their echo times, among those of the series so far."""
+        series = header.text(SERIES_UID)
+        times = self._echo_times.get(series, [])
+        new = {part.echo_ms for part in parts if part.component == MAGNITUDE and part.echo_ms > 0}
+        if not new <= set(times):
+            if len(self._echo_times) >= _CACHED_SERIES and series not in self._echo_times:
+                self._echo_times.pop(next(iter(self._echo_times)))
+            self._echo_times[series] = times = sorted({*times, *new})[:_MOST_ECHOES]
+        return tuple(
+            dataclasses.replace(part, echo=times.index(part.echo_ms) + 1)
+            if part.echo is None and part.echo_ms in times
+            else part
+            for part in parts
+        )
 
 
 def _key(header: Header) -> tuple[bytes, ...]:
@@ -171,12 +189,10 @@ def _repeats(header: Header, known: _Known) -> bool:
 def _parts(header: Header) -> tuple[_Part, ...]:
     frames = _frames(header)
     keys = sorted({(frame.echo_ms, frame.component != MAGNITUDE, frame.component) for frame in frames})
-    echoes = sorted({frame.echo_ms for frame in frames if frame.component == MAGNITUDE and frame.echo_ms > 0})
     parts = []
     for echo_ms, _, component in keys:
         own = [frame for frame in frames if (frame.echo_ms, frame.component) == (echo_ms, component)]
-        echo = own[0].echo or (echoes.index(echo_ms) + 1 if echo_ms in echoes else None)
-        parts.append(_part(header, own, echo))
+        parts.append(_part(header, own))
     return tuple(parts)
 
 
@@ -228,7 +244,7 @@ def _integers(fields: Fields, tag: int) -> tuple[int, ...]:
     return tuple(int(value) for value in np.frombuffer(raw[: len(raw) // 4 * 4], order))
 
 
-def _part(header: Header, own: list[_Frame], echo: int | None) -> _Part:
+def _part(header: Header, own: list[_Frame]) -> _Part:
     path, first = header.path, own[0]
     if any(not np.allclose(frame.orientation, first.orientation, atol=1e-3) for frame in own):
         raise VolumeError(path, "ImageOrientationPatient", "one orientation for all frames", "several")
@@ -246,7 +262,8 @@ def _part(header: Header, own: list[_Frame], echo: int | None) -> _Part:
     several = any(len({frame.scale for frame in volume}) > 1 for volume in volumes)
     times, why = _slice_times(header, volumes)
     return _Part(
-        echo=echo,
+        echo=first.echo,
+        echo_ms=first.echo_ms,
         component=first.component,
         frame_type=first.frame_type,
         frames=np.array([[frame.index for frame in volume] for volume in volumes]),

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _DEEPEST_FOLDER = 4
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~")
 _OTHERS = (".json", ".txt", ".tsv", ".csv", ".log", ".xml", ".bval", ".bvec", ".rec", ".ini", ".md")
+_REMOTE = ("cifs", "smb3", "smbfs", "nfs", "nfs4", "afs", "9p", "fuse.sshfs", "fuse.glusterfs", "ceph", "vboxsf")
+_MOUNT_POINT = 4
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -45,6 +48,29 @@ class _Waker(FileSystemEventHandler):
     def on_any_event(self, event: FileSystemEvent) -> None:
         if event.event_type in ("created", "modified", "moved", "closed"):
             self._wake.set()
+
+
+def is_remote(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a folder is seen to be on a network mount, from where no file events come.
+
+    Parameters
+    ----------
+    folder : Path
+    mounts : Path
+        Table of mounts as Linux keeps it; without one the answer is no.
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    found: dict[Path, str] = {}
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        if len(fields := before.split(" ")) > _MOUNT_POINT and after:
+            point = _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), fields[_MOUNT_POINT])
+            found[Path(point)] = after.split(" ")[0]
+    place = folder.resolve()
+    return next((found[at] in _REMOTE for at in (place, *place.parents) if at in found), False)
 
 
 def observe(folder: Path, wake: threading.Event) -> BaseObserver | None:

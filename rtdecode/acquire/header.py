@@ -31,7 +31,10 @@ POSITION, ORIENTATION, PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
 BETWEEN, THICKNESS = 0x00180088, 0x00180050
 REPETITION_TIME, ECHO_NUMBER = 0x00180080, 0x00180086
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
-COMPONENT = 0x00089208
+COMPONENT, CONTRAST = 0x00089208, 0x00089209
+SERIES_DESCRIPTION, PROTOCOL_NAME = 0x0008103E, 0x00181030
+SCANNING_SEQUENCE, ECHO_PLANAR = 0x00180020, 0x00189018
+TEMPORAL_POSITIONS = 0x00200105
 
 _PREAMBLE = 128
 _LARGEST_COUNT = 1 << 31
@@ -208,17 +211,39 @@ class Header(Fields):
         """Whether the walk came to the pixels."""
         return PIXEL_DATA in self.elements.spans
 
-    def origin(self, layout: str) -> Origin:
-        """Return what made the image."""
+    def origin(self, layout: str, volumes: int | None = None) -> Origin:
+        """Return what made the image.
+
+        Parameters
+        ----------
+        layout : str
+            Of the export.
+        volumes : int or None
+            Of the series, where a private header announces them.
+        """
+        announced = self.value(TEMPORAL_POSITIONS)
         return Origin(
             format=layout,
             vendor=self.text(MANUFACTURER) or None,
             software=self.text(SOFTWARE) or None,
             image_type=self.words(IMAGE_TYPE),
+            names=tuple(name for tag in (SERIES_DESCRIPTION, PROTOCOL_NAME) if (name := self.text(tag))),
+            contrast=self.text(CONTRAST) or None,
+            echo_planar=self._echo_planar(),
+            volumes=int(announced) if announced is not None and 0 < announced < _LARGEST_COUNT else volumes,
         )
 
+    def _echo_planar(self) -> bool | None:
+        """Whether the sequence is echo-planar; Philips does not say so in classic files."""
+        stated = self.text(ECHO_PLANAR)
+        if stated in ("YES", "NO"):
+            return stated == "YES"
+        sequence = self.words(SCANNING_SEQUENCE)
+        philips = self.text(MANUFACTURER).upper().startswith("PHILIPS")
+        return "EP" in sequence if sequence and not philips else None
+
     def identity(self) -> Identity:
-        """Return which volume the file is by its own numbers.
+        """Return which volume the file is by its own numbers, which count from 1 in DICOM.
 
         Raises
         ------
@@ -235,6 +260,7 @@ class Header(Fields):
             run=None,
             instance=self.count(INSTANCE_NUMBER, "InstanceNumber"),
             uid=uid,
+            first=1,
             echo=int(echo) if echo is not None and 0 < echo < _LARGEST_COUNT else None,
             component=self.component(),
         )

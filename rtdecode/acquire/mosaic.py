@@ -39,6 +39,7 @@ _MAX_SLICES = 4096
 _IMPLIED = "slice_times_s: implied by the slice order of the protocol, which fills the repetition time"
 _MODE = re.compile(rb"sSliceArray\.ucMode\s*=\s*(?:0x)?([124])\b")
 _DELAY = re.compile(rb"lDelayTimeInTR\s*=\s*(\d{1,9})\b")
+_REPETITIONS = re.compile(rb"lRepetitions\s*=\s*(\d{1,6})\b")
 _MULTIBAND = re.compile(rb"(?i)multi-?band\s+factor|MultiBandFactor\s*=\s*[2-9]|\bMB[2-9]\b")
 _CACHED_SERIES = 16
 
@@ -54,6 +55,7 @@ class Tiles:
     slice_times_s: NDArray[np.float64] | None
     why_no_times: str = ""
     notes: tuple[str, ...] = ()
+    volumes: int | None = None
 
 
 class MosaicReader:
@@ -114,7 +116,8 @@ def _siemens(header: Header) -> Tiles | None:
     except ValueError:
         raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", "others") from None
     complete = times.size == n_slices and bool(np.isfinite(times).all())
-    implied = None if complete or times.size else implied_times(header.raw(0x00291020), header.t_r_s(), n_slices)
+    protocol = header.raw(0x00291020)
+    implied = None if complete or times.size else implied_times(protocol, header.t_r_s(), n_slices)
     return Tiles(
         layout=SIEMENS,
         shape=shape,
@@ -123,6 +126,7 @@ def _siemens(header: Header) -> Tiles | None:
         slice_times_s=times - times.min() if complete else implied,
         notes=(_IMPLIED,) if implied is not None else (),
         why_no_times=f"the private header has {times.size} times for {n_slices} slices",
+        volumes=int(repeated[1]) + 1 if (repeated := _REPETITIONS.search(protocol)) else None,
     )
 
 
@@ -248,7 +252,7 @@ def _cut(header: Header, tiles: Tiles) -> StoredVolume:
         acquired = min((s for item in slices if (s := _started_s(item)) is not None), default=None)
     return StoredVolume(
         identity=header.volume_identity(),
-        origin=header.origin(tiles.layout),
+        origin=header.origin(tiles.layout, tiles.volumes),
         data=data,
         slope=header.number(SLOPE, None, "RescaleSlope") or 1.0,
         intercept=header.number(INTERCEPT, 0.0, "RescaleIntercept") or 0.0,

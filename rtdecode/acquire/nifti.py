@@ -113,7 +113,7 @@ class NiftiReader:
         identity = self._series(path, turn) if several else self._identity(path, values.tobytes())
         return StoredVolume(
             identity=identity,
-            origin=Origin(format="nifti-4d" if several else "nifti"),
+            origin=Origin(format="nifti-4d" if several else "nifti", names=(_name(path, several),)),
             data=_native(values).reshape(layout.shape, order="F").copy(order="C"),
             slope=1.0 if slope is None else float(slope),
             intercept=0.0 if intercept is None else float(intercept),
@@ -176,6 +176,12 @@ class _Layout:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _name(path: Path, several: bool) -> str:
+    """Return the name of the series: that of the file, without the number of the volume."""
+    stem = _stem(path)
+    return stem if several else _TRAILING_NUMBER.sub("", stem).rstrip("_-. ")
 
 
 def _at_once(layout: _Layout) -> int:

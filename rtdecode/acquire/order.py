@@ -53,6 +53,14 @@ class RunQueue:
             raise ValueError(f"index {index} is taken")
         self._waiting[index] = (now_s, arrival)
 
+    def quiet_s(self, now_s: float, since_s: float) -> float:
+        """Return for how long nothing has come out, counted from `since_s` where nothing ever has."""
+        return now_s - max(self._latest_s, since_s)
+
+    def give_up(self) -> None:
+        """Let the next index be missing."""
+        self._next += 1
+
     def release(self, now_s: float) -> list[tuple[int, Arrival | None]]:
         """Take out all that may go, in index order; None stands for an index given up."""
         out: list[tuple[int, Arrival | None]] = []
@@ -82,10 +90,12 @@ class Run:
     queue : RunQueue
     shape : tuple of int or None
         Of its volumes, once there is one.
-    echo : int or None
-        The echo that is used, once there is one.
-    zero_tail : int
-        Largest blank end that was accepted.
+    t_r_s : float
+        Repetition time; 0 while unknown.
+    last_index : int or None
+        Of the last volume, where the number of volumes is announced.
+    opened_s : float
+        When it was opened or resumed, on the monotonic clock.
     resumed_at : int
         Volumes before this one were dealt with before the session was interrupted.
     """
@@ -94,6 +104,7 @@ class Run:
     first_instance: int
     queue: RunQueue
     shape: tuple[int, ...] | None = None
-    echo: int | None = None
-    zero_tail: int = 0
+    t_r_s: float = 0.0
+    last_index: int | None = None
+    opened_s: float = 0.0
     resumed_at: int = 0

@@ -25,6 +25,7 @@ from rtdecode.acquire.header import (
     POSITION,
     SERIES_UID,
     SLOPE,
+    TEMPORAL_POSITIONS,
     THICKNESS,
     Fields,
     Header,
@@ -34,7 +35,7 @@ from rtdecode.errors import VolumeError
 
 _T = TypeVar("_T")
 
-_TEMPORAL_POSITION, _TEMPORAL_POSITIONS = 0x00200100, 0x00200105
+_TEMPORAL_POSITION = 0x00200100
 _STACK_POSITION = 0x00209057
 _SPLIT = 1000
 _CACHED_SERIES = 16
@@ -113,7 +114,7 @@ class SliceReader:
         identity = header.identity()
         if _vendor(header) == "SIEMENS":
             return self._siemens(header, identity)
-        volume = header.value(_TEMPORAL_POSITION) if header.value(_TEMPORAL_POSITIONS) else None
+        volume = header.value(_TEMPORAL_POSITION) if header.value(TEMPORAL_POSITIONS) else None
         if volume is None:
             known = self._known.get(identity.series_uid)
             n_slices = known.n_slices if known is not None else _stated_slices(header)

@@ -48,6 +48,7 @@ class Stacker:
 
     def __init__(self) -> None:
         self._open: dict[Key, Partial] = {}
+        self._closed: set[Key] = set()
         self._learned: dict[str, int] = {}
         self._held = 0
 
@@ -61,11 +62,15 @@ class Stacker:
 
         Raises
         ------
+        SurplusSlice
+            If the slice is there already, or its volume was closed.
         VolumeError
             If the slice cannot belong to its volume, or its volume turns out unusable.
         """
         identity = stored.identity
         key = (identity.series_uid, identity.instance, identity.echo, identity.component)
+        if key in self._closed:
+            raise SurplusSlice(path, "slice", "one of an open volume", f"one of volume {key[1]}, which is closed")
         if self._held + stored.data.nbytes > MAX_OPEN_BYTES:
             raise VolumeError(path, "slice", f"at most {MAX_OPEN_BYTES} bytes of incomplete volumes", "more")
         partial = self._open.get(key)
@@ -102,11 +107,13 @@ class Stacker:
         return volume
 
     def drop(self, key: Key) -> None:
-        """Forget a volume, if it is open."""
+        """Forget a volume, if it is open; its slices are surplus from now on."""
+        self._closed.add(key)
         if key in self._open:
             self._close(key)
 
     def _close(self, key: Key) -> Partial:
+        self._closed.add(key)
         partial = self._open.pop(key)
         self._held -= sum(stored.data.nbytes for stored in partial.slices.values())
         return partial

@@ -41,7 +41,7 @@ class Identity:
     uid : str
         Unique to the content: the SOP instance, or a digest.
     first : int or None
-        Number of the first volume of a series, where the format fixes it.
+        Number of the first volume of a series, where the format has a rule for it.
     echo : int or None
         Number of the echo, from 1.
     component : str
@@ -75,12 +75,24 @@ class Origin:
     vendor, software : str or None
     image_type : tuple of str
         As the scanner labels the image.
+    names : tuple of str
+        Description of the series and name of its protocol. Free text: it may be anybody's name, and is not told.
+    contrast : str or None
+        As the scanner labels it.
+    echo_planar : bool or None
+        Whether the sequence is, where the file tells.
+    volumes : int or None
+        Of the whole series, as the file announces them.
     """
 
     format: str
     vendor: str | None = None
     software: str | None = None
     image_type: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    contrast: str | None = None
+    echo_planar: bool | None = None
+    volumes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -56,6 +56,8 @@ class Estimator:
         Whether betas come with their standard errors; this takes a pass over the whole run each time.
     voxels : VoxelModel or None
         Response, autocorrelation and shrinkage of each voxel of the mask, known beforehand.
+    scratch : Path or None
+        Folder for what is large of earlier runs; None keeps it in memory.
 
     Attributes
     ----------
@@ -71,6 +73,7 @@ class Estimator:
         calibrated: Calibrated | None = None,
         standard_errors: bool = False,
         voxels: VoxelModel | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -85,6 +88,7 @@ class Estimator:
             learn=settings.shrinkage == "learned",
             learn_lag=settings.response_lag == "learned",
             known=None if calibrated is None else calibrated.learned.expectation,
+            scratch=scratch,
         )
         self._voxels = VoxelLearner(
             hrf=settings.voxel_hrf,

@@ -5,9 +5,11 @@ All by marginal likelihood of the model that the betas come from; no label of a 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from rtdecode.estimate.glm import Expectation, Scales
 from rtdecode.records import TrialEvent
 
 FloatArray = NDArray[np.float64]
+_log = logging.getLogger(__name__)
 
 LAGS_S = np.arange(-6.0, 4.01, 0.5)
 _LAG_SD_S = 2.0
@@ -134,13 +137,19 @@ class Prior:
     known : Expectation or None
         What a calibration taught: it holds for every run, so that all betas are of the kind the decoder was
         fitted on.
+    scratch : Path or None
+        Folder for the series of finished runs, which are large; None keeps them in memory.
     """
 
-    def __init__(self, *, learn: bool, learn_lag: bool, known: Expectation | None = None) -> None:
+    def __init__(
+        self, *, learn: bool, learn_lag: bool, known: Expectation | None = None, scratch: Path | None = None
+    ) -> None:
         self._known = known
         self._learn = learn
         self._learn_lag = learn_lag
-        self._runs: list[FinishedRun] = []
+        self._scratch = scratch
+        self._added = 0
+        self._runs: list[tuple[FinishedRun, Path | None]] = []
         self._lag_likelihood = -0.5 * (LAGS_S / _LAG_SD_S) ** 2
         self._scales: Scales | None = None
         self._mean_response: NDArray[np.float32] | None = None
@@ -178,13 +187,28 @@ class Prior:
         scales = self.expectation(run.timing.typical_energy(run.events)).scales
         if scales is None or self._known is not None:
             return
-        self._runs = [*self._runs, run][-_REMEMBERED_RUNS:]
         if self._learn_lag:
             self._lag_likelihood += lag_likelihood(run, scales)
             self.lag_s = float(LAGS_S[np.argmax(self._lag_likelihood)])
-        self._scales = fit_scales(self._runs, self.lag_s, scales)
-        means = [mean_response(r, self._scales, self.lag_s) for r in self._runs]
+        runs = self._remember(run)
+        self._scales = fit_scales(runs, self.lag_s, scales)
+        means = [mean_response(r, self._scales, self.lag_s) for r in runs]
         self._mean_response = np.mean(means, axis=0).astype(np.float32)
+
+    def _remember(self, run: FinishedRun) -> list[FinishedRun]:
+        """Return the latest runs with their series; between calls these are on disk if there is room for them."""
+        self._added += 1
+        path = self._scratch and self._scratch / f"series-{self._added % _REMEMBERED_RUNS}.npy"
+        if path is not None:
+            try:
+                np.save(path, run.percent)
+            except OSError as error:
+                _log.warning("series of a finished run stays in memory: %s", error)
+                path = None
+            else:
+                run = replace(run, percent=np.zeros((0, 0), np.float32))
+        self._runs = [*self._runs, (run, path)][-_REMEMBERED_RUNS:]
+        return [r if at is None else replace(r, percent=np.load(at, mmap_mode="r")) for r, at in self._runs]
 
 
 def first_scales(energy: float = 1.0) -> Scales:

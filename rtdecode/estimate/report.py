@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class RunReport:
     """Collects the volumes of a run; keeps every n-th voxel of the series and sums over time of all."""
 
     def __init__(self) -> None:
-        self._volumes: list[RegisteredVolume] = []
+        self._figures: list[tuple[float, ...]] = []
         self._carpet: list[NDArray[np.float32]] = []
         self._mean = np.zeros(0)
         self._sum_square = np.zeros(0)
@@ -47,21 +47,49 @@ class RunReport:
         if not self._carpet:
             self._step = max(1, len(values) // _CARPET_VOXELS)
             self._mean, self._sum_square = np.zeros_like(values), np.zeros_like(values)
-        self._volumes.append(_without_values(volume))
+        figures = (volume.stamp.volume, volume.fd_mm, volume.dvars, volume.fit)
+        self._figures.append((*figures, *volume.motion.tolist()))
         self._carpet.append(volume.masked[:: self._step].copy())
         change = values - self._mean
-        self._mean += change / len(self._volumes)
+        self._mean += change / len(self._figures)
         self._sum_square += change * (values - self._mean)
+
+    def store(self, path: Path, design: DesignMatrix | None) -> None:
+        """Keep the run and its model in an NPZ file until there is time to `write`; `stored` opens it again."""
+        model: dict[str, Any] = {}
+        if design is not None:
+            model = {"columns": design.columns, "names": np.array(design.names), "rows": design.rows}
+        np.savez(
+            path,
+            figures=np.array(self._figures),
+            carpet=np.array(self._carpet),
+            mean=self._mean,
+            sum_square=self._sum_square,
+            step=self._step,
+            **model,
+        )
+
+    @classmethod
+    def stored(cls, path: Path) -> tuple[RunReport, DesignMatrix | None]:
+        """Return what `store` has kept."""
+        report, design = cls(), None
+        with np.load(path) as kept:
+            report._figures = [tuple(row) for row in kept["figures"].tolist()]
+            report._carpet = list(kept["carpet"])
+            report._mean, report._sum_square, report._step = kept["mean"], kept["sum_square"], int(kept["step"])
+            if "columns" in kept:
+                names = tuple(kept["names"].tolist())
+                design = DesignMatrix(columns=kept["columns"], names=names, rows=kept["rows"])
+        return report, design
 
     def tsnr(self) -> NDArray[np.float32]:
         """Return mean / standard deviation over time per voxel of the mask, shape (v,); 0 where nothing varies."""
-        deviation = np.sqrt(self._sum_square / max(1, len(self._volumes) - 1))
+        deviation = np.sqrt(self._sum_square / max(1, len(self._figures) - 1))
         return np.where(deviation > 0, self._mean / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
 
     def summary(self, censor_fd_mm: float) -> dict[str, Any]:
         """Return the figures of the run, for a JSON file."""
-        fd_mm = np.array([volume.fd_mm for volume in self._volumes])
-        dvars = np.array([volume.dvars for volume in self._volumes])
+        index, fd_mm, dvars, fit, *_ = np.array(self._figures).T
         spikes = is_spike(dvars)
         return {
             "VolumesUsed": int((fd_mm <= censor_fd_mm).sum()),
@@ -69,9 +97,9 @@ class RunReport:
             "MeanFramewiseDisplacement_mm": float(fd_mm.mean()),
             "MaxFramewiseDisplacement_mm": float(fd_mm.max()),
             "MedianDVARS_percent": float(np.median(dvars[1:])) if len(dvars) > 1 else None,
-            "Spikes": [self._volumes[i].stamp.volume for i in np.flatnonzero(spikes)],
+            "Spikes": index[spikes].astype(int).tolist(),
             "MedianTSNR": float(np.median(self.tsnr())),
-            "LowestFit": min(volume.fit for volume in self._volumes),
+            "LowestFit": float(fit.min()),
         }
 
     def write(
@@ -94,7 +122,7 @@ class RunReport:
             Drawn as a line.
         design : DesignMatrix or None
         """
-        if not self._volumes:
+        if not self._figures:
             return
         tsnr = np.zeros(mask.shape, np.float32)
         tsnr[mask] = self.tsnr()
@@ -106,30 +134,29 @@ class RunReport:
             _save(_design_plot(design), _file(stem, "desc-design_plot.png"))
 
     def _motion_plot(self, censor_fd_mm: float) -> Figure:
-        index = [volume.stamp.volume for volume in self._volumes]
-        motion = np.array([volume.motion for volume in self._volumes])
+        index, fd_mm, _, _, *motion = np.array(self._figures).T
         figure = _figure(9, 6)
         shifts, turns, displacement = figure.subplots(3, 1, sharex=True)
         for column, name in enumerate("xyz"):
-            shifts.plot(index, motion[:, column], label=name)
-            turns.plot(index, np.rad2deg(motion[:, 3 + column]), label=name)
+            shifts.plot(index, motion[column], label=name)
+            turns.plot(index, np.rad2deg(motion[3 + column]), label=name)
         shifts.set_ylabel("translation (mm)")
         turns.set_ylabel("rotation (degrees)")
         shifts.legend(loc="upper left", ncols=3)
-        displacement.plot(index, [volume.fd_mm for volume in self._volumes], color="black")
+        displacement.plot(index, fd_mm, color="black")
         displacement.axhline(censor_fd_mm, color="red", linestyle="--")
         displacement.set_ylabel("FD (mm)")
         displacement.set_xlabel("volume")
         return figure
 
     def _carpet_plot(self) -> Figure:
-        index = [volume.stamp.volume for volume in self._volumes]
+        index, _, values, *_ = np.array(self._figures).T
         series = np.array(self._carpet, np.float64).T
         level = series.mean(1, keepdims=True)
         percent = 100 * (series - level) / np.where(level > 0, level, 1.0)
         figure = _figure(9, 6)
         dvars, carpet = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
-        dvars.plot(index, [volume.dvars for volume in self._volumes], color="black")
+        dvars.plot(index, values, color="black")
         dvars.set_ylabel("DVARS (%)")
         extent = (index[0] - 0.5, index[-1] + 0.5, float(len(percent)), 0.0)
         carpet.imshow(percent, aspect="auto", cmap="gray", vmin=-_CARPET_PERCENT, vmax=_CARPET_PERCENT, extent=extent)
@@ -185,10 +212,6 @@ def _design_plot(design: DesignMatrix) -> Figure:
     plot.set_yticks(ticks, design.rows[ticks].tolist())
     plot.set_ylabel("volume")
     return figure
-
-
-def _without_values(volume: RegisteredVolume) -> RegisteredVolume:
-    return replace(volume, masked=np.zeros(0, np.float32))
 
 
 def _figure(width: float, height: float) -> Figure:

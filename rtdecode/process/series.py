@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.errors import SettingsError
 from rtdecode.records import Skipped, Stamp, Volume, frozen
-from rtdecode.settings import ScannerSettings
+from rtdecode.settings import ScannerSettings, SeriesRule
 
 T_R_TOLERANCE_S = 1e-3
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
@@ -95,7 +95,8 @@ class _RecordedTime:
 
 
 def _folder_runs(folder: Path, session: str, first_run: int, t_r_s: float | None) -> Iterator[RecordedRun]:
-    settings = ScannerSettings(export_dir=folder, t_r_s=t_r_s)
+    every = SeriesRule(description="*")  # who names a folder means what is in it
+    settings = ScannerSettings(export_dir=folder, t_r_s=t_r_s, watch="polling", series=(every,))
     found = False
     for number, (_, items) in enumerate(itertools.groupby(_folder_items(settings, session), lambda item: item.run)):
         found = True
@@ -113,7 +114,7 @@ class _Item:
 
 def _folder_items(settings: ScannerSettings, session: str) -> Iterator[_Item]:
     """Give what holds an index of a run, run by run; files without a place in one come to nothing."""
-    with FolderWatcher(settings, session, _RecordedTime(), native=False) as watcher:
+    with FolderWatcher(settings, session, _RecordedTime()) as watcher:
         quiet = 0
         while quiet < _QUIET_POLLS:
             arrivals = watcher.poll()

@@ -1,10 +1,10 @@
-"""Numbers messages, remembers them for late joiners and hands them to the transport."""
+"""Numbers messages, knows where each is kept for late joiners, and hands them to the transport."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -31,21 +31,28 @@ class Transport(Protocol):
         ...
 
 
+class Log(Protocol):
+    """Keeps every message that was numbered, and finds it again."""
+
+    def output(self, topic: bytes, payload: bytes) -> int:
+        """Keep one message; return its place."""
+        ...
+
+    def published(self, places: Iterable[int]) -> Iterator[bytes]:
+        """Yield the payloads at these places."""
+        ...
+
+
 class _History:
-    """Messages of one topic, the newest `limit` bytes of them."""
+    """Where the messages of one topic are in the log, by sequence number; the last one itself."""
 
-    def __init__(self, limit: int) -> None:
-        self.payloads: deque[bytes] = deque()
-        self.next_seq = 0
-        self._bytes = 0
-        self._limit = limit
+    def __init__(self) -> None:
+        self.places = array("Q")
+        self.last: bytes | None = None
 
-    def add(self, payload: bytes) -> None:
-        self.payloads.append(payload)
-        self.next_seq += 1
-        self._bytes += len(payload)
-        while self._bytes > self._limit and len(self.payloads) > 1:
-            self._bytes -= len(self.payloads.popleft())
+    def add(self, place: int, payload: bytes) -> None:
+        self.places.append(place)
+        self.last = payload
 
 
 def _said_once(message: wire.Message) -> tuple[object, ...] | None:
@@ -73,10 +80,8 @@ class Publisher:
         Session identifier that goes into every message.
     clock : Clock
     transport : Transport
-    record : callable
-        Called with topic and payload before each is sent (the journal of outputs).
-    memory_bytes : int
-        How much of each topic is remembered for `replay`.
+    log : Log
+        Gets each message before it is sent, and serves `replay` (the journal of outputs).
     """
 
     def __init__(
@@ -84,29 +89,27 @@ class Publisher:
         session: str,
         clock: Clock,
         transport: Transport,
-        record: Callable[[bytes, bytes], None],
-        *,
-        memory_bytes: int = 256 << 20,
+        log: Log,
     ) -> None:
         self._session = session
         self._clock = clock
         self._transport = transport
-        self._record = record
+        self._log = log
         self._lock = threading.Lock()
-        self._history = {name: _History(memory_bytes) for name in wire.TOPICS}
+        self._history = {name: _History() for name in wire.TOPICS}
         self._said: set[tuple[object, ...]] = set()
 
-    def restore(self, outputs: Iterable[tuple[bytes, bytes]]) -> None:
+    def restore(self, outputs: Iterable[tuple[int, bytes, bytes]]) -> None:
         """Go on after what an interrupted session has published; its messages are not published again.
 
         Parameters
         ----------
-        outputs : iterable of (topic, payload)
-            As they were recorded.
+        outputs : iterable of (place, topic, payload)
+            As the log has kept them.
         """
         with self._lock:
-            for topic, payload in outputs:
-                self._history[topic.decode()].add(payload)
+            for place, topic, payload in outputs:
+                self._history[topic.decode()].add(place, payload)
                 said = _said_once(wire.unpack(topic, payload))
                 if said is not None:
                     self._said.add(said)
@@ -123,22 +126,21 @@ class Publisher:
                 replace(
                     message,
                     session=self._session,
-                    seq=history.next_seq if numbered else None,
+                    seq=len(history.places) if numbered else None,
                     t_published=self._clock.wall(),
                 )
             )
             if numbered:
-                self._record(topic, payload)
-                history.add(payload)
+                history.add(self._log.output(topic, payload), payload)
             self._transport.send(topic, payload)
 
     def snapshot(self) -> list[tuple[str, bytes]]:
         """Return the last message of each topic that has one."""
         with self._lock:
-            return [(name, h.payloads[-1]) for name, h in self._history.items() if h.payloads]
+            return [(name, h.last) for name, h in self._history.items() if h.last is not None]
 
     def replay(self, topic: str, since_seq: int) -> dict[str, Any]:
-        """Return remembered messages of `topic` from `since_seq` on, at most 8 MiB at a time.
+        """Return the messages of `topic` from `since_seq` on, at most 8 MiB at a time.
 
         Returns
         -------
@@ -149,19 +151,19 @@ class Publisher:
         ------
         ProtocolError
             There is no such topic.
+        JournalError
+            A message cannot be read back.
         """
         with self._lock:
             history = self._history.get(topic)
             if history is None:
                 raise ProtocolError(f"no topic {topic!r}; expected one of {', '.join(self._history)}")
-            first = history.next_seq - len(history.payloads)
-            start = max(0, since_seq - first)
-            messages: list[bytes] = []
-            size = 0
-            for payload in list(history.payloads)[start:]:
-                size += len(payload)
-                if messages and size > REPLAY_BYTES:
-                    break
-                messages.append(payload)
-            next_seq = first + start + len(messages)
-            return {"messages": messages, "next_seq": next_seq, "more": next_seq < history.next_seq}
+            places = history.places[since_seq:]
+        messages: list[bytes] = []
+        size = 0
+        for payload in self._log.published(places):
+            size += len(payload)
+            if messages and size > REPLAY_BYTES:
+                break
+            messages.append(payload)
+        return {"messages": messages, "next_seq": since_seq + len(messages), "more": len(messages) < len(places)}

@@ -130,8 +130,8 @@ class FaultMachine(RuleBasedStateMachine):
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name)
         self.clock = FakeClock()
-        scanner = ScannerSettings(export_dir=self.folder, gap_timeout_s=GAP_S)
-        self.source = FolderWatcher(scanner, "s1", self.clock, native=False)
+        scanner = ScannerSettings(export_dir=self.folder, gap_timeout_s=GAP_S, watch="polling", first_instance=1)
+        self.source = FolderWatcher(scanner, "s1", self.clock)
         self.model = Model()
         self.files: dict[str, File] = {}
         self.named_files: list[Path] = []

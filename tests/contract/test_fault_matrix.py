@@ -58,9 +58,9 @@ def replay(
     """Replay under a watcher that looks at each tick and, unless `silent`, after each step; return all it gave."""
     folder.mkdir()
     clock, out = TickingClock(), []
-    settings = ScannerSettings(export_dir=folder, gap_timeout_s=GAP_S)
+    settings = ScannerSettings(export_dir=folder, gap_timeout_s=GAP_S, watch="polling")
     plan = make_plan(volumes, faults, seed=SEED, period_s=PERIOD_S, late_s=LATE_S)
-    with FolderWatcher(settings, "s1", clock, native=False) as source:
+    with FolderWatcher(settings, "s1", clock) as source:
         clock.on_sleep = lambda: out.extend(source.poll())
 
         def on_step(step: Any) -> None:
@@ -159,6 +159,31 @@ def test_no_fault_loses_or_shifts_a_volume(
     if form.files_per_volume == 1:
         files = Counter(arrival.path for arrival in arrivals if arrival.path is not None)
         assert files == Counter(path for path in export.rglob("*") if path.is_file())
+
+
+class Derived:
+    """A recording whose other series are labelled as derived from it."""
+
+    def __init__(self, recording: RecordedExport) -> None:
+        self._recording = recording
+
+    def read(self, name: str, series: int = 0) -> bytes:
+        content = self._recording.read(name, series)
+        return content.replace(b"ORIGINAL\\PRIMARY", b"DERIVED \\PRIMARY") if series else content
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+@pytest.mark.parametrize("form", [form for form in FORMATS if "nifti" not in form.name], ids=lambda form: form.name)
+def test_a_foreign_series_that_is_no_bold_makes_no_run(
+    form: Format, where: str, case: Callable[[Format], Case], tmp_path: Path
+) -> None:
+    this = case(form)
+    recording: Any = Derived(this.recording)
+    fault = Fault(kind="foreign", volume=this.place(where))
+    items = [arrival.item for arrival in replay(recording, this.volumes, tmp_path / "export", fault)]
+    assert Counter(told(items)) == Counter(whole(1, len(this.volumes)))
+    (other,) = [item for item in items if isinstance(item, Skipped)]
+    assert "derived" in other.reason
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form.write], ids=lambda form: form.name)

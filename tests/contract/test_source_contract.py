@@ -81,7 +81,7 @@ def source_and_scanner(request: pytest.FixtureRequest, tmp_path: Path, clock: Fa
     if request.param == "listed":
         listed = ListedSource(clock)
         return listed, listed.put
-    watcher = FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", clock, native=False)
+    watcher = FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="polling", first_instance=1), "s1", clock)
 
     def dicom(run: int, index: int) -> None:
         series = mosaic.MosaicSeries(

@@ -83,7 +83,7 @@ def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Sett
     plan.write_stimuli(out / "stimuli")
     raw = {
         "session": {"participant": "sim", "output": ".", "seed": plan.seed},
-        "scanner": {"export_dir": "export", "gap_timeout_s": 4.0},
+        "scanner": {"export_dir": "export", "gap_timeout_s": 4.0, "watch": "polling"},
         "decode": {"stimuli": "stimuli"},
         "calibration": {"runs": plan.calibration_runs},
     }
@@ -144,7 +144,7 @@ class Rig:
         past = Past(session_folder(settings.session), "sim-01") if resume else None
         self._recording = Recording(settings.session, "", clock, resume=resume)
         known = past.runs() if past else ()
-        self._source = FolderWatcher(settings.scanner, "sim-01", clock, native=False, known=known)
+        self._source = FolderWatcher(settings.scanner, "sim-01", clock, known=known)
         decoder = LocalService(Decoder(pack, stimuli=settings.decode.stimuli))
         self._daemon = Daemon(
             settings,

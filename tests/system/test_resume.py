@@ -18,7 +18,7 @@ from rtdecode import client as wire
 from rtdecode.clock import SystemClock
 from rtdecode.demo.processes import free_port
 from rtdecode.errors import JournalError
-from rtdecode.journal import Journal, _records, read
+from rtdecode.journal import Journal, read
 from rtdecode.past import Past
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
@@ -68,16 +68,16 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int], random.Rand
         append = Journal.append
         count = 0
 
-        def dying(self: Journal, kind: str, **fields: object) -> None:
+        def dying(self: Journal, kind: str, **fields: object) -> int:
             nonlocal count
             count += 1
-            append(self, kind, **fields)
+            start = append(self, kind, **fields)
             if count in points:
                 size = self._path.stat().st_size
-                before = [end for _, end in _records(self._path)][-2]
                 with self._path.open("r+b") as stream:
-                    stream.truncate(rng.randint(before, size))
+                    stream.truncate(rng.randint(start, size))
                 raise Killed
+            return start
 
         monkeypatch.setattr(Journal, "append", dying)
 
@@ -131,6 +131,11 @@ class Daemons:
 
     def _start(self, *more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "rtdecode", "run", str(self._settings), *more])
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon that is running."""
+        return self._process.pid
 
     def await_answer(self, client: wire.Client) -> None:
         while True:

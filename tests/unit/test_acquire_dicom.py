@@ -16,7 +16,7 @@ from rtdecode.acquire.dicom import DicomReader
 from rtdecode.errors import IncompleteFile, VolumeError
 from rtdecode.simulate import mosaic
 from tests.scans import manifest, unpack
-from tests.unit.test_acquire_watcher import series
+from tests.watching import series
 
 MOSAICS = (
     "siemens-ve11-skyra-rtcloud",

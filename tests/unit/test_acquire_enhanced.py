@@ -122,7 +122,8 @@ def test_later_files_of_a_series_are_read_as_the_first(tmp_path: Path) -> None:
         np.testing.assert_array_equal(known.data, values(volume, 0, "MAGNITUDE"))
 
 
-def test_echoes_in_files_of_their_own_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbered", [True, False])
+def test_echoes_in_files_of_their_own_are_told_apart(tmp_path: Path, numbered: bool) -> None:
     reader = DicomReader()
     for instance, (volume, echo) in enumerate(itertools.product(range(3), range(2)), start=1):
         frames = [(volume, echo, "MAGNITUDE", place) for place in range(SHAPE[2])]
@@ -130,11 +131,22 @@ def test_echoes_in_files_of_their_own_are_told_apart(tmp_path: Path) -> None:
         dataset = pydicom.dcmread(path)
         dataset.AcquisitionNumber = volume + 1
         for item in dataset.PerFrameFunctionalGroupsSequence:
-            item.MREchoSequence[0].EchoNumbers = echo + 1
+            if numbered:
+                item.MREchoSequence[0].EchoNumbers = echo + 1
         dataset.save_as(path)
         (found,) = reader.read(path).volumes
         assert told(found) == (volume + 1, echo + 1, "M")
         np.testing.assert_array_equal(found.data, values(volume, echo, "MAGNITUDE"))
+
+
+def test_echoes_without_numbers_are_ordered_once_all_are_there(tmp_path: Path) -> None:
+    """Until an earlier echo has come, the first to come counts as echo 1."""
+    reader, found = DicomReader(), []
+    for instance, (volume, echo) in enumerate([(0, 1), (0, 0), (1, 1), (1, 0), (2, 2)], start=1):
+        frames = [(volume, echo, "MAGNITUDE", place) for place in range(SHAPE[2])]
+        (one,) = reader.read(write(tmp_path / f"{instance}.dcm", frames, instance=instance)).volumes
+        found.append(one.identity.echo)
+    assert found == [1, 1, 2, 1, 3]
 
 
 @pytest.mark.parametrize("change", [{"origin_z": -31.0}, {"step_mm": 5.0}])

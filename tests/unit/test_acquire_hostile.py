@@ -27,7 +27,7 @@ from rtdecode.records import Skipped
 from rtdecode.simulate import mosaic
 from tests.conftest import FakeClock
 from tests.scans import manifest, series_ids, unpack
-from tests.unit.test_acquire_watcher import series, watch
+from tests.watching import series, watch
 
 EXAMPLES = int(os.environ.get("RTDECODE_FUZZ_EXAMPLES", "25"))
 HEADER_BYTES = 200_000

@@ -14,7 +14,7 @@ from PIL import Image
 from rtdecode.__main__ import main
 from rtdecode.acquire.inspect import Report, inspect, picture
 from tests.scans import XTC_SETTINGS, unpack
-from tests.unit.test_acquire_watcher import put
+from tests.watching import put
 
 KEYS = [
     *("vendor", "format", "software", "series_uid", "volume_index", "shape", "affine", "t_r_s", "slice_times_s"),

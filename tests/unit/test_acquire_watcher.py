@@ -5,54 +5,20 @@ import os
 import threading
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rtdecode.acquire import folder as folder_module
 from rtdecode.acquire import watcher as watcher_module
-from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.clock import SystemClock
 from rtdecode.records import Skipped, Volume
 from rtdecode.settings import ScannerSettings
 from rtdecode.simulate import mosaic
 from tests.conftest import FakeClock
-
-SHAPE = (8, 6, 4)
-
-
-def series(shape: tuple[int, int, int] = SHAPE, number: int = 3) -> mosaic.MosaicSeries:
-    return mosaic.MosaicSeries(
-        study="test",
-        number=number,
-        affine=np.diag([3.0, 3.0, 4.0, 1.0]),
-        t_r_s=2.0,
-        slice_times_s=np.arange(shape[2]) * 0.5,
-        start=datetime.datetime(2001, 2, 3, 4, 5, 6),
-    )
-
-
-def put(folder: Path, instance: int, number: int = 3, shape: tuple[int, int, int] = SHAPE) -> Path:
-    data = np.random.default_rng([number, instance]).integers(1, 4000, shape).astype(np.uint16)
-    return mosaic.write(folder, series(shape, number), instance, data)
-
-
-def watch(folder: Path, clock: FakeClock, **changes: object) -> FolderWatcher:
-    return FolderWatcher(ScannerSettings(export_dir=folder, **changes), "s1", clock, native=False)  # type: ignore[arg-type]
-
-
-def told(arrivals: list[Arrival]) -> list[tuple[int, int | None, str]]:
-    """Run, volume and the first word of the reason ("volume" for a good one)."""
-    out = []
-    for arrival in arrivals:
-        item = arrival.item
-        if isinstance(item, Volume):
-            out.append((item.stamp.run, item.stamp.volume, "volume"))
-        else:
-            out.append((item.run, item.volume, item.reason.split(":")[0]))
-    return out
+from tests.watching import SHAPE, nifti, put, series, told, watch
 
 
 def test_a_volume_carries_what_its_file_says(tmp_path: Path, clock: FakeClock) -> None:
@@ -133,85 +99,6 @@ def test_duplicates_are_named_and_take_no_index(tmp_path: Path, clock: FakeClock
     assert told(source.poll()) == [(1, 1, "volume"), (1, 2, "volume")]
 
 
-def test_a_growing_file_is_waited_for(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
-    raw = put(tmp_path, 1).read_bytes()
-    path = tmp_path / "001_000003_000001.dcm"
-    for end in range(0, len(raw), len(raw) // 7):
-        path.write_bytes(raw[:end])
-        assert source.poll() == []
-        clock.sleep(3.0)
-    path.write_bytes(raw)
-    assert told(source.poll()) == [(1, 0, "volume")]
-
-
-def test_a_truncated_file_is_given_up_and_its_index_is_missing(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
-    put(tmp_path, 1)
-    path = put(tmp_path, 2)
-    path.write_bytes(path.read_bytes()[:-100])
-    put(tmp_path, 3)
-    assert told(source.poll()) == [(1, 0, "volume")]
-    clock.sleep(5.0)
-    first, second = source.poll()
-    assert told([first, second]) == [(1, 1, "truncated"), (1, 2, "volume")]
-    assert first.path == path
-
-
-def test_a_file_filled_up_with_zeros_is_not_taken_until_written(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
-    put(tmp_path, 1)
-    path = put(tmp_path, 2)
-    raw = path.read_bytes()
-    path.write_bytes(raw[:-300] + bytes(300))
-    assert told(source.poll()) == [(1, 0, "volume")]
-    path.write_bytes(raw)
-    assert told(source.poll()) == [(1, 1, "volume")]
-    path = put(tmp_path, 3)
-    path.write_bytes(path.read_bytes()[:-300] + bytes(300))
-    assert source.poll() == []
-    clock.sleep(5.0)
-    assert told(source.poll()) == [(1, 2, "truncated")]
-
-
-def test_a_blank_edge_is_accepted_after_waiting_once(tmp_path: Path, clock: FakeClock) -> None:
-    def edge(instance: int) -> None:
-        data = np.random.default_rng(instance).integers(1, 4000, SHAPE).astype(np.uint16)
-        data[:, -2:, :] = 0
-        mosaic.write(tmp_path, series(), instance, data)
-
-    source = watch(tmp_path, clock)
-    edge(1)
-    assert source.poll() == []
-    clock.sleep(5.0)
-    (first,) = source.poll()
-    assert isinstance(first.item, Volume)
-    assert "zero" in first.item.problems[0]
-    edge(2)
-    (second,) = source.poll()
-    assert isinstance(second.item, Volume)
-    assert second.item.problems == ()
-
-
-def test_a_blank_edge_that_varies_costs_one_look(tmp_path: Path, clock: FakeClock) -> None:
-    shape = (40, 30, 4)
-
-    def edge(instance: int, zeros: int) -> None:
-        data = np.random.default_rng(instance).integers(1, 4000, shape).astype(np.uint16)
-        data[:, -2:, :] = 0
-        data[shape[0] - zeros :, -3, -1] = 0
-        mosaic.write(tmp_path, series(shape), instance, data)
-
-    source = watch(tmp_path, clock)
-    edge(1, 2)
-    assert source.poll() == []
-    clock.sleep(5.0)
-    assert told(source.poll()) == [(1, 0, "volume")]
-    edge(2, 7)
-    assert source.poll() == []
-    assert told(source.poll()) == [(1, 1, "volume")]
-
-
 def test_one_echo_of_several_is_used(tmp_path: Path, clock: FakeClock) -> None:
     source = watch(tmp_path, clock)
     for instance in range(1, 7):
@@ -221,7 +108,7 @@ def test_one_echo_of_several_is_used(tmp_path: Path, clock: FakeClock) -> None:
         made.save_as(tmp_path / f"{instance}.dcm", enforce_file_format=True)
     arrivals = source.poll()
     assert [v for _, v, what in told(arrivals) if what == "volume"] == [0, 1, 2]
-    assert [(v, what) for _, v, what in told(arrivals) if what != "volume"] == [(None, "left out")] * 3
+    assert [(v, what) for _, v, what in told(arrivals) if what != "volume"] == [(None, "left out")]
 
 
 def test_unreadable_and_foreign_files_are_named_once(tmp_path: Path, clock: FakeClock) -> None:
@@ -245,23 +132,6 @@ def test_a_volume_of_another_shape_is_skipped_in_place(tmp_path: Path, clock: Fa
     assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "wrong shape"), (1, 2, "volume")]
 
 
-def test_an_absurd_instance_number_does_not_open_a_gap(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
-    put(tmp_path, 1)
-    put(tmp_path, 900_000)
-    assert sorted(told(source.poll()), key=str) == [(1, 0, "volume"), (1, None, "out of range")]
-
-
-@pytest.mark.parametrize(("exported", "expected"), [(True, [None, None, 0, 1]), (False, [0, 1, 2, 3])])
-def test_index_0_is_the_first_volume_after_dummies(
-    tmp_path: Path, clock: FakeClock, exported: bool, expected: list[int | None]
-) -> None:
-    source = watch(tmp_path, clock, n_dummy=2, dummies_exported=exported)
-    for instance in range(1, 5):
-        put(tmp_path, instance)
-    assert [volume for _, volume, _ in told(source.poll())] == expected
-
-
 def test_a_repetition_time_other_than_the_settings_is_a_problem(tmp_path: Path, clock: FakeClock) -> None:
     put(tmp_path, 1)
     (arrival,) = watch(tmp_path, clock, t_r_s=1.5).poll()
@@ -270,96 +140,26 @@ def test_a_repetition_time_other_than_the_settings_is_a_problem(tmp_path: Path, 
     assert "1.5" in arrival.item.problems[0]
 
 
-def nifti(folder: Path, name: str, seed: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    data = np.random.default_rng(seed).integers(1, 4000, SHAPE).astype(np.int16)
-    nib.save(nib.Nifti1Image(data, np.eye(4)), folder / name)
-    return folder / name
-
-
-def test_nifti_runs_come_from_names_or_folders(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock, t_r_s=2.5)
-    nifti(tmp_path, "run-02_bold_0001.nii", 1)
-    nifti(tmp_path, "run-02_bold_0002.nii.gz", 2)
-    nifti(tmp_path / "run-5", "vol_0000.nii", 3)
-    nifti(tmp_path / "run-5", "vol_0001.nii", 4)
-    nifti(tmp_path / "block", "image7_1.nii", 5)
-    arrivals = source.poll()
-    assert told(arrivals) == [
-        (1, 0, "volume"),
-        (2, 0, "volume"),
-        (2, 1, "volume"),
-        (5, 0, "volume"),
-        (5, 1, "volume"),
-    ]
-    assert all(isinstance(a.item, Volume) and a.item.t_r_s == 2.5 for a in arrivals)
-
-
 def test_nifti_of_the_same_content_is_a_duplicate(tmp_path: Path, clock: FakeClock) -> None:
     source = watch(tmp_path, clock)
     nifti(tmp_path, "a_1.nii", 1)
     nifti(tmp_path, "a_2.nii", 1)
-    assert sorted(told(source.poll()), key=str) == [(1, 0, "volume"), (1, None, "duplicate")]
+    assert told(source.poll()) == [(0, None, "duplicate")]
+    nifti(tmp_path, "a_3.nii", 3)
+    clock.sleep(5.0)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    clock.sleep(5.0)
+    assert told(source.poll()) == [(1, 1, "missing"), (1, 2, "volume")]
 
 
 def test_a_copy_of_another_series_makes_no_run(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
+    source = watch(tmp_path, clock, first_instance=1)
     raw = nifti(tmp_path, "a_1.nii", 1).read_bytes()
     assert told(source.poll()) == [(1, 0, "volume")]
     (tmp_path / "copy_of_a_1.nii").write_bytes(raw)
     assert told(source.poll()) == [(1, None, "duplicate")]
     nifti(tmp_path, "b_1.nii", 2)
     assert told(source.poll()) == [(2, 0, "volume")]
-
-
-def test_a_slow_volume_0_keeps_its_index(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
-    path = nifti(tmp_path, "a_0.nii", 1)
-    raw = path.read_bytes()
-    path.write_bytes(raw[:100])
-    nifti(tmp_path, "a_1.nii", 2)
-    assert source.poll() == []
-    path.write_bytes(raw)
-    assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume")]
-
-
-def test_a_volume_0_that_was_taken_back_does_not_count(tmp_path: Path, clock: FakeClock) -> None:
-    source = watch(tmp_path, clock)
-    path = nifti(tmp_path, "a_0.nii", 1)
-    path.write_bytes(path.read_bytes()[:100])
-    assert source.poll() == []
-    path.unlink()
-    nifti(tmp_path, "a_1.nii", 2)
-    assert told(source.poll()) == [(1, 0, "volume")]
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-@pytest.mark.parametrize("name", ["001_000003_000001.dcm", "a_1.nii", "a_1.nii.gz"])
-def test_a_header_that_is_being_written_into_zeros_is_waited_for(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "export"
-    folder.mkdir()
-    raw = (put(tmp_path, 1) if name.endswith(".dcm") else nifti(tmp_path, name, 1)).read_bytes()
-    source = watch(folder, FakeClock())
-    for end in range(1, len(raw) - 2 * SHAPE[0] - 10, 3):
-        (folder / name).write_bytes(raw[:end] + bytes(len(raw) - end))
-        assert source.poll() == []
-    (folder / name).write_bytes(raw)
-    assert told(source.poll()) == [(1, 0, "volume")]
-
-
-def test_incomplete_files_do_not_hold_others_back(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watcher_module, "_FILES_PER_POLL", 3)
-    source = watch(tmp_path, clock)
-    for number in range(5):
-        (tmp_path / f"000_broken_{number}.dcm").write_bytes(bytes(500))
-    put(tmp_path, 1)
-    assert source.poll() == []
-    assert told(source.poll()) == [(1, 0, "volume")]
-    before = clock.now
-    source.wait(1.0)
-    assert clock.now == before + 1.0
 
 
 def test_many_files_are_read_over_several_polls(
@@ -377,21 +177,6 @@ def test_many_files_are_read_over_several_polls(
     assert told(out) == [(1, index, "volume") for index in range(8)]
 
 
-def test_files_dealt_with_are_not_opened_again(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = watch(tmp_path, clock)
-    put(tmp_path, 1)
-    (tmp_path / "readme").write_text("not an image " * 20)
-    assert len(source.poll()) == 2
-
-    def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("opened again")
-
-    monkeypatch.setattr(Path, "open", forbidden)
-    assert source.poll() == []
-
-
 def test_a_folder_that_vanishes_is_a_problem_until_it_is_back(tmp_path: Path, clock: FakeClock) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
@@ -406,7 +191,7 @@ def test_a_folder_that_vanishes_is_a_problem_until_it_is_back(tmp_path: Path, cl
 
 
 def test_a_native_event_ends_the_wait(tmp_path: Path) -> None:
-    with FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", SystemClock()) as source:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="native"), "s1", SystemClock()) as source:
         source.poll()
         waiter = threading.Thread(target=source.wait, args=(60.0,))
         waiter.start()
@@ -417,7 +202,49 @@ def test_a_native_event_ends_the_wait(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_events_is_polled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with FolderWatcher(ScannerSettings(export_dir=tmp_path / "absent"), "s1", SystemClock()) as source:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path / "absent", watch="native"), "s1", SystemClock()) as source:
         assert source.poll() == []
         assert source.problem is not None
     assert "polling only" in caplog.text
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:40 / /mnt/scanner\\040share rw,relatime shared:9 - cifs //console/export rw,vers=3.0
+31 21 0:41 / /mnt/nfs rw - nfs4 server:/export rw
+32 31 0:42 / /mnt/nfs/local rw master:3 - xfs /dev/sdb rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/mnt/scanner share/today", True),
+        ("/mnt/scanner", False),
+        ("/mnt/nfs", True),
+        ("/mnt/nfs/a/b", True),
+        ("/mnt/nfs/local/a", False),
+        ("/data", False),
+    ],
+)
+def test_a_network_mount_is_seen(tmp_path: Path, folder: str, expected: bool) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    assert folder_module.is_remote(Path(folder), tmp_path / "mountinfo") is expected
+    assert not folder_module.is_remote(Path(folder), tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "remote", "polled"),
+    [("auto", False, False), ("auto", True, True), ("native", True, False), ("polling", False, True)],
+)
+def test_a_network_mount_is_polled_unless_the_settings_say_otherwise(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, chosen: str, remote: bool, polled: bool
+) -> None:
+    monkeypatch.setattr(folder_module, "is_remote", lambda folder: remote)
+    started: list[Path] = []
+    monkeypatch.setattr(folder_module, "observe", lambda folder, wake: started.append(folder))
+    source = FolderWatcher(ScannerSettings(export_dir=tmp_path, watch=chosen), "s1", clock)  # type: ignore[arg-type]
+    assert bool(started) is not polled
+    before = clock.now
+    source.wait(0.01)
+    assert (clock.now > before) is polled

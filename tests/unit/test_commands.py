@@ -47,6 +47,15 @@ def test_all_is_well(tmp_path: Path, clock: FakeClock) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["export"]
 
 
+def test_a_folder_on_a_network_mount_is_said_to_be_polled(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "export").mkdir()
+    assert "watched by file events" in check(settings(tmp_path), clock)[0].detail
+    monkeypatch.setattr("rtdecode.check.is_remote", lambda folder: True)
+    assert "polled" in check(settings(tmp_path), clock)[0].detail
+
+
 def test_everything_that_would_fail_is_found_in_one_go(tmp_path: Path, clock: FakeClock) -> None:
     (tmp_path / "sessions" / "sub-01_ses-01").mkdir(parents=True)
     with socket.socket() as taken:

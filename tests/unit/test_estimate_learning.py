@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,31 @@ def test_dark_and_constant_voxels_do_no_harm() -> None:
     expected = prior.expectation(2.0)
     assert expected.mean_response is not None
     assert np.isfinite(expected.mean_response).all()
+
+
+def test_series_kept_on_disk_teach_the_same(tmp_path: Path) -> None:
+    here, there = Prior(learn=True, learn_lag=True), Prior(learn=True, learn_lag=True, scratch=tmp_path)
+    for seed in range(8):
+        run, _ = simulate(seed, n_voxels=40)
+        here.add(run)
+        there.add(run)
+    one, other = here.expectation(1.0), there.expectation(1.0)
+    assert one.scales is not None
+    assert other.scales is not None
+    assert astuple(one.scales) == astuple(other.scales)
+    assert one.mean_response is not None
+    np.testing.assert_array_equal(one.mean_response, other.mean_response)
+    assert sum(run.percent.nbytes for run, _ in there._runs) == 0
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_series_stay_in_memory_where_the_disk_has_no_room(tmp_path: Path) -> None:
+    here, there = Prior(learn=True, learn_lag=False), Prior(learn=True, learn_lag=False, scratch=tmp_path / "gone")
+    for seed in range(2):
+        run, _ = simulate(seed, n_voxels=40)
+        here.add(run)
+        there.add(run)
+    one, other = here.expectation(1.0).scales, there.expectation(1.0).scales
+    assert one is not None
+    assert other is not None
+    assert astuple(one) == astuple(other)

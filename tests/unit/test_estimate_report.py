@@ -52,7 +52,11 @@ def test_map_and_figures(tmp_path: Path) -> None:
     assert names == ("level", "drift 1", "drift 2", "motion 1", "a", "b", "sum of trials")
     design = DesignMatrix(columns=np.eye(30)[:, :7], names=names, rows=np.arange(30))
     affine = np.diag([2.0, 2, 3, 1])
-    report.write(tmp_path / "sub-01_run-01", MASK, affine, 2.0, design)
+    report.store(tmp_path / "kept.npz", design)
+    report, kept = RunReport.stored(tmp_path / "kept.npz")
+    assert kept is not None
+    assert kept.names == names
+    report.write(tmp_path / "sub-01_run-01", MASK, affine, 2.0, kept)
     image = nib.load(tmp_path / "sub-01_run-01_stat-tsnr_boldmap.nii.gz")
     np.testing.assert_allclose(image.get_fdata()[MASK], report.tsnr(), rtol=1e-6)
     assert (image.get_fdata()[~MASK] == 0).all()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdecode.errors import JournalError
-from rtdecode.journal import Journal, read
+from rtdecode.journal import Journal, enumerated, read
 from tests.conftest import FakeClock
 
 VALUES = st.dictionaries(st.text(max_size=5).filter(lambda k: k not in ("kind", "t_wall")),
@@ -42,6 +42,59 @@ def test_an_altered_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(data.replace(b"abc", b"abd"))
     with pytest.raises(JournalError, match="checksum"):
         list(read(tmp_path / "j"))
+
+
+@settings(max_examples=30)
+@given(records=st.lists(VALUES, min_size=1, max_size=5), wanted=st.lists(st.integers(0, 99)))
+def test_any_record_is_found_again_where_append_said(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], wanted: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "j"
+    half = len(records) // 2
+    first = Journal(path, FakeClock())
+    places = [first.append("thing", **record) for record in records[:half]]
+    first.close()
+    resumed = Journal(path, FakeClock(), resume=True)
+    places += [resumed.append("thing", **record) for record in records[half:]]
+    assert [place for place, _ in enumerated(path)] == places
+    wanted = [number % len(records) for number in wanted]
+    found = list(resumed.at(places[i] for i in wanted))
+    assert [{k: v for k, v in r.items() if k not in ("kind", "t_wall")} for r in found] == [records[i] for i in wanted]
+    resumed.close()
+
+
+def test_a_record_that_was_altered_is_not_read_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", FakeClock())
+    place = journal.append("thing", payload=b"abc")
+    (tmp_path / "j").write_bytes((tmp_path / "j").read_bytes().replace(b"abc", b"abd"))
+    with pytest.raises(JournalError, match=f"byte {place}"):
+        list(journal.at([place]))
+    journal.close()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_record_that_the_disk_takes_in_part_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    write(tmp_path / "other", [])
+    journal = Journal(tmp_path / ("other" if resume else "j"), FakeClock(), resume=resume)
+    journal.append("thing", n=1)
+    stream = journal._stream
+
+    class Full:
+        def __getattr__(self, name: str) -> object:
+            return getattr(stream, name)
+
+        def write(self, data: bytes) -> int:
+            return stream.write(data[:7])
+
+    monkeypatch.setattr(journal, "_stream", Full())
+    with pytest.raises(JournalError, match="No space left"):
+        journal.append("thing", n=2)
+    monkeypatch.undo()
+    journal.append("thing", n=3)
+    journal.close()
+    assert [r["n"] for r in read(journal._path)] == [1, 3]
 
 
 def test_another_file_is_refused_and_none_is_overwritten(tmp_path: Path) -> None:

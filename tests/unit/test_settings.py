@@ -4,7 +4,7 @@ import pytest
 
 from rtdecode.check import EXAMPLE
 from rtdecode.errors import SettingsError
-from rtdecode.settings import load, parse
+from rtdecode.settings import SeriesRule, load, parse
 
 MINIMAL = {"session": {"participant": "01"}, "scanner": {"export_dir": "export"}}
 
@@ -46,3 +46,19 @@ def test_unreadable_file(tmp_path: Path, text: str | None) -> None:
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=r"s\.toml"):
         load(path)
+
+
+def test_rules_for_series(tmp_path: Path) -> None:
+    rules = [{"description": "*sbref*", "use": False}, {"number": 12}]
+    scanner = {"export_dir": "export", "series": rules, "echo": 2, "watch": "polling"}
+    found = parse({**MINIMAL, "scanner": scanner}, root=tmp_path).scanner
+    assert found.series == (SeriesRule(description="*sbref*", use=False), SeriesRule(number=12))
+    assert (found.echo, found.watch) == (2, "polling")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"series": [{"descriptoin": "x"}]}, {"series": [{"number": "7"}]}, {"echo": 0}, {"watch": "inotify"}]
+)
+def test_wrong_rules_are_named(tmp_path: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=rf"\$\.scanner\.{next(iter(wrong))}"):
+        parse({**MINIMAL, "scanner": {"export_dir": "export", **wrong}}, root=tmp_path)

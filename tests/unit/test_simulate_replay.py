@@ -43,7 +43,7 @@ def test_a_recording_comes_out_volume_by_volume(tmp_path: Path, clock: FakeClock
     replay.play(told.append, held.append)
     assert clock.now - began == pytest.approx(24.0)
     assert held == [1, 2]
-    with FolderWatcher(ScannerSettings(export_dir=export), "s1", clock, native=False) as source:
+    with FolderWatcher(ScannerSettings(export_dir=export, watch="polling"), "s1", clock) as source:
         volumes = [arrival.item for arrival in source.poll()]
     assert len(volumes) == 12
     for at, volume in enumerate(volumes):
@@ -79,8 +79,8 @@ def test_the_real_participant_is_replayed_whole(shared: Path, tmp_path: Path, cl
     replay.write_motion(tmp_path / "motion")
     assert np.loadtxt(tmp_path / "motion" / "run-5.txt").shape == (121, 6)
     assert sum(message["kind"] == "trial" for message in told) == 8
-    source = FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", clock, native=False)
-    volumes = [arrival.item for _ in range(3) for arrival in source.poll()]
+    source = FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="polling"), "s1", clock)
+    volumes = [arrival.item for _ in range(6) for arrival in source.poll()]
     whole = nib.load(shared / "data" / HAXBY / "run005" / "bold_1slice.nii.gz")
     assert all(isinstance(volume, Volume) and volume.t_r_s == 2.5 for volume in volumes)
     stacked = np.stack([volume.data for volume in volumes if isinstance(volume, Volume)], axis=3)

@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, clock: FakeClock) ->
 def test_the_watcher_reads_what_was_rendered(tmp_path: Path, clock: FakeClock) -> None:
     made = scanner(tmp_path, clock)
     made.play(lambda message: None)
-    with FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", clock, native=False) as source:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="polling"), "s1", clock) as source:
         volumes = [arrival.item for arrival in source.poll()]
     assert len(volumes) == PLAN.runs * PLAN.volumes_per_run
     for run in (1, 2):
@@ -100,7 +100,7 @@ def test_the_watcher_reads_what_was_rendered(tmp_path: Path, clock: FakeClock) -
 def test_dates_follow_the_clock_when_asked(tmp_path: Path, clock: FakeClock) -> None:
     Scanner(PLAN, participant(), tmp_path, clock, 1.0, live_dates=True).play(lambda message: None)
     began = clock.wall() - 2 * PLAN.volumes_per_run * PLAN.t_r_s
-    with FolderWatcher(ScannerSettings(export_dir=tmp_path), "s1", clock, native=False) as source:
+    with FolderWatcher(ScannerSettings(export_dir=tmp_path, watch="polling"), "s1", clock) as source:
         for arrival in source.poll():
             assert isinstance(arrival.item, Volume)
             stamp = arrival.item.stamp

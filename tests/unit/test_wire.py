@@ -1,6 +1,6 @@
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgpack
 import numpy as np
@@ -85,8 +85,22 @@ class ListTransport:
         self.sent.append(wire.unpack(topic, payload))
 
 
-def publisher(transport: object, memory_bytes: int = 1 << 20) -> Publisher:
-    return Publisher("s-01", FakeClock(), transport, lambda t, p: None, memory_bytes=memory_bytes)  # type: ignore[arg-type]
+class ListLog:
+    """Keeps messages by their number among all, whatever their topic."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[bytes, bytes]] = []
+
+    def output(self, topic: bytes, payload: bytes) -> int:
+        self.kept.append((topic, payload))
+        return len(self.kept) - 1
+
+    def published(self, places: Iterable[int]) -> Iterator[bytes]:
+        return (self.kept[place][1] for place in places)
+
+
+def publisher(transport: object, log: ListLog | None = None) -> Publisher:
+    return Publisher("s-01", FakeClock(), transport, log or ListLog())  # type: ignore[arg-type]
 
 
 def test_sequence_numbers_have_no_gap_per_topic_and_heartbeats_have_none() -> None:
@@ -100,17 +114,46 @@ def test_sequence_numbers_have_no_gap_per_topic_and_heartbeats_have_none() -> No
     assert {name for name, _ in out.snapshot()} == {"volume", "score"}
 
 
-def test_replay_goes_on_where_it_left_and_forgets_the_oldest() -> None:
-    out = publisher(ListTransport(), memory_bytes=2000)
+def texts(answer: dict[str, typing.Any]) -> list[str]:
+    return [wire.unpack(b"caption", p).text for p in answer["messages"]]  # type: ignore[attr-defined]
+
+
+def test_replay_is_cut_into_answers_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = publisher(ListTransport())
     for i in range(100):
         out.publish(wire.Caption(text=str(i)))
-    answer = out.replay("caption", 0)
-    texts = [wire.unpack(b"caption", p).text for p in answer["messages"]]  # type: ignore[attr-defined]
-    assert texts == [str(i) for i in range(100 - len(texts), 100)]
-    assert 0 < len(texts) < 100
-    assert (answer["next_seq"], answer["more"]) == (100, False)
+        out.publish(wire.Score())
+    answer = out.replay("caption", 98)
+    assert (texts(answer), answer["next_seq"], answer["more"]) == (["98", "99"], 100, False)
+    assert (texts(out.replay("caption", 500)), out.replay("caption", 500)["more"]) == ([], False)
+    monkeypatch.setattr("rtdecode.publish.publisher.REPLAY_BYTES", 2000)
+    got: list[str] = []
+    answer = {"next_seq": 0, "more": True}
+    while answer["more"]:
+        answer = out.replay("caption", answer["next_seq"])
+        assert 0 < sum(map(len, answer["messages"])) <= 2000
+        got += texts(answer)
+    assert got == [str(i) for i in range(100)]
+    monkeypatch.setattr("rtdecode.publish.publisher.REPLAY_BYTES", 10)
+    assert texts(out.replay("caption", 7)) == ["7"]
     with pytest.raises(ProtocolError, match="no topic"):
         out.replay("capton", 0)
+
+
+def test_a_publisher_that_was_restored_goes_on_and_replays_what_was_before() -> None:
+    log = ListLog()
+    before = publisher(ListTransport(), log)
+    for i in range(3):
+        before.publish(wire.Caption(trial=str(i), revision=0, text=str(i)))
+        before.publish(wire.Fault())
+    transport = ListTransport()
+    after = publisher(transport, log)
+    after.restore((place, *message) for place, message in enumerate(log.kept[:]))
+    assert sorted(after.snapshot()) == sorted(before.snapshot())
+    for i in (2, 3):
+        after.publish(wire.Caption(trial=str(i), revision=0, text=str(i)))
+    assert [(m.seq, m.trial) for m in transport.sent] == [(3, "3")]
+    assert texts(after.replay("caption", 1)) == ["1", "2", "3"]
 
 
 @pytest.fixture
