@@ -207,12 +207,19 @@ class Fault(Message):
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
-    """Sent once a second: the daemon lives."""
+    """Sent once a second: the daemon lives.
+
+    `decode_ms` gives the median over the latest betas of each decoding stage; `gpu_bytes` the GPU memory that the
+    decode worker holds (None without a GPU); `worker_restarts` how often it had to be replaced.
+    """
 
     lag: int = 0
     superseded: int = 0
     rejected: int = 0
     uptime_s: float = 0.0
+    decode_ms: Dict[str, float] = field(default_factory=dict)
+    gpu_bytes: Optional[int] = None
+    worker_restarts: int = 0
 
 
 TOPICS: Dict[str, Type[Message]] = {

@@ -22,27 +22,20 @@ from rtdecode import client as wire
 from rtdecode.acquire.source import Source
 from rtdecode.bundle import EnginePack, open_participant
 from rtdecode.clock import Clock
-from rtdecode.decode.adapter import adapter_from
-from rtdecode.decode.drift import DriftMonitor
 from rtdecode.decode.worker import DecodeService
+from rtdecode.decoding import Decoding
 from rtdecode.errors import BundleError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated, expected_provenance, strangeness
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.lanes import Closed, PictureLane, VolumeLane
 from rtdecode.line import Line
 from rtdecode.past import Input, Past
-from rtdecode.publish import messages, requests
+from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.recording import Recording, session_name
 from rtdecode.records import (
-    BetaUpdate,
-    Caption,
-    Drift,
-    Embedding,
-    Reconstruction,
     RunEnd,
     RunStart,
-    Stamp,
     TrialEvent,
     Volume,
 )
@@ -50,8 +43,6 @@ from rtdecode.settings import Settings
 
 LANE_CAPACITY = 64
 DISK_LOW_BYTES = 2 << 30
-DRIFT_TRIALS = 8
-DRIFT_SHIFT = 0.75  # without drift, 0.24 after so many trials
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +82,6 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._source = source
-        self._decoder = decoder
         self._pack = pack
         self._recording = recording
         self._clock = clock
@@ -107,15 +97,11 @@ class Daemon:
         self._line = Line(settings, estimator, recording, self._publisher, self._pictures, clock)
         self._trials: dict[str, dict[str, Any]] = {}
         self._intake = threading.Lock()  # the journal and the lane hold inputs in the same order
-        self._loading: str | None = None
-        self._loaded = threading.Event()
-        self._bundle: str | None = None
+        self._decoding = Decoding(
+            decoder, self._pictures, recording, self._publisher, clock, lambda: self._publish_session("running")
+        )
         self._transport = transport
         self._problem: str | None = None
-        self._ending = threading.Event()
-        self._finals: list[BetaUpdate] = []  # of earlier lives of the session, until a bundle is loaded
-        self._drift: DriftMonitor | None = None
-        self._drifted = False
         if past is not None:
             self._refold(past)
             bundle = Path(past.bundle) if past.bundle is not None else bundle
@@ -138,7 +124,7 @@ class Daemon:
             if not done:
                 self._pictures.put(beta)
             elif beta.final:
-                self._finals.append(beta)
+                self._decoding.remember(beta)
 
     # requests (publish thread) ----------------------------------------------------------------------------
 
@@ -212,18 +198,18 @@ class Daemon:
         if strange:
             raise BundleError(f"{'; '.join(strange)}; calibrate in this session, or start it with decode.bundle")
         self._recording.inputs.append("bundle", folder=folder, identity=bundle.identity)
-        self._loading = folder
+        self._decoding.ask(folder)
         return bundle.identity
 
     def _publish_session(self, state: str) -> None:
         self._publisher.publish(
             wire.Session(
                 state=state,
-                mode="decode" if self._loaded.is_set() else "calibrate",
+                mode="calibrate" if self._decoding.bundle is None else "decode",
                 participant=self._settings.session.participant,
                 folder=str(self._recording.folder.resolve()),
                 pack=self._pack.name,
-                bundle=self._bundle,
+                bundle=self._decoding.bundle,
                 categories=tuple(self._pack.config["categories"]),
                 calibration_runs=self._settings.calibration.runs,
             )
@@ -261,6 +247,7 @@ class Daemon:
                     superseded=self._pictures.superseded,
                     rejected=self._transport.rejected,
                     uptime_s=now - self._started,
+                    **self._decoding.health(),
                 )
             )
         return len(arrivals)
@@ -293,80 +280,8 @@ class Daemon:
         return True
 
     def decode_once(self, timeout_s: float) -> bool:
-        """Load a bundle that was asked for, or decode one beta; False if there was nothing to do.
-
-        Raises
-        ------
-        Closed
-            The session is ending and nothing is left to decode.
-        """
-        if self._loading is not None:
-            folder, self._loading = self._loading, None
-            self._bundle = self._decoder.load(Path(folder))
-            self._drift = DriftMonitor(adapter_from(open_participant(Path(folder)).adapter))
-            for final in self._finals:
-                self._drift.add(final.beta)
-            self._finals.clear()
-            self._loaded.set()
-            self._recording.inputs.append("bundle_loaded", identity=self._bundle)
-            self._publish_session("running")
-            return True
-        if not self._loaded.is_set():
-            if self._ending.is_set():
-                raise Closed
-            self._loaded.wait(min(timeout_s, 0.02))
-            return False
-        beta = self._pictures.get(timeout_s)
-        if beta is None:
-            return False
-        self._decode(beta)
-        return True
-
-    def _decode(self, beta: BetaUpdate) -> None:
-        """Publish each part as it becomes ready; record the trial when its final picture is there."""
-        stamp = beta.stamp
-        stages = {"queue": self._since_ms(stamp)}
-        score, caption = None, None
-        drift = self._drift.drift if self._drift else None
-        for part, milliseconds in self._decoder.decode(beta):
-            match part:
-                case Embedding():
-                    stages["embed"] = milliseconds
-                    score = part.score
-                    self._publish(stamp, stages, messages.embedding(beta, part))
-                    self._publish(stamp, stages, messages.score(beta, score, drift))
-                case Caption():
-                    stages["caption"] = milliseconds
-                    caption = part
-                    self._publish(stamp, stages, messages.caption(beta, caption))
-                case Reconstruction():
-                    stages["reconstruct"] = milliseconds
-                    message = messages.reconstruction(beta, part)
-                    path = self._recording.picture(beta.event.trial, beta.revision, message.image)
-                    self._publish(stamp, stages, message)
-                    if beta.final and score is not None and caption is not None:
-                        self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
-
-        if beta.final and self._drift is not None:
-            self._drift.add(beta.beta)
-            self._tell_drift(self._drift.drift)
-
-    def _tell_drift(self, drift: Drift | None) -> None:
-        """Say once that the betas are no longer what the decoder was calibrated on."""
-        if drift is None or self._drifted or drift.trials < DRIFT_TRIALS or drift.shift < DRIFT_SHIFT:
-            return
-        self._drifted = True
-        reason = (
-            f"over {drift.trials} trials the betas lie {drift.shift:.2f} standard deviations from the calibration's"
-        )
-        degraded = "scores are surer than they should be: look at the motion trace, or calibrate again"
-        self._publisher.publish(wire.Fault(part="estimate", reason=reason, degraded=degraded))
-
-    def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
-        self._publisher.publish(messages.headed(message, stamp, {**stages, "total": self._since_ms(stamp)}))
-
-    def _since_ms(self, stamp: Stamp) -> float:
-        return 1e3 * (self._clock.monotonic() - stamp.received_mono_s)
+        """Take one turn of `Decoding.once`."""
+        return self._decoding.once(timeout_s)
 
     # the whole session ------------------------------------------------------------------------------------
 
@@ -380,7 +295,7 @@ class Daemon:
             if not self.ingest_once():
                 self._source.wait(self._settings.scanner.poll_s)
         self.ingest_once()
-        self._ending.set()
+        self._decoding.end()
         self._lane.close()
         threads[0].join()
         self.close()

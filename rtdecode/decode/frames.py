@@ -61,8 +61,8 @@ def pack_error(error: RtdecodeError) -> bytes:
     return _pack({"kind": "error", "error": kind, "text": str(error)})
 
 
-def pack_part(part: Part, milliseconds: float) -> bytes:
-    """Reply: one part of a decoded beta."""
+def pack_part(part: Part, milliseconds: float, gpu_bytes: int | None) -> bytes:
+    """Reply: one part of a decoded beta, and the GPU memory that the worker holds."""
     match part:
         case Embedding():
             content: dict[str, Any] = {
@@ -75,7 +75,7 @@ def pack_part(part: Part, milliseconds: float) -> bytes:
             content = {"kind": "caption", "text": part.text}
         case Reconstruction():
             content = {"kind": "reconstruction", "image": _array(part.image)}
-    return _pack({**content, "ms": milliseconds})
+    return _pack({**content, "ms": milliseconds, "gpu_bytes": gpu_bytes})
 
 
 def unpack(frame: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -32,6 +33,16 @@ _STOP_S = 5.0
 
 class DecodeService(Protocol):
     """What the daemon asks of decoding."""
+
+    @property
+    def restarts(self) -> int:
+        """How often what decodes had to be replaced."""
+        ...
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """GPU memory that is held; None without a GPU."""
+        ...
 
     def load(self, folder: Path) -> str:
         """Load the ParticipantBundle in `folder` and return its identity.
@@ -68,6 +79,14 @@ class LocalService:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
+
+    restarts = 0
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """GPU memory that torch holds in this process; None without."""
+        torch = sys.modules.get("torch")
+        return int(torch.cuda.memory_reserved()) if torch is not None and torch.cuda.is_initialized() else None
 
     def load(self, folder: Path) -> str:
         """Load a participant; see `DecodeService.load`."""
@@ -125,12 +144,18 @@ class WorkerService:
         self._folder: Path | None = None
         self._restarts = 0
         self._requests = 0
+        self._gpu_bytes: int | None = None
         self._process, self._connection = self._start()
 
     @property
     def restarts(self) -> int:
         """How often the worker had to be replaced."""
         return self._restarts
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """GPU memory that the worker holds; None without a GPU."""
+        return self._gpu_bytes
 
     @property
     def pid(self) -> int | None:
@@ -149,6 +174,7 @@ class WorkerService:
         """Decode one beta; see `DecodeService.decode`."""
         request = frames.pack_decode(beta.beta, (beta.event.stimulus, beta.event.condition))
         for content in self._ask(request, replies=3):
+            self._gpu_bytes = content["gpu_bytes"]
             yield frames.unpack_part(content)
 
     def close(self) -> None:
@@ -244,7 +270,7 @@ def _answer(connection: Connection, service: LocalService, number: int, content:
             connection.send_bytes(frames.number(number, frames.pack_loaded(identity)))
             return
         for part, milliseconds in service.decode_array(*frames.unpack_beta(content)):
-            connection.send_bytes(frames.number(number, frames.pack_part(part, milliseconds)))
+            connection.send_bytes(frames.number(number, frames.pack_part(part, milliseconds, service.gpu_bytes)))
     except RtdecodeError as error:
         connection.send_bytes(frames.number(number, frames.pack_error(error)))
 

@@ -91,6 +91,14 @@ def test_pictures_and_captions_are_revised_until_final(visit: tuple[Recorder, Pa
     assert all(0 <= s.p_noise <= 1 and 0 <= s.evidence <= 1 for s in scores)
 
 
+def test_heartbeats_tell_how_long_decoding_takes(visit: tuple[Recorder, Path]) -> None:
+    first, *_, last = visit[0].of(wire.Heartbeat)
+    assert first.decode_ms == {}
+    assert set(last.decode_ms) == {"embed", "caption", "reconstruct"}
+    assert all(ms > 0 for ms in last.decode_ms.values())
+    assert (last.gpu_bytes, last.worker_restarts) == (None, 0)
+
+
 def test_the_session_folder_holds_everything(visit: tuple[Recorder, Path]) -> None:
     recorder, folder = visit
     inputs = list(read(folder / "journal" / "inputs.journal"))
