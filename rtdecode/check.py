@@ -14,6 +14,7 @@ from typing import TypeVar
 from rtdecode.acquire.folder import is_remote
 from rtdecode.bundle import open_pack
 from rtdecode.clock import Clock
+from rtdecode.decode.backends import choose
 from rtdecode.decode.stages import load_stages
 from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import calibration_of, open_calibrated
@@ -130,6 +131,8 @@ def _engines(settings: Settings) -> list[Finding]:
     pack, pack_finding = _attempt("engine pack", lambda: open_pack(decode.pack))
     findings = [pack_finding]
     if pack is not None:
+        backend, finding = _attempt("backend", lambda: choose(decode.backend, pack))
+        findings.append(finding if backend is None else Finding("backend", f"{backend.name}: {backend.reason}"))
         findings.append(_attempt("engines", lambda: load_stages(pack, threads=decode.threads))[1])
     if decode.bundle is not None:
         folder = decode.bundle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from rtdecode import client
 
+_log = logging.getLogger(__name__)
 Subparsers = Any  # argparse keeps the type of its sub-parsers private
 
 
@@ -53,6 +55,7 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.bundle import open_pack
     from rtdecode.clock import SystemClock
     from rtdecode.daemon import Daemon
+    from rtdecode.decode.backends import choose
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
@@ -66,6 +69,8 @@ def _run(args: argparse.Namespace) -> int:
         raise SettingsError([f"$.scanner.export_dir: expected a folder, found none at {settings.scanner.export_dir}"])
     clock = SystemClock()
     pack = open_pack(settings.decode.pack)
+    backend = choose(settings.decode.backend, pack)
+    _log.info("pack %s is run by %s: %s", pack.name, backend.name, backend.reason)
     calibrated = calibration_of(settings, pack)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

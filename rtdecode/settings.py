@@ -190,7 +190,8 @@ class DecodeSettings:
         Folder of pictures named ``<stimulus>.png``: calibration targets and, those that calibration does not
         show, the retrieval pool. None: stimulus identifiers are the pack's categories and its prototypes are
         the targets.
-    backend : {"onnx"}
+    backend : {"auto", "onnx", "torch", "tensorrt"}
+        What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int
         CPU threads of the decode worker.
     """
@@ -198,7 +199,7 @@ class DecodeSettings:
     pack: str = "tiny"
     bundle: Path | None = None
     stimuli: Path | None = None
-    backend: Literal["onnx"] = "onnx"
+    backend: Literal["auto", "onnx", "torch", "tensorrt"] = "auto"
     threads: Count = 1
 
 
