@@ -16,7 +16,7 @@ from rtdecode.bundle import open_pack
 from rtdecode.clock import Clock
 from rtdecode.decode.stages import load_stages
 from rtdecode.errors import RtdecodeError
-from rtdecode.estimate.calibrated import calibration_of
+from rtdecode.estimate.calibrated import calibration_of, open_calibrated
 from rtdecode.recording import session_folder
 from rtdecode.settings import Settings
 
@@ -132,8 +132,12 @@ def _engines(settings: Settings) -> list[Finding]:
     if pack is not None:
         findings.append(_attempt("engines", lambda: load_stages(pack, threads=decode.threads))[1])
     if decode.bundle is not None:
-        if pack is not None:
-            findings.append(_attempt("participant bundle", lambda: calibration_of(settings, pack))[1])
+        folder = decode.bundle
+        findings.append(
+            _attempt("participant bundle", lambda: calibration_of(settings, pack) if pack else open_calibrated(folder))[
+                1
+            ]
+        )
     elif settings.calibration.runs == 0:
         findings.append(
             Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")

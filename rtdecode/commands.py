@@ -18,6 +18,7 @@ def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
     from rtdecode.acquire import cli as inspect
     from rtdecode.demo import cli as demo
+    from rtdecode.evaluate import cli as evaluate
     from rtdecode.process import cli as process
     from rtdecode.simulate import cli as simulate
 
@@ -44,6 +45,7 @@ def register(subparsers: Subparsers) -> None:
     process.register(subparsers)
     simulate.register(subparsers)
     inspect.register(subparsers)
+    evaluate.register(subparsers)
 
 
 def _run(args: argparse.Namespace) -> int:

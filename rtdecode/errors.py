@@ -3,6 +3,7 @@
     RtdecodeError
     |-- SettingsError      cannot start: settings, listed with their paths (exit 2)
     |-- BundleError        an EnginePack or ParticipantBundle is missing, altered or of another schema
+    |-- CheckpointError    published weights cannot be turned into an EnginePack
     |-- EngineError        an engine cannot be loaded or run
     |-- VolumeError        one volume is unusable; the run goes on
     |   |-- IncompleteFile     the file is still being written
@@ -39,6 +40,10 @@ class SettingsError(RtdecodeError):
 
 class BundleError(RtdecodeError):
     """A sealed folder is missing, incomplete, altered or of an unknown schema."""
+
+
+class CheckpointError(RtdecodeError):
+    """Published weights are not what their layout says."""
 
 
 class EngineError(RtdecodeError):

@@ -1,0 +1,1 @@
+"""From published checkpoint files to sealed engine packs, every key accounted for."""

@@ -1,0 +1,59 @@
+"""Writes safetensors files one tensor at a time: the header comes first, so shapes are needed but no values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+def write_tensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], parts: Iterable[Tensor], *, dtype: torch.dtype
+) -> None:
+    """Write a safetensors file from a stream.
+
+    Parameters
+    ----------
+    path : Path
+    shapes : mapping of str to tuple of int
+        Of every tensor, in the order of `parts`.
+    parts : iterable of Tensor
+        The values of all tensors in turn, in pieces of any size; a piece belongs to one tensor.
+    dtype : torch.dtype
+        Of the file; pieces are converted one by one.
+
+    Raises
+    ------
+    ValueError
+        The pieces are not the tensors that the shapes describe.
+    """
+    header: dict[str, object] = {}
+    size = torch.empty(0, dtype=dtype).element_size()
+    at = 0
+    for name, shape in shapes.items():
+        end = at + math.prod(shape) * size
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    written = 0
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for part in parts:
+            data = part.detach().to(dtype).contiguous().flatten().view(torch.uint8).numpy().data
+            stream.write(data)
+            written += data.nbytes
+    if written != at:
+        raise ValueError(f"{path}: the shapes describe {at} bytes, the pieces hold {written}")
+
+
+def in_order(state: Mapping[str, Tensor]) -> tuple[dict[str, tuple[int, ...]], Iterator[Tensor]]:
+    """Shapes and values of a state dict for `write_tensors`."""
+    return {key: tuple(value.shape) for key, value in state.items()}, iter(state.values())

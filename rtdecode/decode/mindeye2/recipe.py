@@ -1,0 +1,74 @@
+"""How a picture is made, and all that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtdecode.decode.mindeye2.stages import Float32, Hidden
+
+NEGATIVE_PROMPT = (
+    "painting, extra fingers, mutated hands, poorly drawn hands, poorly drawn face, deformed, ugly, blurry, bad "
+    "anatomy, bad proportions, extra limbs, cloned face, skinny, glitchy, double torso, extra arms, extra hands, "
+    "mangled fingers, missing lips, ugly face, distorted face, extra legs, anime"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a picture is made; the defaults are the published ones.
+
+    Attributes
+    ----------
+    prior_steps : int
+        Of DDIM, or all of the prior's noise levels for DDPM; n steps of DDIM are n - 1 evaluations.
+    prior_guidance : float
+        1 is none.
+    unclip_steps : int
+    unclip_guidance : float
+    refine_steps, refine_timepoint : int
+        Steps of the whole path, and sigmas of it that are kept.
+    refine_guidance : float
+    negative_prompt : str
+    blend : tuple of float
+        Shares of the picture and of the blurry one. 3 to 1 as in the published code; the paper says 4 to 1.
+    best_of : int
+        Pictures made, of which the one whose tokens are most like the brain's is kept; above 1 needs the embedder.
+    """
+
+    prior_steps: int = 20
+    prior_guidance: float = 1.0
+    unclip_steps: int = 38
+    unclip_guidance: float = 5.0
+    refine_steps: int = 25
+    refine_timepoint: int = 13
+    refine_guidance: float = 5.0
+    negative_prompt: str = NEGATIVE_PROMPT
+    blend: tuple[float, float] = (3.0, 1.0)
+    best_of: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """All that one beta, or several repeats, gave; None where a stage is absent.
+
+    Attributes
+    ----------
+    hidden : Hidden
+    tokens : ndarray of shape (tokens, dim), float32
+        Clean image tokens.
+    caption : str or None
+    picture, blurry, refined, blended : ndarray of shape (3, h, w), float32, or None
+        In 0..1: the unCLIP's picture, the low-level branch's, the picture after refinement, and the best of the
+        former mixed with the blurry one at 256 px.
+    absent : tuple of str
+        What could not be made because the pack lacks a stage.
+    """
+
+    hidden: Hidden
+    tokens: Float32
+    caption: str | None
+    picture: Float32 | None
+    blurry: Float32 | None
+    refined: Float32 | None
+    blended: Float32 | None
+    absent: tuple[str, ...]

@@ -1,0 +1,64 @@
+"""The unCLIP in two parts: what the tokens mean to it, once per picture, and the noise of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rtdecode.decode.sampling.edm import guide
+
+Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Context:
+    """Keys and values of the tokens, those of the unconditional ones behind them, and how far to lead away from these.
+
+    Attributes
+    ----------
+    arrays : mapping of str to array
+    sides : int
+        2 with unconditional tokens, else 1.
+    guidance : float
+    """
+
+    arrays: Mapping[str, Any]
+    sides: int
+    guidance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unclip:
+    """Noise of latents, whatever computes it.
+
+    Attributes
+    ----------
+    context_part, step_part : callable
+        Parts of the network: named arrays in, named arrays out.
+    vector : array of shape (length,)
+        What it is told of picture sizes.
+    join : callable
+        Puts arrays behind each other along the first axis.
+    level : callable
+        A timestep as an array with one value for each row of another.
+    """
+
+    context_part: Compute
+    step_part: Compute
+    vector: Any
+    join: Callable[[Sequence[Any]], Any]
+    level: Callable[[int, Any], Any]
+
+    def context(self, tokens: Any, unconditional: Any, guidance: float) -> Context:
+        """Compute what every step needs of tokens (b, n, d); guidance 1 needs no unconditional ones."""
+        sides = [tokens] if guidance == 1 else [tokens, unconditional]
+        arrays = self.context_part({"tokens": self.join(sides)})
+        return Context(arrays=arrays, sides=len(sides), guidance=guidance)
+
+    def noise(self, x: Any, t: int, context: Context) -> Any:
+        """Predict the noise of a scaled latent (b, 4, h, w) at a timestep, guided."""
+        both = self.join([x] * context.sides)
+        vector = self.join([self.vector[None]] * len(both))
+        noise = self.step_part({"x": both, "t": self.level(t, both), "vector": vector, **context.arrays})["noise"]
+        return noise if context.sides == 1 else guide(noise[: len(x)], noise[len(x) :], context.guidance)

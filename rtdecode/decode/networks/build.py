@@ -1,0 +1,101 @@
+"""Networks by the names and sizes that a `pack.toml` gives, empty or with their weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rtdecode.decode.networks.captioner import build_captioner
+from rtdecode.decode.networks.converter import ClipConverter
+from rtdecode.decode.networks.embedder import ImageEmbedder, TowerShape
+from rtdecode.decode.networks.mindeye1 import BrainNetwork, BrainShape, LowLevel
+from rtdecode.decode.networks.mindeye2 import Backbone, BackboneShape, Ridge
+from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
+from rtdecode.decode.networks.prompt import PromptEncoder
+from rtdecode.decode.networks.unclip import Autoencoder, Denoiser
+from rtdecode.errors import BundleError
+
+BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "ridge": lambda sizes: Ridge(**sizes),
+    "backbone": lambda sizes: Backbone(BackboneShape(**sizes)),
+    "prior": lambda sizes: PriorNetwork(PriorShape(**sizes)),
+    "converter": lambda sizes: ClipConverter(**sizes),
+    "captioner": build_captioner,
+    "denoiser": Denoiser,
+    "autoencoder": Autoencoder,
+    "embedder": lambda sizes: ImageEmbedder(TowerShape(**sizes)),
+    "prompt": lambda sizes: PromptEncoder(**sizes),
+    "brain": lambda sizes: BrainNetwork(BrainShape(**sizes)),
+    "low_level": lambda sizes: LowLevel(**sizes),
+}
+"""Kind of a network, and what makes one of its sizes."""
+
+
+def empty(kind: str, sizes: dict[str, Any]) -> nn.Module:
+    """Build a network whose weights take no memory; its buffers are real.
+
+    Raises
+    ------
+    BundleError
+        The kind is unknown, or the sizes are not its sizes.
+    """
+    if kind not in BUILDERS:
+        raise BundleError(f"network {kind!r}: expected one of {', '.join(sorted(BUILDERS))}")
+    try:
+        with init_empty_weights(), _quiet():
+            return BUILDERS[kind](sizes).eval()
+    except (TypeError, KeyError) as error:
+        raise BundleError(f"network {kind!r}: these sizes do not describe one: {error}") from None
+
+
+def differences(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """List what keeps a state dict from being a network's: missing and unexpected keys and other shapes, by name."""
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    lines = [f"missing {key} {shape}" for key, shape in expected.items() if key not in state]
+    lines += [f"unexpected {key} {tuple(value.shape)}" for key, value in state.items() if key not in expected]
+    lines += [
+        f"{key}: expected {shape}, got {tuple(state[key].shape)}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    return lines
+
+
+def load(kind: str, sizes: dict[str, Any], path: Path, *, device: str, dtype: torch.dtype) -> nn.Module:
+    """Build a network and read its weights.
+
+    Raises
+    ------
+    BundleError
+        The file cannot be read or holds other tensors than the network has.
+    """
+    network = empty(kind, sizes)
+    try:
+        state = {key: value.to(dtype) for key, value in load_file(path, device=device).items()}
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path}: not a readable safetensors file: {error}") from None
+    if wrong := differences(network, state):
+        raise BundleError(f"{path}: not the weights that pack.toml describes: {'; '.join(wrong[:5])}")
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.to(device).requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Transformers from warning of token numbers that it does not know of small vocabularies."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

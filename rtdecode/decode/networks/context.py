@@ -1,0 +1,90 @@
+"""A denoiser whose cross-attention is given keys and values: those of the tokens are computed once per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rtdecode.decode.networks.unclip import Denoiser
+
+
+class _GivenKeys:
+    """Processor of one cross-attention: attends to the keys and values that it was handed."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def __call__(self, attention: Attention, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        assert self.keys is not None
+        assert self.values is not None
+        query = _heads(attention.to_q(hidden_states), attention.heads)
+        found = functional.scaled_dot_product_attention(query, self.keys, self.values)
+        out: Tensor = attention.to_out[0](found.transpose(1, 2).flatten(2))
+        return out
+
+
+class DenoiserContext(nn.Module):  # type: ignore[misc]
+    """Tokens to what a denoiser's cross-attentions make of them.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(cross_attentions(denoiser))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values in turn, each (b, heads, n, channels of a head), of tokens (b, n, context)."""
+        return tuple(
+            _heads(project(tokens), layer.heads) for layer in self.layers for project in (layer.to_k, layer.to_v)
+        )
+
+
+class ContextDenoiser(nn.Module):  # type: ignore[misc]
+    """The same network as a `Denoiser`, given `DenoiserContext` instead of tokens; it shares the weights.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        Takes no tokens any more.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.unet = denoiser.unet
+        self._given = []
+        for layer in cross_attentions(denoiser):
+            layer.set_processor(_GivenKeys())
+            self._given.append(layer.processor)
+
+    def forward(self, x: Tensor, t: Tensor, vector: Tensor, *context: Tensor) -> Tensor:
+        """Predict noise; see `Denoiser`."""
+        for given, keys, values in zip(self._given, context[::2], context[1::2], strict=True):
+            given.keys, given.values = keys, values
+        out: Tensor = self.unet(x, t, None, class_labels=vector, return_dict=False)[0]
+        return out
+
+
+def cross_attentions(denoiser: Denoiser) -> Sequence[Attention]:
+    """Every cross-attention of a denoiser, in the order of its weights."""
+    return [
+        module
+        for name, module in denoiser.unet.named_modules()
+        if isinstance(module, Attention) and name.endswith("attn2")
+    ]
+
+
+def context_names(denoiser: Denoiser) -> list[str]:
+    """Names of the tensors of `DenoiserContext`, in order."""
+    return [f"{part}{i}" for i in range(len(cross_attentions(denoiser))) for part in ("keys", "values")]
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

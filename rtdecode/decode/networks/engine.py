@@ -1,0 +1,109 @@
+"""A part of a stage run by torch, on a GPU as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rtdecode.decode.engines import Arrays
+from rtdecode.decode.networks.parts import Part
+from rtdecode.errors import EngineError
+
+_WARM_UPS = 3
+
+
+class TorchEngine:
+    """A part on a device; see `Engine`.
+
+    Parameters
+    ----------
+    part : Part
+        Moved to the device.
+    device : str
+    dtype : torch.dtype
+        Of weights and floating inputs.
+    """
+
+    def __init__(self, part: Part, *, device: str, dtype: torch.dtype = torch.float32) -> None:
+        self._part = part
+        self._module = part.module.to(device=device, dtype=dtype).eval()
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._graphs: dict[tuple[tuple[int, ...], ...], _Graph] = {}
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self._part.name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(self._part.inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return self._part.outputs
+
+    def run(self, values: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Compute all outputs; see `Engine.run`."""
+        found = self.compute({name: torch.from_numpy(np.array(value)) for name, value in values.items()})
+        return {name: value.float().cpu().numpy() for name, value in found.items()}
+
+    def compute(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Do as `run` does with tensors, which stay on the device.
+
+        Raises
+        ------
+        EngineError
+            An input is missing or unknown, or torch refuses its shape.
+        """
+        if set(values) != set(self.inputs):
+            raise EngineError(f"{self.name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
+        given = [self._placed(values[name]) for name in self.inputs]
+        try:
+            with torch.no_grad():
+                found = self._replay(given) if self._device.type == "cuda" else self._module(*given)
+        except RuntimeError as error:
+            raise EngineError(f"{self.name}: {error}") from None
+        return dict(zip(self.outputs, found, strict=True))
+
+    def _placed(self, value: Tensor) -> Tensor:
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return value.to(self._device, dtype, non_blocking=True)
+
+    def _replay(self, given: list[Tensor]) -> list[Tensor]:
+        shapes = tuple(tuple(value.shape) for value in given)
+        graph = self._graphs.get(shapes)
+        if graph is None:
+            graph = self._graphs[shapes] = _Graph(self._module, given)
+        return graph.replay(given)
+
+
+class _Graph:
+    """A module captured for inputs of fixed shapes."""
+
+    def __init__(self, module: torch.nn.Module, given: list[Tensor]) -> None:
+        self._given = [value.clone() for value in given]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                module(*self._given)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        # Thread-local: other threads of the process may use the GPU meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._found = module(*self._given)
+
+    def replay(self, given: list[Tensor]) -> list[Tensor]:
+        for own, value in zip(self._given, given, strict=True):
+            own.copy_(value)
+        self._graph.replay()
+        return [value.clone() for value in self._found]

@@ -1,0 +1,100 @@
+"""Sampler of the unCLIP and the refinement: sgm's discrete Euler EDM (Karras et al. 2022) with guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+NoisePredictor = Callable[[Any, int], Any]
+"""Scaled latent and network timestep to (guided) noise."""
+
+LEVELS = 1000
+"""Noise levels of the diffusion that the network was trained for."""
+OFFSET_NOISE = 0.04
+"""Weight of the one draw per sample that is added to all of its initial noise."""
+_FIRST_BETA, _LAST_BETA = 0.00085, 0.0120
+
+
+def network_sigmas() -> Float32:
+    """Noise over signal of each level, rising: shape (LEVELS,)."""
+    betas = np.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, LEVELS) ** 2
+    left = np.cumprod(1 - betas)
+    return np.sqrt((1 - left) / left).astype(np.float32)
+
+
+def euler_times(steps: int) -> tuple[NDArray[np.int64], Float32]:
+    """Network timesteps (steps,), falling, and their sigmas (steps + 1,), the last 0.
+
+    The spacing is sgm's; none of the spacings that diffusers names gives it.
+
+    Raises
+    ------
+    ValueError
+        `steps` is not from 1 to `LEVELS`.
+    """
+    if not 1 <= steps <= LEVELS:
+        raise ValueError(f"Euler steps: expected 1 to {LEVELS}, got {steps}")
+    times = np.linspace(LEVELS - 1, 0, steps, endpoint=False).astype(np.int64)
+    if steps == LEVELS:
+        times = np.arange(LEVELS)[::-1].astype(np.int64)
+    return times, np.append(network_sigmas()[times], np.float32(0))
+
+
+def refinement_times(steps: int, timepoint: int) -> tuple[NDArray[np.int64], Float32]:
+    """Last steps of `euler_times`, for a start from a picture.
+
+    Parameters
+    ----------
+    steps : int
+        Steps of the whole path.
+    timepoint : int
+        Sigmas kept, the final 0 among them: `timepoint` - 1 steps are left.
+    """
+    times, sigmas = euler_times(steps)
+    return times[steps + 1 - timepoint :], sigmas[-timepoint:]
+
+
+def unclip_start(latent: Any, noise: Any, offset: Any, sigma: float) -> Any:
+    """Make the initial latent: `latent` and noise with its offset at noise level `sigma`.
+
+    Parameters
+    ----------
+    latent, noise : array of shape (b, 4, h, w)
+        Both standard normal in the published decoder.
+    offset : array of shape (b,)
+        Standard normal, one a sample.
+    sigma : float
+        First sigma of the path.
+    """
+    return latent + (noise + OFFSET_NOISE * offset[:, None, None, None]) * float(sigma)
+
+
+def guide(conditional: Any, unconditional: Any, scale: float) -> Any:
+    """Classifier-free guidance: `scale` 1 is the conditional prediction."""
+    return unconditional + (conditional - unconditional) * scale
+
+
+def euler(predict: NoisePredictor, x: Any, times: Sequence[int] | NDArray[np.int64], sigmas: Float32) -> Any:
+    """Follow the probability flow in Euler steps.
+
+    Parameters
+    ----------
+    predict : callable
+        Latent scaled to unit variance, and the network timestep, to the noise in it.
+    x : array of shape (b, 4, h, w)
+        Latent at noise level ``sigmas[0]``.
+    times : sequence of int of length n
+    sigmas : ndarray of shape (n + 1,)
+
+    Returns
+    -------
+    array of the shape of `x`
+    """
+    for t, sigma, after in zip(times, sigmas[:-1], sigmas[1:], strict=True):
+        scaled = x * float(1 / np.sqrt(np.float64(sigma) ** 2 + 1))
+        x = x + predict(scaled, int(t)) * float(after - sigma)
+    return x

@@ -1,0 +1,1 @@
+"""How good reconstructions are: the measures of the published papers."""

@@ -1,0 +1,196 @@
+"""The figures of a session, each with its chance level, its sample and an interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.engines import OnnxEngine
+from rtdecode.decode.resample import bilinear
+from rtdecode.errors import SettingsError
+from rtdecode.evaluate import metrics, networks, texts, words
+from rtdecode.evaluate.session import Pairs
+
+CANDIDATES = 300
+DRAWS = 30
+_RESAMPLES = 2000
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measure.
+
+    Attributes
+    ----------
+    name : str
+    value : float
+        Mean over the trials.
+    interval : tuple of float
+        95 %, by resampling trials.
+    chance : float or None
+        What guessing gives; None where that is not known.
+    n : int
+        Trials.
+    lower_is_better : bool
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    chance: float | None
+    n: int
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """A measure that could not be taken, and why."""
+
+    name: str
+    reason: str
+
+
+def evaluate(
+    pairs: Pairs, *, pack: EnginePack | None, weights: Path, references: Mapping[str, Sequence[str]] | None = None
+) -> tuple[list[Figure], list[Unavailable]]:
+    """Take the papers' measures, as far as their weights are on this machine.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    pack : EnginePack or None
+        Whose embedder judges too.
+    weights : Path
+        Folder of the published networks' weights.
+    references : mapping of str to sequence of str, or None
+        Captions of each stimulus.
+    """
+    found = [
+        _figure("PixCorr", metrics.pixcorr(pairs.true, pairs.made)),
+        _figure("SSIM", metrics.ssim(pairs.true, pairs.made)),
+    ]
+    missing: list[Unavailable] = []
+    for feature in networks.FEATURES:
+        try:
+            compute = networks.load(feature, weights)
+        except FileNotFoundError as error:
+            missing.append(Unavailable(name=feature.name, reason=f"no weights at {error}"))
+        except (ImportError, RuntimeError, ValueError, KeyError) as error:
+            missing.append(Unavailable(name=feature.name, reason=f"{type(error).__name__}: {error}"))
+        else:
+            found.append(_compared(feature.name, compute(pairs.true), compute(pairs.made), distance=feature.distance))
+    embed = None if pack is None else _embedder(pack)
+    if embed is None:
+        reason = "the session's pack is not on this machine, or has no ONNX embedder"
+        missing += [Unavailable(name=name, reason=reason) for name in ("pack's embedder", "retrieval")]
+    else:
+        true = embed(pairs.true)
+        found.append(_compared("pack's embedder", true, embed(pairs.made), distance=False))
+        if pairs.tokens is None or pairs.tokens.shape != true.shape:
+            missing.append(Unavailable(name="retrieval", reason="the session's journal holds no such embeddings"))
+        else:
+            found += _retrieval(pairs.tokens, true)
+    _captions(pairs, references or {}, weights, found, missing)
+    return found, missing
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """Read captions: a JSON object of stimulus to one caption or a list of them.
+
+    Raises
+    ------
+    SettingsError
+        It is no such file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: expected JSON of stimulus to captions: {error}"]) from None
+    if not isinstance(content, dict):
+        raise SettingsError([f"{path}: expected a JSON object of stimulus to captions, got {type(content).__name__}"])
+    return {name: [said] if isinstance(said, str) else [str(one) for one in said] for name, said in content.items()}
+
+
+def _figure(name: str, each: NDArray[Any], chance: float | None = None, *, lower_is_better: bool = False) -> Figure:
+    each = np.asarray(each, np.float64)
+    each = each[np.isfinite(each)]
+    rng = np.random.default_rng(0)
+    means = each[rng.integers(0, len(each), (_RESAMPLES, len(each)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return Figure(
+        name=name,
+        value=float(each.mean()),
+        interval=(low, high),
+        chance=chance,
+        n=len(each),
+        lower_is_better=lower_is_better,
+    )
+
+
+def _compared(name: str, true: NDArray[np.float32], made: NDArray[np.float32], *, distance: bool) -> Figure:
+    if distance:
+        return _figure(f"{name}, distance", metrics.correlation_distance(true, made), lower_is_better=True)
+    return _figure(f"{name}, two-way", metrics.two_way_counts(true, made) / (len(true) - 1), 0.5)
+
+
+def _retrieval(brain: NDArray[np.float32], images: NDArray[np.float32]) -> list[Figure]:
+    """Top-1 both ways among 300 candidates, 30 draws of them, or among all where there are fewer."""
+    n = len(brain)
+    size = min(n, CANDIDATES)
+    draws = [np.arange(n)] if size == n else list(metrics.candidate_draws(n, size, DRAWS))
+    figures = []
+    for name, hits in (("image retrieval", metrics.image_retrieval), ("brain retrieval", metrics.brain_retrieval)):
+        total, seen = np.zeros(n), np.zeros(n)
+        for rows in draws:
+            total[rows] += hits(brain[rows], images[rows])
+            seen[rows] += 1
+        drawn = seen > 0
+        figures.append(_figure(f"{name}, top-1 of {size}", total[drawn] / seen[drawn], 1 / size))
+    return figures
+
+
+def _embedder(pack: EnginePack) -> Callable[[NDArray[np.float32]], NDArray[np.float32]] | None:
+    spec = pack.config["stages"].get("embedder", {})
+    if not str(spec.get("file", "")).endswith(".onnx"):
+        return None
+    engine = OnnxEngine(pack.folder / spec["file"], name=f"{pack.name}/embedder", threads=1)
+    px = int(pack.config["picture"]["height"])
+
+    def embed(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+        small = bilinear(pictures, px)
+        batches = [engine.run({"image": small[i : i + _BATCH]})["tokens"] for i in range(0, len(small), _BATCH)]
+        return np.concatenate(batches).reshape(len(small), -1)
+
+    return embed
+
+
+def _captions(
+    pairs: Pairs,
+    references: Mapping[str, Sequence[str]],
+    weights: Path,
+    found: list[Figure],
+    missing: list[Unavailable],
+) -> None:
+    known = [i for i, name in enumerate(pairs.stimuli) if references.get(name)]
+    measures: dict[str, texts.Alike] = {"ROUGE-1": words.rouge_1, "ROUGE-L": words.rouge_l}
+    for measure in texts.TEXTS:
+        try:
+            measures[measure.name] = texts.load(measure, weights)
+        except FileNotFoundError as error:
+            missing.append(Unavailable(name=measure.name, reason=f"no weights at {error}"))
+        except (ImportError, RuntimeError, ValueError, KeyError, OSError) as error:
+            missing.append(Unavailable(name=measure.name, reason=f"{type(error).__name__}: {error}"))
+    for name, alike in measures.items():
+        if known:
+            each = [alike(pairs.captions[i], references[pairs.stimuli[i]]) for i in known]
+            found.append(_figure(name, np.array(each)))
+        else:
+            missing.append(Unavailable(name=name, reason="no captions of the shown pictures (--captions FILE)"))

@@ -1,0 +1,210 @@
+"""Exported packs and compiled plans: kept only if they equal torch, refused if made for anything else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+torch = pytest.importorskip("torch")
+
+from engines.build import build_plans, export_pack  # noqa: E402
+from engines.export import export_part, parts_of  # noqa: E402
+from engines.parity import agrees, compare  # noqa: E402
+from engines.published.fake import write_fake_mindeye2  # noqa: E402
+from rtdecode.__main__ import main  # noqa: E402
+from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
+from rtdecode.decode.engines import OnnxEngine  # noqa: E402
+from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names  # noqa: E402
+from rtdecode.decode.networks.engine import TorchEngine  # noqa: E402
+from rtdecode.decode.networks.parts import parts  # noqa: E402
+from rtdecode.decode.networks.unclip import Denoiser, unclip_config  # noqa: E402
+from rtdecode.decode.plans import load_plan, plan_keys  # noqa: E402
+from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
+from rtdecode.errors import EngineError  # noqa: E402
+from tests.fake_tensorrt import Library, install  # noqa: E402
+
+STAGES = ("ridge", "prior", "converter", "captioner", "embedder")
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> EnginePack:
+    out = tmp_path_factory.mktemp("fake") / "pack"
+    write_fake_mindeye2(out, dims="small", stages=STAGES, precision="float32")
+    return open_pack(str(out))
+
+
+@pytest.fixture(scope="module")
+def exported(weights: EnginePack, tmp_path_factory: pytest.TempPathFactory) -> EnginePack:
+    out = tmp_path_factory.mktemp("exported") / "pack"
+    lines: list[str] = []
+    export_pack(weights, out, precision="float32", report=lines.append)
+    assert [line.split(":")[0] for line in lines] == list(STAGES)
+    return open_pack(str(out))
+
+
+@pytest.fixture
+def copied(exported: EnginePack, tmp_path: Path) -> EnginePack:
+    shutil.copytree(exported.folder, tmp_path / "pack")
+    return open_pack(str(tmp_path / "pack"))
+
+
+@pytest.fixture
+def denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    config = unclip_config(channels=(32, 64), depth=(1, 1), head_channels=32, context=24, vector=1024, side=8)
+    return Denoiser(config).eval()
+
+
+def test_keys_computed_once_give_the_same_noise(denoiser: Denoiser) -> None:
+    x, t, tokens, vector = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 7, 24), torch.randn(2, 1024)
+    with torch.no_grad():
+        expected = denoiser(x, t, tokens, vector)
+        context = DenoiserContext(denoiser)(tokens)
+        found = ContextDenoiser(denoiser)(x, t, vector, *context)
+    assert len(context) == len(context_names(denoiser))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_denoiser_is_exported_in_two_parts(denoiser: Denoiser, tmp_path: Path) -> None:
+    spec = {
+        "network": "denoiser",
+        "inputs": {
+            "x": ["batch", 4, 8, 8],
+            "t": ["batch"],
+            "tokens": ["batch", "tokens", 24],
+            "vector": ["batch", 1024],
+        },
+        "outputs": {"noise": ["batch", 4, 8, 8]},
+    }
+    made = parts("unclip", spec, denoiser)
+    assert [part.name for part in made] == ["unclip_context", "unclip"]
+    for part in made:
+        export_part(part, tmp_path / f"{part.name}.onnx")
+        found = compare(part, OnnxEngine(tmp_path / f"{part.name}.onnx", name=part.name, threads=1), tokens=7)
+        assert agrees(found, 1e-4), found
+
+
+def test_every_exported_part_equals_torch(exported: EnginePack) -> None:
+    for _, part in parts_of(exported):
+        engine = OnnxEngine(exported.folder / f"{part.name}.onnx", name=part.name, threads=1)
+        assert agrees(compare(part, engine, tokens=16), 1e-4)
+
+
+def test_an_exported_file_does_not_tell_where_it_was_made(exported: EnginePack) -> None:
+    for path in exported.folder.glob("*.onnx"):
+        assert b".py" not in path.read_bytes()
+
+
+def test_the_ridge_takes_its_weights_as_inputs(exported: EnginePack) -> None:
+    rng = np.random.default_rng(0)
+    hidden = exported.config["stages"]["ridge"]["sizes"]["hidden"]
+    betas, weight, bias = rng.normal(size=(2, 33)), rng.normal(size=(hidden, 33)), rng.normal(size=hidden)
+    engine = OnnxEngine(exported.folder / "ridge.onnx", name="ridge", threads=1)
+    values = {"betas": betas, "weight": weight, "bias": bias}
+    found = engine.run({name: value.astype(np.float32) for name, value in values.items()})["hidden"]
+    np.testing.assert_allclose(found[:, 0], betas @ weight.T + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_torch_refuses_wrong_names_and_shapes(weights: EnginePack) -> None:
+    part = next(part for _, part in parts_of(weights) if part.name == "converter")
+    engine = TorchEngine(part, device="cpu")
+    with pytest.raises(EngineError, match="expected inputs"):
+        engine.run({})
+    with pytest.raises(EngineError, match="converter"):
+        engine.run({"tokens": np.zeros((1, 3, 5), np.float32)})
+
+
+def test_plans_that_agree_are_kept_and_load(copied: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library()
+    install(monkeypatch, library)
+    builder = TensorRT()
+    written = build_plans(copied, builder, flags=("REFIT",), report=silent)
+    assert [path.stem for path in written] == list(STAGES)
+    assert set(library.flags) == {"refit"}
+    again = open_pack(str(copied.folder))  # plans are no part of the seal
+    assert again.identity == copied.identity
+    key = plan_keys(again, builder.hardware(), ("REFIT",))["converter"]
+    part = next(part for _, part in parts_of(again) if part.name == "converter")
+    assert agrees(compare(part, load_plan(again, "converter", key, builder)), 1e-4)
+
+
+def test_a_plan_that_is_wrong_is_not_kept(copied: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Library(error=0.5))
+    with pytest.raises(EngineError, match=r"expected at most 0.0001 from torch in float32; nothing was kept"):
+        build_plans(copied, TensorRT(), flags=(), report=silent)
+    assert not list(copied.folder.glob("plans/*/*"))
+
+
+def test_a_plan_for_something_else_is_refused_with_both_keys(
+    copied: EnginePack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, Library("10.9.0"))
+    build_plans(copied, TensorRT(), flags=(), report=silent)
+    install(monkeypatch, Library("11.4.0", typed=False))
+    newer = TensorRT()
+    key = plan_keys(copied, newer.hardware())["prior"]
+    with pytest.raises(EngineError) as caught:
+        load_plan(copied, "prior", key, newer)
+    assert "expected a plan for tensorrt 11.4.0" in str(caught.value)
+    assert "tensorrt 10.9.0 instead of 11.4.0" in str(caught.value)
+    assert "rtdecode engines build" in str(caught.value)
+
+
+def test_an_altered_plan_is_refused(copied: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Library())
+    builder = TensorRT()
+    build_plans(copied, builder, flags=(), report=silent)
+    key = plan_keys(copied, builder.hardware())["prior"]
+    plan = copied.folder / "plans" / key.digest / "prior.plan"
+    plan.write_bytes(plan.read_bytes() + b"x")
+    with pytest.raises(EngineError, match="content differs from its sidecar"):
+        load_plan(copied, "prior", key, builder)
+    sidecar = json.loads(plan.with_suffix(".json").read_text())
+    sidecar["key"]["driver"] = "another"
+    plan.with_suffix(".json").write_text(json.dumps(sidecar))
+    with pytest.raises(EngineError, match="driver another"):
+        load_plan(copied, "prior", key, builder)
+
+
+def test_a_pack_without_networks_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="got ONNX files already"):
+        export_pack(open_pack("tiny"), tmp_path / "out", precision="float32", report=silent)
+
+
+def test_the_commands_tell_what_they_find(exported: EnginePack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", "verify", str(exported.folder)]) == 0
+    assert "ONNX Runtime against torch" in capsys.readouterr().out
+    assert main(["engines", "list", str(exported.folder)]) == 0
+    assert "never on a GPU yet" in capsys.readouterr().out
+    assert main(["engines", "bench", str(exported.folder), "--times", "2"]) == 0
+    assert "converter" in capsys.readouterr().out
+    assert main(["engines", "build", str(exported.folder)]) == 1
+    assert "TensorRT" in capsys.readouterr().err
+
+
+def test_pictures_are_embedded(tmp_path: Path, exported: EnginePack, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for name in ("b", "a"):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(tmp_path / "pictures" / f"{name}.png")
+    for pack, shape in (("tiny", (2, 20, 32)), (str(exported.folder), (2, 16, 104))):
+        out = tmp_path / "embedded" / "tokens.safetensors"
+        assert main(["engines", "embed", str(tmp_path / "pictures"), "--pack", pack, "--out", str(out)]) == 0
+        with safe_open(out, framework="numpy") as found:
+            assert found.get_tensor("tokens").shape == shape
+            assert json.loads(found.metadata()["names"]) == ["a", "b"]
+            assert np.isfinite(found.get_tensor("tokens")).all()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.jpg")
+    out = tmp_path / "again.safetensors"
+    assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 1
+    assert "expected one picture of a name, got more of a" in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""The sampler of the unCLIP and the refinement against sgm's own numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rtdecode.decode.networks.unclip import size_features
+from rtdecode.decode.sampling.edm import (
+    euler,
+    euler_times,
+    guide,
+    network_sigmas,
+    refinement_times,
+    unclip_start,
+)
+from tests.golden import FORWARD, LOOP, Golden, close, goldens
+
+
+def toy(tokens: Any, vector: Any) -> Callable[[Any, int], Any]:
+    """The toy network that the goldens were made with."""
+    return lambda x, t: torch.tanh(0.3 * x + tokens.mean((1, 2)) + 0.001 * t + 0.01 * vector.mean(1))
+
+
+def guided(golden: Golden, names: tuple[str, str, str, str], scale: float) -> Callable[[Any, int], Any]:
+    tokens, vector, uc_tokens, uc_vector = (torch.from_numpy(golden.tensors[name]) for name in names)
+    conditional, unconditional = toy(tokens, vector), toy(uc_tokens, uc_vector)
+    return lambda x, t: guide(conditional(x, t), unconditional(x, t), scale)
+
+
+def on_numpy(predict: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    return lambda x, t: predict(torch.from_numpy(x), t).numpy()
+
+
+def test_golden_edm_tables(shared: Path) -> None:
+    for golden in goldens(shared, "sgm_sampler"):
+        for name in golden.tensors:
+            if found := re.fullmatch(r"sigmas(\d+)", name):
+                times, sigmas = euler_times(int(found.group(1)))
+                close(golden, name, sigmas, FORWARD)
+                np.testing.assert_array_equal(times, golden.tensors[f"timesteps{found.group(1)}"])
+        close(golden, "denoiser_sigmas_first5", network_sigmas()[:5], FORWARD)
+        close(golden, "denoiser_sigmas_last5", network_sigmas()[-5:], FORWARD)
+        close(golden, "vector_suffix", size_features((768, 768, 0, 0))[None], FORWARD)
+        close(golden, "vector_suffix_sdxl_base", size_features((768, 768, 0, 0, 1024, 1024))[None], FORWARD)
+
+
+def test_golden_edm_unclip_loop(shared: Path) -> None:
+    for golden in goldens(shared, "sgm_sampler"):
+        z, noise, offset = (torch.from_numpy(golden.tensors[name]) for name in ("z", "noise", "offset"))
+        found = re.search(r"VanillaCFG\(([\d.]+)\)", golden.info["ref"])
+        assert found is not None
+        predict = guided(golden, ("tokens", "vector_suffix", "uc_tokens", "vector_suffix"), float(found.group(1)))
+        times, sigmas = euler_times(golden.info["steps"])
+        start = unclip_start(z, noise, offset, sigmas[0])
+        close(golden, "init", start / float(np.sqrt(1 + sigmas[0] ** 2)), FORWARD)
+        close(golden, "out", euler(predict, start, times, sigmas), LOOP)
+        alike = euler(on_numpy(predict), start.numpy(), times, sigmas)
+        assert alike.dtype == np.float32
+        close(golden, "out", alike, LOOP)
+
+
+def test_golden_edm_refinement_loop(shared: Path) -> None:
+    for golden in goldens(shared, "sgm_refine"):
+        timepoint = golden.info["img2img_timepoint"]
+        steps = re.search(r"\((\d+) steps\)", golden.info["note"])
+        assert steps is not None
+        times, sigmas = refinement_times(int(steps.group(1)), timepoint)
+        assert times.tolist() == golden.info["network_timesteps"]
+        close(golden, "sigmas_used", sigmas, FORWARD)
+        z, noise = (torch.from_numpy(golden.tensors[name]) for name in ("z_image", "noise"))
+        start = z + noise * float(sigmas[0])
+        close(golden, "x_start", start, FORWARD)
+        predict = guided(golden, ("cond", "vector", "uc", "vector_uc"), golden.info["cfg"])
+        close(golden, "out", euler(predict, start, times, sigmas), LOOP)
