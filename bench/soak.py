@@ -97,7 +97,8 @@ def main() -> int:
     print_table(f"{runs} runs of {volumes} volumes", ["", ""], rows)
     if args.json:
         write_json(args.json, figures)
-    lost = figures["volumes_lost"] or figures["volumes_repeated"] or figures["faults"]
+    print(*figures["faults"], sep="\n")  # a part that broke loses a volume or a picture; that betas drift may be said
+    lost = figures["volumes_lost"] or figures["volumes_repeated"]
     return int(bool(lost) or (not args.quick and figures["growth_after_run_2"] >= MOST_GROWTH))
 
 
