@@ -39,6 +39,7 @@ _KNOWN_MEAN = 0.1  # variance of a run's mean response around that of earlier ru
 _BOUNDS = ((1e-4, 1e3), (1e-6, 1.0), (1e-6, 1e3))
 FREE = 1e3
 """Variance that leaves a mean response to the data."""
+_BLOCK = 4096  # voxels
 _ITERATIONS, _STOP = 20, 1e-5
 
 
@@ -87,13 +88,16 @@ class Parts:
         return np.asarray(total)
 
 
-def quadratic_forms(covariance: FloatArray, series: FloatArray) -> tuple[FloatArray, float]:
+def quadratic_forms(covariance: FloatArray, series: NDArray[np.floating]) -> tuple[FloatArray, float]:
     """Return y' V^-1 y per column, the level projected out, and log |V| as restricted likelihood has it."""
     factor, lower = cho_factor(covariance, lower=True)
-    white = solve_triangular(factor, series, lower=lower)
     level = solve_triangular(factor, np.ones(len(series)), lower=lower)
     weight = float(level @ level)
-    forms = (white**2).sum(0) - (level @ white) ** 2 / weight
+    forms = np.empty(series.shape[1])
+    for start in range(0, len(forms), _BLOCK):  # float64 copies of a block of voxels at a time
+        block = slice(start, start + _BLOCK)
+        white = solve_triangular(factor, series[:, block].astype(np.float64), lower=lower)
+        forms[block] = (white**2).sum(0) - (level @ white) ** 2 / weight
     return np.maximum(forms, 1e-12), 2.0 * float(np.log(np.diag(factor)).sum()) + math.log(weight)
 
 
@@ -246,8 +250,8 @@ def fit_scales(runs: Sequence[FinishedRun], lag_s: float, start: Scales) -> Scal
     nothing = replace(start, trial=0.0, mean=0.0)
     gain = np.zeros(series[0].shape[1])
     for part, y in zip(parts, series, strict=True):
-        gain += np.log(quadratic_forms(part.covariance(nothing), y.astype(np.float64))[0])
-        gain -= np.log(quadratic_forms(part.covariance(start), y.astype(np.float64))[0])
+        gain += np.log(quadratic_forms(part.covariance(nothing), y)[0])
+        gain -= np.log(quadratic_forms(part.covariance(start), y)[0])
     count = min(max(1, int(_RESPONSIVE * len(gain))), _ENOUGH_VOXELS)
     chosen = np.argsort(-gain, kind="stable")[:count]
     moments = [_second_moment(part, y[:, chosen], start) for part, y in zip(parts, series, strict=True)]

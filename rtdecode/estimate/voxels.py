@@ -23,7 +23,6 @@ _STRETCH_SD = 0.12  # of the logarithm, over voxels around the canonical respons
 _SHRINKAGE_SD = 1.0  # of the logarithm
 _RHO_SD = 0.15
 _PHASE_BIN_S = 0.1
-_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,12 +157,8 @@ class VoxelLearner:
 
     def _see(self, name: str, count: int, place: int, run: FinishedRun, scales: Scales, lag_s: float) -> None:
         table = self._tables.setdefault(name, np.zeros((count, run.percent.shape[1])))
-        covariance = Parts(run, lag_s).covariance(scales)
-        n = len(run.rows) - 1
-        for start in range(0, run.percent.shape[1], _BLOCK):
-            block = slice(start, start + _BLOCK)
-            forms, determinant = quadratic_forms(covariance, run.percent[:, block].astype(np.float64))
-            table[place, block] -= 0.5 * (n * np.log(forms) + determinant)
+        forms, determinant = quadratic_forms(Parts(run, lag_s).covariance(scales), run.percent)
+        table[place] -= 0.5 * ((len(run.rows) - 1) * np.log(forms) + determinant)
 
     def model(self, scales: Scales | None) -> VoxelModel | None:
         """Return the most probable bins so far; None before the first run.
