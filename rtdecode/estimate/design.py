@@ -175,15 +175,10 @@ def trial_regressors(
     entered : array of shape (len(events),), bool
         Trials with `ENTRY_ENERGY` of their regressor's energy in `rows`; n of them.
     """
-    every = Regressors(timing).of(rows, events, lag_s)
-    entered = have_entered(timing, every, events, lag_s)
+    regressors = Regressors(timing)
+    every = regressors.of(rows, events, lag_s)
+    entered = regressors.have_entered(every, events, lag_s)
     return every[:, entered], entered
-
-
-def have_entered(timing: RunTiming, every: FloatArray, events: Sequence[TrialEvent], lag_s: float) -> NDArray[np.bool_]:
-    """Say which trials have `ENTRY_ENERGY` of their regressor's energy in `every`, shape (t, len(events))."""
-    energy = np.array([timing.energy(event, lag_s) for event in events])
-    return np.asarray((every**2).sum(0) >= ENTRY_ENERGY * energy)
 
 
 class Regressors:
@@ -197,6 +192,16 @@ class Regressors:
     def __init__(self, timing: RunTiming) -> None:
         self._timing = timing
         self._known: dict[tuple[float, float], FloatArray] = {}
+        self._energy: dict[tuple[float, float], float] = {}
+
+    def have_entered(self, every: FloatArray, events: Sequence[TrialEvent], lag_s: float) -> NDArray[np.bool_]:
+        """Say which trials have `ENTRY_ENERGY` of their regressor's energy in `every`, shape (t, len(events))."""
+        for event in events:
+            place = event.onset_s + lag_s, event.duration_s
+            if place not in self._energy:
+                self._energy[place] = self._timing.energy(event, lag_s)
+        energy = np.array([self._energy[event.onset_s + lag_s, event.duration_s] for event in events])
+        return np.asarray(np.einsum("ij,ij->j", every, every) >= ENTRY_ENERGY * energy)
 
     def of(self, rows: NDArray[np.int64], events: Sequence[TrialEvent], lag_s: float) -> FloatArray:
         """Return the regressors of all trials, entered or not, shape (t, len(events)); see `trial_regressors`."""

@@ -237,8 +237,9 @@ class RunSeries:
 
     def _nuisance(self, events: Sequence[TrialEvent], expected: Expectation) -> _Nuisance:
         rows = self._indices[: self._count]
-        every = self._regressors_of(self.timing).of(rows, events, expected.lag_s)
-        entered = design.have_entered(self.timing, every, events, expected.lag_s)
+        regressors = self._regressors_of(self.timing)
+        every = regressors.of(rows, events, expected.lag_s)
+        entered = regressors.have_entered(every, events, expected.lag_s)
         return _Nuisance(
             rows=rows,
             drift=design.scaled_drift(self.timing, rows),
