@@ -89,3 +89,7 @@ class ProtocolError(RtdecodeError):
 
 class CalibrationError(RtdecodeError):
     """The calibration data cannot give a decoder."""
+
+
+class TrainingError(RtdecodeError):
+    """A training cannot go on, or cannot be resumed."""
