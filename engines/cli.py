@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engines import compiled
 from engines.published import cli as published
+from engines.training import cli as training
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,7 +15,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser("engines", help="make, check and measure engine packs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train-tiny", help="train the tiny pack from nothing (one thread, under 45 minutes)")
+    train = commands.add_parser("train-tiny", help="train the tiny pack from nothing (one thread, under 90 minutes)")
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoints, report, contact sheet and pack")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
@@ -22,6 +23,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(handler=_train_tiny)
 
     published.register(commands)
+    training.register(commands)
 
     compiled.register(commands)
 

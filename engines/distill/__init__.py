@@ -1,0 +1,1 @@
+"""Distillation of diffusion networks into students of few steps."""
