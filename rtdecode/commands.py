@@ -85,7 +85,14 @@ def _run(args: argparse.Namespace) -> int:
             contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
             FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
             contextlib.closing(
-                WorkerService(pack.folder, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
+                WorkerService(
+                    pack.folder,
+                    stimuli=settings.decode.stimuli,
+                    threads=settings.decode.threads,
+                    seed=settings.session.seed,
+                    prior_steps=settings.decode.prior_steps,
+                    unclip_steps=settings.decode.unclip_steps,
+                )
             ) as decoder,
         ):
             daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, past=past)

@@ -194,6 +194,8 @@ class DecodeSettings:
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int
         CPU threads of the decode worker.
+    prior_steps, unclip_steps : int or None
+        Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
     """
 
     pack: str = "tiny"
@@ -201,6 +203,8 @@ class DecodeSettings:
     stimuli: Path | None = None
     backend: Literal["auto", "onnx", "torch", "tensorrt"] = "auto"
     threads: Count = 1
+    prior_steps: Count | None = None
+    unclip_steps: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,33 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from engines.tiny import layout, networks
-from engines.tiny.config import pack_toml
+from engines.tiny import layout
+from engines.tiny.config import PARITY, pack_toml
 from engines.tiny.data import Sample
+from engines.tiny.few_steps import FewSteps
+from engines.tiny.stages import Stage, stages
 from engines.tiny.train import Trained, embed_all
 from rtdecode.bundle import PACK_SCHEMA, seal
+from rtdecode.decode.engines import OnnxEngine
+from rtdecode.errors import EngineError
 from rtdecode.simulate.world import CATEGORIES
 
-OPSET = 18
+OPSET = 23
 HALF_FROM_VALUES = 1024
+_TIMED = 30
 
 
-def seal_pack(trained: Trained, sample: Sample, figures: dict[str, Any], target: Path) -> str:
+def seal_pack(trained: Trained, few: FewSteps, sample: Sample, figures: dict[str, Any], target: Path) -> str:
     """Export every stage and write the sealed pack.
 
-    The weights of the networks in `trained` are rounded to what the pack stores (half precision for large ones), so
-    that a comparison with the exported stages is exact to float32.
+    The weights of the networks have been rounded to what the pack stores (half precision for large ones), so that a
+    comparison with the exported stages is exact to float32. Each exported stage is compared with its network; the
+    largest difference goes into the report.
 
     Parameters
     ----------
     trained : Trained
+    few : FewSteps
     sample : Sample
         Pictures over which the category prototypes are averaged.
     figures : dict
@@ -46,31 +54,60 @@ def seal_pack(trained: Trained, sample: Sample, figures: dict[str, Any], target:
     -------
     str
         Identity of the pack.
+
+    Raises
+    ------
+    EngineError
+        A stage differs from its network by more than `PARITY`.
     """
-    for module in (trained.embedder, trained.prior, trained.decoder, trained.captioner):
-        round_to_half(module)
-        module.to(memory_format=torch.contiguous_format)
     tokens = embed_all(trained.embedder, sample.pictures)
     names = np.array([scene.category for scene in sample.scenes])
     prototypes = np.stack([tokens.numpy()[names == name].mean(0) for name in CATEGORIES])
-    examples = torch.rand(3, layout.TOKENS, layout.CHANNELS)
+    networks = stages(trained, few)
 
     def write(folder: Path) -> None:
-        export_stage(
-            trained.embedder, {"image": torch.rand(3, *networks.picture_shape())}, ["tokens"], folder / "embedder.onnx"
-        )
-        bias = torch.zeros(3, len(CATEGORIES))
-        inputs = {"tokens": examples, "r2": torch.rand(3, 2), "category_bias": bias}
-        export_stage(trained.prior, inputs, ["tokens_clean", "category"], folder / "prior.onnx")
-        export_stage(trained.decoder, {"tokens": examples}, ["image"], folder / "decoder.onnx")
-        export_stage(trained.captioner, {"tokens": examples}, ["words", "probability"], folder / "captioner.onnx")
+        parity = {}
+        for name, stage in networks.items():
+            stage.module.to(memory_format=torch.contiguous_format)
+            export_stage(stage.module, stage.inputs, list(stage.outputs), folder / f"{name}.onnx")
+            parity[name] = difference(stage, folder / f"{name}.onnx")
+            if parity[name] > PARITY:
+                raise EngineError(f"{name}: expected at most {PARITY:g} off its network, got {parity[name]:.2g}")
         onnx.save(adapter_model(), folder / "adapter.onnx")
         save_file({"prototypes": prototypes.astype(np.float32)}, folder / "prototypes.safetensors")
         (folder / "prototypes.safetensors").chmod(0o644)  # safetensors gives it to its owner alone
-        (folder / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        (folder / "pack.toml").write_text(pack_toml(figures), encoding="utf-8")
+        report = {**figures, "parity": parity, "milliseconds": milliseconds(networks, folder)}
+        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (folder / "pack.toml").write_text(pack_toml(networks, report), encoding="utf-8")
 
     return seal(target, PACK_SCHEMA, write)
+
+
+def difference(stage: Stage, path: Path) -> float:
+    """Largest difference of any output between an exported stage and its network, on the examples."""
+    with torch.no_grad():
+        expected = stage.module(*stage.inputs.values())
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    engine = OnnxEngine(path, name=path.stem, threads=1)
+    given = engine.run({name: value.numpy() for name, value in stage.inputs.items()})
+    return max(
+        float(np.abs(given[name] - truth.numpy()).max()) for name, truth in zip(stage.outputs, expected, strict=True)
+    )
+
+
+def milliseconds(networks: dict[str, Stage], folder: Path) -> dict[str, float]:
+    """Median time of one evaluation of each stage for one picture on one thread."""
+    out = {}
+    for name, stage in networks.items():
+        engine = OnnxEngine(folder / f"{name}.onnx", name=name, threads=1)
+        values = {key: value.numpy()[:1] for key, value in stage.inputs.items()}
+        times = []
+        for _ in range(_TIMED):
+            began = time.perf_counter()
+            engine.run(values)
+            times.append(1e3 * (time.perf_counter() - began))
+        out[name] = round(float(np.median(times)), 2)
+    return out
 
 
 def round_to_half(module: nn.Module) -> None:
@@ -130,6 +167,11 @@ def export_stage(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str
         Names of the outputs.
     path : Path
         File to write.
+
+    Raises
+    ------
+    EngineError
+        The network fixes the batch size, which the exporter does not tell.
     """
     module.eval()
     for name in ("onnx_ir", "onnxscript"):  # they report every constant they fold
@@ -148,6 +190,9 @@ def export_stage(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str
             verbose=False,
         )
     model = program.model_proto
+    fixed = [spec.name for spec in model.graph.input if not spec.type.tensor_type.shape.dim[0].dim_param]
+    if fixed:
+        raise EngineError(f"{path.name}: expected a free batch size, got a fixed one of {', '.join(fixed)}")
     _store_half(model)
     _forget_source(model)
     onnx.checker.check_model(model)

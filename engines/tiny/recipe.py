@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from engines.tiny.comparison import compare, contact_sheet, table
 from engines.tiny.data import draw_sample
 from engines.tiny.export import round_to_half, seal_pack
-from engines.tiny.report import contact_sheet, measure
+from engines.tiny.few_steps import train_few_steps
+from engines.tiny.report import measure
 from engines.tiny.train import train
 
 N_PROTOTYPE_PICTURES = 8192
 
 
 def make_pack(out: Path, *, seed: int, effort: float, resume: bool) -> str:
-    """Train and write ``report.json``, ``contact_sheet.png`` and the sealed ``pack/`` into `out`.
+    """Train and write ``report.json``, ``table.md``, ``contact_sheet.png`` and the sealed ``pack/`` into `out`.
 
     Returns
     -------
@@ -24,7 +25,16 @@ def make_pack(out: Path, *, seed: int, effort: float, resume: bool) -> str:
     trained = train(out, seed=seed, effort=effort, resume=resume)
     for module in (trained.embedder, trained.prior, trained.decoder, trained.captioner):
         round_to_half(module)
+    few = train_few_steps(trained, out, seed=seed, effort=effort, resume=resume)
+    for module in (few.autoencoder, few.prior, few.prior_teacher, few.unclip, few.unclip_teacher):
+        round_to_half(module)
+    contact_sheet(trained, few, out / "contact_sheet.png", seed)
     figures = measure(trained, seed)
-    (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    contact_sheet(trained, out / "contact_sheet.png", seed)
-    return seal_pack(trained, draw_sample(N_PROTOTYPE_PICTURES, seed + 8_000_000), figures, out / "pack")
+    figures["seconds"] |= {name: fitted.seconds for name, fitted in few.stages.items()}
+    figures["skipped_steps"] = {name: fitted.skipped for name, fitted in few.stages.items()}
+    figures["participants_r2"] = few.r2
+    figures["few_steps"] = compare(trained, few, seed)
+    (out / "table.md").write_text(table(figures["few_steps"]) + "\n", encoding="utf-8")
+    identity = seal_pack(trained, few, draw_sample(N_PROTOTYPE_PICTURES, seed + 8_000_000), figures, out / "pack")
+    (out / "report.json").write_text((out / "pack" / "report.json").read_text(encoding="utf-8"), encoding="utf-8")
+    return identity

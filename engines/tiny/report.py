@@ -1,9 +1,8 @@
-"""Measure a trained tiny pack and draw its contact sheet (torch). Import this module inside functions only."""
+"""Measure what a tiny pack makes of its tokens (torch). Import this module inside functions only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engines.tiny import layout
+from engines.tiny.conditions import through_noise
 from engines.tiny.data import Sample, draw_sample
 from engines.tiny.train import Trained, embed_all
 from rtdecode.simulate.world import CATEGORIES
@@ -51,7 +51,7 @@ def measure(trained: Trained, seed: int) -> dict[str, Any]:
         "judge": {"truth": _judged(trained, truth, category), "true_tokens": _judged(trained, decoded, category)},
     }
     for level in R2_LEVELS:
-        noisy, clean, chosen = _through_noise(trained, tokens, level, seed)
+        noisy, clean, chosen = through_noise(trained.prior, trained.noise, tokens, level, seed)
         pictures = _decode(trained, clean)
         name = f"r2_{level:g}"
         figures["judge"][name] = _judged(trained, pictures, category)
@@ -64,22 +64,9 @@ def measure(trained: Trained, seed: int) -> dict[str, Any]:
     return figures
 
 
-def contact_sheet(trained: Trained, path: Path, seed: int) -> None:
-    """Write a PNG: truth, decoded from true tokens, and from tokens at each R2; two pictures of each category."""
-    pool = draw_sample(400, seed + 9_500_000)
-    names = np.array([scene.category for scene in pool.scenes])
-    index = np.concatenate([np.flatnonzero(names == name)[:2] for name in CATEGORIES])
-    pictures = pool.pictures[index]
-    tokens = embed_all(trained.embedder, pictures)
-    rows = {"truth": pictures.transpose(0, 2, 3, 1), "true tokens": _to_uint8(_decode(trained, tokens))}
-    for level in R2_LEVELS:
-        _, clean, _ = _through_noise(trained, tokens, level, seed)
-        rows[f"R2 {level:g}"] = _to_uint8(_decode(trained, clean))
-    _sheet(rows).quantize(256).save(path, optimize=True)
-
-
-def _sheet(rows: dict[str, NDArray[np.uint8]]) -> Image.Image:
-    margin, gap, side = 70, 3, 64
+def sheet(rows: dict[str, NDArray[np.uint8]]) -> Image.Image:
+    """Draw pictures (n, 64, 64, 3) in labelled rows."""
+    margin, gap, side = 90, 3, 64
     count = len(next(iter(rows.values())))
     sheet = Image.new("RGB", (margin + count * (side + gap), len(rows) * (side + gap)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -90,7 +77,8 @@ def _sheet(rows: dict[str, NDArray[np.uint8]]) -> Image.Image:
     return sheet
 
 
-def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    """Round pictures (n, 3, h, w) in 0..1 to (n, h, w, 3)."""
     rounded: NDArray[np.uint8] = (pictures.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return rounded
 
@@ -98,15 +86,6 @@ def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
 def _decode(trained: Trained, tokens: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([trained.decoder(part) for part in tokens.split(128)]).clone()
-
-
-def _through_noise(trained: Trained, tokens: Tensor, level: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(seed + round(1000 * level))
-    r2 = torch.full((len(tokens), 2), level)
-    noisy = trained.noise(tokens, r2, draw)
-    with torch.inference_mode():
-        clean, probabilities = trained.prior(noisy, r2, torch.zeros(len(tokens), len(CATEGORIES)))
-    return noisy, clean.clone(), probabilities.argmax(1)
 
 
 def _psnr(decoded: Tensor, truth: Tensor) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engines.tiny import layout, networks
+from engines.tiny.conditions import given_tokens, hard_code, noisy_tokens
 from engines.tiny.data import Sample, draw_sample
 from engines.tiny.noise import GroupNoise
 
@@ -37,7 +38,7 @@ SCRAMBLED = 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The networks of a finished training and the noise model of its tokens."""
+    """The networks of a finished training, its pictures and their tokens, and the noise model of the tokens."""
 
     embedder: networks.Embedder
     prior: networks.Prior
@@ -46,8 +47,14 @@ class Trained:
     text: nn.Module
     projection: networks.PictureProjection
     judge: networks.Judge
+    critic: networks.Critic
     noise: GroupNoise
+    sample: Sample
+    tokens: Tensor
     seconds: dict[str, float]
+
+    def __deepcopy__(self, _: object) -> Trained:
+        return self  # networks that are copied hold it beside their own weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +135,8 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
     runner.run(
         "captioner", captioner, sample, 128, 3e-3, lambda batch, _: _caption_loss(captioner, tokens[batch.index], batch)
     )
-    for module in (embedder, decoder, prior, captioner, judge, text, projection):
-        module.eval()
+    for module in (embedder, decoder, prior, captioner, judge, critic, text, projection):
+        module.eval().requires_grad_(False)
     return Trained(
         embedder=embedder,
         prior=prior,
@@ -138,7 +145,10 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
         text=text,
         projection=projection,
         judge=judge,
+        critic=critic,
         noise=noise,
+        sample=sample,
+        tokens=tokens,
         seconds=runner.seconds,
     )
 
@@ -330,31 +340,13 @@ def _set_statistics(prior: networks.Prior, tokens: Tensor, noise: GroupNoise) ->
     prior.std.copy_(noise.deviations[1][:n])
 
 
-def _noisy(noise: GroupNoise, tokens: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    n = len(tokens)
-    shared = 0.03 + 0.95 * torch.rand((n, 1), generator=draw)
-    r2 = (shared + 0.15 * torch.randn((n, 2), generator=draw)).clamp(0.02, 0.98)
-    half = n // 2
-    exact = noise(tokens[:half], r2[:half], draw)
-    uneven = noise(tokens[half:], r2[half:], draw, spread=0.5)
-    return torch.cat([exact, uneven]), r2
-
-
-def _hard_code(tokens: Tensor, codes: Tensor) -> Tensor:
-    """Join the true classes and the geometry that the embedder reads."""
-    return torch.cat(
-        [codes[:, : CODE[3].start], networks.read_code(tokens)[:, CODE[3]] * (1 - codes[:, SCRAMBLED : SCRAMBLED + 1])],
-        1,
-    )
-
-
 def _prior_loss(
     prior: networks.Prior, noise: GroupNoise, tokens: Tensor, batch: Batch, draw: torch.Generator
 ) -> Tensor:
-    noisy, r2 = _noisy(noise, tokens, draw)
+    noisy, r2 = noisy_tokens(noise, tokens, draw)
     seen, noisy_spatial = prior.see(noisy, r2)
     logits = prior.judge(seen)
-    code = _hard_code(tokens, batch.codes)
+    code = hard_code(tokens, batch.codes)
     loss = torch.zeros(())
     for part, weight in zip(CODE[:3], (1.0, 0.5, 0.5), strict=True):
         loss = loss + weight * functional.cross_entropy(logits[:, part], code[:, part].argmax(1))
@@ -374,13 +366,7 @@ def _finetune_loss(
     batch: Batch,
     draw: torch.Generator,
 ) -> Tensor:
-    with torch.no_grad():
-        noisy, r2 = _noisy(noise, tokens, draw)
-        seen, spatial = prior.see(noisy, r2)
-        code = _hard_code(tokens, batch.codes)
-        filled = prior.compose(code, prior.fill(seen, spatial, code))
-        clean = torch.rand((len(tokens), 1, 1), generator=draw) < 0.4
-        given = torch.where(clean, tokens, filled)
+    given = given_tokens(prior, noise, tokens, batch.codes, draw)
     with torch.autocast("cpu", torch.bfloat16):
         decoded = decoder(given)
     return _picture_loss(decoded, batch, critic)

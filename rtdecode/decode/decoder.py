@@ -13,6 +13,7 @@ from rtdecode.decode.adapter import Adapter, adapter_from
 from rtdecode.decode.candidates import Candidates, load_candidates
 from rtdecode.decode.captions import sentence
 from rtdecode.decode.evidence import Evidence, evidence_from, margin, tempered
+from rtdecode.decode.picture import Painter
 from rtdecode.decode.retrieval import Scorer, mid_rank, scorer_from
 from rtdecode.decode.stages import Stages, load_stages
 from rtdecode.errors import BundleError, EngineError
@@ -33,6 +34,10 @@ class Decoder:
         Folder of candidate pictures, or None for the pack's categories.
     threads : int
         Threads of the engines.
+    seed : int
+        Of the session: fixes, with the trial, the noise that a picture starts from.
+    prior_steps, unclip_steps : int or None
+        Evaluations a picture; None takes what the pack says.
 
     Raises
     ------
@@ -40,9 +45,19 @@ class Decoder:
         The pack or the candidates cannot be used.
     """
 
-    def __init__(self, pack: EnginePack, *, stimuli: Path | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        pack: EnginePack,
+        *,
+        stimuli: Path | None = None,
+        threads: int = 1,
+        seed: int = 0,
+        prior_steps: int | None = None,
+        unclip_steps: int | None = None,
+    ) -> None:
         self._identity = pack.identity
         self._stages = load_stages(pack, threads=threads)
+        self._painter = Painter(self._stages, seed=seed, prior_steps=prior_steps, unclip_steps=unclip_steps)
         self._candidates = load_candidates(self._stages, stimuli)
         self._participant: _Participant | None = None
         self._warm_up()
@@ -108,21 +123,19 @@ class Decoder:
 
     def caption(self, embedding: Embedding) -> Caption:
         """Sentence of an embedding."""
-        out = self._stages.captioner.run({"tokens": self._clean(embedding)})
+        out = self._stages.captioner.run({"tokens": self._committed(embedding)})
         return Caption(text=sentence(out["words"][0], self._stages.vocabulary, self._stages.end))
 
-    def reconstruct(self, embedding: Embedding) -> Reconstruction:
-        """Picture of an embedding."""
-        picture = self._stages.decoder.run({"tokens": self._clean(embedding)})["image"][0]
-        rounded = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-        return Reconstruction(image=frozen(np.ascontiguousarray(rounded.transpose(1, 2, 0))))
+    def reconstruct(self, embedding: Embedding, trial: str) -> Reconstruction:
+        """Picture of an embedding; the same embedding and trial give the same bytes."""
+        return Reconstruction(image=frozen(self._painter.paint(self._committed(embedding)[0], trial)))
 
-    def _clean(self, embedding: Embedding) -> NDArray[np.float32]:
+    def _committed(self, embedding: Embedding) -> NDArray[np.float32]:
         person = self._loaded()
         bias = np.zeros((1, len(self._stages.categories)), dtype=np.float32)
         bias[0, self._stages.categories.index(embedding.score.predicted)] = _COMMIT
         r2 = np.clip(person.adapter.group_r2, 0, 1).astype(np.float32)[None]
-        return self._stages.prior.run({"tokens": embedding.tokens[None], "r2": r2, "category_bias": bias})[
+        return self._stages.commit.run({"tokens": embedding.tokens[None], "r2": r2, "category_bias": bias})[
             "tokens_clean"
         ]
 
@@ -134,7 +147,7 @@ class Decoder:
     def _warm_up(self) -> None:
         stages = self._stages
         tokens = stages.prototypes[:1]
-        stages.prior.run(
+        stages.commit.run(
             {
                 "tokens": tokens,
                 "r2": np.full((1, len(stages.groups)), 0.5, dtype=np.float32),
@@ -142,7 +155,7 @@ class Decoder:
             }
         )
         stages.captioner.run({"tokens": tokens})
-        stages.decoder.run({"tokens": tokens})
+        self._painter.paint(tokens[0], "")
 
 
 class _Participant:

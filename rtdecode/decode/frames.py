@@ -1,8 +1,9 @@
 """The frames between the daemon and the decode worker: msgpack maps, one per message, defined here only.
 
-Requests: load (folder) and decode (beta, truth). Replies: ready, loaded (identity), embedding, caption, reconstruction
-(each with its milliseconds), error (which kind, and the text). A request to end is an empty frame. Before each frame
-stand eight bytes, the number of the request that it is or answers: a reply nobody waited for is not taken for another.
+Requests: load (folder) and decode (beta, truth, trial). Replies: ready, loaded (identity), embedding, caption,
+reconstruction (each with its milliseconds), error (which kind, and the text). A request to end is an empty frame.
+Before each frame stand eight bytes, the number of the request that it is or answers: a reply nobody waited for is not
+taken for another.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def pack_load(folder: str) -> bytes:
     return _pack({"kind": "load", "folder": folder})
 
 
-def pack_decode(beta: NDArray[np.float32], truth: Sequence[str | None]) -> bytes:
+def pack_decode(beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> bytes:
     """Request to decode a beta."""
-    return _pack({"kind": "decode", "beta": _array(beta), "truth": list(truth)})
+    return _pack({"kind": "decode", "beta": _array(beta), "truth": list(truth), "trial": trial})
 
 
 def pack_ready() -> bytes:
@@ -84,9 +85,9 @@ def unpack(frame: bytes) -> dict[str, Any]:
     return content
 
 
-def unpack_beta(content: dict[str, Any]) -> tuple[NDArray[np.float32], list[str | None]]:
-    """Beta and truth of a request to decode."""
-    return _unarray(content["beta"]), content["truth"]
+def unpack_beta(content: dict[str, Any]) -> tuple[NDArray[np.float32], list[str | None], str]:
+    """Beta, truth and trial of a request to decode."""
+    return _unarray(content["beta"]), content["truth"], content["trial"]
 
 
 def unpack_part(content: dict[str, Any]) -> tuple[Part, float]:

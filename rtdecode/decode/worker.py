@@ -96,12 +96,12 @@ class LocalService:
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition))
+        return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
 
     def decode_array(
-        self, beta: NDArray[np.float32], truth: Sequence[str | None]
+        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str
     ) -> Iterator[tuple[frames.Part, float]]:
-        """Decode the values (v,) of a beta; `truth` names what was shown, where known."""
+        """Decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
         began = time.perf_counter()
         embedding = self._decoder.embed(beta, truth)
         yield embedding, _since_ms(began)
@@ -109,7 +109,7 @@ class LocalService:
         caption = self._decoder.caption(embedding)
         yield caption, _since_ms(began)
         began = time.perf_counter()
-        picture = self._decoder.reconstruct(embedding)
+        picture = self._decoder.reconstruct(embedding, trial)
         yield picture, _since_ms(began)
 
     def close(self) -> None:
@@ -127,6 +127,9 @@ class WorkerService:
         Folder of candidate pictures, or None for the pack's categories.
     threads : int
         Threads of the engines.
+    seed : int
+    prior_steps, unclip_steps : int or None
+        As of `Decoder`.
     reply_timeout_s : float
         A worker silent for this long counts as dead; covers loading the engines on a busy machine.
 
@@ -137,9 +140,18 @@ class WorkerService:
     """
 
     def __init__(
-        self, pack: Path, *, stimuli: Path | None = None, threads: int = 1, reply_timeout_s: float = 60.0
+        self,
+        pack: Path,
+        *,
+        stimuli: Path | None = None,
+        threads: int = 1,
+        seed: int = 0,
+        prior_steps: int | None = None,
+        unclip_steps: int | None = None,
+        reply_timeout_s: float = 60.0,
     ) -> None:
-        self._arguments = (str(pack), str(stimuli) if stimuli else None, threads)
+        options = {"threads": threads, "seed": seed, "prior_steps": prior_steps, "unclip_steps": unclip_steps}
+        self._arguments = (str(pack), str(stimuli) if stimuli else None, options)
         self._reply_timeout_s = reply_timeout_s
         self._folder: Path | None = None
         self._restarts = 0
@@ -172,7 +184,7 @@ class WorkerService:
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        request = frames.pack_decode(beta.beta, (beta.event.stimulus, beta.event.condition))
+        request = frames.pack_decode(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
         for content in self._ask(request, replies=3):
             self._gpu_bytes = content["gpu_bytes"]
             yield frames.unpack_part(content)
@@ -244,11 +256,11 @@ class WorkerService:
         return process, ours
 
 
-def _serve(connection: Connection, pack: str, stimuli: str | None, threads: int) -> None:
+def _serve(connection: Connection, pack: str, stimuli: str | None, options: dict[str, Any]) -> None:
     """Answer requests until told to end, or until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides when to end
     try:
-        service = LocalService(Decoder(open_pack(pack), stimuli=Path(stimuli) if stimuli else None, threads=threads))
+        service = LocalService(Decoder(open_pack(pack), stimuli=Path(stimuli) if stimuli else None, **options))
     except RtdecodeError as error:
         connection.send_bytes(frames.number(0, frames.pack_error(error)))
         return

@@ -86,7 +86,7 @@ def test_the_picture_and_the_caption_show_the_predicted_category(bundle: Path) -
     for category in range(7):
         embedding = decoder.embed(category_beta(category, 0.5, np.random.default_rng(category)))
         assert embedding.score.predicted in decoder.caption(embedding).text
-        picture = decoder.reconstruct(embedding).image
+        picture = decoder.reconstruct(embedding, "r01t001").image
         tokens = embed_pictures(decoder.stages, picture[None])
         assert names[int(tokens[0, 0, :8].argmax())] == embedding.score.predicted
 
@@ -139,7 +139,9 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_engines_are_those_that_the_pack_promises() -> None:
     stages = tiny_stages()
     assert all(
-        len(getattr(stages, spec.name).inputs) > 0 for spec in fields(stages) if spec.name in ("prior", "adapter")
+        len(getattr(stages, spec.name).inputs) > 0
+        for spec in fields(stages)
+        if spec.name in ("prior", "unclip", "adapter")
     )
     assert stages.prototypes.shape == (8, 20, 32)
     assert stages.groups == (slice(0, 128), slice(128, 640))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,19 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 pytest.importorskip("onnx")
+pytest.importorskip("diffusers")
 
-from engines.tiny import export, layout, networks, train  # noqa: E402
+from diffusers import UNet2DConditionModel  # noqa: E402
+
+from engines.tiny import export, layout, networks, stages, train  # noqa: E402
 from engines.tiny.data import draw_sample  # noqa: E402
+from engines.tiny.diffusion import Autoencoder, Unclip  # noqa: E402
+from engines.tiny.few_steps import FewSteps, train_few_steps  # noqa: E402
 from engines.tiny.noise import GROUPS, GroupNoise  # noqa: E402
+from engines.tiny.prior import DiffusionPrior  # noqa: E402
 from rtdecode.decode.engines import OnnxEngine  # noqa: E402
+from rtdecode.decode.picture import Painter  # noqa: E402
+from rtdecode.errors import EngineError  # noqa: E402
 from tests.decode_small import tiny_stages  # noqa: E402
 
 
@@ -80,32 +91,162 @@ def test_a_decoder_moves_the_object_frame_with_the_code() -> None:
     assert int(centres[1]) == pytest.approx(63.5 * (0.5 + room), abs=1)
 
 
-@pytest.mark.parametrize("name", ["embedder", "prior", "decoder", "captioner"])
-def test_an_exported_stage_computes_what_its_network_does(name: str, tmp_path: Path) -> None:
+def small_trained() -> train.Trained:
+    """Networks of the first half of the recipe with random weights, and a few pictures."""
     torch.manual_seed(0)
-    module = {
-        "embedder": networks.Embedder,
-        "prior": networks.Prior,
-        "decoder": networks.Decoder,
-        "captioner": lambda: networks.Captioner(len(layout.vocabulary())),
-    }[name]().eval()
-    export.round_to_half(module)
-    draw = np.random.default_rng(0)
-    tokens = torch.from_numpy(draw.standard_normal((3, layout.TOKENS, layout.CHANNELS)).astype(np.float32))
-    inputs = {
-        "embedder": {"image": torch.rand(3, 3, 64, 64)},
-        "prior": {"tokens": tokens, "r2": torch.rand(3, 2), "category_bias": torch.randn(3, 8)},
-    }.get(name, {"tokens": tokens})
-    outputs = list(getattr(tiny_stages(), name).outputs)
-    export.export_stage(module, inputs, outputs, tmp_path / "stage.onnx")
+    sample = draw_sample(16, 0)
+    embedder = networks.Embedder().eval()
+    tokens = train.embed_all(embedder, sample.pictures)
+    made = train.Trained(
+        embedder=embedder,
+        prior=networks.Prior(),
+        decoder=networks.Decoder(),
+        captioner=networks.Captioner(len(layout.vocabulary())),
+        text=torch.nn.Identity(),
+        projection=networks.PictureProjection(),
+        judge=networks.Judge(),
+        critic=networks.Critic(),
+        noise=GroupNoise(tokens),
+        sample=sample,
+        tokens=tokens,
+        seconds={},
+    )
+    for module in (made.embedder, made.prior, made.decoder, made.captioner, made.judge, made.critic):
+        module.eval().requires_grad_(False)
+    return made
+
+
+def test_the_few_step_stages_train_from_nothing_and_are_taken_up_where_they_ended(tmp_path: Path) -> None:
+    trained = small_trained()
+    first = train_few_steps(trained, tmp_path, seed=1, effort=0.0, resume=False)
+    assert list(first.stages) == [path.stem for path in sorted((tmp_path / "checkpoints").iterdir(), key=_age)]
+    assert all(fitted.skipped == 0 for fitted in first.stages.values())
+    again = train_few_steps(trained, tmp_path, seed=1, effort=0.0, resume=True)
+    for name in ("autoencoder", "prior", "prior_teacher", "unclip", "unclip_teacher"):
+        one, other = getattr(first, name).state_dict(), getattr(again, name).state_dict()
+        assert all(torch.isfinite(value).all() for value in one.values())
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    assert not torch.equal(first.unclip.unet.conv_out.weight, first.unclip_teacher.unet.conv_out.weight)
+    assert len(first.r2) == 4
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+@functools.cache
+def small_stages() -> dict[str, stages.Stage]:
+    """Every network of the pack with random weights, as `engines train-tiny` exports them."""
+    trained = small_trained()
+    prior, unclip, autoencoder = DiffusionPrior(), Unclip(), Autoencoder()
+    prior.set_statistics(trained.tokens)
+    for zero in (
+        prior.network.causal_transformer.project_out,
+        unclip.unet.conv_out,
+        autoencoder.draft_low,
+        autoencoder.draft_high,
+        autoencoder.draft_last,
+    ):
+        torch.nn.init.normal_(zero.weight, std=0.1)
+    few = FewSteps(
+        autoencoder=autoencoder,
+        prior=prior,
+        prior_teacher=prior,
+        unclip=unclip,
+        unclip_teacher=unclip,
+        r2=[],
+        stages={},
+    )
+    networks_of_it = (trained.embedder, trained.prior, trained.decoder, trained.captioner)
+    for module in (*networks_of_it, prior, unclip, autoencoder):
+        export.round_to_half(module.eval().requires_grad_(False))
+    return stages.stages(trained, few)
+
+
+@pytest.mark.parametrize(
+    "name", ["embedder", "commit", "prior", "unclip_context", "unclip", "autoencoder", "captioner"]
+)
+def test_an_exported_stage_computes_what_its_network_does(name: str, tmp_path: Path) -> None:
+    stage = small_stages()[name]
+    assert set(stage.outputs) == set(getattr(tiny_stages(), name).outputs)
+    assert set(stage.inputs) == set(getattr(tiny_stages(), name).inputs)
+    export.export_stage(stage.module, stage.inputs, list(stage.outputs), tmp_path / "stage.onnx")
+    assert 0 < export.difference(stage, tmp_path / "stage.onnx") < 1e-4
     engine = OnnxEngine(tmp_path / "stage.onnx", name=name, threads=1)
-    with torch.inference_mode():
-        expected = module(*inputs.values())
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    for rows in (3, 1):
-        given = engine.run({key: value.numpy()[:rows] for key, value in inputs.items()})
-        for output, truth in zip(outputs, expected, strict=True):
-            np.testing.assert_allclose(given[output], truth.numpy()[:rows], atol=1e-4)
+    with torch.no_grad():
+        expected = stage.module(*(value[:1] for value in stage.inputs.values()))
+    given = engine.run({key: value.numpy()[:1] for key, value in stage.inputs.items()})
+    for output, truth in zip(stage.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        np.testing.assert_allclose(given[output], truth.numpy(), atol=1e-4)
+
+
+def test_a_network_that_fixes_the_batch_size_is_refused(tmp_path: Path) -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.ones(len(x), 2)
+
+    with pytest.raises(EngineError, match="fixed one of x"):
+        export.export_stage(Fixed(), {"x": torch.zeros(3, 2)}, ["y"], tmp_path / "stage.onnx")
+
+
+def test_an_untrained_unclip_gives_the_draft_and_keeps_what_has_no_noise() -> None:
+    torch.manual_seed(1)
+    unclip = Unclip().eval().requires_grad_(False)
+    draft, noisy = torch.randn(2, 8, 16, 16), torch.randn(2, 8, 16, 16)
+    context = unclip.context(torch.randn(2, layout.TOKENS, layout.CHANNELS))
+    most = unclip.clean(noisy, torch.tensor([999, 999]), draft, context)
+    least = unclip.clean(noisy, torch.tensor([0, 0]), draft, context)
+    assert float((most - draft).abs().mean()) < 0.1
+    assert float((least - noisy).abs().mean()) < 0.05
+    t = torch.tensor([999, 400])
+    sigma = unclip.sigmas[t][:, None, None, None]
+    signal = (1 + sigma**2).rsqrt()
+    implied = (noisy - sigma * signal * unclip(noisy, t, draft, context)) / signal
+    torch.testing.assert_close(implied, unclip.clean(noisy, t, draft, context), atol=1e-3, rtol=1e-3)
+
+
+def test_packed_keys_and_values_attend_as_diffusers_does() -> None:
+    torch.manual_seed(2)
+    ours = Unclip().eval().requires_grad_(False)
+    torch.nn.init.normal_(ours.unet.conv_out.weight)
+    theirs = UNet2DConditionModel.from_config(ours.unet.config).eval()
+    theirs.load_state_dict(ours.unet.state_dict())
+    latent, t = torch.randn(2, 16, 16, 16), torch.tensor([10, 900])
+    tokens = torch.randn(2, layout.TOKENS, layout.CHANNELS)
+    seen = ours.read((tokens - ours.token_mean) / ours.token_std) + ours.place
+    with torch.no_grad():
+        expected = theirs(latent, t, seen).sample
+        torch.testing.assert_close(ours.unet(latent, t, ours.context(tokens)).sample, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_pictures_through_the_exported_stages_are_those_of_the_networks(tmp_path: Path) -> None:
+    made = small_stages()
+    engines = {}
+    for name in ("prior", "unclip_context", "unclip", "autoencoder"):
+        path = tmp_path / f"{name}.onnx"
+        export.export_stage(made[name].module, made[name].inputs, list(made[name].outputs), path)
+        engines[name] = OnnxEngine(path, name=name, threads=1)
+    runtime = dataclasses.replace(tiny_stages(), **engines)
+    networked = dataclasses.replace(tiny_stages(), **{name: _Network(made[name], name) for name in engines})
+    tokens = made["prior"].inputs["tokens"][0].numpy()
+    by_engine, by_network = (Painter(s, seed=4).paint(tokens, "r01t001") for s in (runtime, networked))
+    assert np.abs(by_engine.astype(int) - by_network.astype(int)).max() <= 1
+    assert not np.array_equal(by_engine, Painter(runtime, seed=5).paint(tokens, "r01t001"))
+
+
+class _Network:
+    """A network of the pack in torch, as an engine."""
+
+    def __init__(self, stage: stages.Stage, name: str) -> None:
+        self._stage = stage
+        self.name = name
+        self.inputs, self.outputs = tuple(stage.inputs), stage.outputs
+
+    def run(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            out = self._stage.module(*(torch.from_numpy(np.asarray(values[name])) for name in self.inputs))
+        out = out if isinstance(out, tuple) else (out,)
+        return {name: value.numpy() for name, value in zip(self.outputs, out, strict=True)}
 
 
 def test_large_weights_are_stored_in_half_precision(tmp_path: Path) -> None:
