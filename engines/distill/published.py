@@ -154,8 +154,12 @@ def _reseal(pack: EnginePack, order: Order, stage: str, student: nn.Module, besi
     """Seal a copy of a pack with the student in the place of its teacher."""
 
     def write(folder: Path) -> None:
-        names = [path for path in pack.folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
-        for path in names:
+        exported = {spec["file"] for spec in pack.config.get("parts", {}).values()}  # of the teacher: export anew
+        for path in pack.folder.rglob("*"):
+            inside = path.relative_to(pack.folder)
+            name = inside.as_posix().removesuffix(".data")
+            if not path.is_file() or inside.parts[0] in ("plans", "manifest.json") or name in exported:
+                continue
             place = folder / path.relative_to(pack.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
@@ -174,6 +178,7 @@ def _reseal(pack: EnginePack, order: Order, stage: str, student: nn.Module, besi
             },
         }
         config = {**pack.config, "name": order.out.name, "distilled": distilled}
+        config.pop("parts", None)
         (folder / "pack.toml").write_bytes(tomli_w.dumps(config).encode())
 
     return seal(order.out, PACK_SCHEMA, write)

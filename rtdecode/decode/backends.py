@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.mindeye2.decoder import MindEye2
 from rtdecode.decode.mindeye2.engines import load_engines, onnx_runner, tensorrt_runner
-from rtdecode.decode.mindeye2.recipe import Recipe
+from rtdecode.decode.mindeye2.recipe import Recipe, recipe_of
 from rtdecode.errors import EngineError
 
 KIND = "mindeye2"
@@ -93,7 +93,7 @@ def load_mindeye2(
     backend : Backend or None
         None: as `choose` does by itself.
     recipe : Recipe or None
-        None: the published one.
+        None: the published one, or that of its students where the pack was distilled.
     participant : int
         Which ridge layer of the pack starts.
     threads : int
@@ -109,6 +109,7 @@ def load_mindeye2(
     if pack.config.get("kind") != KIND:
         raise EngineError(f"pack {pack.name}: expected kind {KIND!r}, got {pack.config.get('kind')!r}")
     backend = backend or choose("auto", pack)
+    recipe = recipe or recipe_of(pack.config)
     if backend.name == "onnx":
         return MindEye2(load_engines(pack, onnx_runner(pack, threads=threads), participant=participant), recipe)
     if backend.name == "tensorrt":

@@ -15,6 +15,7 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engines import cli  # noqa: E402
+from engines.build import export_pack  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
 from rtdecode.bundle import open_pack  # noqa: E402
 from rtdecode.errors import TrainingError  # noqa: E402
@@ -123,3 +124,16 @@ def test_data_of_another_layout_and_packs_without_weights_are_refused(fake: Path
         run("distill", "prior", fake, *words)
     with pytest.raises(TrainingError, match="expected a stage prior with safetensors weights"):
         run("distill", "prior", "tiny", *words)
+
+
+def test_a_student_does_not_inherit_its_teachers_exported_files(tmp_path: Path) -> None:
+    write_fake_mindeye2(tmp_path / "weights", dims="small", stages=("prior",), precision="float32")
+    export_pack(open_pack(str(tmp_path / "weights")), tmp_path / "exported", precision="float32", report=lambda _: None)
+    pack = open_pack(str(tmp_path / "exported"))
+    tokens, dim = pack.config["tokens"]["count"], pack.config["tokens"]["channels"]
+    save_file({name: torch.zeros(4, tokens, dim) for name in ("tokens", "condition")}, tmp_path / "data.safetensors")
+    words = ("--data", tmp_path / "data.safetensors", "--out", tmp_path / "student", "--steps", 2, "--batch", 2)
+    assert run("distill", "prior", pack.folder, *words) == 0
+    made = open_pack(str(tmp_path / "student"))
+    assert "parts" not in made.config
+    assert not list(made.folder.glob("*.onnx"))

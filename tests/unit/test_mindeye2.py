@@ -19,7 +19,7 @@ from engines.published.shapes import mindeye2_sizes
 from rtdecode.bundle import open_pack
 from rtdecode.decode.backends import Backend, choose, load_mindeye2
 from rtdecode.decode.mindeye2.decoder import MindEye2
-from rtdecode.decode.mindeye2.recipe import Decoded, Recipe
+from rtdecode.decode.mindeye2.recipe import Decoded, Recipe, recipe_of
 from rtdecode.decode.mindeye2.stages import Stages
 from rtdecode.decode.networks.mindeye2 import BackboneShape
 from rtdecode.decode.networks.stages import load_stages
@@ -309,3 +309,27 @@ def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     chosen = choose("auto", weights)
     assert (chosen.device, chosen.precision, chosen.reason) == ("cuda", "float16", "a GPU was found")
+
+
+def test_a_distilled_pack_is_decoded_in_two_steps(stages: Stages, decoded: Decoded) -> None:
+    recipe = recipe_of({"distilled": {"prior": {}, "unclip": {}}})
+    assert (recipe.unclip_steps, recipe.unclip_guidance, recipe.prior_distilled) == (2, 1.0, True)
+    assert recipe_of({}) == Recipe()
+    levels: list[int] = []
+    sizes: list[int] = []
+
+    def prior(x: Any, t: int, condition: Any, guidance: float) -> Any:
+        levels.append(t)
+        return condition + t
+
+    def step(values: Any) -> Any:
+        sizes.append(len(values["x"]))
+        return {"noise": torch.zeros_like(values["x"])}
+
+    assert stages.unclip is not None
+    mind = MindEye2(replace(stages, prior=prior, unclip=replace(stages.unclip, step_part=step)), recipe)
+    tokens = mind.clean(decoded.hidden, seed=0)
+    assert levels == [99, 49]
+    torch.testing.assert_close(tokens, decoded.hidden.tokens + 49)  # the last call's answer
+    assert mind.picture(decoded.hidden, tokens, seed=0) is not None
+    assert sizes == [1, 1]  # no unconditional side

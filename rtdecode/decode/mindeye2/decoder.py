@@ -16,6 +16,7 @@ from rtdecode.decode.mindeye2.stages import Float32, Hidden, Stages
 from rtdecode.decode.mindeye2.unclip import Unclip
 from rtdecode.decode.resample import bilinear
 from rtdecode.decode.sampling.edm import euler, euler_times, refinement_times, unclip_start
+from rtdecode.decode.sampling.few import few_times, sample_few
 from rtdecode.decode.sampling.prior import count_draws, sample_prior
 from rtdecode.errors import EngineError
 
@@ -124,13 +125,17 @@ class MindEye2:
     def clean(self, hidden: Hidden, *, seed: int) -> Any:
         """Sample clean tokens (1, tokens, dim) with the prior."""
         schedule, recipe = self._stages.schedule, self.recipe
-        draws = count_draws(schedule.timesteps, recipe.prior_steps)
+        draws = 1 if recipe.prior_distilled else count_draws(schedule.timesteps, recipe.prior_steps)
         noise = _draw(seed, _PRIOR, draws, *hidden.tokens.shape)
 
         def predict(x: Any, t: int) -> Any:
             return self._stages.prior(x, t, hidden.tokens, recipe.prior_guidance)
 
-        return sample_prior(predict, list(self._stages.array(noise)), schedule, steps=recipe.prior_steps)
+        given = list(self._stages.array(noise))
+        if recipe.prior_distilled:
+            times = few_times(schedule.timesteps, recipe.prior_steps)
+            return sample_few(predict, given[0], schedule.alphas_cumprod, times)
+        return sample_prior(predict, given, schedule, steps=recipe.prior_steps)
 
     def caption(self, tokens: Any) -> str | None:
         """Caption clean tokens (1, tokens, dim); None without the stages."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rtdecode.decode.mindeye2.stages import Float32, Hidden
 
@@ -13,6 +15,9 @@ NEGATIVE_PROMPT = (
 )
 
 
+STUDENT_STEPS = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a picture is made; the defaults are the published ones.
@@ -20,7 +25,10 @@ class Recipe:
     Attributes
     ----------
     prior_steps : int
-        Of DDIM, or all of the prior's noise levels for DDPM; n steps of DDIM are n - 1 evaluations.
+        Of DDIM, or all of the prior's noise levels for DDPM; n steps of DDIM are n - 1 evaluations. Of a distilled
+        prior: evaluations.
+    prior_distilled : bool
+        Whether the prior is a student that is sampled in few steps without fresh noise.
     prior_guidance : float
         1 is none.
     unclip_steps : int
@@ -36,6 +44,7 @@ class Recipe:
     """
 
     prior_steps: int = 20
+    prior_distilled: bool = False
     prior_guidance: float = 1.0
     unclip_steps: int = 38
     unclip_guidance: float = 5.0
@@ -45,6 +54,23 @@ class Recipe:
     negative_prompt: str = NEGATIVE_PROMPT
     blend: tuple[float, float] = (3.0, 1.0)
     best_of: int = 1
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """Return the published recipe or, for what a pack says was distilled, two steps without guidance.
+
+    Parameters
+    ----------
+    config : mapping
+        Content of ``pack.toml``.
+    """
+    distilled = config.get("distilled", {})
+    recipe = Recipe()
+    if "prior" in distilled:
+        recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_distilled=True)
+    if "unclip" in distilled:
+        recipe = replace(recipe, unclip_steps=STUDENT_STEPS, unclip_guidance=1.0)
+    return recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
