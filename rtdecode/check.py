@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from rtdecode.acquire.folder import is_remote
-from rtdecode.bundle import open_pack
+from rtdecode.bundle import EnginePack, open_pack, open_participant
 from rtdecode.clock import Clock
 from rtdecode.decode.backends import choose
 from rtdecode.decode.stages import load_stages
 from rtdecode.errors import RtdecodeError
-from rtdecode.estimate.calibrated import calibration_of, open_calibrated
+from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.recording import session_folder
 from rtdecode.settings import Settings
 
@@ -81,9 +81,25 @@ def check(settings: Settings, clock: Clock) -> list[Finding]:
     list of Finding
         One per subject, in the order of the settings; nothing is changed on disk.
     """
-    findings = [_export(settings, clock), *_output(settings, clock), *_engines(settings)]
+    findings = [_export(settings, clock), *_output(settings, clock)]
+    findings += [Finding(n, "missing", why) for n, why in missing(settings).items() if n.startswith("estimate.")]
+    findings += _engines(settings)
     findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
     return findings
+
+
+def missing(settings: Settings) -> dict[str, str]:
+    """Say by setting which files and folders that a session reads are not there."""
+    estimate, stimuli = settings.estimate, settings.decode.stimuli
+    folders = {"scanner.export_dir": settings.scanner.export_dir}
+    folders |= {} if stimuli is None else {"decode.stimuli": stimuli}
+    folders |= {} if estimate.motion_file is None else {"estimate.motion_file": estimate.motion_file}
+    files = {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}
+    files |= {} if estimate.mask == "auto" else {"estimate.mask": estimate.mask}
+    found = {name: f"expected a folder, found none at {path}" for name, path in folders.items() if not path.is_dir()}
+    return found | {
+        name: f"expected a file, found none at {path}" for name, path in files.items() if not path.is_file()
+    }
 
 
 def _export(settings: Settings, clock: Clock) -> Finding:
@@ -136,11 +152,7 @@ def _engines(settings: Settings) -> list[Finding]:
         findings.append(_attempt("engines", lambda: load_stages(pack, threads=decode.threads))[1])
     if decode.bundle is not None:
         folder = decode.bundle
-        findings.append(
-            _attempt("participant bundle", lambda: calibration_of(settings, pack) if pack else open_calibrated(folder))[
-                1
-            ]
-        )
+        findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack))[1])
     elif settings.calibration.runs == 0:
         findings.append(
             Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
@@ -155,6 +167,11 @@ def _engines(settings: Settings) -> list[Finding]:
             )
         )
     return findings
+
+
+def _bundle(settings: Settings, folder: Path, pack: EnginePack | None) -> Calibrated | None:
+    """Open the bundle and, where there is a pack, hold it to the settings."""
+    return open_calibrated(open_participant(folder)) if pack is None else calibration_of(settings, pack)
 
 
 def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Finding]:

@@ -53,6 +53,7 @@ def register(subparsers: Subparsers) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtdecode.acquire.watcher import FolderWatcher
     from rtdecode.bundle import open_pack
+    from rtdecode.check import missing
     from rtdecode.clock import SystemClock
     from rtdecode.daemon import Daemon
     from rtdecode.decode.backends import choose
@@ -65,8 +66,9 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.settings import load
 
     settings = load(args.settings)
-    if not settings.scanner.export_dir.is_dir():
-        raise SettingsError([f"$.scanner.export_dir: expected a folder, found none at {settings.scanner.export_dir}"])
+    absent = missing(settings)
+    if absent:
+        raise SettingsError([f"$.{name}: {problem}" for name, problem in absent.items()])
     clock = SystemClock()
     pack = open_pack(settings.decode.pack)
     backend = choose(settings.decode.backend, pack)

@@ -198,7 +198,7 @@ class Daemon:
         if strange:
             raise BundleError(f"{'; '.join(strange)}; calibrate in this session, or start it with decode.bundle")
         self._recording.inputs.append("bundle", folder=folder, identity=bundle.identity)
-        self._decoding.ask(folder)
+        self._decoding.ask(bundle)
         return bundle.identity
 
     def _publish_session(self, state: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rtdecode import client as wire
-from rtdecode.bundle import open_participant
+from rtdecode.bundle import ParticipantBundle
 from rtdecode.clock import Clock
 from rtdecode.decode.adapter import adapter_from
 from rtdecode.decode.drift import DriftMonitor
@@ -57,7 +56,7 @@ class Decoding:
         self._publisher = publisher
         self._clock = clock
         self._tell_loaded = loaded
-        self._asked: str | None = None
+        self._asked: ParticipantBundle | None = None
         self._ready = threading.Event()
         self._ending = threading.Event()
         self._earlier: list[BetaUpdate] = []
@@ -67,9 +66,9 @@ class Decoding:
         self.bundle: str | None = None
         """Identity of the participant that is loaded."""
 
-    def ask(self, folder: str) -> None:
-        """Let the participant in `folder` be loaded at the next turn."""
-        self._asked = folder
+    def ask(self, bundle: ParticipantBundle) -> None:
+        """Let a participant be loaded at the next turn."""
+        self._asked = bundle
 
     def remember(self, beta: BetaUpdate) -> None:
         """Take note of a final beta that an interrupted session has decoded already."""
@@ -98,8 +97,8 @@ class Decoding:
             The session is ending and nothing is left to decode.
         """
         if self._asked is not None:
-            folder, self._asked = self._asked, None
-            self._load(Path(folder))
+            bundle, self._asked = self._asked, None
+            self._load(bundle)
             return True
         if not self._ready.is_set():
             if self._ending.is_set():
@@ -112,9 +111,9 @@ class Decoding:
         self._decode(beta)
         return True
 
-    def _load(self, folder: Path) -> None:
-        self.bundle = self._decoder.load(folder)
-        self._drift = DriftMonitor(adapter_from(open_participant(folder).adapter))
+    def _load(self, bundle: ParticipantBundle) -> None:
+        self.bundle = self._decoder.load(bundle.folder)
+        self._drift = DriftMonitor(adapter_from(bundle.adapter))
         for beta in self._earlier:
             self._drift.add(beta.beta)
         self._earlier.clear()

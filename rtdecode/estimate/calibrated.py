@@ -93,29 +93,24 @@ class Calibrated:
         ]
 
 
-def open_calibrated(bundle: Path) -> Calibrated:
-    """Open the estimator's part of a ParticipantBundle.
-
-    Parameters
-    ----------
-    bundle : Path
-        Folder.
+def open_calibrated(bundle: ParticipantBundle) -> Calibrated:
+    """Read the estimator's part of a ParticipantBundle.
 
     Raises
     ------
     BundleError
-        It is missing or altered, or lacks a part.
+        It lacks a part.
     """
-    open_participant(bundle)
+    folder = bundle.folder
     try:
-        reference: Any = nib.load(bundle / REFERENCE)
-        mask: Any = nib.load(bundle / MASK)
-        with safe_open(bundle / MODEL, framework="numpy") as stored:
+        reference: Any = nib.load(folder / REFERENCE)
+        mask: Any = nib.load(folder / MASK)
+        with safe_open(folder / MODEL, framework="numpy") as stored:
             names = list(stored.keys())
             tensors = {name: stored.get_tensor(name) for name in names}
             settings = json.loads(stored.metadata()["settings"])
     except (OSError, ImageFileError, SafetensorError) as error:
-        raise BundleError(f"{bundle}: expected {REFERENCE}, {MASK} and {MODEL}: {error}; calibrate again") from None
+        raise BundleError(f"{folder}: expected {REFERENCE}, {MASK} and {MODEL}: {error}; calibrate again") from None
     scales = None
     if "scales" in tensors:
         scales = Scales(**dict(zip((spec.name for spec in fields(Scales)), tensors["scales"].tolist(), strict=True)))
@@ -146,11 +141,11 @@ def calibration_of(settings: Settings, pack: EnginePack) -> Calibrated | None:
     SettingsError
         It is of another participant or pack, or its betas were computed otherwise.
     """
-    folder = settings.decode.bundle
-    if folder is None:
+    if settings.decode.bundle is None:
         return None
-    calibrated = open_calibrated(folder)
-    problems = strangeness(open_participant(folder), expected_provenance(settings, pack))
+    bundle = open_participant(settings.decode.bundle)
+    calibrated = open_calibrated(bundle)
+    problems = strangeness(bundle, expected_provenance(settings, pack))
     problems += calibrated.disagreements(settings.estimate)
     if problems:
         raise SettingsError(problems)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.bundle import open_participant
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import open_calibrated
@@ -173,7 +174,7 @@ def process(
     known_motion = [read_motion_table(file) for file in files]
     used = _settings(settings, motion, trials, final_at_s)
     used = replace(used, regions={**used.regions, **{_plain_name(path): path for path in regions}})
-    calibrated = None if bundle is None else open_calibrated(bundle)
+    calibrated = None if bundle is None else open_calibrated(open_participant(bundle))
     estimator: Estimator | None = None
     runs: list[ProcessedRun] = []
     first: NDArray[np.float32] | None = None
@@ -201,7 +202,7 @@ def process(
         mask=space.mask,
         centre_mm=space.centre_mm,
         settings=used,
-        first=None if bundle is None else first,
+        first=first,
     )
     if out is not None:
         from rtdecode.process.derivatives import write
@@ -252,7 +253,7 @@ class _OneRun:
                 except VolumeError as error:
                     item = Skipped(run=self._run, volume=item.stamp.volume, path=item.path, reason=str(error))
                 else:
-                    if not volumes:
+                    if not volumes and estimator.calibrated is not None:
                         data = scaled(item, estimator.space.data.shape)
                         self.first_aligned = estimator.space.aligned(data, item.affine, registered.matrix)
                     volumes.append(registered)

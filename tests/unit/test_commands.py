@@ -74,6 +74,22 @@ def test_everything_that_would_fail_is_found_in_one_go(tmp_path: Path, clock: Fa
     assert "another daemon" in found["stream address"]
 
 
+def test_masks_that_are_not_there_are_found_before_the_scan(
+    tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "export").mkdir()
+    estimate = {"mask": "m.nii", "motion_file": "motion", "regions": {"ffa": "f.nii"}}
+    wanted = {"estimate.mask", "estimate.motion_file", "estimate.regions.ffa"}
+    assert set(problems(check(settings(tmp_path, estimate=estimate), clock))) == wanted
+    path = tmp_path / "session.toml"
+    path.write_text(tomli_w.dumps(raw(estimate=estimate, decode={"stimuli": "pictures"})))
+    assert main(["run", str(path)]) == 2
+    said = capsys.readouterr().err
+    for name in (*wanted, "decode.stimuli"):
+        assert f"$.{name}: expected a" in said
+    assert not (tmp_path / "sessions").exists()  # the session can be started once this is mended
+
+
 def test_clocks_that_disagree_are_found(tmp_path: Path, clock: FakeClock) -> None:
     export = tmp_path / "export"
     export.mkdir()

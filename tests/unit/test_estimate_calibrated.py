@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
+from rtdecode.bundle import PARTICIPANT_SCHEMA, open_participant, seal
 from rtdecode.errors import BundleError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE, Calibrated, Learned, open_calibrated
@@ -53,7 +53,7 @@ def test_what_was_learned_survives_the_bundle(tmp_path: Path) -> None:
     mask[1:3] = True
     data = np.random.default_rng(1).uniform(size=mask.shape).astype(np.float32)
     affine = np.diag([2.0, 2.5, 3.0, 1.0])
-    found = open_calibrated(bundle(tmp_path / "bundle", data, affine, mask, EstimateSettings()))
+    found = open_calibrated(open_participant(bundle(tmp_path / "bundle", data, affine, mask, EstimateSettings())))
     np.testing.assert_array_equal(found.reference, data)
     np.testing.assert_array_equal(found.affine, affine)
     np.testing.assert_array_equal(found.mask, mask)
@@ -68,7 +68,8 @@ def test_what_was_learned_survives_the_bundle(tmp_path: Path) -> None:
 
 def test_only_settings_that_change_betas_must_agree(tmp_path: Path) -> None:
     mask = np.ones((2, 2, 2), bool)
-    found = open_calibrated(bundle(tmp_path / "bundle", mask, np.eye(4), mask, EstimateSettings(hrf="spm")))
+    made = bundle(tmp_path / "bundle", mask, np.eye(4), mask, EstimateSettings(hrf="spm"))
+    found = open_calibrated(open_participant(made))
     assert found.disagreements(EstimateSettings(hrf="spm", censor_fd_mm=0.5, revise_at_s=(4.0,))) == []
     (problem,) = found.disagreements(EstimateSettings())
     assert problem.startswith("$.estimate.hrf: expected 'spm' as in the calibration")
@@ -82,7 +83,7 @@ def test_a_bundle_without_the_model_is_refused(tmp_path: Path) -> None:
 
     seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, fill)
     with pytest.raises(BundleError, match=r"expected reference\.nii\.gz.*calibrate again"):
-        open_calibrated(tmp_path / "bundle")
+        open_calibrated(open_participant(tmp_path / "bundle"))
 
 
 def volume(index: int, data: np.ndarray, affine: np.ndarray) -> Volume:
