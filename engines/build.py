@@ -137,11 +137,12 @@ def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...
 
 
 def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list[Parity]]]:
-    """Compare every exported part of a pack with torch again."""
+    """Compare every exported part of a pack with torch again; of bfloat16, which ONNX Runtime lacks, none."""
     known = exported(pack)
     for _, part in parts_of(pack):
         spec = known[part.name]
         if spec["precision"] == "bfloat16":
+            yield part, []
             continue
         engine: Engine = OnnxEngine(pack.folder / spec["file"], name=part.name, threads=threads)
         yield part, compare(part, engine, **sizes_of(pack))

@@ -1,23 +1,22 @@
-"""Embeddings of stimulus pictures, for calibration targets and retrieval."""
+"""Embeddings of pictures, for retrieval from a pool."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.numpy import save_file
 
 from rtdecode.bundle import EnginePack
+from rtdecode.decode.candidates import read_picture
 from rtdecode.decode.engines import OnnxEngine
 from rtdecode.errors import EngineError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_BATCH = 8
-Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Embed = Callable[[Path], NDArray[np.float32]]
 
 
 def embed_folder(
@@ -45,7 +44,9 @@ def embed_folder(
     Raises
     ------
     EngineError
-        There are no pictures, two of one name, one that cannot be read, or the pack has no embedder.
+        There are no pictures, two of one name, or the pack has no embedder.
+    BundleError
+        A picture cannot be read.
     """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     names = [path.stem for path in paths]
@@ -54,25 +55,26 @@ def embed_folder(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise EngineError(f"{folder}: expected one picture of a name, got more of {', '.join(twice[:5])}")
-    embed, px = _embedder(pack, threads)
+    embed = _embedder(pack, threads)
     tokens = []
-    for start in range(0, len(paths), _BATCH):
-        tokens.append(embed(_pictures(paths[start : start + _BATCH], px)))
-        progress(min(start + _BATCH, len(paths)), len(paths))
+    for done, path in enumerate(paths, start=1):
+        tokens.append(embed(path))
+        progress(done, len(paths))
     every = np.concatenate(tokens).astype(np.float16)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({"tokens": every}, out, metadata={"names": json.dumps(names), "pack": pack.identity})
     return every.shape
 
 
-def _embedder(pack: EnginePack, threads: int) -> tuple[Embed, int]:
-    """Return what embeds pictures (b, 3, px, px) in 0..1, and px."""
+def _embedder(pack: EnginePack, threads: int) -> Embed:
+    """Return what embeds a picture as the decoder does: reduced by the pack's rule, or resized by the network's own."""
     spec = pack.config["stages"].get("embedder")
     if spec is None:
         raise EngineError(f"pack {pack.name}: expected a stage embedder, got none; import it with the unCLIP")
     if "network" not in spec:
         engine = OnnxEngine(pack.folder / spec["file"], name="embedder", threads=threads)
-        return lambda pictures: engine.run({"image": pictures})["tokens"], int(pack.config["picture"]["height"])
+        size = int(pack.config["picture"]["height"]), int(pack.config["picture"]["width"])
+        return lambda path: engine.run({"image": _scaled(read_picture(path, size))})["tokens"]
     import torch
 
     from rtdecode.decode.networks.build import load
@@ -82,21 +84,14 @@ def _embedder(pack: EnginePack, threads: int) -> tuple[Embed, int]:
     dtype = torch.float16 if device == "cuda" else torch.float32
     network = load("embedder", dict(spec["sizes"]), pack.folder / spec["file"], device=device, dtype=dtype)
 
-    def embed(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    def embed(path: Path) -> NDArray[np.float32]:
         with torch.no_grad():
-            found = network(torch.from_numpy(pictures).to(device))
+            found = network(torch.from_numpy(_scaled(read_picture(path))).to(device))
         return np.asarray(found.float().cpu().numpy())
 
-    return embed, int(spec["sizes"]["px"])
+    return embed
 
 
-def _pictures(paths: Sequence[Path], px: int) -> NDArray[np.float32]:
-    found = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                resized = picture.convert("RGB").resize((px, px), Image.Resampling.BICUBIC)
-        except (OSError, ValueError) as error:
-            raise EngineError(f"{path}: not a readable picture: {error}") from None
-        found.append(np.asarray(resized, np.float32).transpose(2, 0, 1) / 255)
-    return np.stack(found)
+def _scaled(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Picture (1, 3, h, w) in 0..1."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)[None] / np.float32(255)

@@ -7,14 +7,13 @@ Logits, softmax and sums are taken in float32 whatever the precision of the inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rtdecode.decode.networks.prior import PriorNetwork
 from rtdecode.decode.sampling.schedule import CosineSchedule
 
 MIX_BETA = 0.15
@@ -133,11 +132,9 @@ def soft_cont(student: Tensor, teacher: Tensor, teacher_augmented: Tensor, *, te
     return (_cross_entropy(got, wanted.softmax(-1)) + _cross_entropy(got.T, wanted.T.softmax(-1))) / 2
 
 
-def cosine_anneal(start: float, end: float, steps: int) -> list[float]:
-    """Values that fall or rise from `start` to `end` along half a cosine."""
-    if steps == 1:
-        return [end]
-    return [end + (start - end) / 2 * (1 + math.cos(math.pi * i / (steps - 1))) for i in range(steps)]
+def half_cosine(start: float, end: float, progress: float) -> float:
+    """Value between `start` and `end` at a progress of 0 to 1, along half a cosine."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def add_noise(schedule: CosineSchedule, clean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -154,7 +151,7 @@ def draw_keep(n: int, *, generator: torch.Generator, drop: float = DROP) -> Tens
 
 
 def prior_loss(
-    network: PriorNetwork,
+    network: Callable[..., Tensor],
     schedule: CosineSchedule,
     clean: Tensor,
     condition: Tensor,
@@ -168,7 +165,8 @@ def prior_loss(
 
     Parameters
     ----------
-    network : PriorNetwork
+    network : callable
+        As `PriorNetwork.forward`.
     schedule : CosineSchedule
     clean, condition, noise : Tensor of shape (n, tokens, dim)
     t : Tensor of shape (n,), int64

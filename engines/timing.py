@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack
+from rtdecode.decode.backends import choose
 from rtdecode.decode.engines import Engine, OnnxEngine
 from rtdecode.decode.plans import exported, load_plan, plan_keys, sizes_of
 from rtdecode.errors import EngineError
@@ -38,6 +39,7 @@ def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> It
     ----------
     pack : EnginePack
     backend : {"onnx", "torch", "tensorrt"}
+        By torch every part is a CUDA graph on a GPU, in the precision that a session would have.
     threads : int
         CPU threads.
     times : int
@@ -76,10 +78,10 @@ def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Eng
         from rtdecode.decode.networks.engine import TorchEngine
 
         torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        chosen = choose("torch", pack)
         for _, part in parts_of(pack):
-            yield TorchEngine(part, device=device, dtype=dtype), part.inputs
+            engine = TorchEngine(part, device=chosen.device, dtype=getattr(torch, chosen.precision))
+            yield engine, part.inputs
     else:
         from rtdecode.decode.tensorrt import TensorRT
 

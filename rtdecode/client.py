@@ -406,7 +406,7 @@ class Client:
         self.request("event", **what)
 
     def mode(self, mode: str, bundle: Union[str, None] = None) -> None:
-        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`, or back to ``"calibrate"``."""
+        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`."""
         self.request("mode", mode=mode, bundle=bundle)
 
     def calibration(self, **status: Any) -> None:
@@ -425,7 +425,7 @@ class Client:
         return [unpack(topic.encode(), payload) for topic, payload in self.request("snapshot")["messages"]]
 
     def replay(self, topic: str, since_seq: int) -> List[bytes]:
-        """Return the payloads of `topic` from `since_seq` on that the daemon still remembers."""
+        """Return the payloads of `topic` from `since_seq` on."""
         payloads: List[bytes] = []
         while True:
             answer = self.request("replay", topic=topic, since_seq=since_seq)

@@ -117,10 +117,11 @@ class Daemon:
                 if isinstance(item, TrialEvent):
                     self._trials[item.trial] = asdict(item)
                 self._line.handle(item, 0)
-        pictured, decided = past.pictured, self._recording.decided()
+        decided = self._recording.decided()
         waiting = [beta for beta in iter(lambda: self._pictures.get(0), None) if beta is not None]
         for beta in waiting:
-            done = beta.event.trial in decided if beta.final else (beta.event.trial, beta.revision) in pictured
+            trial = beta.event.trial
+            done = trial in decided if beta.final else self._publisher.has_pictured(trial, beta.revision)
             if not done:
                 self._pictures.put(beta)
             elif beta.final:
@@ -241,6 +242,7 @@ class Daemon:
         if now >= self._heartbeat_due:
             self._heartbeat_due = now + self._settings.publish.heartbeat_s
             self._watch_disk()
+            self._recording.sync_if_due()
             self._publisher.publish(
                 wire.Heartbeat(
                     lag=len(self._lane),

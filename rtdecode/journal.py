@@ -1,8 +1,9 @@
 """Append-only, checksummed journal.
 
 A journal is a file of records, each ``<length u32><crc32 u32><msgpack map>`` little-endian. The first holds the
-schema. A record is written before what it tells of is used; it reaches the disk at most `fsync_s` later. A torn
-last record (the process or machine stopped while writing) is left out when reading, with a notice.
+schema. A record is written before what it tells of is used; it reaches the disk with the first record or call of
+`sync_if_due` that comes `fsync_s` after the last time. A torn last record (the process or machine stopped while
+writing) is left out when reading, with a notice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,7 +37,9 @@ class Journal:
         File to make; a journal belongs to one session.
     clock : Clock
     fsync_s : float
-        Longest time a written record may stay in the operating system's cache, seconds, while more are written.
+        Longest time a written record may stay in the operating system's cache, seconds.
+    before_sync : callable, optional
+        Brings to the disk what records tell of, before these.
     resume : bool
         Go on with a journal that exists, after its last whole record.
 
@@ -46,7 +49,15 @@ class Journal:
         The file exists or cannot be made; or, to resume, it does not exist or is damaged.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, fsync_s: float = 1.0, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        fsync_s: float = 1.0,
+        before_sync: Callable[[], None] = lambda: None,
+        resume: bool = False,
+    ) -> None:
         try:
             end = 0
             if resume:
@@ -59,6 +70,8 @@ class Journal:
         self._end = end
         self._clock = clock
         self._fsync_s = fsync_s
+        self._before_sync = before_sync
+        self._dirty = False
         self._synced = clock.monotonic()
         self._lock = threading.Lock()
         if not resume:
@@ -82,13 +95,32 @@ class Journal:
                     self._stream.seek(start)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._end += len(record)
-                now = self._clock.monotonic()
-                if now - self._synced >= self._fsync_s:
-                    os.fsync(self._stream.fileno())
-                    self._synced = now
+                self._dirty = True
+                self._sync_if_due()
             except OSError as error:
                 raise JournalError(f"{self._path}: cannot write: {error}") from None
         return start
+
+    def sync_if_due(self) -> None:
+        """Bring to the disk what has stayed in the cache for `fsync_s`.
+
+        Raises
+        ------
+        JournalError
+            The disk refused it.
+        """
+        with self._lock:
+            try:
+                self._sync_if_due()
+            except OSError as error:
+                raise JournalError(f"{self._path}: cannot be brought to the disk: {error}") from None
+
+    def _sync_if_due(self) -> None:
+        now = self._clock.monotonic()
+        if self._dirty and now - self._synced >= self._fsync_s:
+            self._before_sync()
+            os.fsync(self._stream.fileno())
+            self._synced, self._dirty = now, False
 
     def at(self, starts: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Yield the records that begin at these bytes, as `append` has told.
@@ -112,6 +144,7 @@ class Journal:
     def close(self) -> None:
         """Bring everything to the disk and close."""
         with self._lock:
+            self._before_sync()
             os.fsync(self._stream.fileno())
             self._stream.close()
 

@@ -187,8 +187,7 @@ class Line:
         _log.info("%s; look at %s", title, self._recording.alignment_path())
 
     def _skipped(self, item: Skipped) -> None:
-        closed = item.run <= self._done or (self._run is not None and item.run < self._run.run)
-        if closed and item.volume is not None and not item.path:
+        if self._is_closed(item.run) and item.volume is not None and not item.path:
             return  # the end of the run has said so
         self._publisher.publish(messages.skipped(item))
         _log.warning("run %d volume %s skipped: %s", item.run, item.volume, item.reason)
@@ -221,11 +220,14 @@ class Line:
 
     # runs -----------------------------------------------------------------------------------------------
 
+    def _is_closed(self, number: int) -> bool:
+        return number <= self._done or (self._run is not None and number < self._run.run)
+
     def _enter(self, number: int, t_r_s: float | None) -> _RunState | None:
         run = self._run
         if run is not None and run.run == number:
             return run
-        if number <= self._done or (run is not None and number < run.run):
+        if self._is_closed(number):
             return None
         self._finish_run()
         run = self._run = _RunState(run=number)

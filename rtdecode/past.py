@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
-from rtdecode import client as wire
 from rtdecode.errors import JournalError
 from rtdecode.journal import enumerated, read
 from rtdecode.records import KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
@@ -28,11 +27,6 @@ class Past:
     session : str
         Session identifier for the stamps.
 
-    Attributes
-    ----------
-    pictured : set of (str, int)
-        Trial and revision of every picture that was published.
-
     Raises
     ------
     JournalError
@@ -44,9 +38,6 @@ class Past:
         self._session = session
         try:
             self._inputs = list(read(folder / "journal" / "inputs.journal"))
-            pictures = (p for _, topic, p in self.outputs() if topic == b"reconstruction")
-            messages = (wire.unpack(b"reconstruction", payload) for payload in pictures)
-            self.pictured = {(message.trial, message.revision) for message in messages}
         except OSError as error:
             raise JournalError(f"{folder}: no session to resume: {error}") from None
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,8 @@ class Recording:
         if not resume:
             self._make(settings_text)
         journals = self.folder / "journal"
-        self.inputs = Journal(journals / "inputs.journal", clock, resume=resume)
+        self._unsynced: deque[Path] = deque()  # kept volumes that may still be in the cache
+        self.inputs = Journal(journals / "inputs.journal", clock, before_sync=self._sync_kept, resume=resume)
         self._outputs = Journal(journals / "outputs.journal", clock, resume=resume)
         self.scratch = journals / "scratch"
         self.scratch.mkdir(exist_ok=True)
@@ -182,6 +184,21 @@ class Recording:
             target.write_bytes(header.binaryblock + bytes(4) + volume.data.tobytes(order="F"))
         except OSError as error:
             raise JournalError(f"{target}: cannot keep the raw volume: {error}") from None
+        self._unsynced.append(target)
+
+    def sync_if_due(self) -> None:
+        """Bring volumes and journals to the disk that have stayed in the cache for a second."""
+        self.inputs.sync_if_due()
+        self._outputs.sync_if_due()
+
+    def _sync_kept(self) -> None:
+        folders = set()
+        while self._unsynced:
+            path = self._unsynced.popleft()
+            _sync(path)
+            folders.add(path.parent)
+        for folder in folders:
+            _sync(folder)
 
     def arrival(self, volume: Volume) -> None:
         """Journal that a volume came, with all that its NIfTI header does not hold to the last digit."""
@@ -326,3 +343,12 @@ class Recording:
     @staticmethod
     def _nifti(data: NDArray[Any], affine: NDArray[np.float64], target: Path) -> None:
         nib.Nifti1Image(data, affine).to_filename(target)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,12 +15,12 @@ from torch.nn import functional
 from engines.tiny import layout
 from engines.tiny.conditions import through_noise
 from engines.tiny.data import Sample, draw_sample
+from engines.tiny.metrics import POOL, identified
 from engines.tiny.train import Trained, embed_all
 from rtdecode.simulate.world import CATEGORIES
 
 R2_LEVELS = (0.5, 0.3, 0.15)
 N_HELD_OUT = 1024
-RETRIEVAL_POOL = 64
 
 
 def measure(trained: Trained, seed: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def measure(trained: Trained, seed: int) -> dict[str, Any]:
         figures["judge"][name] = _judged(trained, pictures, category)
         figures[name] = {
             "committed": float((chosen == category).float().mean()),
-            "token_retrieval": _token_retrieval(trained, noisy, tokens),
+            "token_retrieval": float(identified(*(x.flatten(1) - trained.noise.mean for x in (noisy, tokens))).mean()),
             "psnr_db": _psnr(pictures[ordinary], truth[ordinary]),
             "caption_exact": _caption_exact(trained, clean, held_out),
         }
@@ -116,21 +116,9 @@ def _caption_retrieval(trained: Trained, tokens: Tensor, held_out: Sample) -> fl
         ours = functional.normalize(trained.projection(tokens))
         theirs = functional.normalize(trained.text(captions).float())
     hits = []
-    for ids, a, b in zip(
-        captions.split(RETRIEVAL_POOL), ours.split(RETRIEVAL_POOL), theirs.split(RETRIEVAL_POOL), strict=True
-    ):
+    for ids, a, b in zip(captions.split(POOL), ours.split(POOL), theirs.split(POOL), strict=True):
         best = (a @ b.T).argmax(1)
         hits.append((ids[best] == ids).all(1).float())
-    return float(torch.cat(hits).mean())
-
-
-def _token_retrieval(trained: Trained, noisy: Tensor, tokens: Tensor) -> float:
-    ours = functional.normalize(noisy.flatten(1) - trained.noise.mean)
-    theirs = functional.normalize(tokens.flatten(1) - trained.noise.mean)
-    hits = [
-        ((a @ b.T).argmax(1) == torch.arange(len(a))).float()
-        for a, b in zip(ours.split(RETRIEVAL_POOL), theirs.split(RETRIEVAL_POOL), strict=True)
-    ]
     return float(torch.cat(hits).mean())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 
+from engines.losses import half_cosine
 from engines.training.state import Ema, load_training, save_training
 from rtdecode.errors import TrainingError
 
@@ -169,8 +169,8 @@ def one_cycle(plan: Plan, step: int) -> float:
     low, end = plan.rate / _START_DIVISOR, plan.rate / _START_DIVISOR / _END_DIVISOR
     warm_up = min(plan.warm_up, max(1, plan.steps // 3))
     if step < warm_up:
-        return plan.rate + (low - plan.rate) * 0.5 * (1 + math.cos(math.pi * step / warm_up))
-    return end + (plan.rate - end) * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, plan.steps - warm_up)))
+        return half_cosine(low, plan.rate, step / warm_up)
+    return half_cosine(plan.rate, end, (step - warm_up) / max(1, plan.steps - warm_up))
 
 
 def _step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engines.losses import (
-    add_noise,
     bimixco,
     contrastive_features,
     draw_keep,
     draw_mix,
+    half_cosine,
     join_mixes,
     mix_voxels,
+    prior_loss,
     soft_clip,
     soft_cont,
 )
@@ -109,7 +109,7 @@ class MindEye2Objective(nn.Module):  # type: ignore[misc]
         else:
             done = (progress - weights.mix_share) / max(1e-6, 1 - weights.mix_share)
             start, end = weights.soft_temperature, weights.soft_temperature_end
-            temperature = end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+            temperature = half_cosine(start, end, min(done, 1.0))
             contrastive = soft_clip(ours, theirs, temperature=temperature)
             anchored = tokens
         loss = weights.contrastive * contrastive
@@ -137,9 +137,17 @@ class MindEye2Objective(nn.Module):  # type: ignore[misc]
         t = torch.randint(self._schedule.timesteps, (n,), generator=draw).to(device)
         noise = torch.randn(clean.shape, generator=draw).to(device)
         keep = [draw_keep(n, generator=draw).to(device) for _ in range(2)]
-        noisy = add_noise(self._schedule, clean, t, noise)
-        predicted = self.model.prior(noisy, t, condition, keep_condition=keep[0], keep_image=keep[1])
-        return functional.mse_loss(predicted.float(), clean.float())
+        loss, _ = prior_loss(
+            self.model.prior,
+            self._schedule,
+            clean,
+            condition,
+            t=t,
+            noise=noise,
+            keep_condition=keep[0],
+            keep_image=keep[1],
+        )
+        return loss
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor:

@@ -55,6 +55,10 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
     torch = importlib.util.find_spec("torch") is not None
     gpu = networks and torch and _has_gpu()
     plans = any(pack.folder.glob("plans/*/*.plan"))
+    if wanted in ("torch", "tensorrt") and not networks:
+        raise EngineError(f"pack {pack.name}: expected weights of networks for {wanted}, got ONNX files only")
+    if wanted == "tensorrt" and not plans:
+        raise EngineError(f"pack {pack.name}: expected plans, got none: rtdecode engines build {pack.folder}")
     if wanted == "tensorrt" or (wanted == "auto" and gpu and plans):
         why = "asked for" if wanted == "tensorrt" else "a GPU was found, and the pack holds plans"
         return Backend(name="tensorrt", device="cuda", precision="as compiled", reason=why)
@@ -67,8 +71,6 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
             else "the pack holds ONNX files" + ("" if not networks else ", no GPU found")
         )
         return Backend(name="onnx", device="cpu", precision="float32", reason=why)
-    if not networks:
-        raise EngineError(f"pack {pack.name}: expected weights of networks for torch, got ONNX files only")
     if not torch:
         raise EngineError(f"pack {pack.name} needs torch: pip install 'rtdecode[gpu]', or export it elsewhere to ONNX")
     why = "asked for" if wanted == "torch" else "a GPU was found" if gpu else "the pack holds no ONNX files"

@@ -54,7 +54,7 @@ def load_candidates(stages: Stages, stimuli: Path | None) -> Candidates:
     if not paths:
         raise BundleError(f"{stimuli}: expected pictures named <stimulus>.png, found none")
     parts = [
-        embed_pictures(stages, np.stack([_read(path, stages.picture_px) for path in paths[i : i + _BATCH]]))
+        embed_pictures(stages, np.stack([read_picture(path, stages.picture_px) for path in paths[i : i + _BATCH]]))
         for i in range(0, len(paths), _BATCH)
     ]
     return Candidates(names=tuple(path.stem for path in paths), tokens=np.concatenate(parts))
@@ -66,12 +66,21 @@ def embed_pictures(stages: Stages, pictures: NDArray[np.uint8]) -> NDArray[np.fl
     return stages.embedder.run({"image": scaled})["tokens"].astype(np.float32, copy=False)
 
 
-def _read(path: Path, picture_px: tuple[int, int]) -> NDArray[np.uint8]:
+def read_picture(path: Path, picture_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a picture (height, width, 3), reduced to a pack's height and width or, without, as it is.
+
+    Raises
+    ------
+    BundleError
+        It cannot be read.
+    """
     try:
         with Image.open(path) as image:
             rgb = image.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise BundleError(f"{path}: not a readable picture: {error}") from None
+    if picture_px is None:
+        return np.asarray(rgb, dtype=np.uint8)
     height, width = picture_px
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BOX)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from rtdecode.errors import EngineError
 
@@ -92,3 +95,30 @@ class ImagePool:
             done += len(block)
         index.nprobe = max(1, int(_PROBED * cells))
         return index
+
+
+def open_pool(path: Path, pack: str, *, large: int = LARGE) -> ImagePool:
+    """Open what ``rtdecode engines embed`` has written.
+
+    Parameters
+    ----------
+    path : Path
+        Safetensors file.
+    pack : str
+        Identity of the pack that decodes.
+    large : int
+        See `ImagePool`.
+
+    Raises
+    ------
+    EngineError
+        The file cannot be read, or another pack embedded the pictures.
+    """
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            tokens, said = stored.get_tensor("tokens"), stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise EngineError(f"{path}: expected embeddings of rtdecode engines embed: {error}") from None
+    if said.get("pack") != pack:
+        raise EngineError(f"{path}: expected pictures embedded by pack {pack}, got {said.get('pack')}; embed them anew")
+    return ImagePool(json.loads(said["names"]), tokens, large=large)

@@ -89,8 +89,3 @@ def mid_rank(scores: NDArray[Any], true: int) -> float:
     better = int(np.sum(others > own))
     worse = int(np.sum(others < own))
     return 1.0 + better + 0.5 * (len(others) - better - worse)
-
-
-def percentile_rank(scores: NDArray[Any], true: int) -> float:
-    """Fraction of the other candidates that score below `true`: 1 is best, .5 is chance."""
-    return 1.0 - (mid_rank(scores, true) - 1.0) / (len(scores) - 1)

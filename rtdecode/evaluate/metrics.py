@@ -20,29 +20,31 @@ _RADIUS = 5
 _K1, _K2 = 0.01, 0.03
 
 
-def pixcorr(true: NDArray[Any], made: NDArray[Any]) -> Float64:
+def pixcorr(true: NDArray[Any], made: NDArray[Any], *, px: int = EVALUATION_PX) -> Float64:
     """Pearson correlation over the pixels of each pair of pictures.
 
     Parameters
     ----------
     true, made : ndarray of shape (n, 3, h, w)
         Pictures in 0..1.
+    px : int
+        Height and width at which they are compared.
 
     Returns
     -------
     ndarray of shape (n,), float64
         NaN where a picture is of one colour.
     """
-    pairs = zip(bilinear(true, EVALUATION_PX), bilinear(made, EVALUATION_PX), strict=True)
+    pairs = zip(bilinear(true, px), bilinear(made, px), strict=True)
     return np.array([_correlation(a.reshape(1, -1), b.reshape(1, -1))[0] for a, b in pairs])
 
 
-def ssim(true: NDArray[Any], made: NDArray[Any]) -> Float64:
+def ssim(true: NDArray[Any], made: NDArray[Any], *, px: int = EVALUATION_PX) -> Float64:
     """Structural similarity of the luminance of each pair of pictures (Wang et al. 2004), with a Gaussian window.
 
     Parameters and shapes as in `pixcorr`.
     """
-    pairs = zip(bilinear(true, EVALUATION_PX), bilinear(made, EVALUATION_PX), strict=True)
+    pairs = zip(bilinear(true, px), bilinear(made, px), strict=True)
     return np.array([_ssim(_grey(a), _grey(b)) for a, b in pairs])
 
 

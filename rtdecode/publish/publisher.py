@@ -114,6 +114,10 @@ class Publisher:
                 if said is not None:
                     self._said.add(said)
 
+    def has_pictured(self, trial: str, revision: int) -> bool:
+        """Whether an interrupted session has published the picture of a beta."""
+        return ("reconstruction", trial, revision) in self._said
+
     def publish(self, message: wire.Message) -> None:
         """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""
         if self._said and _said_once(message) in self._said:

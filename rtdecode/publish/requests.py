@@ -39,7 +39,7 @@ class Replay(Request, frozen=True, tag="replay"):
 
 
 class Mode(Request, frozen=True, tag="mode"):
-    """Asks to decode with a bundle, or to go back to calibration."""
+    """Asks to decode with a bundle; to go back to calibration is refused."""
 
     mode: Literal["calibrate", "decode"]
     bundle: Annotated[str, Meta(max_length=4096)] | None = None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rtdecode.acquire.folder import natural
 from rtdecode.clock import Clock
 from rtdecode.simulate.faults import Step
 from rtdecode.simulate.playback import Speed
 from rtdecode.simulate.relabel import relabel
-
-_DIGITS = re.compile(r"(\d+)")
 
 
 class RecordedExport:
@@ -47,7 +45,7 @@ class RecordedExport:
         ValueError
             If the files are not a multiple of `files_per_volume`.
         """
-        names = sorted(self._paths, key=_natural)
+        names = sorted(self._paths, key=natural)
         if files_per_volume < 1 or len(names) % files_per_volume:
             raise ValueError(f"expected a multiple of {files_per_volume} files a volume, got {len(names)} files")
         return [names[at : at + files_per_volume] for at in range(0, len(names), files_per_volume)]
@@ -132,8 +130,3 @@ def _date(path: Path, clock_s: float) -> None:
     if clock_s:
         status = path.stat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + int(clock_s * 1e9)))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts ``i9`` before ``i10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]

@@ -9,7 +9,7 @@ from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
 from calibration import scoring
-from rtdecode.decode.retrieval import percentile_rank
+from rtdecode.decode.retrieval import mid_rank
 
 
 @given(seed=st.integers(0, 500), n=st.integers(3, 40), k=st.integers(2, 12))
@@ -78,7 +78,7 @@ def test_components_without_signal_have_no_say() -> None:
 @given(st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_percentile_ranks_are_those_of_every_candidate(rows: list[list[int]]) -> None:
     scores = np.array(rows, dtype=np.float64)
-    expected = [[percentile_rank(row, column) for column in range(3)] for row in scores]
+    expected = [[1 - (mid_rank(row, column) - 1) / 2 for column in range(3)] for row in scores]
     np.testing.assert_allclose(scoring.percentile_ranks(scores), expected)
 
 

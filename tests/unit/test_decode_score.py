@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from rtdecode.decode.captions import sentence
 from rtdecode.decode.evidence import CEILING, Evidence, evidence_from, margin, tempered
-from rtdecode.decode.retrieval import mid_rank, percentile_rank, scorer_from
+from rtdecode.decode.retrieval import mid_rank, scorer_from
 from rtdecode.errors import BundleError
 
 scores_of_few_levels = st.lists(st.integers(0, 4), min_size=2, max_size=12)
@@ -24,7 +24,6 @@ def test_rank_is_that_of_scipy_with_ties_in_the_middle(levels: list[int], data: 
 def test_undefined_scores_rank_in_the_middle() -> None:
     nothing = np.full(9, np.nan)
     assert mid_rank(nothing, 3) == 5
-    assert percentile_rank(nothing, 3) == 0.5
     scores = np.array([np.nan, 1.0, 2.0, 3.0])
     assert mid_rank(scores, 0) == 2.5
     assert mid_rank(scores, 3) == 1.5

@@ -19,12 +19,16 @@ from engines.parity import agrees, compare  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
+from rtdecode.decode.candidates import load_candidates  # noqa: E402
 from rtdecode.decode.engines import OnnxEngine  # noqa: E402
+from rtdecode.decode.networks.build import load  # noqa: E402
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names  # noqa: E402
 from rtdecode.decode.networks.engine import TorchEngine  # noqa: E402
 from rtdecode.decode.networks.parts import parts  # noqa: E402
 from rtdecode.decode.networks.unclip import Denoiser, unclip_config  # noqa: E402
 from rtdecode.decode.plans import load_plan, plan_keys  # noqa: E402
+from rtdecode.decode.pool import open_pool  # noqa: E402
+from rtdecode.decode.stages import load_stages  # noqa: E402
 from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from tests.fake_tensorrt import Library, install  # noqa: E402
@@ -203,8 +207,44 @@ def test_pictures_are_embedded(tmp_path: Path, exported: EnginePack, capsys: pyt
         with safe_open(out, framework="numpy") as found:
             assert found.get_tensor("tokens").shape == shape
             assert json.loads(found.metadata()["names"]) == ["a", "b"]
-            assert np.isfinite(found.get_tensor("tokens")).all()
+            tokens = found.get_tensor("tokens")
+        if pack == "tiny":
+            expected = load_candidates(load_stages(open_pack("tiny")), tmp_path / "pictures").tokens
+        else:
+            spec = exported.config["stages"]["embedder"]
+            path = exported.folder / spec["file"]
+            network = load("embedder", dict(spec["sizes"]), path, device="cpu", dtype=torch.float32)
+            shown = [np.asarray(Image.open(tmp_path / "pictures" / f"{name}.png")) for name in "ab"]
+            batch = torch.from_numpy(np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / 255)
+            with torch.no_grad():
+                expected = network(batch).numpy()  # which resizes as MindEye2 does
+        np.testing.assert_allclose(tokens, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
     Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.jpg")
     out = tmp_path / "again.safetensors"
     assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 1
     assert "expected one picture of a name, got more of a" in capsys.readouterr().err
+
+
+def test_what_was_not_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_mindeye2(tmp_path / "weights", dims="small", stages=("converter",), precision="float32")
+    export_pack(open_pack(str(tmp_path / "weights")), tmp_path / "half", precision="bfloat16", report=silent)
+    assert main(["engines", "verify", str(tmp_path / "half")]) == 0
+    assert "not compared" in capsys.readouterr().out
+
+
+def test_embedded_pictures_are_searched(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    (tmp_path / "pictures").mkdir()
+    for name in "abc":
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "pictures" / f"{name}.png")
+    out = tmp_path / "tokens.safetensors"
+    assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 0
+    pack = open_pack("tiny")
+    candidates = load_candidates(load_stages(pack), tmp_path / "pictures")
+    (best, cosine), *_ = open_pool(out, pack.identity).nearest(candidates.tokens[1], 2)
+    assert best == "b"
+    assert cosine == pytest.approx(1, abs=1e-3)
+    with pytest.raises(EngineError, match="embed them anew"):
+        open_pool(out, "another")
+    with pytest.raises(EngineError, match="expected embeddings"):
+        open_pool(tmp_path / "pictures" / "a.png", pack.identity)

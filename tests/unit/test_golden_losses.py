@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from engines.losses import (
     Mix,
     add_noise,
     bimixco,
-    cosine_anneal,
+    half_cosine,
     mix_voxels,
     prior_loss,
     soft_clip,
@@ -63,7 +64,8 @@ def test_golden_losses_contrastive(shared: Path) -> None:
             close(golden, name, soft_cont(student, teacher, augmented, temperature=temperature), LOSS)
         for name in golden.tensors:
             if found := re.fullmatch(r"cosine_anneal_(\d+)", name):
-                close(golden, name, cosine_anneal(0.004, 0.0075, int(found.group(1))), LOSS)
+                at = np.linspace(0, 1, int(found.group(1)))
+                close(golden, name, [half_cosine(0.004, 0.0075, progress) for progress in at], LOSS)
 
 
 @torch.no_grad()

@@ -1,11 +1,15 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdecode.errors import JournalError
 from rtdecode.journal import Journal, enumerated, read
+from rtdecode.recording import Recording
+from rtdecode.records import Stamp, Volume
+from rtdecode.settings import SessionSettings
 from tests.conftest import FakeClock
 
 VALUES = st.dictionaries(st.text(max_size=5).filter(lambda k: k not in ("kind", "t_wall")),
@@ -103,3 +107,52 @@ def test_another_file_is_refused_and_none_is_overwritten(tmp_path: Path) -> None
         list(read(tmp_path / "j"))
     with pytest.raises(JournalError, match="cannot make"):
         Journal(tmp_path / "j", FakeClock())
+
+
+def test_what_records_tell_of_reaches_the_disk_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    done: list[str] = []
+    monkeypatch.setattr("rtdecode.journal.os.fsync", lambda _: done.append("journal"))
+    journal = Journal(tmp_path / "a.journal", clock, fsync_s=1.0, before_sync=lambda: done.append("volumes"))
+    journal.append("volume", n=1)
+    assert done == []
+    clock.now += 1.0
+    journal.append("volume", n=2)
+    assert done == ["volumes", "journal"]
+    journal.append("volume", n=3)
+    clock.now += 1.0
+    journal.sync_if_due()
+    assert done == ["volumes", "journal"] * 2
+    clock.now += 5.0
+    journal.sync_if_due()  # nothing new
+    assert done == ["volumes", "journal"] * 2
+    monkeypatch.undo()
+    journal.close()
+
+
+def test_kept_volumes_are_brought_to_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    session = SessionSettings(participant="a", output=tmp_path)
+    recording = Recording(session, "", clock)
+    synced: list[str] = []
+    monkeypatch.setattr("rtdecode.recording._sync", lambda path: synced.append(path.name))
+    for index in range(2):
+        volume = Volume(
+            stamp=Stamp(session="a-01", run=1, volume=index, received_s=0.0, received_mono_s=0.0),
+            data=np.zeros((2, 2, 2), np.int16),
+            affine=np.eye(4),
+            t_r_s=1.0,
+            slice_times_s=None,
+            series_uid="1",
+            instance=index,
+            path="",
+        )
+        recording.keep(volume)
+        recording.arrival(volume)
+    clock.now += 1.0
+    recording.sync_if_due()
+    assert synced == ["vol-0000.nii", "vol-0001.nii", "run-01"]
+    clock.now += 1.0
+    recording.sync_if_due()
+    assert len(synced) == 3
+    recording.close()

@@ -306,6 +306,10 @@ def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.Monke
         choose("onnx", weights)
     with pytest.raises(EngineError, match="got ONNX files only"):
         choose("torch", tiny)
+    with pytest.raises(EngineError, match="weights of networks for tensorrt, got ONNX files only"):
+        choose("tensorrt", tiny)
+    with pytest.raises(EngineError, match="expected plans, got none: rtdecode engines build"):
+        choose("tensorrt", weights)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     chosen = choose("auto", weights)
     assert (chosen.device, chosen.precision, chosen.reason) == ("cuda", "float16", "a GPU was found")
