@@ -126,6 +126,11 @@ class EnginePack:
         """Name of the pack."""
         return str(self.config["name"])
 
+    def digest(self, filename: str) -> str:
+        """SHA-256 of one of its files, as the manifest says; empty if there is none of that name."""
+        manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        return str(manifest["files"].get(filename, ""))
+
     def tensors(self, filename: str) -> dict[str, NDArray[Any]]:
         """Load one safetensors file of the pack."""
         return _tensors(self.folder / filename)

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ def test_sealed_folder_opens_and_its_identity_follows_its_content(tmp_path: Path
     identity = seal(tmp_path / "a", PACK_SCHEMA, write)
     assert open_pack(str(tmp_path / "a")).identity == identity
     assert seal(tmp_path / "b", PACK_SCHEMA, write) == identity
+    assert open_pack(str(tmp_path / "a")).digest("weights/a.bin") == hashlib.sha256(b"abc").hexdigest()
+    assert open_pack(str(tmp_path / "a")).digest("absent") == ""
     other = seal(tmp_path / "b", PACK_SCHEMA, lambda f: (f / "pack.toml").write_text('name = "x"\n'))  # type: ignore[arg-type, return-value]
     assert other != identity
 
