@@ -73,11 +73,6 @@ class Calibrator:
     ----------
     candidates : Candidates
         Stimuli that may be shown.
-    categories : tuple of str
-    prototypes : ndarray of shape (c, t, d), float32
-        Category prototypes of the pack.
-    groups : tuple of slice
-        Token groups of the pack.
     leave_out : {"trial", "run"}
         Held out together: trials of the same stimulus, or of the same run (for stimuli that every run repeats).
     seed : int
@@ -88,16 +83,10 @@ class Calibrator:
         self,
         candidates: Candidates,
         *,
-        categories: tuple[str, ...],
-        prototypes: NDArray[np.float32],
-        groups: tuple[slice, ...],
         leave_out: Literal["trial", "run"] = "trial",
         seed: int = 0,
     ) -> None:
         self._candidates = candidates
-        self._categories = categories
-        self._prototypes = prototypes
-        self._groups = groups
         self._leave_out = leave_out
         self._seed = seed
         self._betas: list[NDArray[np.float32]] = []
@@ -178,7 +167,7 @@ class Calibrator:
                 f"got {len(set(together))}"
             )
         betas, shown = np.stack(self._betas), np.array(self._stimuli)
-        targets = make_targets(self._candidates.tokens[shown], self._groups)
+        targets = make_targets(self._candidates.tokens[shown], self._candidates.groups)
         choice, predicted = regression.choose(betas, targets, together, regression.sizes_for(betas.shape[1]))
         trust = scoring.reliability(predicted, targets.components)
         adapter = _adapter(regression.fit(betas, targets, choice), targets, trust)
@@ -196,8 +185,8 @@ class Calibrator:
     ) -> Fit:
         shown = np.array(self._stimuli)
         distinct = np.unique(shown)
-        prototypes = adapter.project(self._prototypes).astype(np.float64)
-        category = _nearest(self._candidates.tokens[shown], self._prototypes, self._groups[0])
+        prototypes = adapter.project(self._candidates.prototypes).astype(np.float64)
+        category = self._candidates.category[shown]
         stimuli = adapter.project(self._candidates.tokens[distinct]).astype(np.float64)
         judged = judge(
             betas,
@@ -230,6 +219,7 @@ class Calibrator:
             "percentile_p": scoring.permutation_p(ranks, true, rng),
             "leave_out": self._leave_out,
             "seed": self._seed,
+            "categories": list(self._candidates.categories),
             "stimuli": [self._candidates.names[i] for i in distinct],
         }
         return Fit(adapter=adapter, scorer=scorer, evidence=evidence, figures=figures)
@@ -240,7 +230,7 @@ class Calibrator:
     def _quick_ranks(self, kernel: Kernel) -> NDArray[np.float64]:
         shown = np.array(self._stimuli)
         distinct = np.unique(shown)
-        targets = make_targets(self._candidates.tokens[shown], self._groups)
+        targets = make_targets(self._candidates.tokens[shown], self._candidates.groups)
         held_out, _ = leave_out(centred(kernel.values), targets.components, self._held_together(), targets.variance)
         norms = np.square(targets.basis).sum(1)
         flat = self._candidates.tokens[distinct].reshape(len(distinct), -1) - targets.token_mean
@@ -316,14 +306,6 @@ def _adapter(fitted: regression.Regression, targets: Targets, trust: scoring.Rel
         r2=single(trust.r2),
         group_r2=np.array([share(block) for block in targets.blocks], dtype=np.float32),
     )
-
-
-def _nearest(tokens: NDArray[np.float32], prototypes: NDArray[np.float32], group: slice) -> NDArray[np.int64]:
-    """Category (n,) whose prototype is nearest in one token group."""
-    flat = tokens.reshape(len(tokens), -1)[:, group]
-    centres = prototypes.reshape(len(prototypes), -1)[:, group]
-    distances = np.square(flat[:, None] - centres[None]).sum(2)
-    return np.asarray(distances.argmin(1), dtype=np.int64)
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,18 +21,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     from calibration.client import TOPICS, CalibrationRun
     from rtdecode.bundle import open_pack
     from rtdecode.client import Client
-    from rtdecode.decode.candidates import load_candidates
-    from rtdecode.decode.stages import load_stages
+    from rtdecode.decode.loading import load_candidates
     from rtdecode.settings import load
 
     settings = load(args.settings)
     pack = open_pack(settings.decode.pack)
-    stages = load_stages(pack, threads=settings.decode.threads)
     calibrator = Calibrator(
-        load_candidates(stages, settings.decode.stimuli),
-        categories=stages.categories,
-        prototypes=stages.prototypes,
-        groups=stages.groups,
+        load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),
         leave_out=settings.calibration.leave_out,
         seed=settings.session.seed,
     )

@@ -15,11 +15,12 @@ from rtdecode.acquire.folder import is_remote
 from rtdecode.bundle import EnginePack, open_pack, open_participant
 from rtdecode.clock import Clock
 from rtdecode.decode.backends import choose
-from rtdecode.decode.stages import load_stages
+from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.loading import load_decoder
 from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.recording import session_folder
-from rtdecode.settings import Settings
+from rtdecode.settings import DecodeSettings, Settings
 
 T = TypeVar("T")
 DISK_BYTES = 5 << 30
@@ -47,7 +48,7 @@ final_at_s = 8.0             # ... and at which it is final
 
 [decode]
 pack = "tiny"                # an installed engine pack, or a folder
-stimuli = "stimuli"          # <stimulus>.png: calibration targets and retrieval pool
+stimuli = "stimuli"          # <stimulus>.png or .jpg: calibration targets and retrieval pool
 # bundle = "bundle"          # decode from the start with this ParticipantBundle
 
 [calibration]
@@ -149,7 +150,8 @@ def _engines(settings: Settings) -> list[Finding]:
     if pack is not None:
         backend, finding = _attempt("backend", lambda: choose(decode.backend, pack))
         findings.append(finding if backend is None else Finding("backend", f"{backend.name}: {backend.reason}"))
-        findings.append(_attempt("engines", lambda: load_stages(pack, threads=decode.threads))[1])
+        decoder, finding = _attempt("engines and stimuli", lambda: _decoder(pack, decode))
+        findings.append(finding if decoder is None else Finding(finding.subject, _ready(decoder)))
     if decode.bundle is not None:
         folder = decode.bundle
         findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack))[1])
@@ -157,16 +159,23 @@ def _engines(settings: Settings) -> list[Finding]:
         findings.append(
             Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
         )
-    if decode.stimuli is not None:
-        count = len(list(decode.stimuli.glob("*.png"))) if decode.stimuli.is_dir() else 0
-        findings.append(
-            Finding(
-                "stimuli",
-                f"{count} pictures in {decode.stimuli}",
-                "" if count else "expected <stimulus>.png files",
-            )
-        )
     return findings
+
+
+def _decoder(pack: EnginePack, decode: DecodeSettings) -> Decoder:
+    return load_decoder(
+        pack,
+        stimuli=decode.stimuli,
+        backend=decode.backend,
+        threads=decode.threads,
+        prior_steps=decode.prior_steps,
+        unclip_steps=decode.unclip_steps,
+    )
+
+
+def _ready(decoder: Decoder) -> str:
+    known = f"ready: {len(decoder.candidates.names)} stimuli of {len(decoder.candidates.categories)} categories"
+    return f"{known}; no {', no '.join(decoder.absent)}: the pack has no such stage" if decoder.absent else known
 
 
 def _bundle(settings: Settings, folder: Path, pack: EnginePack | None) -> Calibrated | None:

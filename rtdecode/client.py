@@ -74,7 +74,8 @@ class Message:
 class Session(Message):
     """State of the session: sent at its start and whenever it changes.
 
-    `mode` is ``"calibrate"`` or ``"decode"``, ``state`` is ``"running"`` or ``"ended"``.
+    `mode` is ``"calibrate"`` or ``"decode"``, ``state`` is ``"running"`` or ``"ended"``; `absent` names what the engine
+    pack cannot make: ``"caption"`` or ``"picture"``.
     """
 
     state: str = ""
@@ -85,6 +86,7 @@ class Session(Message):
     bundle: Optional[str] = None
     categories: Tuple[str, ...] = ()
     calibration_runs: int = 0
+    absent: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

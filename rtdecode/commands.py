@@ -84,18 +84,19 @@ def _run(args: argparse.Namespace) -> int:
     try:
         text = args.settings.read_text(encoding="utf-8")
         with (
-            contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
-            FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
             contextlib.closing(
                 WorkerService(
                     pack.folder,
                     stimuli=settings.decode.stimuli,
+                    backend=backend.name,
                     threads=settings.decode.threads,
                     seed=settings.session.seed,
                     prior_steps=settings.decode.prior_steps,
                     unclip_steps=settings.decode.unclip_steps,
                 )
             ) as decoder,
+            contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
+            FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
         ):
             daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, past=past)
             server.start(daemon.answer)

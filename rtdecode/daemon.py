@@ -33,15 +33,12 @@ from rtdecode.past import Input, Past
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.recording import Recording, session_name
-from rtdecode.records import (
-    RunEnd,
-    RunStart,
-    TrialEvent,
-    Volume,
-)
+from rtdecode.records import RunEnd, RunStart, TrialEvent, Volume
 from rtdecode.settings import Settings
 
 LANE_CAPACITY = 64
+_LATEST = (("reconstruction", "picture"), ("caption", "caption"), ("score", ""))
+"""Topics from the last that is published of a beta on, and the part of the pack without which there is none."""
 DISK_LOW_BYTES = 2 << 30
 _log = logging.getLogger(__name__)
 
@@ -83,6 +80,8 @@ class Daemon:
         self._settings = settings
         self._source = source
         self._pack = pack
+        self._categories = decoder.categories
+        self._absent = decoder.absent
         self._recording = recording
         self._clock = clock
         self._started = clock.monotonic()
@@ -102,6 +101,8 @@ class Daemon:
         )
         self._transport = transport
         self._problem: str | None = None
+        if self._absent:
+            _log.warning("pack %s cannot make: %s", pack.name, ", ".join(self._absent))
         if past is not None:
             self._refold(past)
             bundle = Path(past.bundle) if past.bundle is not None else bundle
@@ -118,10 +119,11 @@ class Daemon:
                     self._trials[item.trial] = asdict(item)
                 self._line.handle(item, 0)
         decided = self._recording.decided()
+        last = next(topic for topic, part in _LATEST if part not in self._absent)
         waiting = [beta for beta in iter(lambda: self._pictures.get(0), None) if beta is not None]
         for beta in waiting:
             trial = beta.event.trial
-            done = trial in decided if beta.final else self._publisher.has_pictured(trial, beta.revision)
+            done = trial in decided if beta.final else self._publisher.has_said(last, trial, beta.revision)
             if not done:
                 self._pictures.put(beta)
             elif beta.final:
@@ -211,8 +213,9 @@ class Daemon:
                 folder=str(self._recording.folder.resolve()),
                 pack=self._pack.name,
                 bundle=self._decoding.bundle,
-                categories=tuple(self._pack.config["categories"]),
+                categories=self._categories,
                 calibration_runs=self._settings.calibration.runs,
+                absent=self._absent,
             )
         )
 

@@ -122,11 +122,11 @@ class Decoding:
         self._tell_loaded()
 
     def _decode(self, beta: BetaUpdate) -> None:
-        """Publish each part as it becomes ready; record the trial when its final picture is there."""
+        """Publish each part as it becomes ready; record the trial after the last part of its final beta."""
         stamp = beta.stamp
         waited = self._since_ms(stamp)
         times: dict[str, float] = {}
-        score, caption = None, None
+        score, caption, path = None, None, None
         drift = self._drift.drift if self._drift else None
 
         def publish(message: wire.Message) -> None:
@@ -149,8 +149,8 @@ class Decoding:
                     message = messages.reconstruction(beta, part)
                     path = self._recording.picture(beta.event.trial, beta.revision, message.image)
                     publish(message)
-                    if beta.final and score is not None and caption is not None:
-                        self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
+        if beta.final and score is not None:
+            self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
         self._times.append(times)
         if beta.final and self._drift is not None:
             self._drift.add(beta.beta)

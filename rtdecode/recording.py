@@ -257,7 +257,13 @@ class Recording:
             )
 
     def decoded(
-        self, beta: BetaUpdate, score: Score, drift: Drift | None, caption: Caption, picture: str, latency_ms: float
+        self,
+        beta: BetaUpdate,
+        score: Score,
+        drift: Drift | None,
+        caption: Caption | None,
+        picture: str | None,
+        latency_ms: float,
     ) -> None:
         """Add a trial's final result.
 
@@ -267,18 +273,19 @@ class Recording:
         score : Score
         drift : Drift or None
             Of the trials before.
-        caption : Caption
-        picture : str
-            As `picture` returned it.
+        caption : Caption or None
+            None where the pack makes none.
+        picture : str or None
+            As `picture` returned it; None where the pack makes none.
         latency_ms : float
-            From the volume's file to the picture.
+            From the volume's file to the last of these.
         """
         event = beta.event
         drifted = (None, None) if drift is None else (f"{drift.shift:.3f}", f"{drift.spread:.3f}")
         values = (
             event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus, score.predicted, score.rank,
-            score.pool, score.evidence, score.chance, score.p_noise, *drifted, caption.text, beta.revision + 1, picture,
-            f"{latency_ms:.1f}",
+            score.pool, score.evidence, score.chance, score.p_noise, *drifted, caption.text if caption else None,
+            beta.revision + 1, picture, f"{latency_ms:.1f}",
         )  # fmt: skip
         self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, values)
 

@@ -322,3 +322,7 @@ class Reconstruction:
     """A picture decoded from an embedding: uint8 array of shape (height, width, 3), sRGB."""
 
     image: NDArray[np.uint8]
+
+
+Part = Embedding | Caption | Reconstruction
+"""One piece of a decoded beta."""

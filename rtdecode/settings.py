@@ -187,9 +187,9 @@ class DecodeSettings:
     bundle : Path or None
         ParticipantBundle to decode with from the start; None waits for a calibration.
     stimuli : Path or None
-        Folder of pictures named ``<stimulus>.png``: calibration targets and, those that calibration does not
-        show, the retrieval pool. None: stimulus identifiers are the pack's categories and its prototypes are
-        the targets.
+        Folder of pictures named by stimulus: calibration targets and, those that calibration does not show, the
+        retrieval pool; a MindEye2 pack wants ``embeddings.safetensors`` and ``categories.json`` beside them. None:
+        stimulus identifiers are the pack's categories and its prototypes are the targets.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int

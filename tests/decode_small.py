@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.bundle import EnginePack, open_pack
-from rtdecode.decode.candidates import load_candidates
+from rtdecode.decode.candidates import Candidates, embed_candidates
+from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.stages import Stages, load_stages
 from rtdecode.errors import EngineError
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
@@ -32,6 +34,15 @@ def tiny_stages() -> Stages:
     return load_stages(tiny_pack())
 
 
+@functools.cache
+def tiny_categories() -> Candidates:
+    return embed_candidates(tiny_stages(), None)
+
+
+def tiny_decoder(stimuli: Path | None = None) -> Decoder:
+    return load_decoder(tiny_pack(), stimuli=stimuli)
+
+
 def category_beta(category: int, noise: float, rng: np.random.Generator) -> NDArray[np.float32]:
     patterns = np.random.default_rng(77).standard_normal((8, N_VOXELS))
     return (patterns[category] + noise * rng.standard_normal(N_VOXELS)).astype(np.float32)
@@ -39,14 +50,7 @@ def category_beta(category: int, noise: float, rng: np.random.Generator) -> NDAr
 
 def category_calibrator(*, noise: float = 1.0, seed: int = 0, runs: int = 4, shuffled: bool = False) -> Calibrator:
     stages = tiny_stages()
-    calibrator = Calibrator(
-        load_candidates(stages, None),
-        categories=stages.categories,
-        prototypes=stages.prototypes,
-        groups=stages.groups,
-        leave_out="run",
-        seed=seed,
-    )
+    calibrator = Calibrator(tiny_categories(), leave_out="run", seed=seed)
     rng = np.random.default_rng(seed)
     for run in range(1, runs + 1):
         told = rng.permutation(8) if shuffled else np.arange(8)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.stages import Stages
 from rtdecode.errors import BundleError, EngineError
 
 Float32 = NDArray[np.float32]
@@ -58,8 +57,8 @@ class Adapter:
         norms = np.square(self.basis).sum(1)
         return np.asarray(flat @ (self.basis / norms[:, None]).T, dtype=np.float32)
 
-    def apply(self, stages: Stages, beta: Float32) -> tuple[Float32, Float32]:
-        """Components (k,) and tokens (t, d) of one beta (v,); a voxel without an estimate counts as its mean.
+    def chosen(self, beta: Float32) -> Float32:
+        """Values (s,) of the adapter's voxels in a beta (v,); one without an estimate counts as its mean.
 
         Raises
         ------
@@ -70,20 +69,12 @@ class Adapter:
             raise EngineError(
                 f"expected a beta of the calibrated mask (more than {int(self.voxels.max())} voxels), got {len(beta)}"
             )
-        chosen = beta[self.voxels].astype(np.float32)
-        chosen = np.where(np.isfinite(chosen), chosen, self.mean)
-        out = stages.adapter.run(
-            {
-                "beta": chosen[None],
-                "mean": self.mean,
-                "scale": self.scale,
-                "weights": self.weights,
-                "intercept": self.intercept,
-                "basis": self.basis,
-                "token_mean": self.token_mean,
-            }
-        )
-        return out["components"][0], out["tokens"][0]
+        values = beta[self.voxels].astype(np.float32)
+        return np.where(np.isfinite(values), values, self.mean)
+
+    def predict(self, chosen: Float32) -> Float32:
+        """Components (k,) of what `chosen` returns."""
+        return np.asarray((chosen - self.mean) / self.scale @ self.weights + self.intercept, dtype=np.float32)
 
 
 def adapter_from(tensors: Mapping[str, NDArray[Any]]) -> Adapter:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,53 +12,89 @@ from PIL import Image, UnidentifiedImageError
 
 from rtdecode.decode.stages import Stages
 from rtdecode.errors import BundleError
+from rtdecode.stimuli import pictures_in
 
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """Stimuli and their tokens.
+    """Stimuli, what a brain is asked to predict of them, and their categories.
 
     Attributes
     ----------
     names : tuple of str
         Stimulus identifiers.
     tokens : ndarray of shape (n, t, d), float32
+    category : ndarray of shape (n,), int64
+        Of each stimulus, its place in `categories`.
+    categories : tuple of str
+    prototypes : ndarray of shape (c, t, d), float32
+        Mean tokens of each category.
+    groups : tuple of slice
+        Token groups, as slices of the flattened tokens.
     """
 
     names: tuple[str, ...]
     tokens: NDArray[np.float32]
+    category: NDArray[np.int64]
+    categories: tuple[str, ...]
+    prototypes: NDArray[np.float32]
+    groups: tuple[slice, ...]
 
     def index(self, name: str | None) -> int | None:
         """Row of a stimulus, None if it is unknown."""
         return self.names.index(name) if name in self.names else None
 
+    def without(self, names: Collection[str]) -> Candidates:
+        """Return those that are not among `names`, or all if fewer than two would be left."""
+        rows = [i for i, name in enumerate(self.names) if name not in names]
+        if len(rows) < 2:
+            return self
+        left = tuple(self.names[i] for i in rows)
+        return replace(self, names=left, tokens=self.tokens[rows], category=self.category[rows])
 
-def load_candidates(stages: Stages, stimuli: Path | None) -> Candidates:
+
+def embed_candidates(stages: Stages, stimuli: Path | None) -> Candidates:
     """Embed the pictures of a folder, or take the category prototypes.
+
+    The category of a picture is the one whose prototype is nearest in the first token group.
 
     Parameters
     ----------
     stages : Stages
     stimuli : Path or None
-        Folder of pictures named ``<stimulus>.png``; None takes the pack's categories.
+        Folder of pictures named by stimulus; None takes the pack's categories.
 
     Raises
     ------
     BundleError
-        The folder holds no picture, or one that cannot be read.
+        The folder holds no picture, two of one stimulus, or one that cannot be read.
     """
     if stimuli is None:
-        return Candidates(names=stages.categories, tokens=stages.prototypes)
-    paths = sorted(stimuli.glob("*.png"))
-    if not paths:
-        raise BundleError(f"{stimuli}: expected pictures named <stimulus>.png, found none")
+        return _candidates(stages, stages.categories, stages.prototypes)
+    found = pictures_in(stimuli)
+    paths = list(found.values())
     parts = [
         embed_pictures(stages, np.stack([read_picture(path, stages.picture_px) for path in paths[i : i + _BATCH]]))
         for i in range(0, len(paths), _BATCH)
     ]
-    return Candidates(names=tuple(path.stem for path in paths), tokens=np.concatenate(parts))
+    return _candidates(stages, tuple(found), np.concatenate(parts))
+
+
+def _candidates(stages: Stages, names: tuple[str, ...], tokens: NDArray[np.float32]) -> Candidates:
+    group = stages.groups[0]
+    flat = tokens.reshape(len(tokens), -1)[:, group]
+    centres = stages.prototypes.reshape(len(stages.prototypes), -1)[:, group]
+    distances = np.square(flat[:, None] - centres[None]).sum(2)
+    return Candidates(
+        names=names,
+        tokens=tokens,
+        category=np.asarray(distances.argmin(1), dtype=np.int64),
+        categories=stages.categories,
+        prototypes=stages.prototypes,
+        groups=stages.groups,
+    )
 
 
 def embed_pictures(stages: Stages, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

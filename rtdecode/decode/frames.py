@@ -1,7 +1,8 @@
 """The frames between the daemon and the decode worker: msgpack maps, one per message, defined here only.
 
-Requests: load (folder) and decode (beta, truth, trial). Replies: ready, loaded (identity), embedding, caption,
-reconstruction (each with its milliseconds), error (which kind, and the text). A request to end is an empty frame.
+Requests: load (folder) and decode (beta, truth, trial). Replies: ready (categories, absent parts), loaded (identity);
+embedding, caption and reconstruction (each with its milliseconds), then decoded; error (which kind, and the text). A
+request to end is an empty frame.
 Before each frame stand eight bytes, the number of the request that it is or answers: a reply nobody waited for is not
 taken for another.
 """
@@ -16,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.errors import BundleError, EngineError, RtdecodeError
-from rtdecode.records import Caption, Embedding, Reconstruction, Score, frozen
-
-Part = Embedding | Caption | Reconstruction
+from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
 
 END = b""
+LAST = ("loaded", "decoded")
+"""Kinds of replies after which a request has no more."""
 _NUMBER_BYTES = 8
 _ERRORS: dict[str, type[RtdecodeError]] = {"BundleError": BundleError, "EngineError": EngineError}
 _SCORE = ("predicted", "probabilities", "top", "rank", "pool", "evidence", "chance", "p_noise")
@@ -46,14 +47,19 @@ def pack_decode(beta: NDArray[np.float32], truth: Sequence[str | None], trial: s
     return _pack({"kind": "decode", "beta": _array(beta), "truth": list(truth), "trial": trial})
 
 
-def pack_ready() -> bytes:
-    """Reply: the engines are loaded and warm."""
-    return _pack({"kind": "ready"})
+def pack_ready(categories: Sequence[str], absent: Sequence[str]) -> bytes:
+    """Reply: the engines are loaded and warm; between which categories they decide and which parts they cannot make."""
+    return _pack({"kind": "ready", "categories": list(categories), "absent": list(absent)})
 
 
 def pack_loaded(identity: str) -> bytes:
     """Reply: the participant is loaded."""
     return _pack({"kind": "loaded", "identity": identity})
+
+
+def pack_decoded() -> bytes:
+    """Reply: all parts of a beta have been sent."""
+    return _pack({"kind": "decoded"})
 
 
 def pack_error(error: RtdecodeError) -> bytes:

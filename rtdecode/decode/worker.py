@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import signal
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.loading import load_decoder
 from rtdecode.errors import EngineError, RtdecodeError
-from rtdecode.records import BetaUpdate
+from rtdecode.records import BetaUpdate, Part
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 2
@@ -44,6 +46,16 @@ class DecodeService(Protocol):
         """GPU memory that is held; None without a GPU."""
         ...
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of what a score decides between."""
+        ...
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Parts that `decode` never yields, as the pack has no stage for them."""
+        ...
+
     def load(self, folder: Path) -> str:
         """Load the ParticipantBundle in `folder` and return its identity.
 
@@ -54,8 +66,10 @@ class DecodeService(Protocol):
         """
         ...
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
         """Yield embedding, caption and reconstruction with the milliseconds each took, as they become ready.
+
+        Those that are absent are left out.
 
         Raises
         ------
@@ -88,29 +102,34 @@ class LocalService:
         torch = sys.modules.get("torch")
         return int(torch.cuda.memory_reserved()) if torch is not None and torch.cuda.is_initialized() else None
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of what a score decides between."""
+        return self._decoder.candidates.categories
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Parts that cannot be made; see `DecodeService.absent`."""
+        return self._decoder.absent
+
     def load(self, folder: Path) -> str:
         """Load a participant; see `DecodeService.load`."""
         bundle = open_participant(folder)
         self._decoder.load(bundle)
         return bundle.identity
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
         """Decode one beta; see `DecodeService.decode`."""
         return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
 
     def decode_array(
         self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str
-    ) -> Iterator[tuple[frames.Part, float]]:
+    ) -> Iterator[tuple[Part, float]]:
         """Decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
         began = time.perf_counter()
-        embedding = self._decoder.embed(beta, truth)
-        yield embedding, _since_ms(began)
-        began = time.perf_counter()
-        caption = self._decoder.caption(embedding)
-        yield caption, _since_ms(began)
-        began = time.perf_counter()
-        picture = self._decoder.reconstruct(embedding, trial)
-        yield picture, _since_ms(began)
+        for part in self._decoder.decode(beta, truth, trial):
+            yield part, 1e3 * (time.perf_counter() - began)
+            began = time.perf_counter()
 
     def close(self) -> None:
         """Nothing to release."""
@@ -123,15 +142,12 @@ class WorkerService:
     ----------
     pack : Path
         Folder of the engine pack.
-    stimuli : Path or None
-        Folder of candidate pictures, or None for the pack's categories.
-    threads : int
-        Threads of the engines.
-    seed : int
-    prior_steps, unclip_steps : int or None
-        As of `Decoder`.
+    stimuli, backend, threads, seed, prior_steps, unclip_steps
+        As of `load_decoder`.
     reply_timeout_s : float
-        A worker silent for this long counts as dead; covers loading the engines on a busy machine.
+        A worker silent for this long counts as dead.
+    start_timeout_s : float
+        The same while it loads the engines, which may be many gigabytes.
 
     Raises
     ------
@@ -144,19 +160,31 @@ class WorkerService:
         pack: Path,
         *,
         stimuli: Path | None = None,
+        backend: str = "auto",
         threads: int = 1,
         seed: int = 0,
         prior_steps: int | None = None,
         unclip_steps: int | None = None,
         reply_timeout_s: float = 60.0,
+        start_timeout_s: float = 600.0,
     ) -> None:
-        options = {"threads": threads, "seed": seed, "prior_steps": prior_steps, "unclip_steps": unclip_steps}
-        self._arguments = (str(pack), str(stimuli) if stimuli else None, options)
+        options = {
+            "stimuli": stimuli,
+            "backend": backend,
+            "threads": threads,
+            "seed": seed,
+            "prior_steps": prior_steps,
+            "unclip_steps": unclip_steps,
+        }
+        self._arguments = (str(pack), options)
         self._reply_timeout_s = reply_timeout_s
+        self._start_timeout_s = start_timeout_s
         self._folder: Path | None = None
         self._restarts = 0
         self._requests = 0
         self._gpu_bytes: int | None = None
+        self._categories: tuple[str, ...] = ()
+        self._absent: tuple[str, ...] = ()
         self._process, self._connection = self._start()
 
     @property
@@ -170,24 +198,33 @@ class WorkerService:
         return self._gpu_bytes
 
     @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of what a score decides between."""
+        return self._categories
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Parts that cannot be made; see `DecodeService.absent`."""
+        return self._absent
+
+    @property
     def pid(self) -> int | None:
         """Process identifier of the worker."""
         return self._process.pid
 
     def load(self, folder: Path) -> str:
         """Load a participant; see `DecodeService.load`."""
-        identity = ""
-        for content in self._ask(frames.pack_load(str(folder)), replies=1):
-            identity = content["identity"]
+        (loaded,) = self._ask(frames.pack_load(str(folder)))
         self._folder = folder
-        return identity
+        return str(loaded["identity"])
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[frames.Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
         """Decode one beta; see `DecodeService.decode`."""
         request = frames.pack_decode(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
-        for content in self._ask(request, replies=3):
-            self._gpu_bytes = content["gpu_bytes"]
-            yield frames.unpack_part(content)
+        for content in self._ask(request):
+            if content["kind"] not in frames.LAST:
+                self._gpu_bytes = content["gpu_bytes"]
+                yield frames.unpack_part(content)
 
     def close(self) -> None:
         """End the worker."""
@@ -198,18 +235,19 @@ class WorkerService:
         self._connection.close()
         _end(self._process)
 
-    def _ask(self, request: bytes, *, replies: int) -> Iterator[dict[str, Any]]:
+    def _ask(self, request: bytes) -> Iterator[dict[str, Any]]:
         """Yield the replies to a request; a new worker is asked again for those that a dead one owed."""
         received = 0
         for attempt in range(_ATTEMPTS):
             try:
                 self._send(request)
-                for place in range(replies):
+                for place in itertools.count():
                     content = self._reply()
                     if place >= received:
                         received += 1
                         yield content
-                return
+                    if content["kind"] in frames.LAST:
+                        return
             except (EOFError, OSError) as error:
                 _log.error("the decode worker died (%r), attempt %d", error, attempt + 1)
                 self._restart()
@@ -247,25 +285,27 @@ class WorkerService:
         process.start()
         theirs.close()  # the worker's own end is now the only one: its death is our end of file
         try:
-            if not ours.poll(self._reply_timeout_s):
+            if not ours.poll(self._start_timeout_s):
                 raise EOFError
-            frames.raise_error(frames.unpack(frames.numbered(ours.recv_bytes())[1]))
+            ready = frames.unpack(frames.numbered(ours.recv_bytes())[1])
+            frames.raise_error(ready)
+            self._categories, self._absent = tuple(ready["categories"]), tuple(ready["absent"])
         except (EOFError, OSError):
             _end(process)
             raise EngineError("the decode worker did not start; see the log for its last words") from None
         return process, ours
 
 
-def _serve(connection: Connection, pack: str, stimuli: str | None, options: dict[str, Any]) -> None:
+def _serve(connection: Connection, pack: str, options: dict[str, Any]) -> None:
     """Answer requests until told to end, or until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides when to end
     try:
-        service = LocalService(Decoder(open_pack(pack), stimuli=Path(stimuli) if stimuli else None, **options))
+        service = LocalService(load_decoder(open_pack(pack), **options))
     except RtdecodeError as error:
         connection.send_bytes(frames.number(0, frames.pack_error(error)))
         return
     try:
-        connection.send_bytes(frames.number(0, frames.pack_ready()))
+        connection.send_bytes(frames.number(0, frames.pack_ready(service.categories, service.absent)))
         while True:
             number, frame = frames.numbered(connection.recv_bytes())
             if frame == frames.END:
@@ -283,6 +323,7 @@ def _answer(connection: Connection, service: LocalService, number: int, content:
             return
         for part, milliseconds in service.decode_array(*frames.unpack_beta(content)):
             connection.send_bytes(frames.number(number, frames.pack_part(part, milliseconds, service.gpu_bytes)))
+        connection.send_bytes(frames.number(number, frames.pack_decoded()))
     except RtdecodeError as error:
         connection.send_bytes(frames.number(number, frames.pack_error(error)))
 
@@ -292,7 +333,3 @@ def _end(process: BaseProcess) -> None:
     if process.is_alive():
         process.kill()
         process.join()
-
-
-def _since_ms(began: float) -> float:
-    return 1e3 * (time.perf_counter() - began)

@@ -16,6 +16,7 @@ from rtdecode import client as wire
 from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode.adapter import adapter_from
 from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.retrieval import scorer_from
 from rtdecode.demo.collector import Collected, Trial
 from rtdecode.demo.sources import Visit
@@ -48,14 +49,15 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
     true = [str(t.score.condition) if t.score else "" for t in trials]
     predicted = [t.score.predicted if t.score else "" for t in trials]
     hits = sum(a == b for a, b in zip(true, predicted, strict=True))
-    decoder = Decoder(open_pack(settings.decode.pack), stimuli=settings.decode.stimuli, threads=settings.decode.threads)
+    pack = open_pack(settings.decode.pack)
+    decoder = load_decoder(pack, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
     summary: dict[str, Any] = {
         "participant": settings.session.participant,
         "seed": settings.session.seed,
         "calibration_trials": seen.calibration_trials,
         "decoded_trials": len(trials),
-        "categories": list(decoder.stages.categories),
-        "chance": 1 / len(decoder.stages.categories),
+        "categories": list(decoder.candidates.categories),
+        "chance": 1 / len(decoder.candidates.categories),
         "accuracy_final": hits / len(trials),
         "accuracy_interval": list(wilson_interval(hits, len(trials))),
         "permutation_p": accuracy_p(true, predicted, rng),

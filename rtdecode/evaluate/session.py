@@ -15,11 +15,12 @@ from rtdecode import client as wire
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import SettingsError
 from rtdecode.journal import read
+from rtdecode.stimuli import picture_of
 
 PX = 256
 """Height and width at which published pictures are judged."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FEWEST = 3
+_NONE = ("", "n/a")
 
 Float32 = NDArray[np.float32]
 
@@ -70,11 +71,12 @@ def read_pairs(session: Path, images: Path) -> Pairs:
     rows, left_out, shown, made = [], [], [], []
     for table in sorted(session.glob("sub-*/ses-*/func/*_desc-decoded_events.tsv")):
         for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines(), delimiter="\t"):
-            true = _picture(images, row["stim_id"]) or _picture(images, row["trial_type"])
+            names = (row["stim_id"], row["trial_type"])
+            true = next((path for name in names if name not in _NONE and (path := picture_of(images, name))), None)
             own = session / row["recon"]
             if true is None:
                 left_out.append(f"{row['trial']}: no picture of {row['stim_id']} in {images}")
-            elif row["recon"] in ("", "n/a") or not own.is_file():
+            elif row["recon"] in _NONE or not own.is_file():
                 left_out.append(f"{row['trial']}: its picture was not kept")
             else:
                 rows.append(row)
@@ -115,13 +117,6 @@ def load_pictures(paths: Sequence[Path], px: int) -> Float32:
             raise SettingsError([f"{path}: expected a picture: {error}"]) from None
         found[place] = bilinear(values.transpose(2, 0, 1) / 255, px)
     return found
-
-
-def _picture(folder: Path, name: str) -> Path | None:
-    if name in ("", "n/a"):
-        return None
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
-    return found[0] if found else None
 
 
 def _tokens(session: Path) -> dict[str, Float32]:

@@ -114,9 +114,9 @@ class Publisher:
                 if said is not None:
                     self._said.add(said)
 
-    def has_pictured(self, trial: str, revision: int) -> bool:
-        """Whether an interrupted session has published the picture of a beta."""
-        return ("reconstruction", trial, revision) in self._said
+    def has_said(self, topic: str, trial: str, revision: int) -> bool:
+        """Whether an interrupted session has published a message of a beta."""
+        return (topic, trial, revision) in self._said
 
     def publish(self, message: wire.Message) -> None:
         """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.worker import DecodeService, LocalService, WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Reconstruction
-from tests.decode_small import category_update, tiny_pack, write_category_bundle
+from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["local", "worker"])
 def service(request: pytest.FixtureRequest) -> Iterator[DecodeService]:
     made: DecodeService = (
-        LocalService(Decoder(tiny_pack())) if request.param == "local" else WorkerService(tiny_pack().folder)
+        LocalService(tiny_decoder()) if request.param == "local" else WorkerService(tiny_pack().folder)
     )
     yield made
     made.close()
@@ -34,7 +33,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[DecodeService]:
 
 def test_without_a_participant_nothing_is_decoded() -> None:
     with pytest.raises(EngineError, match="no participant"):
-        list(LocalService(Decoder(tiny_pack())).decode(category_update(0)))
+        list(LocalService(tiny_decoder()).decode(category_update(0)))
 
 
 def test_a_beta_gives_embedding_caption_and_picture_in_this_order(service: DecodeService, bundle: Path) -> None:

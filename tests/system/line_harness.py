@@ -14,7 +14,7 @@ from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.bundle import open_pack
 from rtdecode.daemon import Daemon
-from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.worker import LocalService
 from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.lanes import Closed
@@ -145,7 +145,7 @@ class Rig:
         self._recording = Recording(settings.session, "", clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, "sim-01", clock, known=known)
-        decoder = LocalService(Decoder(pack, stimuli=settings.decode.stimuli))
+        decoder = LocalService(load_decoder(pack, stimuli=settings.decode.stimuli))
         self._daemon = Daemon(
             settings,
             self._source,
@@ -216,12 +216,8 @@ def run_visit(
 def calibrate(settings: Settings, rig: Rig) -> None:
     """Calibrate as `rtdecode calibrate` does on the stream."""
     pack = open_pack(settings.decode.pack)
-    decoder = Decoder(pack, stimuli=settings.decode.stimuli)
     calibrator = Calibrator(
-        decoder.candidates,
-        categories=decoder.stages.categories,
-        prototypes=decoder.stages.prototypes,
-        groups=decoder.stages.groups,
+        load_candidates(pack, settings.decode.stimuli),
         leave_out=settings.calibration.leave_out,
         seed=settings.session.seed,
     )

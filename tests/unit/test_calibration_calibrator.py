@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rtdecode.decode.candidates import Candidates, embed_pictures
 from rtdecode.decode.retrieval import mid_rank
 from rtdecode.errors import CalibrationError
 from rtdecode.simulate import world
-from tests.decode_small import category_calibrator, tiny_stages
+from tests.decode_small import category_calibrator, tiny_categories, tiny_stages
 
 
 def pictures(n: int, seed: int) -> tuple[Candidates, np.ndarray]:
@@ -23,14 +24,13 @@ def pictures(n: int, seed: int) -> tuple[Candidates, np.ndarray]:
     attributes = np.stack([world.semantic_attributes(scene) for scene in scenes])
     features = np.tanh(attributes @ rng.standard_normal((attributes.shape[1], 40)))
     betas = features @ rng.standard_normal((40, 120)) + 6 * rng.standard_normal((n, 120))
-    return Candidates(names=tuple(f"s{i}" for i in range(n)), tokens=tokens), betas.astype(np.float32)
+    category = np.array([world.CATEGORIES.index(scene.category) for scene in scenes])
+    names = tuple(f"s{i}" for i in range(n))
+    return replace(tiny_categories(), names=names, tokens=tokens, category=category), betas.astype(np.float32)
 
 
 def calibrate(candidates: Candidates, betas: np.ndarray, order: np.ndarray) -> Calibrator:
-    stages = tiny_stages()
-    calibrator = Calibrator(
-        candidates, categories=stages.categories, prototypes=stages.prototypes, groups=stages.groups
-    )
+    calibrator = Calibrator(candidates)
     for i, stimulus in enumerate(order):
         calibrator.add(betas[i], stimulus=f"s{stimulus}", run=1 + i // 20)
     return calibrator
@@ -74,13 +74,7 @@ def test_the_learning_curve_is_kept() -> None:
 
 
 def test_few_trials_have_no_figure_and_no_fit() -> None:
-    stages = tiny_stages()
-    calibrator = Calibrator(
-        Candidates(names=stages.categories, tokens=stages.prototypes),
-        categories=stages.categories,
-        prototypes=stages.prototypes,
-        groups=stages.groups,
-    )
+    calibrator = Calibrator(tiny_categories())
     assert calibrator.status().percentile is None
     calibrator.add(np.ones(5, dtype=np.float32), stimulus="cat", run=1)
     assert calibrator.status().percentile is None

@@ -12,9 +12,8 @@ import pytest
 from calibration.client import CalibrationRun
 from rtdecode.bundle import open_participant
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
-from rtdecode.decode.candidates import load_candidates
 from rtdecode.errors import CalibrationError
-from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_pack, tiny_stages
+from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_categories, tiny_pack, tiny_stages
 
 
 class ListClient:
@@ -68,15 +67,7 @@ def visit(folder: Path) -> list[Message]:
 
 
 def calibration_run(client: ListClient) -> CalibrationRun:
-    stages = tiny_stages()
-    calibrator = Calibrator(
-        load_candidates(stages, None),
-        categories=stages.categories,
-        prototypes=stages.prototypes,
-        groups=stages.groups,
-        leave_out="run",
-    )
-    return CalibrationRun(cast(Client, client), calibrator, tiny_pack())
+    return CalibrationRun(cast(Client, client), Calibrator(tiny_categories(), leave_out="run"), tiny_pack())
 
 
 def with_reference(folder: Path) -> Path:

@@ -10,11 +10,19 @@ from PIL import Image
 from calibration.calibrator import write_bundle
 from rtdecode.bundle import open_participant
 from rtdecode.decode.adapter import adapter_from
-from rtdecode.decode.candidates import embed_pictures, load_candidates
-from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.candidates import embed_candidates, embed_pictures
+from rtdecode.decode.tiny import TinyGenerator
 from rtdecode.errors import BundleError, EngineError
+from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.simulate import world
-from tests.decode_small import category_beta, category_calibrator, tiny_pack, tiny_stages, write_category_bundle
+from tests.decode_small import (
+    category_beta,
+    category_calibrator,
+    tiny_decoder,
+    tiny_pack,
+    tiny_stages,
+    write_category_bundle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +35,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_adapter_is_two_matrix_products(bundle: Path) -> None:
     adapter = adapter_from(open_participant(bundle).adapter)
     beta = category_beta(2, 1.0, np.random.default_rng(0))
-    components, tokens = adapter.apply(tiny_stages(), beta)
+    generator = TinyGenerator(tiny_stages())
+    generator.take(adapter)
+    embedded = generator.embed(adapter.chosen(beta))
+    components, tokens = embedded.components, embedded.tokens
     x = (beta[adapter.voxels].astype(np.float64) - adapter.mean) / adapter.scale
     expected = x @ adapter.weights + adapter.intercept
     np.testing.assert_allclose(components, expected, atol=1e-4)
+    np.testing.assert_allclose(adapter.predict(adapter.chosen(beta)), expected, atol=1e-4)
     np.testing.assert_allclose(tokens.ravel(), expected @ adapter.basis + adapter.token_mean, atol=1e-4)
     np.testing.assert_allclose(adapter.project(tokens[None])[0], components, atol=1e-3)
 
@@ -41,13 +53,13 @@ def test_a_voxel_without_an_estimate_counts_as_its_mean(bundle: Path) -> None:
     filled = beta.copy()
     filled[adapter.voxels[3]] = adapter.mean[3]
     beta[adapter.voxels[3]] = np.nan
-    np.testing.assert_array_equal(adapter.apply(tiny_stages(), beta)[0], adapter.apply(tiny_stages(), filled)[0])
+    np.testing.assert_array_equal(adapter.chosen(beta), filled[adapter.voxels])
 
 
 def test_a_short_beta_is_refused(bundle: Path) -> None:
     adapter = adapter_from(open_participant(bundle).adapter)
     with pytest.raises(EngineError, match="calibrated mask"):
-        adapter.apply(tiny_stages(), np.zeros(5, dtype=np.float32))
+        adapter.chosen(np.zeros(5, dtype=np.float32))
 
 
 def test_an_adapter_without_a_tensor_is_refused(bundle: Path) -> None:
@@ -58,7 +70,7 @@ def test_an_adapter_without_a_tensor_is_refused(bundle: Path) -> None:
 
 
 def test_scores_are_probabilities_and_follow_the_evidence(bundle: Path) -> None:
-    decoder = Decoder(tiny_pack())
+    decoder = tiny_decoder()
     decoder.load(open_participant(bundle))
     rng = np.random.default_rng(8)
     for category in range(8):
@@ -74,20 +86,23 @@ def test_scores_are_probabilities_and_follow_the_evidence(bundle: Path) -> None:
 
 
 def test_an_unknown_truth_has_no_rank(bundle: Path) -> None:
-    decoder = Decoder(tiny_pack())
+    decoder = tiny_decoder()
     decoder.load(open_participant(bundle))
     assert decoder.embed(category_beta(0, 1.0, np.random.default_rng(0)), ("unheard of", None)).score.rank is None
 
 
 def test_the_picture_and_the_caption_show_the_predicted_category(bundle: Path) -> None:
-    decoder = Decoder(tiny_pack())
+    decoder = tiny_decoder()
     decoder.load(open_participant(bundle))
     names = tiny_stages().categories
     for category in range(7):
-        embedding = decoder.embed(category_beta(category, 0.5, np.random.default_rng(category)))
-        assert embedding.score.predicted in decoder.caption(embedding).text
-        picture = decoder.reconstruct(embedding, "r01t001").image
-        tokens = embed_pictures(decoder.stages, picture[None])
+        beta = category_beta(category, 0.5, np.random.default_rng(category))
+        embedding, caption, picture = decoder.decode(beta, (), "r01t001")
+        assert isinstance(embedding, Embedding)
+        assert isinstance(caption, Caption)
+        assert isinstance(picture, Reconstruction)
+        assert embedding.score.predicted in caption.text
+        tokens = embed_pictures(tiny_stages(), picture.image[None])
         assert names[int(tokens[0, 0, :8].argmax())] == embedding.score.predicted
 
 
@@ -95,7 +110,7 @@ def test_calibration_on_shuffled_labels_leaves_evidence_at_chance(tmp_path: Path
     fit = category_calibrator(noise=0.5, seed=3, shuffled=True).fit()
     assert fit.figures["category_p"] > 0.05
     write_bundle(tmp_path / "b", fit, pack=tiny_pack().identity, curve=(), copies={}, provenance={})
-    decoder = Decoder(tiny_pack())
+    decoder = tiny_decoder()
     decoder.load(open_participant(tmp_path / "b"))
     for category in range(8):
         score = decoder.embed(category_beta(category, 0.5, np.random.default_rng(category))).score
@@ -108,10 +123,10 @@ def test_pictures_of_a_folder_are_candidates_and_those_of_calibration_leave_the_
     pictures = [world.render(world.sample_scene(rng))[0] for _ in range(20)]
     for i, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / f"s{i:02d}.png")
-    candidates = load_candidates(tiny_stages(), tmp_path)
+    candidates = embed_candidates(tiny_stages(), tmp_path)
     assert candidates.names == tuple(f"s{i:02d}" for i in range(20))
     np.testing.assert_allclose(candidates.tokens, embed_pictures(tiny_stages(), np.stack(pictures)), atol=1e-5)
-    decoder = Decoder(tiny_pack(), stimuli=tmp_path)
+    decoder = tiny_decoder(tmp_path)
     calibrator = category_calibrator()
     fit = calibrator.fit()
     write_bundle(
@@ -133,7 +148,7 @@ def test_pictures_of_a_folder_are_candidates_and_those_of_calibration_leave_the_
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "s1.png").write_bytes(b"no picture")
     with pytest.raises(BundleError, match=r"s1\.png: not a readable picture"):
-        load_candidates(tiny_stages(), tmp_path)
+        embed_candidates(tiny_stages(), tmp_path)
 
 
 def test_the_engines_are_those_that_the_pack_promises() -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from rtdecode.decode import frames
-from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.worker import LocalService, WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Embedding, Reconstruction
-from tests.decode_small import category_update, tiny_pack, write_category_bundle
+from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def worker() -> Iterator[WorkerService]:
 def test_a_killed_worker_is_replaced_and_asked_again(worker: WorkerService, tmp_path: Path) -> None:
     write_category_bundle(tmp_path / "bundle")
     worker.load(tmp_path / "bundle")
-    local = LocalService(Decoder(tiny_pack()))
+    local = LocalService(tiny_decoder())
     local.load(tmp_path / "bundle")
     expected = [part for part, _ in local.decode(category_update(5))]
     assert worker.pid is not None

@@ -19,7 +19,7 @@ from engines.parity import agrees, compare  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
-from rtdecode.decode.candidates import load_candidates  # noqa: E402
+from rtdecode.decode.candidates import embed_candidates  # noqa: E402
 from rtdecode.decode.engines import OnnxEngine  # noqa: E402
 from rtdecode.decode.networks.build import load  # noqa: E402
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names  # noqa: E402
@@ -209,7 +209,7 @@ def test_pictures_are_embedded(tmp_path: Path, exported: EnginePack, capsys: pyt
             assert json.loads(found.metadata()["names"]) == ["a", "b"]
             tokens = found.get_tensor("tokens")
         if pack == "tiny":
-            expected = load_candidates(load_stages(open_pack("tiny")), tmp_path / "pictures").tokens
+            expected = embed_candidates(load_stages(open_pack("tiny")), tmp_path / "pictures").tokens
         else:
             spec = exported.config["stages"]["embedder"]
             path = exported.folder / spec["file"]
@@ -240,7 +240,7 @@ def test_embedded_pictures_are_searched(tmp_path: Path) -> None:
     out = tmp_path / "tokens.safetensors"
     assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 0
     pack = open_pack("tiny")
-    candidates = load_candidates(load_stages(pack), tmp_path / "pictures")
+    candidates = embed_candidates(load_stages(pack), tmp_path / "pictures")
     (best, cosine), *_ = open_pool(out, pack.identity).nearest(candidates.tokens[1], 2)
     assert best == "b"
     assert cosine == pytest.approx(1, abs=1e-3)

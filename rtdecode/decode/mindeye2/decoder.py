@@ -67,6 +67,10 @@ class MindEye2:
         """How many voxels the ridge takes."""
         return self._voxels
 
+    def host(self, values: Any) -> NDArray[Any]:
+        """Return an array of the stages as one of numpy."""
+        return self._stages.host(values)
+
     def take_ridge(self, weight: Float32, bias: Float32) -> None:
         """Take a participant's ridge: weights (hidden, voxels) and bias (hidden,); nothing else changes.
 

@@ -48,6 +48,8 @@ class Board:
                     "mode": message.mode,
                     "calibration_runs": message.calibration_runs,
                     "pack": message.pack,
+                    "categories": list(message.categories),
+                    "absent": list(message.absent),
                 }
             case wire.Run():
                 self._run = {"number": message.run, "state": message.state, "expected": message.expected}

@@ -22,7 +22,8 @@ function showHeader(state) {
   const { session, run, quality } = state;
   if (!session.state) return;
   text("mode", session.state === "ended" ? "session ended" : MODES[session.mode]);
-  text("participant", `participant ${session.participant} · ${session.pack} pack`);
+  const absent = session.absent.length ? `, which makes no ${session.absent.join(" and no ")}` : "";
+  text("participant", `participant ${session.participant} · ${session.pack} pack${absent}`);
   if (!run.number) return;
   text("run", `run ${run.number}${run.state === "ended" ? " done" : ""}`);
   const seen = quality.volume === undefined ? 0 : quality.volume + 1;
@@ -59,8 +60,8 @@ function showWaiting(state) {
   text("evidence-note", "");
 }
 
-function showTrials(trials) {
-  const scored = trials.filter((t) => t.final && t.condition);
+function showTrials({ trials, session }) {
+  const scored = trials.filter((t) => t.final && session.categories && session.categories.includes(t.condition));
   const hits = scored.filter((t) => t.predicted === t.condition).length;
   text("tally", scored.length ? `· ${hits} of ${scored.length} categories right` : "");
   const list = $("list");

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from rtdecode.client import Client
 from rtdecode.publish.display.board import Board
+from rtdecode.stimuli import picture_of
 
 PUSH_S = 0.2
 ASSETS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
@@ -82,7 +83,7 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
     ----------
     watcher : Watcher
     stimuli : Path or None
-        Folder of the shown pictures, ``<stimulus>.png``.
+        Folder of the shown pictures, named by stimulus.
     """
     assets = files("rtdecode.publish.display")
 
@@ -120,8 +121,8 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
         name = request.path_params["name"]
         if stimuli is None or not re.fullmatch(r"[A-Za-z0-9_:+ -][A-Za-z0-9._:+ -]*", name):
             return Response(status_code=404)
-        path = stimuli / f"{name}.png"
-        return FileResponse(path) if path.is_file() else JSONResponse({"error": "no such picture"}, 404)
+        path = picture_of(stimuli, name)
+        return FileResponse(path) if path is not None else JSONResponse({"error": "no such picture"}, 404)
 
     return Starlette(
         routes=[
