@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
@@ -22,8 +24,9 @@ from engines.build import export_pack  # noqa: E402
 from engines.copies import seal_copy  # noqa: E402
 from engines.latents import Order, learn_latents  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
+from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
-from rtdecode.decode.mindeye2.latents import LatentMap, latent_map  # noqa: E402
+from rtdecode.decode.mindeye2.latents import EMBEDDINGS, LatentMap, latent_map  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
 
 Data = dict[str, dict[str, NDArray[Any]]]
@@ -267,3 +270,50 @@ def test_packs_that_cannot_have_a_map_are_refused(pack: EnginePack, data: Data, 
     save_torch(half, tmp_path / "pictures.safetensors")
     with pytest.raises(TrainingError, match="expected float16 or float32, got bfloat16 in tokens"):
         learn_latents(pack, order, tmp_path / "new", progress=silent)
+
+
+def test_pictures_are_embedded_with_their_latents(
+    pack: EnginePack, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = order_of(tmp_path, data)
+    people = [f"--participant={number}={path}" for number, path in order.participants]
+    out = str(tmp_path / "mapped")
+    assert main(["engines", "latents", str(pack.folder), "--pictures", str(order.pictures), *people, "--out", out]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    made = open_pack(out)
+    assert f"sealed as {made.identity}; 24 pictures, 141 trials, 23 components, the rank of the tokens; 512" in said
+    assert f"held-out R2 {made.config['latents']['held_out_r2']:.3f} (0: no better than" in said
+
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 255, (60, 60, 3), np.uint8)).save(images / f"{name}.png")
+    assert main(["engines", "embed", str(images), "--pack", out]) == 0
+    assert f"{EMBEDDINGS}: 2 pictures, 16 tokens of 104 channels each, and their latents" in (
+        capsys.readouterr().out.replace("\n", "")
+    )
+    with safe_open(images / EMBEDDINGS, framework="numpy") as file:
+        tokens, latents, told = file.get_tensor("tokens"), file.get_tensor("latents"), file.metadata()
+    assert latents.dtype == np.float32
+    assert told["latents"] == made.digest("latents.safetensors") != ""
+    arrays = {name: value.astype(np.float64) for name, value in load_file(made.folder / "latents.safetensors").items()}
+    scores = (tokens.reshape(2, -1).astype(np.float64) - arrays["token_mean"]) @ arrays["basis"].T
+    expected = scores @ arrays["weights"] + arrays["intercept"]
+    np.testing.assert_allclose(latents, expected, atol=1e-4 * np.abs(expected).max())
+
+    assert main(["engines", "embed", str(images), "--pack", str(pack.folder), "--out", str(tmp_path / "plain")]) == 0
+    with safe_open(tmp_path / "plain", framework="numpy") as file:
+        assert set(file.keys()) == {"tokens"}
+        assert "latents" not in file.metadata()
+        np.testing.assert_array_equal(file.get_tensor("tokens"), tokens)
+    assert "their latents" not in capsys.readouterr().out
+    assert main(["engines", "verify", out]) == 0
+    assert "latents: image tokens -> hidden, 23 components, held-out R2 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["betas.safetensors", "x=betas.safetensors", "-1=b", "1="])
+def test_a_participant_without_number_or_file_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["engines", "latents", "tiny", "--pictures", "p", "--out", "o", f"--participant={text}"])
+    assert "expected N=FILE, N the number of a ridge layer" in capsys.readouterr().err
