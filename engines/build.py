@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import tomli_w
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+from engines.copies import exported_files, seal_copy
 from engines.export import OPSET, export_part, parts_of
 from engines.parity import Parity, agrees, compare
-from rtdecode.bundle import PACK_SCHEMA, EnginePack, seal
+from rtdecode.bundle import EnginePack
 from rtdecode.decode.engines import Engine, OnnxEngine
 from rtdecode.decode.mindeye2.engines import CONDITIONING
 from rtdecode.decode.networks.parts import Part
@@ -64,12 +63,7 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
     if not any("network" in spec for spec in pack.config["stages"].values()):
         raise EngineError(f"pack {pack.name}: expected stages with weights of networks, got ONNX files already")
 
-    def write(folder: Path) -> None:
-        for path in pack.folder.rglob("*"):
-            inside = path.relative_to(pack.folder)
-            if path.is_file() and inside.parts[0] not in ("plans", "manifest.json", "pack.toml"):
-                (folder / inside).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, folder / inside)
+    def change(folder: Path) -> dict[str, Any]:
         ridge = pack.config["stages"].get("ridge")
         if ridge is not None:  # an input of its part: read by numpy, which has no bfloat16
             weights = load_file(pack.folder / ridge["file"])
@@ -94,10 +88,9 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
             report(f"{part.name}: {_told(found)}")
         vectors = {"unclip": size_features(UNCLIP_SIZES).numpy(), "refiner_sizes": size_features(REFINER_SIZES).numpy()}
         save_file(vectors, folder / CONDITIONING)
-        config = {**pack.config, "parts": table}
-        (folder / "pack.toml").write_bytes(tomli_w.dumps(config).encode())
+        return {**pack.config, "parts": table}
 
-    return seal(out, PACK_SCHEMA, write)
+    return seal_copy(pack, out, change, without=exported_files(pack))
 
 
 def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...], report: Report) -> list[Path]:

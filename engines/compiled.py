@@ -13,6 +13,7 @@ from rich.table import Table
 
 from engines.timing import BACKENDS
 from rtdecode.bundle import EnginePack, open_pack
+from rtdecode.decode.mindeye2.latents import EMBEDDINGS, LATENTS
 from rtdecode.decode.plans import sidecars
 from rtdecode.errors import BundleError
 
@@ -49,10 +50,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     bench.add_argument("--times", type=int, default=30, help="runs of each part")
     bench.set_defaults(handler=_bench)
 
-    embed = commands.add_parser("embed", help="embed pictures, for retrieval from a pool")
+    embed = commands.add_parser("embed", help="embed pictures, for retrieval from a pool and to calibrate")
     embed.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures named <stimulus>.png or .jpg")
     embed.add_argument("--pack", default="tiny", help="name of an installed pack, or a folder")
-    embed.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    embed.add_argument("--out", type=Path, help=f"safetensors file to write; default: IMAGES/{EMBEDDINGS}")
     embed.add_argument("--threads", type=int, default=1, help="CPU threads")
     embed.set_defaults(handler=_embed)
 
@@ -78,6 +79,11 @@ def _verify(args: argparse.Namespace) -> int:
     print(f"{pack.folder}: {pack.name}, sealed as {pack.identity}")
     for stage, spec in pack.config["stages"].items():
         print(f"  {stage}: {', '.join(spec['inputs'])} -> {', '.join(spec['outputs'])}")
+    if LATENTS in pack.config:
+        print(
+            "  latents: image tokens -> hidden, {components} components, held-out R2 {held_out_r2:.3f} over {pictures} "
+            "pictures".format(**pack.config[LATENTS])
+        )
     if "parts" not in pack.config:
         return 0
     from engines.build import TOLERANCES, verify_parts
@@ -140,14 +146,16 @@ def _bench(args: argparse.Namespace) -> int:
 def _embed(args: argparse.Namespace) -> int:
     from engines.embed import embed_folder
 
+    pack, out = open_pack(args.pack), args.out or args.images / EMBEDDINGS
     with Progress() as bar:
         task = bar.add_task("embedding", total=None)
         shape = embed_folder(
-            open_pack(args.pack),
+            pack,
             args.images,
-            args.out,
+            out,
             threads=args.threads,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    print(f"{args.out}: {shape[0]} pictures, {shape[1]} tokens of {shape[2]} channels each")
+    latents = ", and their latents" if LATENTS in pack.config else ""
+    print(f"{out}: {shape[0]} pictures, {shape[1]} tokens of {shape[2]} channels each{latents}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.candidates import read_picture
 from rtdecode.decode.engines import OnnxEngine
+from rtdecode.decode.mindeye2.latents import LATENTS, latent_map
 from rtdecode.errors import EngineError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -30,7 +32,8 @@ def embed_folder(
     folder : Path
         Pictures; a picture's name without suffix is its stimulus identifier.
     out : Path
-        A safetensors file: ``tokens`` (n, t, d), float16, and in its metadata the names and the pack's identity.
+        A safetensors file: ``tokens`` (n, t, d), float16, and in its metadata the names and the pack's identity. Of a
+        pack with a map to hidden values also ``latents`` (n, hidden), float32, and in the metadata its digest.
     threads : int
         CPU threads.
     progress : callable
@@ -56,14 +59,19 @@ def embed_folder(
         twice = sorted({name for name in names if names.count(name) > 1})
         raise EngineError(f"{folder}: expected one picture of a name, got more of {', '.join(twice[:5])}")
     embed = _embedder(pack, threads)
-    tokens = []
-    for done, path in enumerate(paths, start=1):
-        tokens.append(embed(path))
-        progress(done, len(paths))
-    every = np.concatenate(tokens).astype(np.float16)
+    first = embed(paths[0])[0]
+    tokens: NDArray[np.float16] = np.empty((len(paths), *first.shape), np.float16)
+    for i, path in enumerate(paths):
+        tokens[i] = embed(path)[0] if i else first
+        progress(i + 1, len(paths))
+    arrays: dict[str, NDArray[Any]] = {"tokens": tokens}
+    metadata = {"names": json.dumps(names), "pack": pack.identity}
+    if LATENTS in pack.config:
+        arrays[LATENTS] = latent_map(pack)(tokens)
+        metadata[LATENTS] = pack.digest(pack.config[LATENTS]["file"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"tokens": every}, out, metadata={"names": json.dumps(names), "pack": pack.identity})
-    return every.shape
+    save_file(arrays, out, metadata=metadata)
+    return tokens.shape
 
 
 def _embedder(pack: EnginePack, threads: int) -> Embed:

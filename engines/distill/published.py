@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engines.copies import exported_files, seal_copy
 from engines.distill.consistency import Distillation, distil
 from engines.training.loop import Fitted, Plan, make_accelerator
 from engines.training.tables import Table
-from rtdecode.bundle import PACK_SCHEMA, EnginePack, seal
+from rtdecode.bundle import EnginePack
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.networks.unclip import UNCLIP_SIZES, size_features
 from rtdecode.decode.sampling.edm import guide, network_sigmas
@@ -153,16 +152,7 @@ def _check_shape(path: Path, table: Table, name: str, wanted: tuple[int, ...]) -
 def _reseal(pack: EnginePack, order: Order, stage: str, student: nn.Module, beside: dict[str, Tensor]) -> str:
     """Seal a copy of a pack with the student in the place of its teacher."""
 
-    def write(folder: Path) -> None:
-        exported = {spec["file"] for spec in pack.config.get("parts", {}).values()}  # of the teacher: export anew
-        for path in pack.folder.rglob("*"):
-            inside = path.relative_to(pack.folder)
-            name = inside.as_posix().removesuffix(".data")
-            if not path.is_file() or inside.parts[0] in ("plans", "manifest.json") or name in exported:
-                continue
-            place = folder / path.relative_to(pack.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+    def change(folder: Path) -> dict[str, Any]:
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
         save_file(weights, folder / pack.config["stages"][stage]["file"])
         if beside:
@@ -179,6 +169,6 @@ def _reseal(pack: EnginePack, order: Order, stage: str, student: nn.Module, besi
         }
         config = {**pack.config, "name": order.out.name, "distilled": distilled}
         config.pop("parts", None)
-        (folder / "pack.toml").write_bytes(tomli_w.dumps(config).encode())
+        return config
 
-    return seal(order.out, PACK_SCHEMA, write)
+    return seal_copy(pack, order.out, change, without=exported_files(pack))  # those of the teacher: export anew

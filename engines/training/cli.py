@@ -1,9 +1,11 @@
-"""`engines train` and `engines distill`."""
+"""`engines train`, `engines distill` and `engines latents`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from rich.progress import Progress
 
 from rtdecode.bundle import open_pack
 
@@ -43,6 +45,28 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
         parser.set_defaults(handler=_distill, stage=stage)
 
+    latents = commands.add_parser("latents", help="learn image tokens to hidden values, to calibrate within a visit")
+    latents.add_argument("pack", help="an imported, trained or exported MindEye2 pack: its name or folder")
+    latents.add_argument("--pictures", type=Path, required=True, help="safetensors file with tokens of pictures")
+    latents.add_argument(
+        "--participant",
+        type=_participant,
+        action="append",
+        required=True,
+        metavar="N=FILE",
+        help="ridge layer of the pack, and a safetensors file with betas and picture; may be repeated",
+    )
+    latents.add_argument("--out", type=Path, required=True, help="folder of the new pack")
+    latents.add_argument("--components", type=int, default=512, help="of the tokens, at most")
+    latents.set_defaults(handler=_latents)
+
+
+def _participant(text: str) -> tuple[int, Path]:
+    number, _, path = text.partition("=")
+    if not number.isdecimal() or not path:
+        raise argparse.ArgumentTypeError(f"expected N=FILE, N the number of a ridge layer, got {text!r}")
+    return int(number), Path(path)
+
 
 def _missing(error: ImportError) -> int:
     print(f"training needs torch, diffusers and accelerate ({error}): pip install 'rtdecode[gpu]'")
@@ -78,4 +102,20 @@ def _distill(args: argparse.Namespace) -> int:
     distil = published.distil_prior if args.stage == "prior" else published.distil_unclip
     identity, fitted = distil(open_pack(args.pack), order)
     print(f"{args.out}: sealed as {identity}; {fitted.seconds:.0f} s, {fitted.skipped} steps skipped as not finite")
+    return 0
+
+
+def _latents(args: argparse.Namespace) -> int:
+    from engines.latents import Order, learn_latents
+
+    order = Order(pictures=args.pictures, participants=args.participant, components=args.components)
+    with Progress() as bar:
+        task = bar.add_task("reading tokens", total=1.0)
+        learned = learn_latents(open_pack(args.pack), order, args.out, progress=lambda share: bar.advance(task, share))
+    rank = f", the rank of the tokens; {args.components} asked" if learned.components < args.components else ""
+    print(
+        f"{args.out}: sealed as {learned.identity}; {learned.pictures} pictures, {learned.trials} trials, "
+        f"{learned.components} components{rank}, held-out R2 {learned.held_out_r2:.3f} (0: no better than the same "
+        "hidden values for every picture)"
+    )
     return 0

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.engines import OnnxEngine
-from rtdecode.decode.mindeye2.stages import Hidden, Stages
+from rtdecode.decode.mindeye2.stages import Float32, Hidden, Stages
 from rtdecode.decode.mindeye2.unclip import Compute, Unclip
 from rtdecode.decode.plans import load_plan, plan_keys
 from rtdecode.decode.sampling.schedule import cosine_schedule
@@ -132,16 +133,8 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> S
         decode = runner.open(name)
         return lambda latent: decode({"latent": latent})["picture"]
 
-    weights = pack.tensors(stages["ridge"]["file"])
-    if f"linears.{participant}.weight" not in weights:
-        raise EngineError(
-            f"pack {pack.name}: expected a participant from 0 to {len(weights) // 2 - 1}, got {participant}"
-        )
     return Stages(
-        ridge=(
-            weights[f"linears.{participant}.weight"].astype(np.float32),
-            weights[f"linears.{participant}.bias"].astype(np.float32),
-        ),
+        ridge=ridge_layer(pack, participant),
         schedule=cosine_schedule(int(stages["prior"]["sizes"].get("timesteps", 100))),
         backbone=_backbone(runner.open("backbone")),
         prior=_prior(pack.name, runner),
@@ -155,6 +148,29 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> S
         array=runner.array,
         host=runner.host,
     )
+
+
+def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:
+    """Read one ridge layer of a pack: weights (hidden, voxels) and bias (hidden,).
+
+    Raises
+    ------
+    EngineError
+        The pack has no such layer, or numpy cannot read it.
+    """
+    with safe_open(pack.folder / pack.config["stages"]["ridge"]["file"], framework="numpy") as file:
+        names = file.keys()
+        weight, bias = (f"linears.{participant}.{part}" for part in ("weight", "bias"))
+        if weight not in names:
+            raise EngineError(
+                f"pack {pack.name}: expected a participant from 0 to {len(names) // 2 - 1}, got {participant}"
+            )
+        if (dtype := file.get_slice(weight).get_dtype()) not in ("F16", "F32"):
+            raise EngineError(
+                f"pack {pack.name}: expected a ridge in float16 or float32, got {dtype}: "
+                f"rtdecode engines export {pack.folder}"
+            )
+        return file.get_tensor(weight).astype(np.float32), file.get_tensor(bias).astype(np.float32)
 
 
 def _backbone(compute: Compute) -> Callable[[Any], Hidden]:
