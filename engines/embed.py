@@ -16,8 +16,8 @@ from rtdecode.decode.candidates import read_picture
 from rtdecode.decode.engines import OnnxEngine
 from rtdecode.decode.mindeye2.latents import LATENTS, latent_map
 from rtdecode.errors import EngineError
+from rtdecode.stimuli import pictures_in
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Embed = Callable[[Path], NDArray[np.float32]]
 
 
@@ -47,17 +47,12 @@ def embed_folder(
     Raises
     ------
     EngineError
-        There are no pictures, two of one name, or the pack has no embedder.
+        The pack has no embedder.
     BundleError
-        A picture cannot be read.
+        There are no pictures, two of one name, or one cannot be read.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    names = [path.stem for path in paths]
-    if not paths:
-        raise EngineError(f"{folder}: expected pictures ({', '.join(SUFFIXES)}), found none")
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise EngineError(f"{folder}: expected one picture of a name, got more of {', '.join(twice[:5])}")
+    found = pictures_in(folder)
+    names, paths = list(found), list(found.values())
     embed = _embedder(pack, threads)
     first = embed(paths[0])[0]
     tokens: NDArray[np.float16] = np.empty((len(paths), *first.shape), np.float16)

@@ -25,6 +25,7 @@ from rtdecode.settings import DecodeSettings, Settings
 T = TypeVar("T")
 DISK_BYTES = 5 << 30
 CLOCK_S = 2.0
+EXPORT = "scanner.export_dir"
 
 EXAMPLE = """\
 # Settings of one rtdecode session. Relative paths are relative to this file.
@@ -83,7 +84,7 @@ def check(settings: Settings, clock: Clock) -> list[Finding]:
         One per subject, in the order of the settings; nothing is changed on disk.
     """
     findings = [_export(settings, clock), *_output(settings, clock)]
-    findings += [Finding(n, "missing", why) for n, why in missing(settings).items() if n.startswith("estimate.")]
+    findings += [Finding(name, "missing", why) for name, why in missing(settings).items() if name != EXPORT]
     findings += _engines(settings)
     findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
     return findings
@@ -92,7 +93,7 @@ def check(settings: Settings, clock: Clock) -> list[Finding]:
 def missing(settings: Settings) -> dict[str, str]:
     """Say by setting which files and folders that a session reads are not there."""
     estimate, stimuli = settings.estimate, settings.decode.stimuli
-    folders = {"scanner.export_dir": settings.scanner.export_dir}
+    folders = {EXPORT: settings.scanner.export_dir}
     folders |= {} if stimuli is None else {"decode.stimuli": stimuli}
     folders |= {} if estimate.motion_file is None else {"estimate.motion_file": estimate.motion_file}
     files = {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}

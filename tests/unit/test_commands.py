@@ -69,7 +69,7 @@ def test_everything_that_would_fail_is_found_in_one_go(tmp_path: Path, clock: Fa
         )
         found = problems(check(wrong, clock))
     assert set(found) == {
-        "export folder", "session folder", "engine pack", "participant bundle", "stream address",
+        "export folder", "session folder", "engine pack", "participant bundle", "decode.stimuli", "stream address",
     }  # fmt: skip
     assert "another daemon" in found["stream address"]
 

@@ -221,8 +221,8 @@ def test_pictures_are_embedded(tmp_path: Path, exported: EnginePack, capsys: pyt
         np.testing.assert_allclose(tokens, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
     Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.jpg")
     out = tmp_path / "again.safetensors"
-    assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 1
-    assert "expected one picture of a name, got more of a" in capsys.readouterr().err
+    assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 2
+    assert "expected one picture of a, got a." in capsys.readouterr().err
 
 
 def test_what_was_not_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

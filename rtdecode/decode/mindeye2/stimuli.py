@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.candidates import Candidates
-from rtdecode.decode.mindeye2.latents import EMBEDDINGS
+from rtdecode.decode.mindeye2.latents import EMBEDDINGS, LATENTS
 from rtdecode.errors import BundleError
 from rtdecode.stimuli import pictures_in
 
@@ -38,7 +38,7 @@ def read_stimuli(pack: EnginePack, folder: Path | None) -> Candidates:
     assert folder is not None  # else there are no categories
     path = folder / EMBEDDINGS
     again = f"rtdecode engines embed {folder} --pack {pack.folder}"
-    if "latents" not in pack.config:
+    if LATENTS not in pack.config:
         raise BundleError(
             f"pack {pack.name}: expected the map that a participant is calibrated through, got none: "
             f"rtdecode engines latents {pack.folder}"
@@ -47,10 +47,10 @@ def read_stimuli(pack: EnginePack, folder: Path | None) -> Candidates:
         with safe_open(path, framework="np") as file:
             facts = file.metadata() or {}
             names = tuple(json.loads(facts.get("names", "[]")))
-            latents = file.get_tensor("latents") if "latents" in file.keys() else None  # noqa: SIM118 - no mapping
+            latents = file.get_tensor(LATENTS) if LATENTS in file.keys() else None  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: expected embeddings of the pictures ({error}): {again}") from None
-    if latents is None or facts.get("latents") != pack.digest(pack.config["latents"]["file"]):
+    if latents is None or facts.get(LATENTS) != pack.digest(pack.config[LATENTS]["file"]):
         raise BundleError(f"{path}: expected embeddings by the map of pack {pack.name}: {again}")
     if strange := sorted(pictures_in(folder).keys() ^ set(names)):
         raise BundleError(f"{path}: pictures have changed since ({', '.join(strange[:5])}): {again}")
