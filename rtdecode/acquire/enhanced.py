@@ -33,6 +33,7 @@ from rtdecode.acquire.header import (
     Header,
     moment,
 )
+from rtdecode.acquire.latest import Latest
 from rtdecode.acquire.slices import scaling
 from rtdecode.acquire.stored import MAGNITUDE, StoredVolume
 from rtdecode.errors import VolumeError
@@ -45,7 +46,7 @@ _FRAME_TIME, _TEMPORAL_INDEX, _DIMENSIONS = 0x00189074, 0x00209128, 0x00209157
 _PHILIPS_FRAME = ("Philips MR Imaging DD 005", 0x0F)
 _CLASSIC_COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _MAX_FRAMES = 200_000
-_CACHED_SERIES, _MOST_ECHOES = 16, 64
+_MOST_ECHOES = 64
 _POSITION_MARK = b"\x20\x00\x32\x00DS"
 _PER_FRAME_MARK = b"\x00\x52\x30\x92SQ\x00\x00"
 _PIXEL_MARK = b"\xe0\x7f\x10\x00OW\x00\x00"
@@ -106,8 +107,8 @@ class EnhancedReader:
     """Reads multi-frame files; remembers the geometry of series that come as a file per volume."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, ...], _Known] = {}
-        self._echo_times: dict[str, list[float]] = {}
+        self._known: Latest[tuple[bytes, ...], _Known] = Latest()
+        self._echo_times: Latest[str, list[float]] = Latest()
 
     def read(self, header: Header) -> tuple[StoredVolume, ...]:
         """Decode all volumes of a file.
@@ -132,8 +133,6 @@ class EnhancedReader:
         volumes = _volumes(header, self._numbered(header, parts))
         if len(volumes) == 1 and header.elements.syntax == _EXPLICIT_LITTLE:
             first, last = _marks(header.elements.content, header.elements.spans[PIXEL_DATA].start)
-            if len(self._known) >= _CACHED_SERIES:
-                self._known.pop(next(iter(self._known)))
             self._known[key] = _Known(first, last, pixels.layout(header), parts[0])
         return volumes
 
@@ -143,8 +142,6 @@ class EnhancedReader:
         times = self._echo_times.get(series, [])
         new = {part.echo_ms for part in parts if part.component == MAGNITUDE and part.echo_ms > 0}
         if not new <= set(times):
-            if len(self._echo_times) >= _CACHED_SERIES and series not in self._echo_times:
-                self._echo_times.pop(next(iter(self._echo_times)))
             self._echo_times[series] = times = sorted({*times, *new})[:_MOST_ECHOES]
         return tuple(
             dataclasses.replace(part, echo=times.index(part.echo_ms) + 1)

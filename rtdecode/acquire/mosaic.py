@@ -14,6 +14,7 @@ from rtdecode.acquire import csa, geometry, pixels
 from rtdecode.acquire.header import (
     BETWEEN,
     COLUMNS,
+    IMAGE_TYPE,
     INTERCEPT,
     ORIENTATION,
     PIXEL_SPACING,
@@ -27,6 +28,7 @@ from rtdecode.acquire.header import (
     Header,
     moment,
 )
+from rtdecode.acquire.latest import Latest
 from rtdecode.acquire.stored import StoredVolume, trailing_zeros
 from rtdecode.errors import VolumeError
 
@@ -41,7 +43,6 @@ _MODE = re.compile(rb"sSliceArray\.ucMode\s*=\s*(?:0x)?([124])\b")
 _DELAY = re.compile(rb"lDelayTimeInTR\s*=\s*(\d{1,9})\b")
 _REPETITIONS = re.compile(rb"lRepetitions\s*=\s*(\d{1,6})\b")
 _MULTIBAND = re.compile(rb"(?i)multi-?band\s+factor|MultiBandFactor\s*=\s*[2-9]|\bMB[2-9]\b")
-_CACHED_SERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class MosaicReader:
     """Cuts mosaics into volumes; remembers the geometry of the latest series."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, ...], Tiles] = {}
+        self._known: Latest[tuple[bytes, ...], Tiles] = Latest()
 
     def read(self, header: Header) -> StoredVolume | None:
         """Decode a mosaic; None if the file is none.
@@ -83,15 +84,11 @@ class MosaicReader:
         VolumeError
             If it is one, and its header cannot be used.
         """
+        if "VFRAME" in header.words(IMAGE_TYPE):
+            return _united_imaging(header)
         key = tuple(header.raw(tag) for tag in _KEY)
-        vframe = "VFRAME" in header.words(0x00080008)
-        tiles = None if vframe else self._known.get(key)
-        if tiles is None:
-            tiles = _united_imaging(header) if vframe else _siemens(header)
-            if tiles is None:
-                return None
-            if len(self._known) >= _CACHED_SERIES:
-                self._known.pop(next(iter(self._known)))
+        tiles = self._known.get(key) or _siemens(header)
+        if tiles is not None:
             self._known[key] = tiles
         return tiles
 
@@ -101,7 +98,7 @@ def _siemens(header: Header) -> Tiles | None:
     try:
         n_slices = int(private["NumberOfImagesInMosaic"][0])
     except (KeyError, IndexError, ValueError):
-        if "MOSAIC" in header.words(0x00080008):
+        if "MOSAIC" in header.words(IMAGE_TYPE):
             raise VolumeError(header.path, "NumberOfImagesInMosaic", "in the CSA header of a mosaic", "none") from None
         return None
     if not 0 < n_slices <= _MAX_SLICES:

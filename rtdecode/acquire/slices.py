@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +29,13 @@ from rtdecode.acquire.header import (
     Fields,
     Header,
 )
+from rtdecode.acquire.latest import Latest
 from rtdecode.acquire.stored import Identity, StoredSlice
 from rtdecode.errors import VolumeError
-
-_T = TypeVar("_T")
 
 _TEMPORAL_POSITION = 0x00200100
 _STACK_POSITION = 0x00209057
 _SPLIT = 1000
-_CACHED_SERIES = 16
 _MAX_SLICES = 4096
 _MOST_VOLUMES = 1 << 31
 _PHOENIX = re.compile(rb"sSliceArray\.lSize\s*=\s*(\d{1,4})\b")
@@ -60,8 +57,8 @@ class SliceReader:
     """Reads single slices; remembers what the latest series share."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Series] = {}
-        self._bases: dict[str, int] = {}
+        self._known: Latest[str, _Series] = Latest()
+        self._bases: Latest[str, int] = Latest()
 
     def read(self, header: Header) -> StoredSlice:
         """Decode one slice.
@@ -74,8 +71,7 @@ class SliceReader:
         identity = self.identify(header)
         known = self._known.get(identity.series_uid)
         if known is None:
-            known = _series(header)
-            _remember(self._known, identity.series_uid, known)
+            known = self._known[identity.series_uid] = _series(header)
         frame, zero_tail = pixels.frames(header)
         if frame.shape[0] != 1:
             raise VolumeError(header.path, "NumberOfFrames", 1, frame.shape[0])
@@ -133,16 +129,9 @@ class SliceReader:
         whole = next((uid for uid in related if uid), f"{header.text(0x0020000D)}/{identity.series_number // _SPLIT}")
         base = self._bases.get(whole)
         if base is None:
-            base = identity.series_number // _SPLIT
-            _remember(self._bases, whole, base)
+            base = self._bases[whole] = identity.series_number // _SPLIT
         volume = identity.series_number - base * _SPLIT
         return dataclasses.replace(identity, series_uid=whole, series_number=base, instance=volume)
-
-
-def _remember(known: dict[str, _T], key: str, value: _T) -> None:
-    if len(known) >= _CACHED_SERIES:
-        known.pop(next(iter(known)))
-    known[key] = value
 
 
 def _vendor(header: Header) -> str:
