@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from rtdecode.acquire import csa, geometry, pixels
 from rtdecode.acquire.header import (
+    ACQUISITION_DATE,
+    ACQUISITION_DATE_TIME,
+    ACQUISITION_TIME,
     BETWEEN,
     COLUMNS,
     IMAGE_TYPE,
@@ -22,6 +25,7 @@ from rtdecode.acquire.header import (
     REPETITION_TIME,
     ROWS,
     SERIES_UID,
+    SIEMENS_SERIES_HEADER,
     SLOPE,
     THICKNESS,
     Fields,
@@ -29,7 +33,7 @@ from rtdecode.acquire.header import (
     moment,
 )
 from rtdecode.acquire.latest import Latest
-from rtdecode.acquire.stored import StoredVolume, trailing_zeros
+from rtdecode.acquire.stored import MAX_SLICES, StoredVolume, trailing_zeros
 from rtdecode.errors import VolumeError
 
 SIEMENS, UNITED_IMAGING = "siemens-mosaic", "uih-vframe"
@@ -37,7 +41,6 @@ SIEMENS, UNITED_IMAGING = "siemens-mosaic", "uih-vframe"
 _CSA_WANTED = ("NumberOfImagesInMosaic", "SliceNormalVector", "MosaicRefAcqTimes")
 _KEY = (SERIES_UID, POSITION, ORIENTATION, PIXEL_SPACING, BETWEEN, THICKNESS, ROWS, COLUMNS, REPETITION_TIME)
 _UIH_COUNT, _UIH_SLICES = 0x50, 0x51
-_MAX_SLICES = 4096
 _IMPLIED = "slice_times_s: implied by the slice order of the protocol, which fills the repetition time"
 _MODE = re.compile(rb"sSliceArray\.ucMode\s*=\s*(?:0x)?([124])\b")
 _DELAY = re.compile(rb"lDelayTimeInTR\s*=\s*(\d{1,9})\b")
@@ -101,8 +104,8 @@ def _siemens(header: Header) -> Tiles | None:
         if "MOSAIC" in header.words(IMAGE_TYPE):
             raise VolumeError(header.path, "NumberOfImagesInMosaic", "in the CSA header of a mosaic", "none") from None
         return None
-    if not 0 < n_slices <= _MAX_SLICES:
-        raise VolumeError(header.path, "NumberOfImagesInMosaic", f"1 to {_MAX_SLICES}", n_slices)
+    if not 0 < n_slices <= MAX_SLICES:
+        raise VolumeError(header.path, "NumberOfImagesInMosaic", f"1 to {MAX_SLICES}", n_slices)
     across = int(np.ceil(np.sqrt(n_slices)))
     rows, columns = header.short(ROWS, "Rows"), header.short(COLUMNS, "Columns")
     if rows % across or columns % across or not rows or not columns:
@@ -113,7 +116,7 @@ def _siemens(header: Header) -> Tiles | None:
     except ValueError:
         raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", "others") from None
     complete = times.size == n_slices and bool(np.isfinite(times).all())
-    protocol = header.raw(0x00291020)
+    protocol = header.raw(SIEMENS_SERIES_HEADER)
     implied = None if complete or times.size else implied_times(protocol, header.t_r_s(), n_slices)
     return Tiles(
         layout=SIEMENS,
@@ -196,7 +199,7 @@ def _united_imaging(header: Header) -> Tiles:
     slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
     stated = header.value(header.private(0x0065, "Image Private Header", _UIH_COUNT))
     n_slices = len(slices)
-    if not 0 < n_slices <= _MAX_SLICES or (stated is not None and stated != n_slices):
+    if not 0 < n_slices <= MAX_SLICES or (stated is not None and stated != n_slices):
         raise VolumeError(path, "(0065,1051)", f"a description of each of {stated} tiles", n_slices)
     across = int(np.ceil(np.sqrt(n_slices)))
     down = -(-n_slices // across)
@@ -222,7 +225,7 @@ def _united_imaging(header: Header) -> Tiles:
 
 
 def _started_s(item: Fields) -> float | None:
-    return moment(item.text(0x0008002A)) or moment(item.text(0x00080022) + item.text(0x00080032))
+    return moment(item.text(ACQUISITION_DATE_TIME)) or moment(item.text(ACQUISITION_DATE) + item.text(ACQUISITION_TIME))
 
 
 def _relative(times: Sequence[float | None]) -> NDArray[np.float64] | None:
