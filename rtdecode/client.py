@@ -398,8 +398,9 @@ class Client:
             return answer
 
     def event(self, **what: Any) -> None:
-        """Announce ``kind="run_start"`` (run), ``"trial"`` (run, trial, onset_s, duration_s, stimulus, condition) or
-        ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
+        """Announce ``kind="run_start"`` (run, expected_volumes, t_r_s), ``"trial"`` (run, trial, onset_s, duration_s,
+        stimulus, condition) or ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
+        A `t_r_s` other than that of the volumes is a `Fault`.
         """  # noqa: D205
         self.request("event", **what)
 

@@ -20,10 +20,10 @@ from rtdecode.acquire import nifti
 from rtdecode.acquire.stored import GZIP_WBITS
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.errors import SettingsError
+from rtdecode.estimate.inputs import T_R_TOLERANCE_S
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings, SeriesRule
 
-T_R_TOLERANCE_S = 1e-3
 _QUIET_POLLS = 3  # one to read, one to give up what is unfinished, one to let out what waited behind it
 
 
