@@ -102,7 +102,7 @@ class Volume(Message):
     """One volume passed registration and the GLM.
 
     `motion` is x, y, z in mm then rotations about x, y, z in radians; `fd_mm` framewise displacement; `dvars` in
-    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts volumes waiting behind this one; `regions`
+    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts inputs waiting behind this one; `regions`
     gives the percent signal change of each region of the settings (nan where the volume is censored).
     """
 

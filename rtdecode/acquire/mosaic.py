@@ -63,7 +63,7 @@ class Tiles:
 
 
 class MosaicReader:
-    """Cuts mosaics into volumes; remembers the geometry of the latest series."""
+    """Cuts mosaics into volumes; remembers the geometry of the latest series of Siemens."""
 
     def __init__(self) -> None:
         self._known: Latest[tuple[bytes, ...], Tiles] = Latest()

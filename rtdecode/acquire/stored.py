@@ -174,7 +174,6 @@ class StoredSlice:
     timer : float or None
         When the slice was acquired by a clock of unknown unit and start (GE).
     zero_tail : int
-    notes : tuple of str
     unknown : dict of str to str
     """
 
@@ -194,7 +193,6 @@ class StoredSlice:
     protocol_times_s: NDArray[np.float64] | None
     timer: float | None
     zero_tail: int
-    notes: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
