@@ -337,7 +337,7 @@ class Client:
         return self._ready.popleft() if self._ready else None
 
     def messages(self, timeout_s: Optional[float] = None) -> Iterator[Message]:
-        """Yield messages as they come; stop after `timeout_s` without any (None: never)."""
+        """Yield messages as they come; stop after `timeout_s` without any, heartbeats included (None: never)."""
         while True:
             message = self.receive(1.0 if timeout_s is None else timeout_s)
             if message is not None:
