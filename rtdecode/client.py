@@ -19,7 +19,7 @@ import itertools
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 import msgpack
 import zmq
@@ -104,7 +104,7 @@ class Volume(Message):
     """One volume passed registration and the GLM.
 
     `motion` is x, y, z in mm then rotations about x, y, z in radians; `fd_mm` framewise displacement; `dvars` in
-    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts volumes waiting behind this one; `regions`
+    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts inputs waiting behind this one; `regions`
     gives the percent signal change of each region of the settings (nan where the volume is censored).
     """
 
@@ -255,9 +255,9 @@ def unpack(topic: bytes, payload: bytes) -> Message:
         kind = TOPICS[topic.decode()]
         values = msgpack.unpackb(payload)
     except (KeyError, UnicodeDecodeError, ValueError, msgpack.UnpackException) as error:
-        raise WireError("not a message of this protocol: {!r}".format(error)) from None
+        raise WireError(f"not a message of this protocol: {error!r}") from None
     if not isinstance(values, dict) or values.get("v") != VERSION:
-        raise WireError("expected a map of version {}".format(VERSION))
+        raise WireError(f"expected a map of version {VERSION}")
     known = {f.name for f in fields(kind)}
     values = {name: _value(value) for name, value in values.items() if name in known}
     if "session" not in values:
@@ -296,7 +296,7 @@ class Client:
     ) -> None:
         for topic in topics:
             if topic not in TOPICS:
-                raise ValueError("no topic {!r}; expected some of {}".format(topic, ", ".join(TOPICS)))
+                raise ValueError(f"no topic {topic!r}; expected some of {', '.join(TOPICS)}")
         self._context = zmq.Context()
         self._sub = self._context.socket(zmq.SUB)
         self._sub.setsockopt(zmq.RCVHWM, 0)
@@ -335,11 +335,11 @@ class Client:
         """
         if not self._ready and self._sub.poll(max(0, int(timeout_s * 1000))):
             topic, payload = self._sub.recv_multipart()
-            self._accept(topic, payload)
+            self._accept(unpack(topic, payload))
         return self._ready.popleft() if self._ready else None
 
     def messages(self, timeout_s: Optional[float] = None) -> Iterator[Message]:
-        """Yield messages as they come; stop after `timeout_s` without any (None: never)."""
+        """Yield messages as they come; stop after `timeout_s` without any, heartbeats included (None: never)."""
         while True:
             message = self.receive(1.0 if timeout_s is None else timeout_s)
             if message is not None:
@@ -349,29 +349,29 @@ class Client:
 
     def catch_up(self) -> None:
         """Take everything published before this client came, in its order; `receive` then hands it out first."""
-        missed: List[Tuple[float, bytes, bytes]] = []
+        missed: List[Message] = []
         for topic in self._topics:
             if topic != "heartbeat":
-                self._last.setdefault(topic, -1)  # from here on nothing may be missed, the very first message included
-                for payload in self.replay(topic, self._last.get(topic, -1) + 1):
-                    missed.append((unpack(topic.encode(), payload).t_published, topic.encode(), payload))
-        for _, name, payload in sorted(missed, key=lambda item: item[0]):
-            self._accept(name, payload)
+                last = self._last.setdefault(topic, -1)  # from here on nothing may be missed, not even the first
+                missed += self._replayed(topic, last + 1)
+        for message in sorted(missed, key=lambda message: message.t_published):
+            self._accept(message)
 
-    def _accept(self, topic: bytes, payload: bytes) -> None:
-        message = unpack(topic, payload)
-        name, seq = topic.decode(), message.seq
+    def _accept(self, message: Message) -> None:
+        topic, seq = topic_of(message), message.seq
         if seq is not None:
-            last = self._last.get(name)
+            last = self._last.get(topic)
             if last is not None and seq <= last:
                 return
             if last is not None and seq > last + 1:
-                for missed in self.replay(name, last + 1):
-                    earlier = unpack(topic, missed)
+                for earlier in self._replayed(topic, last + 1):
                     if earlier.seq is not None and last < earlier.seq < seq:
                         self._ready.append(earlier)
-            self._last[name] = seq
+            self._last[topic] = seq
         self._ready.append(message)
+
+    def _replayed(self, topic: str, since_seq: int) -> List[Message]:
+        return [unpack(topic.encode(), payload) for payload in self.replay(topic, since_seq)]
 
     # requests -------------------------------------------------------------------------------------------
 
@@ -391,9 +391,7 @@ class Client:
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not self._dealer.poll(int(left * 1000) + 1):
-                raise TimeoutError(
-                    "no answer to {!r} within {} s: is the daemon running?".format(request, self._timeout_s)
-                )
+                raise TimeoutError(f"no answer to {request!r} within {self._timeout_s} s: is the daemon running?")
             answer: Dict[str, Any] = msgpack.unpackb(self._dealer.recv())
             if answer.get("id") not in (number, None):
                 continue
@@ -402,12 +400,13 @@ class Client:
             return answer
 
     def event(self, **what: Any) -> None:
-        """Announce ``kind="run_start"`` (run), ``"trial"`` (run, trial, onset_s, duration_s, stimulus, condition) or
-        ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
+        """Announce ``kind="run_start"`` (run, expected_volumes, t_r_s), ``"trial"`` (run, trial, onset_s, duration_s,
+        stimulus, condition) or ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
+        A `t_r_s` other than that of the volumes is a `Fault`.
         """  # noqa: D205
         self.request("event", **what)
 
-    def mode(self, mode: str, bundle: Union[str, None] = None) -> None:
+    def mode(self, mode: str, bundle: Optional[str] = None) -> None:
         """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`."""
         self.request("mode", mode=mode, bundle=bundle)
 

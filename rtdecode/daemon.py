@@ -167,7 +167,7 @@ class Daemon:
     def _event(self, event: requests.Event) -> dict[str, Any]:
         item: Input
         if event.kind == "run_start":
-            item = RunStart(run=event.run, expected=event.expected_volumes)
+            item = RunStart(run=event.run, expected=event.expected_volumes, t_r_s=event.t_r_s)
         elif event.kind == "run_end":
             item = RunEnd(run=event.run, volumes=event.volumes)
         else:

@@ -18,7 +18,7 @@ from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
-from rtdecode.estimate.inputs import scaled
+from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.lanes import PictureLane
 from rtdecode.past import Input
@@ -156,6 +156,8 @@ class Line:
             self._skipped(Skipped(run=stamp.run, volume=stamp.volume, path=volume.path, reason=str(error)))
             return
         run.received += 1
+        if run.received == 1:
+            self._compare_repetition_time(run.run, volume.t_r_s)
         run.accounted = max(run.accounted, stamp.volume + 1)
         if not self._referenced:
             self._first_volume(volume, registered)
@@ -237,6 +239,17 @@ class Line:
         self._publisher.publish(wire.Run(run=number, state="started", expected=run.expected))
         _log.info("run %d started", number)
         return run
+
+    def _compare_repetition_time(self, run: int, told_s: float | None) -> None:
+        """Say so where the experiment counts on another repetition time than the volumes have."""
+        announced = self._announced.get(run)
+        counted_s = None if announced is None else announced.t_r_s
+        if counted_s is None or told_s is None or abs(counted_s - told_s) <= T_R_TOLERANCE_S:
+            return
+        reason = f"run {run}: repetition time: expected {counted_s:g} s as the experiment announced, got {told_s:g} s"
+        self._publisher.publish(
+            wire.Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
+        )
 
     def _close_if_complete(self) -> None:
         run = self._run

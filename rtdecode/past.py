@@ -89,7 +89,7 @@ class Past:
                 case "skipped" | "missing":
                     yield Skipped(**{name: record[name] for name in ("run", "volume", "path", "reason")})
                 case "run_start":
-                    yield RunStart(run=record["run"], expected=record["expected"])
+                    yield RunStart(run=record["run"], expected=record["expected"], t_r_s=record.get("t_r_s"))
                 case "run_end":
                     yield RunEnd(run=record["run"], volumes=record["volumes"])
                 case "trial":

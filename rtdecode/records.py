@@ -153,10 +153,11 @@ class TrialEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart:
-    """The experiment says that a run begins."""
+    """The experiment says that a run begins, how many volumes it expects and how many seconds apart."""
 
     run: int
     expected: int | None
+    t_r_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

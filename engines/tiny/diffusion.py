@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from engines.tiny import layout
 from engines.tiny.networks import Residual
+from rtdecode.decode.networks.context import cross_attentions
 from rtdecode.decode.sampling.edm import network_sigmas
 
 LATENT_CHANNELS = 8
@@ -129,17 +130,15 @@ class Unclip(nn.Module):  # type: ignore[misc]
         sigmas = torch.from_numpy(network_sigmas())
         self.register_buffer("sigmas", sigmas, persistent=False)
         first = 0
-        for _, layer in self._cross_layers():
+        for layer in cross_attentions(self.unet):
             layer.set_processor(PackedCrossAttention(first))
             first += 2 * layer.to_k.out_features
-
-    def _cross_layers(self) -> list[tuple[str, nn.Module]]:
-        return [(name, layer) for name, layer in self.unet.named_modules() if name.endswith(".attn2")]
 
     def context(self, tokens: Tensor) -> Tensor:
         """Keys and values (b, TOKENS, packed) of tokens (b, TOKENS, CHANNELS) for every cross-attention layer."""
         seen = self.read((tokens - self.token_mean) / self.token_std) + self.place
-        return torch.cat([part(seen) for _, layer in self._cross_layers() for part in (layer.to_k, layer.to_v)], -1)
+        layers = cross_attentions(self.unet)
+        return torch.cat([part(seen) for layer in layers for part in (layer.to_k, layer.to_v)], -1)
 
     def clean(self, noisy: Tensor, t: Tensor, draft: Tensor, context: Tensor) -> Tensor:
         """Clean latents (b, 8, 16, 16).

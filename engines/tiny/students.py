@@ -18,7 +18,7 @@ from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.shared import TRIALS_EACH, SharedTiny
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, make_accelerator
-from rtdecode.decode.sampling.edm import guide, network_sigmas
+from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod
 
 PRIOR = Plan(name="prior_student", steps=400, rate=3e-4)
 UNCLIP = Plan(name="unclip_student", steps=450, rate=3e-4)
@@ -93,7 +93,7 @@ def distil_unclip(
         batches,
         predict=_denoise,
         teacher=lambda noisy, t, given: guided(teacher, noisy, t, given),
-        alphas_cumprod=1 / (1 + network_sigmas().astype("float64") ** 2),
+        alphas_cumprod=network_alphas_cumprod(),
         how=Distillation(skip=_UNCLIP_SKIP),
         plan=plan,
         folder=folder,

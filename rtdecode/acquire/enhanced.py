@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.acquire import geometry, pixels
-from rtdecode.acquire.elements import PIXEL_DATA, Span
+from rtdecode.acquire.elements import EXPLICIT_LITTLE, PIXEL_DATA, Span
 from rtdecode.acquire.header import (
     BETWEEN,
     COLUMNS,
     COMPONENT,
+    COMPONENTS,
     ECHO_NUMBER,
     FRAMES,
     MANUFACTURER,
     ORIENTATION,
     PIXEL_SPACING,
     POSITION,
+    REPETITION_TIME,
     ROWS,
     SERIES_UID,
     SOP_CLASS_UID,
@@ -33,8 +35,9 @@ from rtdecode.acquire.header import (
     Header,
     moment,
 )
+from rtdecode.acquire.latest import Latest
 from rtdecode.acquire.slices import scaling
-from rtdecode.acquire.stored import MAGNITUDE, StoredVolume
+from rtdecode.acquire.stored import MAGNITUDE, NO_PHILIPS_TIMES, SEVERAL_SCALES, StoredVolume
 from rtdecode.errors import VolumeError
 
 SHARED, PER_FRAME = 0x52009229, 0x52009230
@@ -43,13 +46,11 @@ _MEASURES, _ORIENTATIONS, _POSITIONS, _CONTENT = 0x00289110, 0x00209116, 0x00209
 _TRANSFORMATION, _ECHO, _TIMING, _FRAME_TYPE = 0x00289145, 0x00189114, 0x00189112, 0x00189226
 _FRAME_TIME, _TEMPORAL_INDEX, _DIMENSIONS = 0x00189074, 0x00209128, 0x00209157
 _PHILIPS_FRAME = ("Philips MR Imaging DD 005", 0x0F)
-_CLASSIC_COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _MAX_FRAMES = 200_000
-_CACHED_SERIES, _MOST_ECHOES = 16, 64
+_MOST_ECHOES = 64
 _POSITION_MARK = b"\x20\x00\x32\x00DS"
 _PER_FRAME_MARK = b"\x00\x52\x30\x92SQ\x00\x00"
 _PIXEL_MARK = b"\xe0\x7f\x10\x00OW\x00\x00"
-_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _MARK_BYTES = 96
 _ECHO_MARK = b"\x18\x00\x82\x90FD"
 _ECHO_MARK_BYTES = 16
@@ -106,8 +107,8 @@ class EnhancedReader:
     """Reads multi-frame files; remembers the geometry of series that come as a file per volume."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, ...], _Known] = {}
-        self._echo_times: dict[str, list[float]] = {}
+        self._known: Latest[tuple[bytes, ...], _Known] = Latest()
+        self._echo_times: Latest[str, list[float]] = Latest()
 
     def read(self, header: Header) -> tuple[StoredVolume, ...]:
         """Decode all volumes of a file.
@@ -130,10 +131,8 @@ class EnhancedReader:
             header = Header(header.path, header.file, packed=header.packed)
         parts = _parts(header)
         volumes = _volumes(header, self._numbered(header, parts))
-        if len(volumes) == 1 and header.elements.syntax == _EXPLICIT_LITTLE:
+        if len(volumes) == 1 and header.elements.syntax == EXPLICIT_LITTLE:
             first, last = _marks(header.elements.content, header.elements.spans[PIXEL_DATA].start)
-            if len(self._known) >= _CACHED_SERIES:
-                self._known.pop(next(iter(self._known)))
             self._known[key] = _Known(first, last, pixels.layout(header), parts[0])
         return volumes
 
@@ -143,8 +142,6 @@ class EnhancedReader:
         times = self._echo_times.get(series, [])
         new = {part.echo_ms for part in parts if part.component == MAGNITUDE and part.echo_ms > 0}
         if not new <= set(times):
-            if len(self._echo_times) >= _CACHED_SERIES and series not in self._echo_times:
-                self._echo_times.pop(next(iter(self._echo_times)))
             self._echo_times[series] = times = sorted({*times, *new})[:_MOST_ECHOES]
         return tuple(
             dataclasses.replace(part, echo=times.index(part.echo_ms) + 1)
@@ -173,7 +170,7 @@ def _marks(content: bytes, pixels_at: int) -> tuple[bytes, bytes]:
 def _repeats(header: Header, known: _Known) -> bool:
     """Whether a file has the frames of the one before in the same places; finds its pixels if so."""
     elements = header.elements
-    if elements.syntax != _EXPLICIT_LITTLE or pixels.layout(header) != known.layout:
+    if elements.syntax != EXPLICIT_LITTLE or pixels.layout(header) != known.layout:
         return False
     size = known.layout.nbytes + known.layout.nbytes % 2
     mark = len(elements.content) - size - 12
@@ -212,7 +209,7 @@ def _frame(header: Header, index: int, item: Fields, shared: Fields) -> _Frame:
     content, measures, echo, kind = group(_CONTENT), group(_MEASURES), group(_ECHO), group(_FRAME_TYPE)
     private = item.items(item.private(0x2005, *_PHILIPS_FRAME))
     number = echo.value(ECHO_NUMBER)
-    t_r_ms = group(_TIMING).value(0x00180080)
+    t_r_ms = group(_TIMING).value(REPETITION_TIME)
     words = kind.words(0x00089007)
     time_s = moment(content.text(_FRAME_TIME))
     return _Frame(
@@ -223,7 +220,7 @@ def _frame(header: Header, index: int, item: Fields, shared: Fields) -> _Frame:
         between_mm=measures.value(BETWEEN) or measures.value(THICKNESS),
         echo_ms=echo.value(0x00189082) or 0.0,
         echo=int(number) if number and 0 < number < _MAX_FRAMES else None,
-        component=_component(kind.text(0x00089208), words),
+        component=_component(kind.text(COMPONENT), words),
         frame_type=words,
         turn=(content.value(_TEMPORAL_INDEX) or 0.0, time_s or 0.0, _integers(content, _DIMENSIONS)),
         time_s=time_s,
@@ -233,8 +230,8 @@ def _frame(header: Header, index: int, item: Fields, shared: Fields) -> _Frame:
 
 
 def _component(stated: str, words: tuple[str, ...]) -> str:
-    if stated in _CLASSIC_COMPONENTS:
-        return _CLASSIC_COMPONENTS[stated]
+    if stated in COMPONENTS:
+        return COMPONENTS[stated]
     return words[3] if len(words) > 3 and words[3] not in ("", "NONE", MAGNITUDE) else MAGNITUDE
 
 
@@ -272,7 +269,7 @@ def _part(header: Header, own: list[_Frame]) -> _Part:
         slice_times_s=times,
         started_s=tuple(_started(volume) for volume in volumes),
         scales=tuple(volume[0].scale for volume in volumes),
-        notes=(*notes, *(("scaling differs between slices: that of the first is told",) if several else ())),
+        notes=(*notes, *((SEVERAL_SCALES,) if several else ())),
         why_no_times=why,
     )
 
@@ -288,7 +285,7 @@ def _slice_times(header: Header, volumes: list[list[_Frame]]) -> tuple[tuple[NDA
     if header.text(0x00180023) == "3D":
         return nothing, "a three-dimensional acquisition has none"
     if header.text(MANUFACTURER).upper().startswith("PHILIPS"):
-        return nothing, "Philips writes no slice times"
+        return nothing, NO_PHILIPS_TIMES
     out = []
     for volume in volumes:
         times = [frame.time_s for frame in volume if frame.time_s is not None]

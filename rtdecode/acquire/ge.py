@@ -12,13 +12,13 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.acquire.header import Header
+from rtdecode.acquire.header import SOFTWARE, Header
+from rtdecode.acquire.stored import GZIP_WBITS
 
 PARAMETERS, SERIES, RELATED = "GEMS_PARM_01", "GEMS_SERS_01", "GEMS_RELA_01"
 
 _MAX_PROTOCOL_BYTES = 1 << 20
 _EARLY_TIMER_S = 1e-4
-_GZIP_AND_ZLIB = 31
 _ENTRY = re.compile(r'^([A-Z0-9_]+) "([^"]*)"', re.MULTILINE)
 _RELEASE = re.compile(r"(\d+)\.(\d+)_[A-Z](\d+)")
 _FIRST_WITH_MULTIBAND_ORDER, _NEW_ORDER = 26, (27, 3)
@@ -28,7 +28,7 @@ def protocol(header: Header) -> dict[str, str]:
     """Entries of the protocol block; none if there is no readable one."""
     raw = header.raw(header.private(0x0025, SERIES, 0x1B))
     try:
-        text = zlib.decompressobj(_GZIP_AND_ZLIB).decompress(raw[4:], _MAX_PROTOCOL_BYTES)
+        text = zlib.decompressobj(GZIP_WBITS).decompress(raw[4:], _MAX_PROTOCOL_BYTES)
     except zlib.error:
         return {}
     return dict(_ENTRY.findall(text.decode("latin-1")))
@@ -70,7 +70,7 @@ def timing(
         t_r_s += max(pause, 0.0)
     else:
         return t_r_s, None, f"slice order unknown for a sequence with options {options or 'none'}"
-    release = _RELEASE.search(header.text(0x00181020))
+    release = _RELEASE.search(header.text(SOFTWARE))
     if release is None:
         return t_r_s, None, "no software release in SoftwareVersions"
     major, revision = int(release[1]), int(release[3])

@@ -35,12 +35,14 @@ COMPONENT, CONTRAST = 0x00089208, 0x00089209
 SERIES_DESCRIPTION, PROTOCOL_NAME = 0x0008103E, 0x00181030
 SCANNING_SEQUENCE, ECHO_PLANAR = 0x00180020, 0x00189018
 TEMPORAL_POSITIONS = 0x00200105
+ACQUISITION_DATE, ACQUISITION_TIME, ACQUISITION_DATE_TIME = 0x00080022, 0x00080032, 0x0008002A
+SIEMENS_SERIES_HEADER = 0x00291020
+COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 
 _PREAMBLE = 128
 _LARGEST_COUNT = 1 << 31
 _MOST_ECHOES = 16
 _QUOTABLE = frozenset("0123456789.+-eE\\ ")
-_COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
 _NUMBERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FD": "d", b"FL": "f"}
 # binary numbers that are read from files which do not declare their type; private ones by their offset in the block
@@ -295,8 +297,8 @@ class Header(Fields):
     def component(self) -> str:
         """Which part of the complex image it is, by its labels."""
         stated = self.text(COMPONENT)
-        if stated in _COMPONENTS:
-            return _COMPONENTS[stated]
+        if stated in COMPONENTS:
+            return COMPONENTS[stated]
         found = [_CLASSIC_COMPONENTS[word] for word in self.words(IMAGE_TYPE)[2:] if word in _CLASSIC_COMPONENTS]
         return found[0] if found else MAGNITUDE
 
@@ -307,8 +309,9 @@ class Header(Fields):
 
     def acquired_s(self) -> float | None:
         """Start of acquisition in seconds since 1970; without an offset in the file, local time is meant."""
-        joined = moment(self.text(0x00080022) + self.text(0x00080032)) if self.text(0x00080032) else None
-        return joined if joined is not None else moment(self.text(0x0008002A))
+        time = self.text(ACQUISITION_TIME)
+        joined = moment(self.text(ACQUISITION_DATE) + time) if time else None
+        return joined if joined is not None else moment(self.text(ACQUISITION_DATE_TIME))
 
 
 def open_header(path: Path, stop: int | None = None) -> Header:

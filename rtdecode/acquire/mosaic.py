@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from rtdecode.acquire import csa, geometry, pixels
 from rtdecode.acquire.header import (
+    ACQUISITION_DATE,
+    ACQUISITION_DATE_TIME,
+    ACQUISITION_TIME,
     BETWEEN,
     COLUMNS,
+    IMAGE_TYPE,
     INTERCEPT,
     ORIENTATION,
     PIXEL_SPACING,
@@ -21,13 +25,15 @@ from rtdecode.acquire.header import (
     REPETITION_TIME,
     ROWS,
     SERIES_UID,
+    SIEMENS_SERIES_HEADER,
     SLOPE,
     THICKNESS,
     Fields,
     Header,
     moment,
 )
-from rtdecode.acquire.stored import StoredVolume, trailing_zeros
+from rtdecode.acquire.latest import Latest
+from rtdecode.acquire.stored import MAX_SLICES, StoredVolume, trailing_zeros
 from rtdecode.errors import VolumeError
 
 SIEMENS, UNITED_IMAGING = "siemens-mosaic", "uih-vframe"
@@ -35,13 +41,11 @@ SIEMENS, UNITED_IMAGING = "siemens-mosaic", "uih-vframe"
 _CSA_WANTED = ("NumberOfImagesInMosaic", "SliceNormalVector", "MosaicRefAcqTimes")
 _KEY = (SERIES_UID, POSITION, ORIENTATION, PIXEL_SPACING, BETWEEN, THICKNESS, ROWS, COLUMNS, REPETITION_TIME)
 _UIH_COUNT, _UIH_SLICES = 0x50, 0x51
-_MAX_SLICES = 4096
 _IMPLIED = "slice_times_s: implied by the slice order of the protocol, which fills the repetition time"
 _MODE = re.compile(rb"sSliceArray\.ucMode\s*=\s*(?:0x)?([124])\b")
 _DELAY = re.compile(rb"lDelayTimeInTR\s*=\s*(\d{1,9})\b")
 _REPETITIONS = re.compile(rb"lRepetitions\s*=\s*(\d{1,6})\b")
 _MULTIBAND = re.compile(rb"(?i)multi-?band\s+factor|MultiBandFactor\s*=\s*[2-9]|\bMB[2-9]\b")
-_CACHED_SERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,10 @@ class Tiles:
 
 
 class MosaicReader:
-    """Cuts mosaics into volumes; remembers the geometry of the latest series."""
+    """Cuts mosaics into volumes; remembers the geometry of the latest series of Siemens."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, ...], Tiles] = {}
+        self._known: Latest[tuple[bytes, ...], Tiles] = Latest()
 
     def read(self, header: Header) -> StoredVolume | None:
         """Decode a mosaic; None if the file is none.
@@ -83,15 +87,11 @@ class MosaicReader:
         VolumeError
             If it is one, and its header cannot be used.
         """
+        if "VFRAME" in header.words(IMAGE_TYPE):
+            return _united_imaging(header)
         key = tuple(header.raw(tag) for tag in _KEY)
-        vframe = "VFRAME" in header.words(0x00080008)
-        tiles = None if vframe else self._known.get(key)
-        if tiles is None:
-            tiles = _united_imaging(header) if vframe else _siemens(header)
-            if tiles is None:
-                return None
-            if len(self._known) >= _CACHED_SERIES:
-                self._known.pop(next(iter(self._known)))
+        tiles = self._known.get(key) or _siemens(header)
+        if tiles is not None:
             self._known[key] = tiles
         return tiles
 
@@ -101,11 +101,11 @@ def _siemens(header: Header) -> Tiles | None:
     try:
         n_slices = int(private["NumberOfImagesInMosaic"][0])
     except (KeyError, IndexError, ValueError):
-        if "MOSAIC" in header.words(0x00080008):
+        if "MOSAIC" in header.words(IMAGE_TYPE):
             raise VolumeError(header.path, "NumberOfImagesInMosaic", "in the CSA header of a mosaic", "none") from None
         return None
-    if not 0 < n_slices <= _MAX_SLICES:
-        raise VolumeError(header.path, "NumberOfImagesInMosaic", f"1 to {_MAX_SLICES}", n_slices)
+    if not 0 < n_slices <= MAX_SLICES:
+        raise VolumeError(header.path, "NumberOfImagesInMosaic", f"1 to {MAX_SLICES}", n_slices)
     across = int(np.ceil(np.sqrt(n_slices)))
     rows, columns = header.short(ROWS, "Rows"), header.short(COLUMNS, "Columns")
     if rows % across or columns % across or not rows or not columns:
@@ -116,7 +116,7 @@ def _siemens(header: Header) -> Tiles | None:
     except ValueError:
         raise VolumeError(header.path, "MosaicRefAcqTimes", "numbers", "others") from None
     complete = times.size == n_slices and bool(np.isfinite(times).all())
-    protocol = header.raw(0x00291020)
+    protocol = header.raw(SIEMENS_SERIES_HEADER)
     implied = None if complete or times.size else implied_times(protocol, header.t_r_s(), n_slices)
     return Tiles(
         layout=SIEMENS,
@@ -199,7 +199,7 @@ def _united_imaging(header: Header) -> Tiles:
     slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
     stated = header.value(header.private(0x0065, "Image Private Header", _UIH_COUNT))
     n_slices = len(slices)
-    if not 0 < n_slices <= _MAX_SLICES or (stated is not None and stated != n_slices):
+    if not 0 < n_slices <= MAX_SLICES or (stated is not None and stated != n_slices):
         raise VolumeError(path, "(0065,1051)", f"a description of each of {stated} tiles", n_slices)
     across = int(np.ceil(np.sqrt(n_slices)))
     down = -(-n_slices // across)
@@ -225,7 +225,7 @@ def _united_imaging(header: Header) -> Tiles:
 
 
 def _started_s(item: Fields) -> float | None:
-    return moment(item.text(0x0008002A)) or moment(item.text(0x00080022) + item.text(0x00080032))
+    return moment(item.text(ACQUISITION_DATE_TIME)) or moment(item.text(ACQUISITION_DATE) + item.text(ACQUISITION_TIME))
 
 
 def _relative(times: Sequence[float | None]) -> NDArray[np.float64] | None:

@@ -31,7 +31,7 @@ SUFFIXES = (".nii", ".nii.gz")
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _LARGEST_HEADER = 544
 _SMALLEST_OFFSET = 348
-_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _RUN = re.compile(r"(?:^|[_-])run-?(\d{1,6})(?=[_.-]|$)")
 _TRAILING_NUMBER = re.compile(r"(\d{1,9})\D*$")
 _LARGEST_READ = 256 * 2**20
@@ -119,7 +119,7 @@ class NiftiReader:
             intercept=0.0 if intercept is None else float(intercept),
             affine=_affine(path, header),
             t_r_s=_t_r_s(header),
-            slice_times_s=_slice_times(header, layout.shape),
+            slice_times_s=slice_times(header, layout.shape),
             acquired_s=None,
             zero_tail=zero_tail,
             unknown={
@@ -234,13 +234,14 @@ def _native(flat: NDArray[Any]) -> NDArray[Any]:
 
 def _t_r_s(header: Any) -> float | None:
     """Repetition time, if the header has a time axis or at least a unit of time; else its field means nothing."""
-    unit = _SECONDS.get(header.get_xyzt_units()[1], 1.0 if len(header.get_data_shape()) > 3 else None)
+    unit = SECONDS.get(header.get_xyzt_units()[1], 1.0 if len(header.get_data_shape()) > 3 else None)
     period = float(header["pixdim"][4])
     return period * unit if unit is not None and np.isfinite(period) and period > 0 else None
 
 
-def _slice_times(header: Any, shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
-    unit = _SECONDS.get(header.get_xyzt_units()[1], 1.0)
+def slice_times(header: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return when each slice was acquired, seconds after the start of its volume; None if the header does not tell."""
+    unit = SECONDS.get(header.get_xyzt_units()[1], 1.0)
     try:
         times = header.get_slice_times()
     except HeaderDataError:

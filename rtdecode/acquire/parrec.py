@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from rtdecode.acquire.stored import (
     MAGNITUDE,
     MAX_FILE_BYTES,
+    MAX_SLICES,
+    NO_PHILIPS_TIMES,
     Identity,
     Origin,
     Reading,
@@ -30,7 +32,7 @@ from rtdecode.errors import IncompleteFile, VolumeError
 SUFFIX = ".par"
 
 _MAX_TEXT_BYTES = 64 * 2**20
-_MAX_SLICES, _MAX_SIDE = 4096, 4096
+_MAX_SIDE = 4096
 _COLUMNS = 32
 _DUMP = re.compile(r"^(.*dump-)(\d{1,9})$", re.IGNORECASE)
 _GENERAL = re.compile(r"^\.\s+([^:]{1,60}?)\s*:\s*(.{0,200}?)\s*$", re.MULTILINE)
@@ -146,7 +148,7 @@ class ParRecReader:
                         unknown={
                             "affine": "the dump leaves its geometry blank; set it in the settings",
                             "t_r_s": "the dump leaves its repetition time blank; set it in the settings",
-                            "slice_times_s": "Philips writes no slice times",
+                            "slice_times_s": NO_PHILIPS_TIMES,
                             "acquired_s": "PAR tells when the examination began, not the volume",
                         },
                     )
@@ -177,8 +179,8 @@ def _parse(path: Path, text: str) -> tuple[dict[str, str], NDArray[np.float64]]:
     table = np.array(rows)
     if not (np.abs(table) < 1e9).all() or not np.array_equal(np.sort(table[:, 6]), np.arange(len(table))):
         raise VolumeError(path, "image table", "each image of the REC file once", "others")
-    if len(np.unique(table[:, 0])) > _MAX_SLICES:
-        raise VolumeError(path, "image table", f"at most {_MAX_SLICES} slices", "more")
+    if len(np.unique(table[:, 0])) > MAX_SLICES:
+        raise VolumeError(path, "image table", f"at most {MAX_SLICES} slices", "more")
     return general, table
 
 

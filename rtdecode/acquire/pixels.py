@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
-from rtdecode.acquire.elements import DEFLATED, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA
+from rtdecode.acquire.elements import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT, PIXEL_DATA
 from rtdecode.acquire.header import COLUMNS, FRAMES, ROWS, Header, shown
 from rtdecode.acquire.stored import MAX_FILE_BYTES, trailing_zeros
 from rtdecode.errors import IncompleteFile, VolumeError
 
-PLAIN = frozenset((IMPLICIT, "1.2.840.10008.1.2.1", EXPLICIT_BIG, DEFLATED))
+PLAIN = frozenset((IMPLICIT, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED))
 
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"
 _LONGEST_TAIL = 4096

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +17,27 @@ from rtdecode.acquire import ge, pixels
 from rtdecode.acquire.header import (
     ACQUISITION_NUMBER,
     BETWEEN,
+    IMAGE_TYPE,
     INTERCEPT,
     MANUFACTURER,
     ORIENTATION,
     PIXEL_SPACING,
     POSITION,
     SERIES_UID,
+    SIEMENS_SERIES_HEADER,
     SLOPE,
     TEMPORAL_POSITIONS,
     THICKNESS,
     Fields,
     Header,
 )
-from rtdecode.acquire.stored import Identity, StoredSlice
+from rtdecode.acquire.latest import Latest
+from rtdecode.acquire.stored import MAX_SLICES, NO_PHILIPS_TIMES, Identity, StoredSlice
 from rtdecode.errors import VolumeError
-
-_T = TypeVar("_T")
 
 _TEMPORAL_POSITION = 0x00200100
 _STACK_POSITION = 0x00209057
 _SPLIT = 1000
-_CACHED_SERIES = 16
-_MAX_SLICES = 4096
 _MOST_VOLUMES = 1 << 31
 _PHOENIX = re.compile(rb"sSliceArray\.lSize\s*=\s*(\d{1,4})\b")
 _GE_START = "GE writes the start of the series in every slice, not that of the volume"
@@ -60,8 +58,8 @@ class SliceReader:
     """Reads single slices; remembers what the latest series share."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Series] = {}
-        self._bases: dict[str, int] = {}
+        self._known: Latest[str, _Series] = Latest()
+        self._bases: Latest[str, int] = Latest()
 
     def read(self, header: Header) -> StoredSlice:
         """Decode one slice.
@@ -74,8 +72,7 @@ class SliceReader:
         identity = self.identify(header)
         known = self._known.get(identity.series_uid)
         if known is None:
-            known = _series(header)
-            _remember(self._known, identity.series_uid, known)
+            known = self._known[identity.series_uid] = _series(header)
         frame, zero_tail = pixels.frames(header)
         if frame.shape[0] != 1:
             raise VolumeError(header.path, "NumberOfFrames", 1, frame.shape[0])
@@ -127,22 +124,15 @@ class SliceReader:
 
     def _siemens(self, header: Header, identity: Identity) -> Identity:
         """XA splits a series: 7001, 7002, ... are volumes 1, 2, ... of series 7; otherwise acquisitions count."""
-        if identity.series_number < _SPLIT or "MFSPLIT" not in header.words(0x00080008):
+        if identity.series_number < _SPLIT or "MFSPLIT" not in header.words(IMAGE_TYPE):
             return dataclasses.replace(identity, instance=header.count(ACQUISITION_NUMBER, "AcquisitionNumber"))
         related = [f.text(SERIES_UID) for f in header.items(0x00081250)]
         whole = next((uid for uid in related if uid), f"{header.text(0x0020000D)}/{identity.series_number // _SPLIT}")
         base = self._bases.get(whole)
         if base is None:
-            base = identity.series_number // _SPLIT
-            _remember(self._bases, whole, base)
+            base = self._bases[whole] = identity.series_number // _SPLIT
         volume = identity.series_number - base * _SPLIT
         return dataclasses.replace(identity, series_uid=whole, series_number=base, instance=volume)
-
-
-def _remember(known: dict[str, _T], key: str, value: _T) -> None:
-    if len(known) >= _CACHED_SERIES:
-        known.pop(next(iter(known)))
-    known[key] = value
 
 
 def _vendor(header: Header) -> str:
@@ -158,10 +148,10 @@ def _stated_slices(header: Header) -> int | None:
     elif vendor == "PHILIPS":
         stated = header.value(header.private(0x2001, "Philips Imaging DD 001", 0x18))
     elif vendor == "SIEMENS":
-        protocol = header.raw(header.private(0x0021, "SIEMENS MR SDS 01", 0x19)) or header.raw(0x00291020)
+        protocol = header.raw(header.private(0x0021, "SIEMENS MR SDS 01", 0x19)) or header.raw(SIEMENS_SERIES_HEADER)
         found = _PHOENIX.search(protocol)
         stated = float(found[1]) if found else None
-    return int(stated) if stated is not None and 0 < stated <= _MAX_SLICES else None
+    return int(stated) if stated is not None and 0 < stated <= MAX_SLICES else None
 
 
 def _series(header: Header) -> _Series:
@@ -169,7 +159,7 @@ def _series(header: Header) -> _Series:
     if vendor == "GE" and n_slices is not None:
         t_r_s, times, why = ge.timing(header, ge.protocol(header), n_slices)
         return _Series(vendor, n_slices, t_r_s, times, why)
-    why = "Philips writes no slice times" if vendor == "PHILIPS" else "all slices carry the same acquisition time"
+    why = NO_PHILIPS_TIMES if vendor == "PHILIPS" else "all slices carry the same acquisition time"
     return _Series(vendor, n_slices, header.t_r_s(), None, why)
 
 

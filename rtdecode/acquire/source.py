@@ -17,7 +17,7 @@ class Arrival:
     Attributes
     ----------
     path : Path or None
-        Full path of the file, to copy it from; None where no file came (a gap).
+        Full path of the file; None where no file came (a gap).
     item : Volume or Skipped
         A `Skipped` with a volume index stands for that index of the run: no volume of that index comes. One
         without (duplicates, late or foreign files) takes no index away.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.acquire import ge, geometry
-from rtdecode.acquire.stored import Identity, StoredSlice, StoredVolume
+from rtdecode.acquire.stored import SEVERAL_SCALES, Identity, StoredSlice, StoredVolume
 from rtdecode.errors import SurplusSlice, VolumeError
 
 MAX_OPEN_BYTES = 2**30
@@ -142,7 +142,7 @@ def _stack(path: Path, ordered: list[StoredSlice]) -> StoredVolume:
         slice_times_s=times,
         acquired_s=min(known) if len(known) == len(ordered) else None,
         zero_tail=0,
-        notes=("scaling differs between slices: that of the first is told",) if len(scales) > 1 else (),
+        notes=(SEVERAL_SCALES,) if len(scales) > 1 else (),
         unknown=first.unknown,
     )
 

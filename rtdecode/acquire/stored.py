@@ -16,11 +16,13 @@ from rtdecode.errors import IncompleteFile, VolumeError
 
 MAX_FILE_BYTES = 512 * 2**20
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_WBITS = zlib.MAX_WBITS | 16
+MAX_SLICES = 4096
 MAGNITUDE = "M"
+NO_PHILIPS_TIMES = "Philips writes no slice times"
+SEVERAL_SCALES = "scaling differs between slices: that of the first is told"
 
 _LAST_ECHO = 1 << 30
-_GZIP_AND_ZLIB = 31
-
 _BLANK_BYTES = 8
 
 
@@ -172,7 +174,6 @@ class StoredSlice:
     timer : float or None
         When the slice was acquired by a clock of unknown unit and start (GE).
     zero_tail : int
-    notes : tuple of str
     unknown : dict of str to str
     """
 
@@ -192,7 +193,6 @@ class StoredSlice:
     protocol_times_s: NDArray[np.float64] | None
     timer: float | None
     zero_tail: int
-    notes: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -247,7 +247,7 @@ def inflate(path: Path, raw: bytes, limit: int = MAX_FILE_BYTES) -> tuple[bytes,
     VolumeError
         If it is damaged.
     """
-    stream = zlib.decompressobj(_GZIP_AND_ZLIB)
+    stream = zlib.decompressobj(GZIP_WBITS)
     try:
         content = stream.decompress(raw, limit)
         if not stream.eof and len(content) == limit:

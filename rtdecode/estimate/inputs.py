@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rtdecode.errors import VolumeError
 from rtdecode.records import Volume
 
-_T_R_TOLERANCE_S = 1e-3
+T_R_TOLERANCE_S = 1e-3
 
 
 def scaled(volume: Volume, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
@@ -57,7 +57,7 @@ def repetition_time(volume: Volume, known_s: float | None) -> float:
     told_s = volume.t_r_s
     if known_s is None and told_s is None:
         raise VolumeError(Path(volume.path), "t_r_s", "seconds, in the file or the settings", None)
-    if known_s is not None and told_s is not None and abs(known_s - told_s) > _T_R_TOLERANCE_S:
+    if known_s is not None and told_s is not None and abs(known_s - told_s) > T_R_TOLERANCE_S:
         raise VolumeError(Path(volume.path), "t_r_s", known_s, told_s)
     return float(known_s if known_s is not None else told_s)  # type: ignore[arg-type]
 

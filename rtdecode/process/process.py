@@ -16,9 +16,9 @@ from rtdecode.bundle import open_participant
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import open_calibrated
-from rtdecode.estimate.inputs import scaled
+from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
-from rtdecode.process.series import T_R_TOLERANCE_S, RecordedRun, read_runs
+from rtdecode.process.series import RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Volume
 from rtdecode.settings import EstimateSettings

@@ -16,14 +16,14 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from rtdecode.acquire import nifti
+from rtdecode.acquire.stored import GZIP_WBITS
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.errors import SettingsError
+from rtdecode.estimate.inputs import T_R_TOLERANCE_S
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings, SeriesRule
 
-T_R_TOLERANCE_S = 1e-3
-_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-_GZIP_AND_ZLIB = 31
 _QUIET_POLLS = 3  # one to read, one to give up what is unfinished, one to let out what waited behind it
 
 
@@ -181,7 +181,7 @@ def _voxels(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any
     """Return the complete volumes of a file, stored values, also of one that is cut short."""
     raw = path.read_bytes()
     if path.name.endswith(".gz"):
-        stream = zlib.decompressobj(_GZIP_AND_ZLIB)
+        stream = zlib.decompressobj(GZIP_WBITS)
         try:
             raw = stream.decompress(raw)
         except zlib.error as error:
@@ -206,7 +206,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
 
 
 def _repetition_time(path: Path, header: Any, sidecar: dict[str, Any], given_s: float | None) -> float:
-    unit = _SECONDS.get(header.get_xyzt_units()[1], 1.0)
+    unit = nifti.SECONDS.get(header.get_xyzt_units()[1], 1.0)
     told_s = float(header["pixdim"][4]) * unit
     sources = {"header": told_s if np.isfinite(told_s) and told_s > 0 else None}
     sources["sidecar RepetitionTime"] = sidecar.get("RepetitionTime")
@@ -225,10 +225,4 @@ def _slice_times(header: Any, shape: tuple[int, ...], sidecar: dict[str, Any]) -
     listed = sidecar.get("SliceTiming")
     if isinstance(listed, list) and len(listed) == shape[2]:
         return np.array(listed, np.float64)
-    try:
-        times = header.get_slice_times()
-    except HeaderDataError:
-        return None
-    if len(times) != shape[2] or any(t is None for t in times):
-        return None
-    return np.array(times, np.float64) * _SECONDS.get(header.get_xyzt_units()[1], 1.0)
+    return nifti.slice_times(header, shape)

@@ -58,8 +58,8 @@ class Calibration(Request, frozen=True, tag="calibration"):
 class Event(Request, frozen=True, tag="event"):
     """Announces something of the experiment; `kind` decides which fields are needed.
 
-    ``run_start``: run, optionally expected_volumes and t_r_s. ``trial``: run, trial, onset_s, duration_s,
-    optionally stimulus and condition. ``run_end``: run, optionally volumes.
+    ``run_start``: run, optionally expected_volumes and the t_r_s that the experiment counts on. ``trial``: run, trial,
+    onset_s, duration_s, optionally stimulus and condition. ``run_end``: run, optionally volumes.
     """
 
     kind: Literal["run_start", "trial", "run_end"]

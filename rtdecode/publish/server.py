@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import zmq
 
+from rtdecode import client as wire
 from rtdecode.errors import ProtocolError, RtdecodeError
 from rtdecode.publish import requests
 
@@ -125,4 +126,4 @@ class Server:
             self.rejected += 1
             _log.warning("request refused: %s", error)
             reply = {"ok": False, "error": str(error)}
-        self._router.send_multipart([identity, msgpack.packb({"v": 1, "id": number, **reply})])
+        self._router.send_multipart([identity, msgpack.packb({"v": wire.VERSION, "id": number, **reply})])

@@ -156,6 +156,23 @@ def test_a_series_that_comes_beside_each_volume_is_named_once(console: Console) 
     assert skipped == [(0, None, "left out")]
 
 
+@pytest.mark.parametrize(("counted_s", "faults"), [(PROTOCOL.t_r_s, 0), (2.0, 1)])
+def test_an_experiment_that_counts_on_another_repetition_time_is_a_fault(
+    console: Console, counted_s: float, faults: int
+) -> None:
+    rig = console.start()
+    for run in (1, 2):
+        rig.request(requests.Event, kind="run_start", run=run, t_r_s=counted_s if run == 2 else None)
+    console.write(3, 0)
+    console.wait(1.0)
+    rig._restart()
+    console.scan(4, range(3))
+    assert console.told() == (whole(1, 1) + whole(2, 3), [])
+    found = [(fault.run, fault.part, fault.reason) for fault in rig.recorder.of(wire.Fault)]
+    told = f"run 2: repetition time: expected 2 s as the experiment announced, got {PROTOCOL.t_r_s} s"
+    assert found == [(2, "experiment", told)] * faults
+
+
 def test_a_last_volume_that_was_announced_is_missing_once(tmp_path: Path) -> None:
     console = Console(tmp_path, n_volumes=N)
     rig = console.start()

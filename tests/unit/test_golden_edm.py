@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 
 from rtdecode.decode.networks.unclip import size_features
 from rtdecode.decode.sampling.edm import (
     euler,
     euler_times,
     guide,
+    network_alphas_cumprod,
     network_sigmas,
     refinement_times,
     unclip_start,
@@ -48,6 +50,11 @@ def test_golden_edm_tables(shared: Path) -> None:
         close(golden, "denoiser_sigmas_last5", network_sigmas()[-5:], FORWARD)
         close(golden, "vector_suffix", size_features((768, 768, 0, 0))[None], FORWARD)
         close(golden, "vector_suffix_sdxl_base", size_features((768, 768, 0, 0, 1024, 1024))[None], FORWARD)
+
+
+def test_the_signal_left_is_that_of_the_scheduler_of_diffusers() -> None:
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    np.testing.assert_allclose(network_alphas_cumprod(), scheduler.alphas_cumprod.numpy(), rtol=1e-4)
 
 
 def test_golden_edm_unclip_loop(shared: Path) -> None:

@@ -199,9 +199,9 @@ def test_a_gap_is_filled_in_order(served: tuple[Server, Publisher]) -> None:
         out.publish(wire.Caption(text=str(i)))
     payloads = out.replay("caption", 0)["messages"]
     with wire.Client(server.stream, server.requests) as client:
-        client._accept(b"caption", payloads[0])
-        client._accept(b"caption", payloads[4])
-        client._accept(b"caption", payloads[3])
+        client._accept(wire.unpack(b"caption", payloads[0]))
+        client._accept(wire.unpack(b"caption", payloads[4]))
+        client._accept(wire.unpack(b"caption", payloads[3]))
         texts = [client.receive(0).text for _ in range(5)]  # type: ignore[union-attr]
         assert texts == ["0", "1", "2", "3", "4"]
         assert client.receive(0) is None
@@ -213,7 +213,7 @@ def test_nothing_is_missed_after_catching_up_with_an_empty_stream(served: tuple[
         client.catch_up()
         for i in range(4):
             out.publish(wire.Caption(text=str(i)))
-        client._accept(b"caption", out.replay("caption", 3)["messages"][0])
+        client._accept(wire.unpack(b"caption", out.replay("caption", 3)["messages"][0]))
         assert [client.receive(0).text for _ in range(4)] == ["0", "1", "2", "3"]  # type: ignore[union-attr]
 
 

@@ -38,7 +38,7 @@ class DenoiserContext(nn.Module):  # type: ignore[misc]
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(cross_attentions(denoiser))
+        self.layers = nn.ModuleList(cross_attentions(denoiser.unet))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Keys and values in turn, each (b, heads, n, channels of a head), of tokens (b, n, context)."""
@@ -60,7 +60,7 @@ class ContextDenoiser(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.unet = denoiser.unet
         self._given = []
-        for layer in cross_attentions(denoiser):
+        for layer in cross_attentions(denoiser.unet):
             layer.set_processor(_GivenKeys())
             self._given.append(layer.processor)
 
@@ -72,18 +72,16 @@ class ContextDenoiser(nn.Module):  # type: ignore[misc]
         return out
 
 
-def cross_attentions(denoiser: Denoiser) -> Sequence[Attention]:
-    """Every cross-attention of a denoiser, in the order of its weights."""
+def cross_attentions(unet: nn.Module) -> Sequence[Attention]:
+    """Every cross-attention of a UNet, in the order of its weights."""
     return [
-        module
-        for name, module in denoiser.unet.named_modules()
-        if isinstance(module, Attention) and name.endswith("attn2")
+        module for name, module in unet.named_modules() if isinstance(module, Attention) and name.endswith(".attn2")
     ]
 
 
 def context_names(denoiser: Denoiser) -> list[str]:
     """Names of the tensors of `DenoiserContext`, in order."""
-    return [f"{part}{i}" for i in range(len(cross_attentions(denoiser))) for part in ("keys", "values")]
+    return [f"{part}{i}" for i in range(len(cross_attentions(denoiser.unet))) for part in ("keys", "values")]
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -26,6 +26,11 @@ def network_sigmas() -> Float32:
     return np.sqrt((1 - left) / left).astype(np.float32)
 
 
+def network_alphas_cumprod() -> NDArray[np.float64]:
+    """Signal power left at each level, falling: shape (LEVELS,)."""
+    return 1 / (1 + network_sigmas().astype(np.float64) ** 2)
+
+
 def euler_times(steps: int) -> tuple[NDArray[np.int64], Float32]:
     """Network timesteps (steps,), falling, and their sigmas (steps + 1,), the last 0.
 

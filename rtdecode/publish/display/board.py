@@ -72,7 +72,7 @@ class Board:
                 if message.percentile is not None and len(message.interval) == 2:
                     self._curve.append([message.trials, message.percentile, *message.interval])
             case wire.Heartbeat():
-                self._heartbeat = {"t": message.t_published, "lag": message.lag}
+                self._heartbeat = {"t": message.t_published}
             case wire.Score() if message.invalid is not None:
                 self._notices.appendleft({"kind": "skipped", "text": f"trial {message.trial}: {message.invalid}"})
             case wire.Score() | wire.Caption() | wire.Reconstruction():
@@ -113,7 +113,7 @@ class Board:
     def _decoded(self, message: wire.Score | wire.Caption | wire.Reconstruction) -> None:
         trial, revision = message.trial or "", message.revision or 0
         entry = self._trials.setdefault(trial, {"trial": trial, "revision": revision})
-        entry.update(run=message.run, revision=revision, final=message.final)
+        entry.update(revision=revision, final=message.final)
         match message:
             case wire.Score():
                 entry.update(
@@ -126,7 +126,6 @@ class Board:
                     pool=message.pool,
                     stimulus=message.stimulus,
                     condition=message.condition,
-                    probabilities=message.probabilities,
                 )
                 name = "score"
             case wire.Caption():

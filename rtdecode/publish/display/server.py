@@ -97,9 +97,6 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
             return Response(status_code=404)
         return Response(assets.joinpath(name).read_text(encoding="utf-8"), media_type=ASSETS[name])
 
-    async def state(_: Request) -> Response:
-        return Response(snapshot()[1], media_type="application/json")
-
     async def events(request: Request) -> Response:
         async def push() -> AsyncIterator[str]:
             shown = -1
@@ -128,7 +125,6 @@ def application(watcher: Watcher, stimuli: Path | None) -> Starlette:
         routes=[
             Route("/", page),
             Route("/assets/{name}", page),
-            Route("/state", state),
             Route("/events", events),
             Route("/picture/{trial}/{revision:int}", picture),
             Route("/stimulus/{name}", stimulus),
