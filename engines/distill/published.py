@@ -18,7 +18,7 @@ from engines.training.tables import Table
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.networks.unclip import UNCLIP_SIZES, size_features
-from rtdecode.decode.sampling.edm import guide, network_sigmas
+from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod, network_sigmas
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import TrainingError
 
@@ -117,7 +117,7 @@ def distil_unclip(pack: EnginePack, order: Order) -> tuple[str, Fitted]:
         batches,
         predict=clean,
         teacher=guided,
-        alphas_cumprod=1 / (1 + network_sigmas().astype("float64") ** 2),
+        alphas_cumprod=network_alphas_cumprod(),
         how=order.how,
         plan=order.plan,
         folder=order.out.parent,

@@ -19,16 +19,20 @@ SD_SCALE = 0.18215
 """What the latents of the two autoencoders are multiplied with."""
 _FEATURES = 256
 _MAX_PERIOD = 10_000.0
+_ROUNDED_UP = [12, 106]
 
 
 def size_features(numbers: Sequence[float]) -> Tensor:
     """Cosines and sines of picture sizes and places: shape (256 * len(numbers),), float32.
 
     The unCLIP is given original height and width and the crop's top and left, (768, 768, 0, 0); the refinement the
-    target height and width too. Torch computes them, because at 768 the last bit of its exponential shows.
+    target height and width too. At 768 the last bit of a frequency shows, and exponentials in float32 differ between
+    machines: these are rounded from float64, but for two that the published ones have one step higher.
     """
     half = _FEATURES // 2
-    frequency = torch.exp(-math.log(_MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / half)
+    exponent = -math.log(_MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / half
+    frequency = exponent.double().exp().float()
+    frequency[_ROUNDED_UP] = torch.nextafter(frequency[_ROUNDED_UP], torch.ones(()))
     angle = torch.tensor(numbers, dtype=torch.float32)[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], 1).flatten()
 
