@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.engines import OnnxEngine
+from rtdecode.decode.embedding import load_embedder
 from rtdecode.decode.resample import bilinear
-from rtdecode.errors import SettingsError
+from rtdecode.errors import EngineError, SettingsError
 from rtdecode.evaluate import metrics, networks, texts, words
 from rtdecode.evaluate.session import Pairs
 
@@ -87,13 +87,14 @@ def evaluate(
             missing.append(Unavailable(name=feature.name, reason=f"{type(error).__name__}: {error}"))
         else:
             found.append(_compared(feature.name, compute(pairs.true), compute(pairs.made), distance=feature.distance))
-    embed = None if pack is None else _embedder(pack)
-    if embed is None:
-        reason = "the session's pack is not on this machine, or has no ONNX embedder"
-        missing += [Unavailable(name=name, reason=reason) for name in ("pack's embedder", "retrieval")]
+    try:
+        if pack is None:
+            raise EngineError("the session's pack is not on this machine (--pack NAME)")
+        true, made = _embedding(pack, (pairs.true, pairs.made))
+    except EngineError as error:
+        missing += [Unavailable(name=name, reason=str(error)) for name in ("pack's embedder", "retrieval")]
     else:
-        true = embed(pairs.true)
-        found.append(_compared("pack's embedder", true, embed(pairs.made), distance=False))
+        found.append(_compared("pack's embedder", true, made, distance=False))
         if pairs.tokens is None or pairs.tokens.shape != true.shape:
             missing.append(Unavailable(name="retrieval", reason="the session's journal holds no such embeddings"))
         else:
@@ -157,19 +158,16 @@ def _retrieval(brain: NDArray[np.float32], images: NDArray[np.float32]) -> list[
     return figures
 
 
-def _embedder(pack: EnginePack) -> Callable[[NDArray[np.float32]], NDArray[np.float32]] | None:
-    spec = pack.config["stages"].get("embedder", {})
-    if not str(spec.get("file", "")).endswith(".onnx"):
-        return None
-    engine = OnnxEngine(pack.folder / spec["file"], name=f"{pack.name}/embedder", threads=1)
-    px = int(pack.config["picture"]["height"])
-
-    def embed(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-        small = bilinear(pictures, px)
-        batches = [engine.run({"image": small[i : i + _BATCH]})["tokens"] for i in range(0, len(small), _BATCH)]
-        return np.concatenate(batches).reshape(len(small), -1)
-
-    return embed
+def _embedding(pack: EnginePack, pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Flattened tokens (n, m) of sets of pictures by a pack's embedder."""
+    embedder = load_embedder(pack)
+    found = []
+    for shown in pictures:
+        px = embedder.picture_px
+        fitting = shown if px is None else bilinear(shown, px[0])
+        tokens = [embedder.run(fitting[i : i + _BATCH]) for i in range(0, len(fitting), _BATCH)]
+        found.append(np.concatenate(tokens).reshape(len(shown), -1))
+    return found
 
 
 def _captions(

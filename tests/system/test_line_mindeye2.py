@@ -85,7 +85,11 @@ def test_betas_reach_the_hidden_space_of_what_was_shown(visit: tuple[Recorder, P
     print(ranks, provenance["percentile"], provenance["category_accuracy"], [m.evidence for m in finals])
 
 
-def test_what_was_decoded_can_be_evaluated(visit: tuple[Recorder, Path], tmp_path: Path) -> None:
+def test_what_was_decoded_can_be_evaluated(
+    visit: tuple[Recorder, Path], pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, folder = visit
-    stimuli = folder.parent / "stimuli"
-    run("evaluate", folder, "--images", stimuli, "--out", tmp_path)
+    run("evaluate", folder, "--images", folder.parent / "stimuli", "--pack", pack, "--out", tmp_path)
+    said = capsys.readouterr().out
+    assert "image retrieval, top-1 of 16" in said
+    assert "embedder, two-way" in said
