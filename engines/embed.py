@@ -29,7 +29,7 @@ def embed_folder(
     folder : Path
         Pictures; a picture's name without suffix is its stimulus identifier.
     out : Path
-        A safetensors file: ``tokens`` (n, t, d), float16, and in its metadata the names and the pack's identity. Of a
+        A safetensors file: ``tokens`` (n, t, d), float16, and in its metadata the names and the embedder's digest. Of a
         pack with a map to hidden values also ``latents`` (n, hidden), float32, and in the metadata its digest.
     threads : int
         CPU threads.
@@ -61,7 +61,7 @@ def embed_folder(
         tokens[i] = embed(path) if i else first
         progress(i + 1, len(paths))
     arrays: dict[str, NDArray[Any]] = {"tokens": tokens}
-    metadata = {"names": json.dumps(names), "pack": pack.identity}
+    metadata = {"names": json.dumps(names), "embedder": pack.digest(pack.config["stages"]["embedder"]["file"])}
     if LATENTS in pack.config:
         arrays[LATENTS] = latent_map(pack)(tokens)
         metadata[LATENTS] = pack.digest(pack.config[LATENTS]["file"])

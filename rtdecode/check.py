@@ -97,6 +97,7 @@ def missing(settings: Settings) -> dict[str, str]:
     folders |= {} if stimuli is None else {"decode.stimuli": stimuli}
     folders |= {} if estimate.motion_file is None else {"estimate.motion_file": estimate.motion_file}
     files = {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}
+    files |= {} if settings.decode.pool is None else {"decode.pool": settings.decode.pool}
     files |= {} if estimate.mask == "auto" else {"estimate.mask": estimate.mask}
     found = {name: f"expected a folder, found none at {path}" for name, path in folders.items() if not path.is_dir()}
     return found | {
@@ -167,6 +168,7 @@ def _decoder(pack: EnginePack, decode: DecodeSettings) -> Decoder:
     return load_decoder(
         pack,
         stimuli=decode.stimuli,
+        pool=decode.pool,
         backend=decode.backend,
         threads=decode.threads,
         prior_steps=decode.prior_steps,

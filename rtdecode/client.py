@@ -139,9 +139,14 @@ class Beta(Message):
 
 @dataclass(frozen=True)
 class Embedding(Message):
-    """Tokens of shape (tokens, width)."""
+    """Tokens of shape (tokens, width).
+
+    `nearest` names the pictures of the session's pool (``decode.pool``) that are most like them, with their cosines, best
+    first.
+    """
 
     tokens: Optional[Array] = None
+    nearest: Dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

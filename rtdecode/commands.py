@@ -88,6 +88,7 @@ def _run(args: argparse.Namespace) -> int:
                 WorkerService(
                     pack.folder,
                     stimuli=settings.decode.stimuli,
+                    pool=settings.decode.pool,
                     backend=backend.name,
                     threads=settings.decode.threads,
                     seed=settings.session.seed,

@@ -299,16 +299,20 @@ class Embedding:
 
     Attributes
     ----------
-    tokens : array of shape (t, d), float32
-        As the ridge adapter gives them: shrunk toward the mean in proportion to its reliability.
+    tokens : array of shape (t, d), float32 or float16
+        Of a tiny pack as the ridge adapter gives them, shrunk toward the mean in proportion to its reliability; of
+        MindEye2 as the backbone's projector does.
     components : array of shape (k,), float32
-        The same in the adapter's component space.
+        What the adapter predicts.
     score : Score
+    nearest : mapping of str to float
+        Pictures of the session's pool that are most like the tokens and their cosines, best first.
     """
 
-    tokens: NDArray[np.float32]
+    tokens: NDArray[np.floating[Any]]
     components: NDArray[np.float32]
     score: Score
+    nearest: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -190,6 +190,8 @@ class DecodeSettings:
         Folder of pictures named by stimulus: calibration targets and, those that calibration does not show, the
         retrieval pool; a MindEye2 pack wants ``embeddings.safetensors`` and ``categories.json`` beside them. None:
         stimulus identifiers are the pack's categories and its prototypes are the targets.
+    pool : Path or None
+        File of ``rtdecode engines embed``: each embedding then names the most similar of these pictures.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int
@@ -201,6 +203,7 @@ class DecodeSettings:
     pack: str = "tiny"
     bundle: Path | None = None
     stimuli: Path | None = None
+    pool: Path | None = None
     backend: Literal["auto", "onnx", "torch", "tensorrt"] = "auto"
     threads: Count = 1
     prior_steps: Count | None = None

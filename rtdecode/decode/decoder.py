@@ -12,6 +12,7 @@ from rtdecode.decode.adapter import Adapter, adapter_from
 from rtdecode.decode.candidates import Candidates
 from rtdecode.decode.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.generator import Embedded, Generator
+from rtdecode.decode.pool import ImagePool
 from rtdecode.decode.retrieval import Scorer, mid_rank, scorer_from
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
@@ -29,11 +30,16 @@ class Decoder:
         What a trial may have shown.
     generator : Generator
         The pack's networks.
+    pool : ImagePool or None
+        Pictures to name the nearest of, for every beta.
     """
 
-    def __init__(self, pack: EnginePack, candidates: Candidates, generator: Generator) -> None:
+    def __init__(
+        self, pack: EnginePack, candidates: Candidates, generator: Generator, pool: ImagePool | None = None
+    ) -> None:
         self._pack = pack.identity
         self._generator = generator
+        self._pool = pool
         self.candidates = candidates
         self._participant: _Participant | None = None
 
@@ -124,6 +130,7 @@ class Decoder:
             tokens=frozen(embedded.tokens),
             components=frozen(embedded.components),
             score=person.score(embedded.components, truth),
+            nearest={} if self._pool is None else dict(self._pool.nearest(embedded.tokens, _TOP)),
         )
 
 

@@ -76,6 +76,7 @@ def pack_part(part: Part, milliseconds: float, gpu_bytes: int | None) -> bytes:
                 "kind": "embedding",
                 "tokens": _array(part.tokens),
                 "components": _array(part.components),
+                "nearest": dict(part.nearest),
                 "score": {name: getattr(part.score, name) for name in _SCORE},
             }
         case Caption():
@@ -105,6 +106,7 @@ def unpack_part(content: dict[str, Any]) -> tuple[Part, float]:
             tokens=_unarray(content["tokens"]),
             components=_unarray(content["components"]),
             score=Score(**{**score, "top": tuple(score["top"])}),
+            nearest=content["nearest"],
         )
         return embedding, milliseconds
     if content["kind"] == "caption":

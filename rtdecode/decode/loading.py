@@ -12,6 +12,7 @@ from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.mindeye2.generator import MindEye2Generator
 from rtdecode.decode.mindeye2.recipe import recipe_of
 from rtdecode.decode.mindeye2.stimuli import read_stimuli
+from rtdecode.decode.pool import open_pool
 from rtdecode.decode.stages import load_stages
 from rtdecode.decode.tiny import TinyGenerator
 from rtdecode.errors import EngineError
@@ -21,6 +22,7 @@ def load_decoder(
     pack: EnginePack,
     *,
     stimuli: Path | None = None,
+    pool: Path | None = None,
     backend: str = "auto",
     threads: int = 1,
     seed: int = 0,
@@ -34,6 +36,8 @@ def load_decoder(
     pack : EnginePack
     stimuli : Path or None
         As of `load_candidates`.
+    pool : Path or None
+        Embeddings of pictures to name the nearest of; see `open_pool`.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         As of `choose`.
     threads : int
@@ -46,9 +50,10 @@ def load_decoder(
     Raises
     ------
     EngineError, BundleError
-        The pack or the stimuli cannot be used.
+        The pack, the stimuli or the pool cannot be used.
     """
     chosen = choose(backend, pack)
+    pictures = None if pool is None else open_pool(pool, pack)
     if _kind(pack) == KIND:
         candidates = read_stimuli(pack, stimuli)
         recipe = recipe_of(pack.config)
@@ -58,10 +63,10 @@ def load_decoder(
             unclip_steps=recipe.unclip_steps if unclip_steps is None else unclip_steps,
         )
         mind = load_mindeye2(pack, backend=chosen, recipe=recipe, threads=threads)
-        return Decoder(pack, candidates, MindEye2Generator(mind, seed=seed))
+        return Decoder(pack, candidates, MindEye2Generator(mind, seed=seed), pictures)
     stages = load_stages(pack, threads=threads)
     generator = TinyGenerator(stages, seed=seed, prior_steps=prior_steps, unclip_steps=unclip_steps)
-    return Decoder(pack, embed_candidates(stages, stimuli), generator)
+    return Decoder(pack, embed_candidates(stages, stimuli), generator, pictures)
 
 
 def load_candidates(pack: EnginePack, stimuli: Path | None, *, threads: int = 1) -> Candidates:

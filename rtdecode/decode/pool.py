@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from rtdecode.bundle import EnginePack
 from rtdecode.errors import EngineError
 
 LARGE = 100_000
@@ -53,7 +54,7 @@ class ImagePool:
         """Whether every search looks at every picture."""
         return self._index is None
 
-    def nearest(self, query: NDArray[np.float32], k: int) -> list[tuple[str, float]]:
+    def nearest(self, query: NDArray[np.floating[Any]], k: int) -> list[tuple[str, float]]:
         """Return the `k` most similar pictures and their cosines, best first.
 
         Parameters
@@ -97,28 +98,29 @@ class ImagePool:
         return index
 
 
-def open_pool(path: Path, pack: str, *, large: int = LARGE) -> ImagePool:
+def open_pool(path: Path, pack: EnginePack, *, large: int = LARGE) -> ImagePool:
     """Open what ``rtdecode engines embed`` has written.
 
     Parameters
     ----------
     path : Path
         Safetensors file.
-    pack : str
-        Identity of the pack that decodes.
+    pack : EnginePack
+        The one that decodes.
     large : int
         See `ImagePool`.
 
     Raises
     ------
     EngineError
-        The file cannot be read, or another pack embedded the pictures.
+        The file cannot be read, or another embedder embedded the pictures.
     """
     try:
         with safe_open(path, framework="numpy") as stored:
             tokens, said = stored.get_tensor("tokens"), stored.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise EngineError(f"{path}: expected embeddings of rtdecode engines embed: {error}") from None
-    if said.get("pack") != pack:
-        raise EngineError(f"{path}: expected pictures embedded by pack {pack}, got {said.get('pack')}; embed them anew")
+    embedder = pack.config["stages"].get("embedder", {}).get("file", "")
+    if not embedder or said.get("embedder") != pack.digest(embedder):
+        raise EngineError(f"{path}: expected pictures embedded by the embedder of pack {pack.name}; embed them anew")
     return ImagePool(json.loads(said["names"]), tokens, large=large)

@@ -142,7 +142,7 @@ class WorkerService:
     ----------
     pack : Path
         Folder of the engine pack.
-    stimuli, backend, threads, seed, prior_steps, unclip_steps
+    stimuli, pool, backend, threads, seed, prior_steps, unclip_steps
         As of `load_decoder`.
     reply_timeout_s : float
         A worker silent for this long counts as dead.
@@ -160,6 +160,7 @@ class WorkerService:
         pack: Path,
         *,
         stimuli: Path | None = None,
+        pool: Path | None = None,
         backend: str = "auto",
         threads: int = 1,
         seed: int = 0,
@@ -170,6 +171,7 @@ class WorkerService:
     ) -> None:
         options = {
             "stimuli": stimuli,
+            "pool": pool,
             "backend": backend,
             "threads": threads,
             "seed": seed,

@@ -79,7 +79,7 @@ def no_score(record: BetaUpdate) -> wire.Score:
 
 def embedding(record: BetaUpdate, found: Embedding) -> wire.Embedding:
     """Message of the tokens decoded from a beta."""
-    return wire.Embedding(**_decoded(record), tokens=_array(found.tokens))
+    return wire.Embedding(**_decoded(record), tokens=_array(found.tokens), nearest=dict(found.nearest))
 
 
 def score(record: BetaUpdate, found: Score, drift: Drift | None) -> wire.Score:

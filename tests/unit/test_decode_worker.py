@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import load_file
 
+from rtdecode.__main__ import main
 from rtdecode.decode import frames
 from rtdecode.decode.worker import LocalService, WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Embedding, Reconstruction
+from rtdecode.simulate import world
 from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
 
 
@@ -88,3 +93,26 @@ def test_errors_keep_their_kind_and_text(error: BundleError | EngineError) -> No
 def test_a_message_carries_the_number_of_its_request() -> None:
     assert frames.numbered(frames.number(2**40, b"frame")) == (2**40, b"frame")
     assert frames.numbered(frames.number(0, frames.END)) == (0, b"")
+
+
+def test_the_nearest_pictures_of_a_pool_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    (tmp_path / "pictures").mkdir()
+    for i in range(9):
+        Image.fromarray(world.render(world.sample_scene(rng))[0]).save(tmp_path / "pictures" / f"p{i}.png")
+    pool = tmp_path / "pool.safetensors"
+    assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(pool)]) == 0
+    write_category_bundle(tmp_path / "bundle")
+    worker = WorkerService(tiny_pack().folder, pool=pool)
+    try:
+        worker.load(tmp_path / "bundle")
+        embedding = next(part for part, _ in worker.decode(category_update(3)))
+    finally:
+        worker.close()
+    assert isinstance(embedding, Embedding)
+    rows = load_file(pool)["tokens"].reshape(9, -1).astype(np.float64)
+    query = embedding.tokens.astype(np.float64).ravel()
+    cosines = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
+    order = np.argsort(-cosines)[:5]
+    assert list(embedding.nearest) == [f"p{i}" for i in order]
+    np.testing.assert_allclose(list(embedding.nearest.values()), cosines[order], atol=1e-5)

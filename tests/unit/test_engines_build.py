@@ -232,7 +232,7 @@ def test_what_was_not_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "not compared" in capsys.readouterr().out
 
 
-def test_embedded_pictures_are_searched(tmp_path: Path) -> None:
+def test_embedded_pictures_are_searched(tmp_path: Path, exported: EnginePack) -> None:
     rng = np.random.default_rng(1)
     (tmp_path / "pictures").mkdir()
     for name in "abc":
@@ -241,10 +241,10 @@ def test_embedded_pictures_are_searched(tmp_path: Path) -> None:
     assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(out)]) == 0
     pack = open_pack("tiny")
     candidates = embed_candidates(load_stages(pack), tmp_path / "pictures")
-    (best, cosine), *_ = open_pool(out, pack.identity).nearest(candidates.tokens[1], 2)
+    (best, cosine), *_ = open_pool(out, pack).nearest(candidates.tokens[1], 2)
     assert best == "b"
     assert cosine == pytest.approx(1, abs=1e-3)
     with pytest.raises(EngineError, match="embed them anew"):
-        open_pool(out, "another")
+        open_pool(out, exported)
     with pytest.raises(EngineError, match="expected embeddings"):
-        open_pool(tmp_path / "pictures" / "a.png", pack.identity)
+        open_pool(tmp_path / "pictures" / "a.png", pack)
