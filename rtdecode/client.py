@@ -141,8 +141,8 @@ class Beta(Message):
 class Embedding(Message):
     """Tokens of shape (tokens, width).
 
-    `nearest` names the pictures of the session's pool (``decode.pool``) that are most like them, with their cosines, best
-    first.
+    `nearest` names the pictures of the session's pool (``decode.pool``) that are most like them and gives their
+    cosines, best first.
     """
 
     tokens: Optional[Array] = None

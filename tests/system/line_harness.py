@@ -64,12 +64,14 @@ class RecordedClient:
         pass
 
     def messages(self) -> Iterator[wire.Message]:
-        missed = [
-            wire.unpack(topic.encode(), payload)
-            for topic in TOPICS
-            for payload in self._request(requests.Replay, topic=topic, since_seq=0)["messages"]
-        ]
+        missed = [wire.unpack(topic.encode(), payload) for topic in TOPICS for payload in self._replayed(topic)]
         return iter(sorted(missed, key=lambda message: message.t_published))
+
+    def _replayed(self, topic: str) -> Iterator[bytes]:
+        answer: dict[str, Any] = {"next_seq": 0, "more": True}
+        while answer["more"]:
+            answer = self._request(requests.Replay, topic=topic, since_seq=answer["next_seq"])
+            yield from answer["messages"]
 
     def calibration(self, **status: Any) -> None:
         self._request(requests.Calibration, **status)
