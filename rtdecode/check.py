@@ -148,7 +148,7 @@ def _output(settings: Settings, clock: Clock) -> list[Finding]:
 def _engines(settings: Settings) -> list[Finding]:
     decode = settings.decode
     pack, pack_finding = _attempt("engine pack", lambda: open_pack(decode.pack))
-    findings = [pack_finding]
+    findings, decoder = [pack_finding], None
     if pack is not None:
         backend, finding = _attempt("backend", lambda: choose(decode.backend, pack))
         findings.append(finding if backend is None else Finding("backend", f"{backend.name}: {backend.reason}"))
@@ -156,7 +156,7 @@ def _engines(settings: Settings) -> list[Finding]:
         findings.append(finding if decoder is None else Finding(finding.subject, _ready(decoder)))
     if decode.bundle is not None:
         folder = decode.bundle
-        findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack))[1])
+        findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack, decoder))[1])
     elif settings.calibration.runs == 0:
         findings.append(
             Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
@@ -181,9 +181,12 @@ def _ready(decoder: Decoder) -> str:
     return f"{known}; no {', no '.join(decoder.absent)}: the pack has no such stage" if decoder.absent else known
 
 
-def _bundle(settings: Settings, folder: Path, pack: EnginePack | None) -> Calibrated | None:
-    """Open the bundle and, where there is a pack, hold it to the settings."""
-    return open_calibrated(open_participant(folder)) if pack is None else calibration_of(settings, pack)
+def _bundle(settings: Settings, folder: Path, pack: EnginePack | None, decoder: Decoder | None) -> Calibrated | None:
+    """Open the bundle and, where they are there, hold it to the settings and load it into the decoder."""
+    calibrated = open_calibrated(open_participant(folder)) if pack is None else calibration_of(settings, pack)
+    if decoder is not None:
+        decoder.load(open_participant(folder))
+    return calibrated
 
 
 def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Finding]:

@@ -83,26 +83,29 @@ def _run(args: argparse.Namespace) -> int:
     server = Server(settings.publish.stream, settings.publish.requests)
     try:
         text = args.settings.read_text(encoding="utf-8")
-        with (
-            contextlib.closing(
-                WorkerService(
-                    pack.folder,
-                    stimuli=settings.decode.stimuli,
-                    pool=settings.decode.pool,
-                    backend=backend.name,
-                    threads=settings.decode.threads,
-                    seed=settings.session.seed,
-                    prior_steps=settings.decode.prior_steps,
-                    unclip_steps=settings.decode.unclip_steps,
+        worker = WorkerService(
+            pack.folder,
+            stimuli=settings.decode.stimuli,
+            pool=settings.decode.pool,
+            backend=backend.name,
+            threads=settings.decode.threads,
+            seed=settings.session.seed,
+            prior_steps=settings.decode.prior_steps,
+            unclip_steps=settings.decode.unclip_steps,
+        )
+        with contextlib.closing(worker) as decoder:
+            if settings.decode.bundle is not None:
+                decoder.load(settings.decode.bundle)  # one that cannot be used is refused before a folder is made
+            with (
+                contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
+                FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
+            ):
+                daemon = Daemon(
+                    settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, past=past
                 )
-            ) as decoder,
-            contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
-            FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
-        ):
-            daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, past=past)
-            server.start(daemon.answer)
-            print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
-            daemon.run(stop)
+                server.start(daemon.answer)
+                print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
+                daemon.run(stop)
     finally:
         server.close()
     return 0

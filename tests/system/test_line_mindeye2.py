@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from rtdecode import client as wire
 from rtdecode.__main__ import main
-from rtdecode.bundle import open_participant
+from rtdecode.check import Finding, check
+from rtdecode.clock import SystemClock
+from rtdecode.settings import parse
 from rtdecode.simulate import world
 from tests.conftest import FakeClock
 from tests.system.line_harness import PLAN, Recorder, run_visit
@@ -74,17 +77,6 @@ def test_every_trial_is_decoded_with_every_part(visit: tuple[Recorder, Path]) ->
     assert (tokens.dtype, tokens.shape) == ("<f2", (16, 104))
 
 
-def test_betas_reach_the_hidden_space_of_what_was_shown(visit: tuple[Recorder, Path]) -> None:
-    """Random networks tell pictures apart by little; the participant's betas still find their place there."""
-    recorder, folder = visit
-    provenance = open_participant(folder / "bundle").provenance
-    assert provenance["trials"] == PLAN.trials_per_run * PLAN.calibration_runs
-    finals = [m for m in recorder.of(wire.Score) if m.final]
-    assert {m.pool for m in finals} == {len(DECODED)}
-    ranks = np.array([m.rank for m in finals])
-    print(ranks, provenance["percentile"], provenance["category_accuracy"], [m.evidence for m in finals])
-
-
 def test_what_was_decoded_can_be_evaluated(
     visit: tuple[Recorder, Path], pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,3 +85,24 @@ def test_what_was_decoded_can_be_evaluated(
     said = capsys.readouterr().out
     assert "image retrieval, top-1 of 16" in said
     assert "embedder, two-way" in said
+
+
+def test_a_later_visit_is_checked_before_it_starts(visit: tuple[Recorder, Path], pack: Path, tmp_path: Path) -> None:
+    _, folder = visit
+    (tmp_path / "export").mkdir()
+    shutil.copytree(folder.parent / "stimuli", tmp_path / "stimuli")
+    raw = {
+        "session": {"participant": "sim", "session": "02", "output": "sessions"},
+        "scanner": {"export_dir": "export"},
+        "decode": {"pack": str(pack), "stimuli": "stimuli", "bundle": str(folder / "bundle"), "unclip_steps": 1},
+    }
+
+    def found() -> dict[str, Finding]:
+        return {one.subject: one for one in check(parse(raw, root=tmp_path), SystemClock())}
+
+    well = found()
+    assert well["participant bundle"].problem == ""
+    assert well["engines and stimuli"].detail == f"ready: {len(PLAN.trials)} stimuli of 8 categories"
+    told = (tmp_path / "stimuli" / "categories.json").read_text()
+    (tmp_path / "stimuli" / "categories.json").write_text(told.replace("shoe", "boot"))
+    assert "calibrated to tell" in found()["participant bundle"].problem
