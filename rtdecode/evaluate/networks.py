@@ -91,19 +91,24 @@ def _swav(state: dict[str, Any]) -> Callable[[Any], Any]:
     return network.eval()  # type: ignore[no-any-return]
 
 
-def _clip(state: dict[str, Any]) -> Callable[[Any], Any]:
+def clip(name: str, state: dict[str, Any]) -> Any:
+    """OpenAI's CLIP by open_clip's name of its shape, with its weights."""
     import open_clip
 
-    network = open_clip.create_model("ViT-L-14", force_quick_gelu=True)
+    network = open_clip.CLIP(**open_clip.get_model_config(name), quick_gelu=True)
     network.load_state_dict(state)
-    return network.eval().encode_image  # type: ignore[no-any-return]
+    return network.eval()
+
+
+def _clip_image(state: dict[str, Any]) -> Callable[[Any], Any]:
+    return clip("ViT-L-14", state).encode_image  # type: ignore[no-any-return]
 
 
 FEATURES = (
     Feature(name="AlexNet(2)", file="alexnet-owt-7be5be79.pth", px=256, build=_alexnet(4)),
     Feature(name="AlexNet(5)", file="alexnet-owt-7be5be79.pth", px=256, build=_alexnet(11)),
     Feature(name="Inception", file="inception_v3_google-0cc3c7bd.pth", px=342, build=_inception),
-    Feature(name="CLIP", file="ViT-L-14-openai.safetensors", px=224, build=_clip, clip=True),
+    Feature(name="CLIP", file="ViT-L-14-openai.safetensors", px=224, build=_clip_image, clip=True),
     Feature(name="EffNet-B", file="efficientnet_b1-c27df63c.pth", px=255, build=_efficientnet, distance=True),
     Feature(name="SwAV", file="swav_800ep_pretrain.pth.tar", px=224, build=_swav, distance=True),
 )

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rtdecode.evaluate.networks import clip
 
 Alike = Callable[[str, Sequence[str]], float]
 """A caption and its references to how alike they are, the best reference counting."""
@@ -80,9 +83,7 @@ def _clip(name: str) -> Callable[[Path], Alike]:
         import torch
         from safetensors.torch import load_file
 
-        model = open_clip.create_model(name, force_quick_gelu=True)
-        model.load_state_dict(load_file(path))
-        model.eval()
+        model = clip(name, load_file(path))
         tokenizer = open_clip.get_tokenizer(name)
 
         def embed(texts: list[str]) -> NDArray[np.float32]:
@@ -98,6 +99,10 @@ def _meteor(path: Path) -> Alike:
     import nltk
 
     nltk.data.path.insert(0, str(path.parents[1]))
+    try:
+        nltk.corpus.wordnet.ensure_loaded()
+    except (LookupError, BadZipFile) as error:
+        raise ValueError(f"{path} is not WordNet as nltk has it: {str(error).strip().splitlines()[0]}") from None
 
     def alike(made: str, references: Sequence[str]) -> float:
         said = [one.lower().split() for one in references]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from rtdecode.bundle import open_pack
 from rtdecode.clock import SystemClock
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import SettingsError
-from rtdecode.evaluate import networks
+from rtdecode.evaluate import networks, texts
 from rtdecode.evaluate.evaluation import evaluate, read_references
 from rtdecode.evaluate.session import PX, read_pairs
 from rtdecode.evaluate.words import rouge_1, rouge_l
@@ -121,6 +122,53 @@ def test_a_network_whose_weights_are_there_is_used(visit: tuple[Path, Path], tmp
     figures, missing = evaluate(read_pairs(*visit), pack=None, weights=tmp_path)
     assert "AlexNet(5), two-way" not in {figure.name for figure in figures}
     assert any(one.name == "AlexNet(5)" and "no weights at" not in one.reason for one in missing)
+
+
+@pytest.mark.parametrize("name", ["Inception", "EffNet-B", "SwAV"])
+def test_features_are_those_of_the_average_pool(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    models = pytest.importorskip("torchvision.models")
+    feature = next(one for one in networks.FEATURES if one.name == name)
+    torch.manual_seed(0)
+    made = {
+        "Inception": lambda: models.inception_v3(init_weights=False, transform_input=True),
+        "EffNet-B": models.efficientnet_b1,
+        "SwAV": models.resnet50,
+    }[name]()
+    state = made.state_dict()
+    if name == "SwAV":  # saved from a parallel training, with heads of its own
+        own = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        heads = {"projection_head.0.weight": torch.zeros(2), "prototypes.weight": torch.zeros(2)}
+        state = {f"module.{key}": value for key, value in {**own, **heads}.items()}
+    torch.save(state, tmp_path / feature.file)
+    pictures = RNG.uniform(size=(2, 3, feature.px, feature.px)).astype(np.float32)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    given = torch.from_numpy(((pictures - mean[:, None, None]) / std[:, None, None]).astype(np.float32))
+    pooled: list[np.ndarray] = []
+    made.avgpool.register_forward_hook(lambda _module, _given, out: pooled.append(out.flatten(1).numpy()))
+    with torch.no_grad():
+        made.eval()(given)
+    np.testing.assert_allclose(networks.load(feature, tmp_path)(pictures), pooled[0], rtol=1e-4, atol=1e-5)
+
+
+def test_meteor_of_the_words_themselves(tmp_path: Path) -> None:
+    pytest.importorskip("nltk")
+    measure = next(one for one in texts.TEXTS if one.name == "METEOR")
+    path = tmp_path / measure.file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no words")
+    with pytest.raises(ValueError, match="not WordNet"):
+        texts.load(measure, tmp_path)
+    parts = ("noun", "verb", "adj", "adv")
+    files = [f"{kind}.{part}" for kind in ("index", "data") for part in parts] + [f"{part}.exc" for part in parts]
+    with ZipFile(path, "w") as archive:  # a WordNet that knows no word: what is left are words and their stems
+        for name in ("lexnames", "index.sense", *files):
+            archive.writestr(f"wordnet/{name}", "")
+    alike = texts.load(measure, tmp_path)
+    # all of n words match in one piece: 1 less half the cube of 1 / n; of the references the best counts
+    assert alike("a red dog", ["nothing", "A red dog"]) == pytest.approx(1 - 0.5 / 27)
+    assert alike("red dogs ran away", ["red dog ran away"]) == pytest.approx(1 - 0.5 / 64)
+    assert alike("blue", ["a red dog"]) == 0
 
 
 def test_captions_against_counted_words(visit: tuple[Path, Path], tmp_path: Path) -> None:
