@@ -15,14 +15,12 @@ from engines.export import OPSET, export_part, parts_of
 from engines.parity import Parity, agrees, compare
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.engines import Engine, OnnxEngine
-from rtdecode.decode.mindeye2.engines import CONDITIONING
 from rtdecode.decode.networks.parts import Part
-from rtdecode.decode.networks.unclip import REFINER_SIZES, UNCLIP_SIZES, size_features
 from rtdecode.decode.plans import PlanRuntime, Profile, exported, plan_keys, sizes_of, write_plan
 from rtdecode.errors import EngineError
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""Largest difference from torch in float32, over the largest value, by the precision of the tensors."""
+"""Largest difference from torch in float32, over the largest value, that a pack asks by its tensors' precision."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Report = Callable[[str], None]
 
@@ -35,7 +33,7 @@ class PlanBuilder(PlanRuntime, Protocol):
         ...
 
 
-def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) -> str:
+def export_pack(pack: EnginePack, out: Path, *, precision: str, tolerance: float | None = None, report: Report) -> str:
     """Write a pack with an ONNX file for each part, sealed after each was compared with torch.
 
     Parameters
@@ -47,6 +45,9 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
     precision : {"float32", "float16", "bfloat16"}
         Of the tensors in the files. ONNX Runtime's CPU backend runs no bfloat16: such a file is compared when a plan is
         compiled from it.
+    tolerance : float or None
+        Largest difference from torch in float32 over the largest value, kept in ``pack.toml`` and asked of plans too;
+        None takes that of the precision (`TOLERANCES`).
     report : callable
         Is given a line for each part.
 
@@ -63,6 +64,8 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
     if not any("network" in spec for spec in pack.config["stages"].values()):
         raise EngineError(f"pack {pack.name}: expected stages with weights of networks, got ONNX files already")
 
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+
     def change(folder: Path) -> dict[str, Any]:
         ridge = pack.config["stages"].get("ridge")
         if ridge is not None:  # an input of its part: read by numpy, which has no bfloat16
@@ -76,18 +79,17 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, report: Report) 
             if precision != "bfloat16":
                 engine = OnnxEngine(path, name=part.name, threads=torch.get_num_threads())
                 found = compare(part, engine, **sizes_of(pack))
-                _insist(found, TOLERANCES[precision])
+                _insist(found, limit)
             table[part.name] = {
                 "stage": stage,
                 "file": path.name,
                 "precision": precision,
+                "tolerance": limit,
                 "opset": OPSET,
                 "inputs": part.inputs,
                 "outputs": list(part.outputs),
             }
             report(f"{part.name}: {_told(found)}")
-        vectors = {"unclip": size_features(UNCLIP_SIZES).numpy(), "refiner_sizes": size_features(REFINER_SIZES).numpy()}
-        save_file(vectors, folder / CONDITIONING)
         return {**pack.config, "parts": table}
 
     return seal_copy(pack, out, change, without=exported_files(pack))
@@ -123,7 +125,7 @@ def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...
         spec, key = known[part.name], keys[part.name]
         plan = builder.build(pack.folder / spec["file"], key.profile, flags)
         found = compare(part, builder.load(plan, part.name), **sizes_of(pack))
-        _insist(found, TOLERANCES[spec["precision"]])
+        _insist(found, spec["tolerance"])
         written.append(write_plan(pack.folder, part.name, key, plan, {one.output: one.difference for one in found}))
         report(f"{part.name}: {_told(found)}, plan {key.digest}")
     return written

@@ -27,6 +27,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     export.add_argument("pack", help="name of an installed pack, or a folder, with weights of networks")
     export.add_argument("--out", type=Path, required=True, help="folder of the new pack")
     export.add_argument("--precision", choices=_PRECISIONS, default="float32", help="of the tensors in the files")
+    export.add_argument(
+        "--tolerance", type=float, help="largest difference from torch, relative, of ONNX files and of plans from them"
+    )
     export.set_defaults(handler=_export)
 
     build = commands.add_parser("build", help="compile TensorRT plans for this GPU; kept only if they equal torch")
@@ -61,7 +64,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _export(args: argparse.Namespace) -> int:
     from engines.build import export_pack
 
-    identity = export_pack(open_pack(args.pack), args.out, precision=args.precision, report=print)
+    identity = export_pack(
+        open_pack(args.pack), args.out, precision=args.precision, tolerance=args.tolerance, report=print
+    )
     print(f"{args.out}: sealed as {identity}")
     return 0
 
@@ -86,13 +91,13 @@ def _verify(args: argparse.Namespace) -> int:
         )
     if "parts" not in pack.config:
         return 0
-    from engines.build import TOLERANCES, verify_parts
+    from engines.build import verify_parts
     from engines.parity import agrees
 
     table = Table("part", "output", "difference from torch, relative", "at most", title="ONNX Runtime against torch")
     right = True
     for part, found in verify_parts(pack, threads=args.threads):
-        tolerance = TOLERANCES[pack.config["parts"][part.name]["precision"]]
+        tolerance = pack.config["parts"][part.name]["tolerance"]
         right = right and agrees(found, tolerance)
         if not found:
             table.add_row(part.name, "", "not compared: ONNX Runtime runs no bfloat16", "")

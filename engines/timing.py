@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.backends import choose
 from rtdecode.decode.engines import Engine, OnnxEngine
+from rtdecode.decode.mindeye2.engines import WHOLE
 from rtdecode.decode.plans import exported, load_plan, plan_keys, sizes_of
 from rtdecode.errors import EngineError
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 _WARM_UPS = 2
 _VOXELS = 15_000
-_SIZES = {"batch": 1, "words": 10, "voxels": _VOXELS, "components": 256, "tokens": 256}
-_WHOLE = ("t", "words")
+_SIZES = {"batch": 1, "voxels": _VOXELS, "components": 256, "tokens": 256}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> It
     ----------
     pack : EnginePack
     backend : {"onnx", "torch", "tensorrt"}
-        By torch every part is a CUDA graph on a GPU, in the precision that a session would have.
+        By torch as a session runs it: on a GPU in half precision and, but for captions, as CUDA graphs.
     threads : int
         CPU threads.
     times : int
@@ -74,14 +74,13 @@ def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Eng
     elif backend == "torch":
         import torch
 
-        from engines.export import parts_of
-        from rtdecode.decode.networks.engine import TorchEngine
+        from rtdecode.decode.networks.stages import open_stage
 
         torch.set_num_threads(threads)
         chosen = choose("torch", pack)
-        for _, part in parts_of(pack):
-            engine = TorchEngine(part, device=chosen.device, dtype=getattr(torch, chosen.precision))
-            yield engine, part.inputs
+        for stage in stages:
+            for engine in open_stage(pack, stage, device=chosen.device, precision=chosen.precision):
+                yield engine, engine.part.inputs
     else:
         from rtdecode.decode.tensorrt import TensorRT
 
@@ -96,8 +95,8 @@ def _values(inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, ND
     found: dict[str, NDArray[Any]] = {}
     for name, shape in inputs.items():
         counted = [size if isinstance(size, int) else known[size] for size in shape]
-        if name in _WHOLE:
-            found[name] = rng.integers(1, 90, counted)
+        if name in WHOLE:
+            found[name] = rng.integers(*WHOLE[name], counted)
         else:
             found[name] = rng.standard_normal(counted).astype(np.float32)
     return found

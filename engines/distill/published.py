@@ -16,8 +16,8 @@ from engines.distill.consistency import Distillation, distil
 from engines.training.loop import Fitted, Plan, make_accelerator
 from engines.training.tables import Table
 from rtdecode.bundle import EnginePack
+from rtdecode.decode.mindeye2.unclip import UNCLIP_SIZES, size_features
 from rtdecode.decode.networks.build import load
-from rtdecode.decode.networks.unclip import UNCLIP_SIZES, size_features
 from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod, network_sigmas
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import TrainingError
@@ -94,7 +94,7 @@ def distil_unclip(pack: EnginePack, order: Order) -> tuple[str, Fitted]:
     _check_shape(order.data, table, "tokens", (tokens, sizes["cross_attention_dim"]))
     drawn = torch.randn((tokens, width), generator=torch.Generator().manual_seed(order.plan.seed))
     unconditional = drawn.to(device)
-    vector = size_features(UNCLIP_SIZES)[None].to(device)
+    vector = torch.from_numpy(size_features(UNCLIP_SIZES))[None].to(device)
     sigmas = torch.from_numpy(network_sigmas()).to(device)
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PRECISIONS = ("float32", "float16", "bfloat16")
 _DIMS = ("small", "cut", "full")
 _PICTURE = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder", "blurry_autoencoder")
-_STAGES = (*_PICTURE, "embedder", "refiner", "refiner_autoencoder", "prompt")
+_STAGES = (*_PICTURE, "small_autoencoder", "embedder", "refiner", "refiner_autoencoder", "prompt")
 _HUB = "datasets/pscotti/mindeyev2"
 _WHERE = "a path, [datasets/]owner/repository:file on the Hugging Face hub"
 
@@ -33,6 +33,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     second.add_argument("--converter", metavar="FILE", help=f"{_HUB}:bigG_to_L_epoch8.pth")
     second.add_argument("--captioner", metavar="FOLDER", help="a folder, or microsoft/git-large-coco")
     second.add_argument("--refiner", metavar="FILE", help="an SDXL checkpoint; the published one is zavychromaxl_v30")
+    second.add_argument(
+        "--small-autoencoder",
+        metavar="FILE",
+        help="madebyollin/taesdxl:diffusion_pytorch_model.safetensors; pictures are then decoded by it, much faster",
+    )
     second.add_argument(
         "--participant",
         metavar="N",
@@ -91,6 +96,7 @@ def _import_mindeye2(args: argparse.Namespace) -> int:
         unclip=args.unclip,
         blurry_autoencoder=args.blurry_autoencoder,
         refiner=args.refiner,
+        small_autoencoder=args.small_autoencoder,
     )
     return _seal(draft_mindeye2(sources, participants=args.participant, ignored=args.ignore), args)
 

@@ -95,6 +95,27 @@ def add_refiner(draft: Draft, ledger: Ledger, *, latent_side: int = LATENT_SIDE)
     draft.add("prompt", stage)
 
 
+def add_small_autoencoder(draft: Draft, ledger: Ledger, *, latent_side: int = LATENT_SIDE) -> None:
+    """Add ``small_autoencoder`` from the keys of diffusers' AutoencoderTiny (TAESDXL).
+
+    Raises
+    ------
+    CheckpointError
+        A key is missing, unexpected or of another shape.
+    """
+    ledger.drop(r"encoder\..*", "pictures are decoded only")
+    state = ledger.take("")
+    sizes = {"channels": shape_of(ledger.source, state, "decoder.layers.0.weight")[0], "blocks": [3, 3, 3, 1]}
+    stage = Stage(
+        kind="small_autoencoder",
+        sizes=sizes,
+        interface=interfaces.small_autoencoder(latent_side, sizes),
+        state=state,
+        source=ledger.source,
+    )
+    draft.add("small_autoencoder", stage)
+
+
 def add_blurry_autoencoder(draft: Draft, ledger: Ledger, *, latent_side: int) -> None:
     """Add ``blurry_autoencoder``, Stable Diffusion's autoencoder in diffusers' names, old or new.
 

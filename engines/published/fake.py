@@ -121,17 +121,20 @@ def _interface(name: str, sizes: dict[str, Any], stages: Mapping[str, tuple[str,
         return interfaces.captioner((vision["image_size"] // vision["patch_size"]) ** 2 + 1, sizes)
     if name == "blurry_autoencoder":
         return interfaces.autoencoder(_BLURRY_SIDE, sizes)
-    denoiser = stages["refiner" if name.startswith("refiner") else "unclip"][1]
-    return interfaces.autoencoder(denoiser["sample_size"], sizes)
+    side = stages["refiner" if name.startswith("refiner") else "unclip"][1]["sample_size"]
+    if name == "small_autoencoder":
+        return interfaces.small_autoencoder(side, sizes)
+    return interfaces.autoencoder(side, sizes)
 
 
 def write_tokenizer(folder: Path, n_words: int) -> None:
     """Word pieces of the right number, none of which is a word."""
     folder.mkdir()
     vocabulary = {_SPECIAL.get(i, f"w{i}"): i for i in range(n_words)}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     content: dict[str, Any] = {
         "version": "1.0",
-        "added_tokens": [],
+        "added_tokens": [{"id": i, "content": word, "special": True, **plain} for i, word in _SPECIAL.items()],
         "normalizer": None,
         "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": None,
@@ -144,7 +147,4 @@ def write_tokenizer(folder: Path, n_words: int) -> None:
             "vocab": vocabulary,
         },
     }
-    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    configuration = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(configuration), encoding="utf-8")

@@ -58,6 +58,12 @@ def autoencoder(side: int, sizes: dict[str, Any]) -> Interface:
     return {"latent": ["batch", 4, side, side]}, {"picture": ["batch", 3, px, px]}
 
 
+def small_autoencoder(side: int, sizes: dict[str, Any]) -> Interface:
+    """Scaled latent to a picture in -1..1."""
+    px = side * 2 ** (len(sizes["blocks"]) - 1)
+    return {"latent": ["batch", 4, side, side]}, {"picture": ["batch", 3, px, px]}
+
+
 def embedder(sizes: dict[str, Any]) -> Interface:
     """Picture in 0..1 to tokens."""
     tokens = (sizes["px"] // sizes["patch"]) ** 2

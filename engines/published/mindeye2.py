@@ -12,7 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from engines.published import interfaces
-from engines.published.diffusion import add_blurry_autoencoder, add_refiner, add_unclip, close_all, weights_of
+from engines.published.diffusion import (
+    add_blurry_autoencoder,
+    add_refiner,
+    add_small_autoencoder,
+    add_unclip,
+    close_all,
+    weights_of,
+)
 from engines.published.keys import Ledger, count, fit, shape_of
 from engines.published.packs import Draft, Stage
 from engines.published.sources import locate, read
@@ -25,7 +32,7 @@ from rtdecode.errors import CheckpointError
 BLURRY_SIDE = 28
 _SCHEDULE_TOLERANCE = 1e-5
 _TRAINING = "epoch|optimizer_state_dict|lr_scheduler|train_losses|test_losses|val_losses|lrs"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,8 @@ class Sources:
         ``bigG_to_L_epoch8.pth`` and the folder of GIT.
     unclip, blurry_autoencoder, refiner : str, optional
         ``unclip6_epoch0_step110000.ckpt``, ``sd_image_var_autoenc.pth``, and an SDXL checkpoint.
+    small_autoencoder : str, optional
+        TAESDXL's ``diffusion_pytorch_model.safetensors``, to decode pictures with instead of the unCLIP's own.
     """
 
     weights: str
@@ -48,6 +57,7 @@ class Sources:
     unclip: str | None = None
     blurry_autoencoder: str | None = None
     refiner: str | None = None
+    small_autoencoder: str | None = None
 
 
 def draft_mindeye2(
@@ -94,6 +104,10 @@ def draft_mindeye2(
     if sources.blurry_autoencoder is not None:
         path, _, ledger = open_ledger(sources.blurry_autoencoder)
         add_blurry_autoencoder(draft, ledger, latent_side=BLURRY_SIDE)
+        draft.dropped[path.name] = close_all((ledger,), ignored)
+    if sources.small_autoencoder is not None:
+        path, _, ledger = open_ledger(sources.small_autoencoder)
+        add_small_autoencoder(draft, ledger)
         draft.dropped[path.name] = close_all((ledger,), ignored)
     for name, add in ((sources.unclip, add_unclip), (sources.refiner, add_refiner)):
         if name is not None:
@@ -247,9 +261,9 @@ def _add_captioner(draft: Draft, folder: Path, ignored: list[str]) -> dict[str, 
     weights = next((folder / n for n in ("model.safetensors", "pytorch_model.bin") if (folder / n).is_file()), None)
     if weights is None or not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: expected config.json and model.safetensors or pytorch_model.bin of GIT")
-    files = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
-    if not files:
-        raise CheckpointError(f"{folder}: expected the tokenizer's files ({', '.join(_TOKENIZER)}), found none")
+    tokenizer = folder / _TOKENIZER
+    if not tokenizer.is_file():
+        raise CheckpointError(f"{tokenizer}: expected the words that GIT's numbers stand for, found no such file")
     sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     source = f"{folder.name}/{weights.name}"
     ledger = Ledger(source, read(weights))
@@ -263,7 +277,7 @@ def _add_captioner(draft: Draft, folder: Path, ignored: list[str]) -> dict[str, 
         interface=interfaces.captioner(tokens, sizes),
         state=ledger.take(""),
         source=source,
-        files=files,
+        files=[tokenizer],
     )
     draft.add("captioner", stage)
     return ledger.close(ignored)

@@ -141,7 +141,6 @@ def write_toml(
         "name": name,
         "licence": licence,
         "precision": precision,
-        "expected_parity": 1e-4,
         **tables,
         "stages": stages,
     }

@@ -61,6 +61,7 @@ def mindeye2_sizes(dims: str) -> Sizes:
         "captioner": ("captioner", _git(tower, features, full=full)),
         "unclip": ("denoiser", unclip_config(context=dim) if full else unclip_config(context=dim, **unet)),
         "autoencoder": ("autoencoder", autoencoder_config(channels)),
+        "small_autoencoder": ("small_autoencoder", {"channels": 64 if full else 32, "blocks": [3, 3, 3, 1]}),
         "blurry_autoencoder": ("autoencoder", autoencoder_config(channels, SD_SCALE)),
         "embedder": ("embedder", asdict(tower)),
         "refiner": (

@@ -112,10 +112,9 @@ def load_mindeye2(
         raise EngineError(f"pack {pack.name}: expected kind {KIND!r}, got {pack.config.get('kind')!r}")
     backend = backend or choose("auto", pack)
     recipe = recipe or recipe_of(pack.config)
-    if backend.name == "onnx":
-        return MindEye2(load_engines(pack, onnx_runner(pack, threads=threads), participant=participant), recipe)
-    if backend.name == "tensorrt":
-        return MindEye2(load_engines(pack, tensorrt_runner(pack), participant=participant), recipe)
+    if backend.name != "torch":
+        runner = onnx_runner(pack, threads=threads) if backend.name == "onnx" else tensorrt_runner(pack)
+        return MindEye2(load_engines(pack, runner, participant=participant), recipe)
     try:
         import torch
 

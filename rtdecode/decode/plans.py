@@ -18,7 +18,7 @@ Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, usual and largest shape of each input."""
 SCHEMA = "rtdecode.plan/1"
 _SHORT = 16
-_LARGEST = {"batch": 4, "words": 32, "voxels": 1 << 15, "tokens": 1024}
+_LARGEST = {"batch": 4, "voxels": 1 << 15, "tokens": 1024}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def profile_of(inputs: Mapping[str, list[int | str]], sizes: Mapping[str, int]) 
         return tuple(size if isinstance(size, int) else known[size] for size in of)
 
     smallest = {**dict.fromkeys(_LARGEST, 1), **sizes}
-    usual = {"batch": 1, "words": 10, "voxels": 15_000, "tokens": 256, **sizes}
+    usual = {"batch": 1, "voxels": 15_000, "tokens": 256, **sizes}
     largest = {**_LARGEST, **sizes}
     return {
         name: (shape(of, smallest), shape(of, usual), shape(of, largest))

@@ -243,6 +243,31 @@ def test_the_best_of_several_pictures_is_the_likeliest(
         MindEye2(replace(stages, embed=None), replace(QUICK, best_of=2))
 
 
+def test_the_small_autoencoder_draws_where_the_pack_has_one(folder: Path, stages: Stages, decoded: Decoded) -> None:
+    assert recipe_of(open_pack(str(folder)).config) == Recipe(small_autoencoder=True)
+    recipe = replace(QUICK, small_autoencoder=True)
+    latents: list[Any] = []
+
+    def spy(latent: Any) -> Any:
+        assert stages.small_picture is not None
+        latents.append(latent)
+        return stages.small_picture(latent)
+
+    picture = MindEye2(replace(stages, small_picture=spy), recipe).picture(
+        decoded.hidden, stages.array(decoded.tokens[None]), seed=7
+    )
+    assert picture is not None
+    assert decoded.picture is not None
+    assert picture.shape == decoded.picture.shape
+    assert stages.small_picture is not None
+    shown = stages.host(stages.small_picture(latents[0]))[0]
+    np.testing.assert_array_equal(picture, np.clip(shown * 0.8 + 0.2, 0, 1))
+    fewer = replace(stages, small_picture=None)
+    with pytest.raises(EngineError, match="import one with --small-autoencoder"):
+        MindEye2(fewer, recipe)
+    assert "picture" not in MindEye2(fewer, QUICK).absent
+
+
 def test_the_published_number_of_steps_runs(stages: Stages, decoded: Decoded) -> None:
     calls: list[int] = []
 
@@ -276,12 +301,13 @@ def test_onnx_runtime_and_plans_make_the_picture_of_torch(
     wanted = [name for name in SIZES if name not in ("embedder", "refiner", "refiner_autoencoder", "prompt")]
     write_fake_mindeye2(tmp_path / "weights", dims="small", stages=wanted, precision="float32")
     weights = open_pack(str(tmp_path / "weights"))
-    expected = load_mindeye2(weights, recipe=QUICK).decode(betas[0], seed=7)
+    recipe = replace(QUICK, prior_guidance=2.0)
+    expected = load_mindeye2(weights, recipe=recipe).decode(betas[0], seed=7)
     export_pack(weights, tmp_path / "exported", precision="float32", report=lambda _: None)
     exported = open_pack(str(tmp_path / "exported"))
 
     def same(backend: Backend) -> None:
-        found = load_mindeye2(exported, backend=backend, recipe=QUICK).decode(betas[0], seed=7)
+        found = load_mindeye2(exported, backend=backend, recipe=recipe).decode(betas[0], seed=7)
         assert found.absent == expected.absent == ("refined",)
         assert found.caption == expected.caption
         np.testing.assert_allclose(found.tokens, expected.tokens, rtol=0, atol=1e-4 * np.abs(expected.tokens).max())

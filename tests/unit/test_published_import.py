@@ -49,6 +49,9 @@ def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, sma
     refiner, more = refiner_state()
     made |= more
     made["blurry_autoencoder"] = random_state("autoencoder", sizes_of("blurry_autoencoder"), 8)
+    made["small_autoencoder"] = random_state("small_autoencoder", sizes_of("small_autoencoder"), 10)
+    encoder = {"encoder.layers.0.weight": torch.zeros(3)}
+    save_file(made["small_autoencoder"] | encoder, tmp_path / "taesdxl.safetensors")
     made["converter"] = random_state("converter", sizes_of("converter"), 9)
     blurry = tmp_path / "sd_image_var_autoenc.pth"
     torch.save(old_names(stripped(made["blurry_autoencoder"], "vae.")), blurry)
@@ -63,6 +66,7 @@ def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, sma
         "unclip": tmp_path / "unclip.ckpt",
         "blurry-autoencoder": blurry,
         "refiner": tmp_path / "refiner.safetensors",
+        "small-autoencoder": tmp_path / "taesdxl.safetensors",
     }
     assert main(command + [word for name, path in files.items() for word in (f"--{name}", str(path))]) == 0
     assert main(["engines", "verify", str(tmp_path / "pack")]) == 0
@@ -75,7 +79,12 @@ def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, sma
         for key, value in state.items():
             assert torch.equal(got[key], value), key
     dropped = {key for entry in pack.config["dropped"] for key in entry["keys"]}
-    assert {"optimizer_state_dict", "denoiser.sigmas", "git.embeddings.position_ids"} <= dropped
+    assert {
+        "optimizer_state_dict",
+        "denoiser.sigmas",
+        "git.embeddings.position_ids",
+        "encoder.layers.0.weight",
+    } <= dropped
     assert {key for key in small if ".mixer_blocks" in key} <= dropped
     kept = {f"ridge.{key}" for key in load_file(pack.folder / "ridge.safetensors")}
     assert kept == {key for key in small if key.startswith("ridge.")}

@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, GitConfig, GitForCausalLM
 
-from engines.published.fake import write_tokenizer
+from engines.published.fake import write_fake_mindeye2
+from rtdecode.bundle import open_pack
+from rtdecode.decode.mindeye2.engines import load_engines, tensor_runner
+from rtdecode.decode.mindeye2.unclip import size_features
 from rtdecode.decode.networks.build import empty
-from rtdecode.decode.networks.captioner import Captioner, build_captioner
+from rtdecode.decode.networks.captioner import build_captioner
+from rtdecode.decode.networks.engine import TorchEngine
+from rtdecode.decode.networks.parts import parts
 from rtdecode.decode.networks.preprocess import bigg_input
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import word_numbers
-from rtdecode.decode.networks.unclip import size_features
+from rtdecode.decode.networks.stages import open_stage
 from tests.published import State, random_state, sizes_of
 
 
@@ -42,7 +48,7 @@ def test_unclip_conditioned_on_sizes_is_the_unet_of_time_ids() -> None:
     t = torch.tensor([999, 26])
     added = {"text_embeds": torch.zeros(2, 0), "time_ids": torch.tensor([[768, 768, 0, 0]] * 2)}
     want = other(x, t, tokens, added_cond_kwargs=added).sample
-    got = network(x, t, tokens, size_features((768, 768, 0, 0)).expand(2, -1))
+    got = network(x, t, tokens, torch.from_numpy(size_features((768, 768, 0, 0))).expand(2, -1))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
@@ -103,11 +109,19 @@ def test_captions_are_those_of_git_with_its_image_encoder(tmp_path: Path) -> Non
     model = build_captioner(config)
     state = {k: v for k, v in stock.state_dict().items() if not k.startswith("git.image_encoder.")}
     model.load_state_dict(state, strict=True)
-    write_tokenizer(tmp_path / "tokenizer", config["vocab_size"])
-    captioner = Captioner(model, tmp_path / "tokenizer")
-    vocabulary = {i: w for w, i in captioner._tokenizer.get_vocab().items()}
-    want = [" ".join(vocabulary[int(i)] for i in row if vocabulary[int(i)].startswith("w")) for row in words]
-    assert captioner(features) == want
+    write_fake_mindeye2(tmp_path / "p", dims="small", stages=["ridge", "backbone", "prior", "converter", "captioner"])
+    pack = open_pack(str(tmp_path / "p"))
+    (part,) = parts("captioner", pack.config["stages"]["captioner"], model)
+    opened: dict[str, Any] = {
+        "converter": lambda values: {"features": values["tokens"]},
+        "captioner": TorchEngine(part, device="cpu").compute,
+    }
+    runner = tensor_runner(pack.config["stages"], lambda name: opened.get(name, dict), device="cpu")
+    caption = load_engines(pack, runner).caption
+    assert caption is not None
+    special = (0, 100, 101, 102)
+    want = [" ".join(f"w{i}" for i in row.tolist() if i not in special) for row in words]
+    assert caption(features) == want
     assert len(set(want)) > 1
 
 
@@ -158,3 +172,28 @@ def test_prior_in_half_precision_stays_near(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", dtype=dtype):
         half = network(x, t, condition)
     assert functional.cosine_similarity(full.flatten(), half.float().flatten(), dim=0) > 0.999
+
+
+@torch.no_grad()
+def test_the_prior_of_a_session_in_half_precision_is_the_prior_under_autocast(tmp_path: Path) -> None:
+    write_fake_mindeye2(tmp_path / "p", dims="small", stages=["prior"], precision="float32")
+    pack = open_pack(str(tmp_path / "p"))
+    (engine,) = open_stage(pack, "prior", device="cpu", precision="bfloat16")
+    sizes = sizes_of("prior")
+    network, _ = made("prior", sizes)
+    network.load_state_dict(load_file(tmp_path / "p" / "prior.safetensors"))
+    x, condition = (torch.randn(2, sizes["tokens"], sizes["dim"]) for _ in range(2))
+    t, keep = torch.tensor([7, 94]), torch.tensor([1, 0])
+    found = engine.compute({"x": x, "t": t, "condition": condition, "keep": keep})["tokens"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        want = torch.cat([network(x[:1], t[:1], condition[:1]), network.null(x[1:], t[1:], condition[1:])])
+    assert torch.equal(found, want)
+
+
+@torch.no_grad()
+def test_the_small_autoencoder_is_the_decoder_of_diffusers() -> None:
+    network, state = made("small_autoencoder", sizes_of("small_autoencoder"))
+    whole = AutoencoderTiny(encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4).eval()
+    whole.load_state_dict(state, strict=False)
+    latent = torch.randn(2, 4, 8, 8)
+    assert torch.equal(network(latent), whole.decode(latent).sample)

@@ -6,6 +6,7 @@ numpy from the seed, so that it does not depend on the device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class MindEye2:
     Raises
     ------
     EngineError
-        The recipe asks for the best of several pictures, and there is nothing to judge them by.
+        The recipe asks for what the pack has no stage for.
     """
 
     def __init__(self, stages: Stages, recipe: Recipe | None = None) -> None:
@@ -48,6 +49,8 @@ class MindEye2:
             raise EngineError(
                 f"best_of {self.recipe.best_of} needs the embedder: import the unCLIP with its vision tower"
             )
+        if self.recipe.small_autoencoder and stages.small_picture is None:
+            raise EngineError("the recipe asks for the small autoencoder: import one with --small-autoencoder")
         self.take_ridge(*stages.ridge)
 
     @property
@@ -56,9 +59,9 @@ class MindEye2:
         stages = self._stages
         made = {
             "caption": stages.caption,
-            "picture": stages.unclip and stages.picture,
+            "picture": stages.unclip and self._autoencoder,
             "blurry": stages.blurry,
-            "refined": stages.unclip and stages.picture and stages.caption and stages.refiner,
+            "refined": stages.unclip and self._autoencoder and stages.caption and stages.refiner,
         }
         return tuple(name for name, stage in made.items() if stage is None)
 
@@ -147,12 +150,12 @@ class MindEye2:
 
     def picture(self, hidden: Hidden, tokens: Any, *, seed: int) -> Float32 | None:
         """Make a picture (3, h, w) of clean tokens; None without the stages."""
-        stages, n = self._stages, self.recipe.best_of
-        if stages.unclip is None or stages.picture is None:
+        stages, decode, n = self._stages, self._autoencoder, self.recipe.best_of
+        if stages.unclip is None or decode is None:
             return None
         latents = [self._unclip(stages.unclip, tokens, _generator(seed, _UNCLIP, i)) for i in range(n)]
         # Not / 2 + 1/2: the published decoder brightens so.
-        made = [_pixels(stages.host(stages.picture(latent))[0], 0.8, 0.2) for latent in latents]
+        made = [_pixels(stages.host(decode(latent))[0], 0.8, 0.2) for latent in latents]
         if n == 1 or stages.embed is None:
             return made[0]
         seen = [stages.embed(stages.array(bilinear(one, OUTPUT_PX)[None])) for one in made]
@@ -229,6 +232,10 @@ class MindEye2:
             blended=None if best is None or blurry is None else self.blend(best, blurry),
             absent=self.absent,
         )
+
+    @property
+    def _autoencoder(self) -> Callable[[Any], Any] | None:
+        return self._stages.small_picture if self.recipe.small_autoencoder else self._stages.picture
 
     def _unclip(self, unclip: Unclip, tokens: Any, generator: np.random.Generator) -> Any:
         """Sample a latent; the draws come in the published order."""

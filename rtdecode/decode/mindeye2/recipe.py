@@ -14,8 +14,8 @@ NEGATIVE_PROMPT = (
     "mangled fingers, missing lips, ugly face, distorted face, extra legs, anime"
 )
 
-
 STUDENT_STEPS = 2
+"""Evaluations a picture of a distilled network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class Recipe:
         1 is none.
     unclip_steps : int
     unclip_guidance : float
+    small_autoencoder : bool
+        Whether pictures are decoded by the small autoencoder instead of the published one.
     refine_steps, refine_timepoint : int
         Steps of the whole path, and sigmas of it that are kept.
     refine_guidance : float
@@ -48,6 +50,7 @@ class Recipe:
     prior_guidance: float = 1.0
     unclip_steps: int = 38
     unclip_guidance: float = 5.0
+    small_autoencoder: bool = False
     refine_steps: int = 25
     refine_timepoint: int = 13
     refine_guidance: float = 5.0
@@ -57,7 +60,9 @@ class Recipe:
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """Return the published recipe or, for what a pack says was distilled, two steps without guidance.
+    """Return the published recipe but, for what a pack says was distilled, two steps without guidance.
+
+    A small autoencoder is used where the pack has one.
 
     Parameters
     ----------
@@ -65,7 +70,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         Content of ``pack.toml``.
     """
     distilled = config.get("distilled", {})
-    recipe = Recipe()
+    recipe = Recipe(small_autoencoder="small_autoencoder" in config.get("stages", {}))
     if "prior" in distilled:
         recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_distilled=True)
     if "unclip" in distilled:

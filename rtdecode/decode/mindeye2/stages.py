@@ -77,8 +77,9 @@ class Stages:
     unclip : Unclip or None
     latent_side : int
         Height and width of the latent.
-    picture, blurry : callable or None
-        Latent to pictures in -1..1.
+    picture, small_picture, blurry : callable or None
+        Latent to pictures in -1..1: by the unCLIP's autoencoder, by a small one in its place, and of the low-level
+        branch.
     embed : callable or None
         Pictures in 0..1 to tokens.
     refiner : Refiner or None
@@ -94,6 +95,7 @@ class Stages:
     unclip: Unclip | None
     latent_side: int
     picture: Callable[[Any], Any] | None
+    small_picture: Callable[[Any], Any] | None
     blurry: Callable[[Any], Any] | None
     embed: Callable[[Any], Any] | None
     refiner: Refiner | None

@@ -6,9 +6,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rtdecode.decode.sampling.edm import guide
 
 Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+UNCLIP_SIZES = (768, 768, 0, 0)
+"""Original height and width and the crop's top and left that the unCLIP is told."""
+REFINER_SIZES = (768, 768, 0, 0, 1024, 1024)
+"""The same of the refinement, and its target height and width."""
+_FEATURES = 256
+_MAX_PERIOD = 10_000.0
+_ROUNDED_UP = [12, 106]
+
+
+def size_features(numbers: Sequence[float]) -> NDArray[np.float32]:
+    """Cosines and sines of picture sizes and places: shape (256 * len(numbers),).
+
+    At 768 the last bit of a frequency shows, and exponentials in float32 differ between machines: these are rounded
+    from float64, but for two that the published ones have one step higher.
+    """
+    half = _FEATURES // 2
+    exponent = np.float32(-np.log(_MAX_PERIOD)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    frequency[_ROUNDED_UP] = np.nextafter(frequency[_ROUNDED_UP], np.float32(1))
+    angle = (np.array(numbers, np.float32)[:, None] * frequency).astype(np.float64)
+    return np.concatenate([np.cos(angle), np.sin(angle)], 1).ravel().astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

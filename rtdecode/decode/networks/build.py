@@ -21,7 +21,7 @@ from rtdecode.decode.networks.mindeye1 import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.mindeye2 import Backbone, BackboneShape, Ridge
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import PromptEncoder
-from rtdecode.decode.networks.unclip import Autoencoder, Denoiser
+from rtdecode.decode.networks.unclip import Autoencoder, Denoiser, SmallAutoencoder
 from rtdecode.errors import BundleError
 
 BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
@@ -32,6 +32,7 @@ BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
     "captioner": build_captioner,
     "denoiser": Denoiser,
     "autoencoder": Autoencoder,
+    "small_autoencoder": lambda sizes: SmallAutoencoder(**sizes),
     "embedder": lambda sizes: ImageEmbedder(TowerShape(**sizes)),
     "prompt": lambda sizes: PromptEncoder(**sizes),
     "brain": lambda sizes: BrainNetwork(BrainShape(**sizes)),

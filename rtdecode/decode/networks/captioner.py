@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GitConfig, GitForCausalLM
-
-CAPTION_TOKENS = 20
-"""Longest caption, the first token included."""
+from transformers import GitConfig, GitForCausalLM
 
 
 class _Features(nn.Module):  # type: ignore[misc]
@@ -35,31 +30,3 @@ def build_captioner(config: dict[str, Any]) -> GitForCausalLM:
     model = GitForCausalLM(GitConfig(**empty))
     model.git.image_encoder = _Features()
     return model.eval()
-
-
-class Captioner:
-    """Hidden states to sentences.
-
-    Parameters
-    ----------
-    model : GitForCausalLM
-        From `build_captioner`, with its weights.
-    tokenizer : Path
-        Folder with the tokenizer's files.
-    """
-
-    def __init__(self, model: GitForCausalLM, tokenizer: Path) -> None:
-        self._model = model
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-
-    def __call__(self, features: Tensor) -> list[str]:
-        """Caption features (b, 257, 1024) greedily."""
-        weight = self._model.output.weight
-        with torch.no_grad():
-            words = self._model.generate(
-                pixel_values=features[:, None].to(weight.device, weight.dtype),
-                max_length=CAPTION_TOKENS,
-                do_sample=False,
-                num_beams=1,
-            )
-        return [text.strip() for text in self._tokenizer.batch_decode(words, skip_special_tokens=True)]

@@ -1,4 +1,4 @@
-"""A part of a stage run by torch, on a GPU as a CUDA graph."""
+"""A part of a stage run by torch, on a GPU as a CUDA graph where it can be captured."""
 
 from __future__ import annotations
 
@@ -23,33 +23,40 @@ class TorchEngine:
     Parameters
     ----------
     part : Part
-        Moved to the device.
+        Its module is moved to the device.
     device : str
     dtype : torch.dtype
-        Of weights and floating inputs.
+        Of floating inputs.
+    graph : bool
+        Whether a GPU replays the part as a graph, one for each shape of the inputs.
+
+    Attributes
+    ----------
+    part : Part
     """
 
-    def __init__(self, part: Part, *, device: str, dtype: torch.dtype = torch.float32) -> None:
-        self._part = part
-        self._module = part.module.to(device=device, dtype=dtype).eval()
+    def __init__(self, part: Part, *, device: str, dtype: torch.dtype = torch.float32, graph: bool = True) -> None:
+        self.part = part
+        self._module = part.module.to(device).eval()
         self._device = torch.device(device)
         self._dtype = dtype
+        self._graph = graph and self._device.type == "cuda"
         self._graphs: dict[tuple[tuple[int, ...], ...], _Graph] = {}
 
     @property
     def name(self) -> str:
         """For messages."""
-        return self._part.name
+        return self.part.name
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs."""
-        return tuple(self._part.inputs)
+        return tuple(self.part.inputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs."""
-        return self._part.outputs
+        return self.part.outputs
 
     def run(self, values: Mapping[str, NDArray[Any]]) -> Arrays:
         """Compute all outputs; see `Engine.run`."""
@@ -69,7 +76,7 @@ class TorchEngine:
         given = [self._placed(values[name]) for name in self.inputs]
         try:
             with torch.no_grad():
-                found = self._replay(given) if self._device.type == "cuda" else self._module(*given)
+                found = self._replay(given) if self._graph else self._module(*given)
         except RuntimeError as error:
             raise EngineError(f"{self.name}: {error}") from None
         return dict(zip(self.outputs, found, strict=True))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rtdecode.decode.mindeye2.engines import LONGEST, WHOLE
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names
 
 Shape = list[int | str]
-_SIZES = {"batch": 2, "tokens": 16, "words": 5, "voxels": 64}
-_WHOLE = ("t", "words")
+_SIZES = {"batch": 2, "tokens": 16, "voxels": 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,8 +50,8 @@ class Part:
         found = {}
         for name, shape in self.inputs.items():
             counted = [size if isinstance(size, int) else known[size] for size in shape]
-            if name in _WHOLE:
-                found[name] = torch.randint(1, 90, counted, generator=generator)
+            if name in WHOLE:
+                found[name] = torch.randint(*WHOLE[name], counted, generator=generator)
             else:
                 found[name] = torch.randn(counted, generator=generator)
         return found
@@ -76,16 +76,32 @@ class _Ridge(nn.Module):  # type: ignore[misc]
         return functional.linear(betas, weight, bias)[:, None]
 
 
+class _Prior(nn.Module):  # type: ignore[misc]
+    """The prior where `keep` (b,) is 1, and what it says of nothing where it is 0 (for guidance)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, keep: Tensor) -> Tensor:
+        kept = keep > 0
+        clean: Tensor = self.network(x, t, condition, keep_condition=kept, keep_image=kept)
+        return clean
+
+
 class _NextWord(nn.Module):  # type: ignore[misc]
-    """Scores of every word to come after some words (b, n)."""
+    """Scores (b, vocabulary) of the word to come after the one at `place` (b,), whatever words stand behind it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor, words: Tensor) -> Tensor:
-        scores: Tensor = self.model(pixel_values=features[:, None], input_ids=words, use_cache=False).logits
-        return scores[:, -1]
+    def forward(self, features: Tensor, words: Tensor, place: Tensor) -> Tensor:
+        states = self.model.git(pixel_values=features[:, None], input_ids=words, use_cache=False).last_hidden_state
+        said = states[:, -words.shape[1] :]
+        at = place[:, None, None].expand(-1, 1, said.shape[2])
+        scores: Tensor = self.model.output(said.gather(1, at)[:, 0])
+        return scores
 
 
 def parts(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
@@ -102,6 +118,7 @@ def parts(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]
     """
     special: dict[str, Callable[[str, Mapping[str, Any], nn.Module], list[Part]]] = {
         "ridge": _ridge,
+        "prior": _prior,
         "denoiser": _denoiser,
         "captioner": _captioner,
         "embedder": _embedder,
@@ -115,6 +132,11 @@ def _ridge(stage: str, spec: Mapping[str, Any], _: nn.Module) -> list[Part]:
     hidden = spec["sizes"]["hidden"]
     inputs: dict[str, Shape] = {"betas": ["batch", "voxels"], "weight": [hidden, "voxels"], "bias": [hidden]}
     return [Part(name=stage, module=_Tuple(_Ridge()), inputs=inputs, outputs=("hidden",))]
+
+
+def _prior(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
+    inputs: dict[str, Shape] = {**spec["inputs"], "keep": ["batch"]}
+    return [Part(name=stage, module=_Tuple(_Prior(network)), inputs=inputs, outputs=tuple(spec["outputs"]))]
 
 
 def _denoiser(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
@@ -132,7 +154,11 @@ def _denoiser(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[P
 
 
 def _captioner(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
-    inputs: dict[str, Shape] = {"features": spec["inputs"]["features"], "words": ["batch", "words"]}
+    inputs: dict[str, Shape] = {
+        "features": spec["inputs"]["features"],
+        "words": ["batch", LONGEST],
+        "place": ["batch"],
+    }
     return [Part(name=stage, module=_Tuple(_NextWord(network)), inputs=inputs, outputs=("scores",))]
 
 

@@ -1,40 +1,16 @@
-"""The unCLIP and refinement networks of MindEye2 (SDXL): diffusers' UNet and autoencoder, and their conditioning."""
+"""The unCLIP and refinement networks of MindEye2 (SDXL): diffusers' UNet and autoencoders."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
-UNCLIP_SIZES = (768, 768, 0, 0)
-"""Original height and width and the crop's top and left that the unCLIP is told."""
-REFINER_SIZES = (768, 768, 0, 0, 1024, 1024)
-"""The same of the refinement, and its target height and width."""
 SDXL_SCALE = 0.13025
 SD_SCALE = 0.18215
 """What the latents of the two autoencoders are multiplied with."""
-_FEATURES = 256
-_MAX_PERIOD = 10_000.0
-_ROUNDED_UP = [12, 106]
-
-
-def size_features(numbers: Sequence[float]) -> Tensor:
-    """Cosines and sines of picture sizes and places: shape (256 * len(numbers),), float32.
-
-    The unCLIP is given original height and width and the crop's top and left, (768, 768, 0, 0); the refinement the
-    target height and width too. At 768 the last bit of a frequency shows, and exponentials in float32 differ between
-    machines: these are rounded from float64, but for two that the published ones have one step higher.
-    """
-    half = _FEATURES // 2
-    exponent = -math.log(_MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / half
-    frequency = exponent.double().exp().float()
-    frequency[_ROUNDED_UP] = torch.nextafter(frequency[_ROUNDED_UP], torch.ones(()))
-    angle = torch.tensor(numbers, dtype=torch.float32)[:, None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], 1).flatten()
 
 
 def unclip_config(
@@ -132,4 +108,28 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
     def forward(self, latent: Tensor) -> Tensor:
         """Decode scaled latents."""
         out: Tensor = self.vae.decode(latent / self.scale, return_dict=False)[0]
+        return out
+
+
+class SmallAutoencoder(nn.Module):  # type: ignore[misc]
+    """Scaled latents to pictures in -1..1 by a distilled decoder (TAESDXL): a small part of the work, less detail.
+
+    Parameters
+    ----------
+    channels : int
+    blocks : sequence of int
+        Of each resolution, the coarsest first.
+    """
+
+    def __init__(self, channels: int = 64, blocks: Sequence[int] = (3, 3, 3, 1)) -> None:
+        super().__init__()
+        widths = (channels,) * len(blocks)
+        whole = AutoencoderTiny(
+            encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_decoder_blocks=tuple(blocks)
+        )
+        self.decoder = whole.decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode scaled latents."""
+        out: Tensor = self.decoder(latent)
         return out
