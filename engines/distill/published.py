@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from engines.copies import exported_files, seal_copy
 from engines.distill.consistency import Distillation, distil
 from engines.training.loop import Fitted, Plan, make_accelerator
+from engines.training.processes import agreed
 from engines.training.tables import Table
-from rtdecode.bundle import EnginePack
+from rtdecode.bundle import EnginePack, open_pack
 from rtdecode.decode.mindeye2.unclip import UNCLIP_SIZES, size_features
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod, network_sigmas
@@ -51,15 +52,18 @@ class Order:
     resume: bool
 
 
-def distil_prior(pack: EnginePack, order: Order) -> tuple[str, Fitted]:
-    """Distil the prior of a pack and seal a copy of the pack with the student; returns its identity.
+def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
+    """Distil the prior of a pack, its name or folder, and seal a copy with the student; returns the identity.
 
-    The identity is empty in processes other than the first.
+    The identity is empty in processes other than the first, and where pack or data cannot be used they end; see
+    `agreed`.
     """
     accelerator = make_accelerator()
-    teacher, sizes = _network(pack, "prior", str(accelerator.device))
-    table = Table(order.data, {"tokens": 3, "condition": 3})
-    _check_shape(order.data, table, "condition", (sizes["tokens"], sizes["dim"]))
+    with agreed(accelerator):
+        pack = open_pack(name)
+        teacher, sizes = _network(pack, "prior", accelerator.device)
+        table = Table(order.data, {"tokens": 3, "condition": 3})
+        _check_shape(order.data, table, "condition", (sizes["tokens"], sizes["dim"]))
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:
         at = torch.randint(len(table), (order.batch,), generator=draw)
@@ -80,18 +84,20 @@ def distil_prior(pack: EnginePack, order: Order) -> tuple[str, Fitted]:
     return _reseal(pack, order, "prior", student, {}) if accelerator.is_main_process else "", fitted
 
 
-def distil_unclip(pack: EnginePack, order: Order) -> tuple[str, Fitted]:
-    """Distil the unCLIP of a pack, guidance against fixed unconditional tokens baked in; returns the identity.
+def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
+    """Distil the unCLIP as `distil_prior` does the prior, guidance against fixed unconditional tokens baked in.
 
     The published sampler draws unconditional tokens anew for each picture; here they are drawn once, with the seed of
     the plan, and kept in the new pack as ``unconditional.safetensors``.
     """
     accelerator = make_accelerator()
-    device = str(accelerator.device)
-    teacher, sizes = _network(pack, "unclip", device)
-    table = Table(order.data, {"latent": 4, "tokens": 3})
-    tokens, width = table.shape("tokens")
-    _check_shape(order.data, table, "tokens", (tokens, sizes["cross_attention_dim"]))
+    device = accelerator.device
+    with agreed(accelerator):
+        pack = open_pack(name)
+        teacher, sizes = _network(pack, "unclip", device)
+        table = Table(order.data, {"latent": 4, "tokens": 3})
+        tokens, width = table.shape("tokens")
+        _check_shape(order.data, table, "tokens", (tokens, sizes["cross_attention_dim"]))
     drawn = torch.randn((tokens, width), generator=torch.Generator().manual_seed(order.plan.seed))
     unconditional = drawn.to(device)
     vector = torch.from_numpy(size_features(UNCLIP_SIZES))[None].to(device)
@@ -128,7 +134,7 @@ def distil_unclip(pack: EnginePack, order: Order) -> tuple[str, Fitted]:
     return _reseal(pack, order, "unclip", student, beside) if accelerator.is_main_process else "", fitted
 
 
-def _network(pack: EnginePack, stage: str, device: str) -> tuple[nn.Module, dict[str, Any]]:
+def _network(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Load a pack's network in float32, and its sizes."""
     spec = pack.config["stages"].get(stage, {})
     if "network" not in spec:
@@ -136,7 +142,8 @@ def _network(pack: EnginePack, stage: str, device: str) -> tuple[nn.Module, dict
             f"pack {pack.name}: expected a stage {stage} with safetensors weights, as `engines import` writes; "
             f"it has {', '.join(pack.config['stages'])}"
         )
-    network = load(spec["network"], spec["sizes"], pack.folder / spec["file"], device=device, dtype=torch.float32)
+    where = "cpu" if device.type == "cpu" else str(device)  # safetensors refuses "cpu:0", which several processes have
+    network = load(spec["network"], spec["sizes"], pack.folder / spec["file"], device=where, dtype=torch.float32)
     return network.eval(), spec["sizes"]
 
 

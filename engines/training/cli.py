@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
 from rtdecode.bundle import open_pack
+
+if TYPE_CHECKING:
+    from engines.training.loop import Fitted
 
 _DATA = {
     "prior": "safetensors file with tokens and condition (n, tokens, dim): of pictures, and the backbone's",
@@ -78,9 +82,7 @@ def _train(args: argparse.Namespace) -> int:
         from engines.training.run import train_from
     except ImportError as error:
         return _missing(error)
-    identity, fitted = train_from(args.settings, args.out, licence=args.licence, resume=args.resume)
-    print(f"{args.out}: sealed as {identity}; {fitted.seconds:.0f} s, {fitted.skipped} steps skipped as not finite")
-    return 0
+    return _told(args.out, *train_from(args.settings, args.out, licence=args.licence, resume=args.resume))
 
 
 def _distill(args: argparse.Namespace) -> int:
@@ -100,8 +102,12 @@ def _distill(args: argparse.Namespace) -> int:
         resume=args.resume,
     )
     distil = published.distil_prior if args.stage == "prior" else published.distil_unclip
-    identity, fitted = distil(open_pack(args.pack), order)
-    print(f"{args.out}: sealed as {identity}; {fitted.seconds:.0f} s, {fitted.skipped} steps skipped as not finite")
+    return _told(args.out, *distil(args.pack, order))
+
+
+def _told(out: Path, identity: str, fitted: Fitted) -> int:
+    if identity:  # of several processes, only the first has sealed
+        print(f"{out}: sealed as {identity}; {fitted.seconds:.0f} s, {fitted.skipped} steps skipped as not finite")
     return 0
 
 

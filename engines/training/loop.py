@@ -18,6 +18,7 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 
 from engines.losses import half_cosine
+from engines.training.processes import agreed
 from engines.training.state import Ema, load_training, save_training
 from rtdecode.errors import TrainingError
 
@@ -98,30 +99,33 @@ def fit(
         Draws a batch, a nest of tensors, with the generator of the step.
     plan : Plan
     folder : Path
-        Of the checkpoint ``<name>.safetensors``.
+        Of the checkpoint ``<name>.safetensors``, which the first process writes and all read.
     resume : bool
         Go on from the checkpoint where there is one; otherwise it is overwritten.
     ema : Ema, optional
         Updated after each step.
     accelerator : Accelerator, optional
         By default `make_accelerator`'s. The batch of a step depends on seed, name, step and
-        process alone, so that a resumed training equals an uninterrupted one.
+        process alone, so that a training resumed with as many processes equals an uninterrupted one. Gradients are
+        averaged over the processes.
 
     Raises
     ------
     TrainingError
-        The loss is not finite several times in a row, or the checkpoint is of another training.
+        The loss is not finite several times in a row, or the checkpoint is of another training. Processes other than
+        the first end; see `agreed`.
     """
     accelerator = accelerator or make_accelerator()
     path = folder / f"{plan.name}.safetensors"
     optimizer = torch.optim.AdamW(_groups(objective, plan.weight_decay), lr=plan.rate, betas=(0.9, 0.999))
     first, spent, skipped = 0, 0.0, 0
     wanted = {key: value for key, value in asdict(plan).items() if key != "save_every_s"}
-    if resume and path.exists():
-        facts = load_training(path, objective, optimizer, ema)
-        if facts["plan"] != wanted:
-            raise TrainingError(f"{path}: expected a checkpoint of {wanted}, got {facts['plan']}; start anew")
-        first, spent, skipped = facts["step"], facts["seconds"], facts["skipped"]
+    with agreed(accelerator):
+        if resume and path.exists():
+            facts = load_training(path, objective, optimizer, ema)
+            if facts["plan"] != wanted:
+                raise TrainingError(f"{path}: expected a checkpoint of {wanted}, got {facts['plan']}; start anew")
+            first, spent, skipped = facts["step"], facts["seconds"], facts["skipped"]
     model, optimizer = accelerator.prepare(objective, optimizer)
     if ema is not None:
         ema.module.to(accelerator.device)
@@ -141,14 +145,15 @@ def fit(
             skipped += not finite
             bad = 0 if finite else bad + 1
             if bad > plan.patience:
-                raise TrainingError(
-                    f"{plan.name}: expected a finite loss, got none at {bad} steps in a row (step {step} of "
-                    f"{plan.steps}); lower the learning rate ({plan.rate:g}) or resume from an earlier checkpoint"
-                )
+                with agreed(accelerator):
+                    raise TrainingError(
+                        f"{plan.name}: expected a finite loss, got none at {bad} steps in a row (step {step} of "
+                        f"{plan.steps}); lower the learning rate ({plan.rate:g}) or resume from an earlier checkpoint"
+                    )
             if finite and ema is not None:
                 ema.update()
             progress.update(task, advance=1, loss=f"{loss.item():.4f}")
-            if step % _LOG_EVERY == 0:
+            if step % _LOG_EVERY == 0 and accelerator.is_main_process:
                 log.info("%s %d/%d loss %.4f", plan.name, step, plan.steps, loss.item())
             now = time.monotonic()
             if accelerator.is_main_process and (now - saved_at > plan.save_every_s or step == plan.steps - 1):

@@ -17,6 +17,7 @@ from engines.published.mindeye2 import check_layout
 from engines.published.packs import Draft, Interface, Stage
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
 from engines.training.objective import MindEye2Objective, Weights
+from engines.training.processes import agreed
 from engines.training.shared import SharedModel, Trials
 from engines.training.state import Ema
 from engines.training.tables import Table
@@ -92,16 +93,12 @@ def train_from(settings_path: Path, out: Path, *, licence: str, resume: bool) ->
     Raises
     ------
     TrainingError
-        The settings or a file of data cannot be used.
+        The settings or a file of data cannot be used. Processes other than the first end; see `agreed`.
     """
-    settings = _read(settings_path)
-    folder = settings_path.parent
-    columns = {"tokens": 3}
-    if settings.model.low_level:
-        columns |= {"latent": 4, "teacher": 3, "teacher_augmented": 3}
-    pictures = Table(folder / settings.pictures, columns)
-    people = [Table(folder / path, {"betas": 2, "picture": 1}) for path in settings.participants]
     accelerator = make_accelerator()
+    with agreed(accelerator):
+        settings = _read(settings_path)
+        pictures, people = _tables(settings, settings_path.parent)
     torch.manual_seed(settings.seed)
     model = _model(settings, pictures, people)
     ema = Ema(model, settings.ema)
@@ -135,6 +132,22 @@ def _read(path: Path) -> TrainingSettings:
     return settings
 
 
+def _tables(settings: TrainingSettings, folder: Path) -> tuple[Table, list[Table]]:
+    columns = {"tokens": 3}
+    if settings.model.low_level:
+        columns |= {"latent": 4, "teacher": 3, "teacher_augmented": 3}
+    pictures = Table(folder / settings.pictures, columns)
+    people = [Table(folder / path, {"betas": 2, "picture": 1}) for path in settings.participants]
+    for path, table in zip(settings.participants, people, strict=True):
+        rows = table.part("picture")[:]
+        if int(rows.min()) < 0 or int(rows.max()) >= len(pictures):
+            raise TrainingError(
+                f"{path}: picture: expected rows of {settings.pictures}, 0 to {len(pictures) - 1}, got "
+                f"{int(rows.min())} to {int(rows.max())}"
+            )
+    return pictures, people
+
+
 def _model(settings: TrainingSettings, pictures: Table, people: list[Table]) -> SharedModel:
     sizes = settings.model
     tokens, dim = pictures.shape("tokens")
@@ -160,11 +173,6 @@ def _batches(
         for number, table in enumerate(people):
             at = torch.randint(len(table), (settings.batch,), generator=draw)
             rows = table.rows("picture", at)
-            if int(rows.min()) < 0 or int(rows.max()) >= len(pictures):
-                raise TrainingError(
-                    f"{settings.participants[number]}: picture: expected rows of {settings.pictures}, 0 to "
-                    f"{len(pictures) - 1}, got {int(rows.min())} to {int(rows.max())}"
-                )
             batch.append(
                 Trials(
                     participant=number,
