@@ -61,3 +61,20 @@ class Columns:
     def part(self, name: str) -> Any:
         """Return a tensor that reads what it is sliced for, as an array of the framework."""
         return self._parts[name]
+
+    def refer(self, name: str, other: Columns) -> Any:
+        """Return a whole tensor (n,) of rows of another file, as an array of the framework.
+
+        Raises
+        ------
+        TrainingError
+            They are not whole numbers, or no rows of it.
+        """
+        rows = self.part(name)[:]
+        low, high, whole = rows.min().item(), rows.max().item(), "int" in str(rows.dtype)
+        if not whole or low < 0 or high >= len(other):
+            raise TrainingError(
+                f"{self.path}: {name}: expected rows of {other.path.name}, integers from 0 to {len(other) - 1}, got "
+                f"{rows.dtype} from {low} to {high}"
+            )
+        return rows

@@ -166,7 +166,7 @@ def _see(pack: EnginePack, order: Order, pictures: Columns) -> _Seen:
             raise TrainingError(
                 f"{table.path}: betas: expected {wanted} voxels, those of ridge layer {number}, got {given}"
             )
-    shown = [_shown(table, pictures) for _, table in people]
+    shown = [table.refer("picture", pictures) for _, table in people]
     rows, index, counts = np.unique(np.concatenate(shown), return_inverse=True, return_counts=True)
     if len(rows) < FEWEST:
         raise TrainingError(f"expected trials of at least {FEWEST} pictures, got {len(rows)}: give more participants")
@@ -184,17 +184,6 @@ def _see(pack: EnginePack, order: Order, pictures: Columns) -> _Seen:
             np.add.at(outputs, index[done : done + len(betas)], betas @ weight.T + bias)
             done += len(betas)
     return _Seen(rows=rows, outputs=outputs / counts[:, None], trials=done)
-
-
-def _shown(table: Columns, pictures: Columns) -> NDArray[np.int64]:
-    """Rows of the pictures that a participant saw, trial by trial."""
-    rows = table.part("picture")[:]
-    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(pictures):
-        raise TrainingError(
-            f"{table.path}: picture: expected rows of {pictures.path}, integers from 0 to {len(pictures) - 1}, got "
-            f"{rows.dtype} from {rows.min()} to {rows.max()}"
-        )
-    return np.asarray(rows, np.int64)
 
 
 def _blocks(pictures: Columns, rows: NDArray[np.int64], values: int, progress: Progress) -> Iterator[Float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engines.copies import exported_files, seal_copy
 from engines.distill.consistency import Distillation, distil
@@ -17,6 +19,7 @@ from engines.training.loop import Fitted, Plan, make_accelerator
 from engines.training.processes import agreed
 from engines.training.tables import Table
 from rtdecode.bundle import EnginePack, open_pack
+from rtdecode.decode.mindeye2.engines import ridge_layer
 from rtdecode.decode.mindeye2.unclip import UNCLIP_SIZES, size_features
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod, network_sigmas
@@ -30,9 +33,12 @@ class Order:
 
     Attributes
     ----------
-    data : Path
-        A safetensors file. For the prior ``tokens`` and ``condition`` (n, tokens, dim): image tokens and the backbone's
-        of the same trials. For the unCLIP ``latent`` (n, 4, h, w), scaled, and ``tokens`` (n, tokens, dim) of pictures.
+    pictures : Path
+        A safetensors file with ``tokens`` (p, tokens, dim) of pictures and, for the unCLIP, their ``latent``
+        (p, 4, h, w), scaled; see ``engines embed --unclip-latents``.
+    participants : sequence of (int, Path)
+        For the prior: number of a ridge layer of the pack, and a safetensors file with ``betas`` (n, voxels),
+        standardised as that layer wants them, and ``picture`` (n,), rows of `pictures`.
     out : Path
         Folder of the new pack; checkpoints go beside it.
     guidance : float
@@ -43,7 +49,8 @@ class Order:
     resume : bool
     """
 
-    data: Path
+    pictures: Path
+    participants: Sequence[tuple[int, Path]]
     out: Path
     guidance: float
     batch: int
@@ -59,15 +66,23 @@ def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
     `agreed`.
     """
     accelerator = make_accelerator()
+    device = accelerator.device
     with agreed(accelerator):
         pack = open_pack(name)
-        teacher, sizes = _network(pack, "prior", accelerator.device)
-        table = Table(order.data, {"tokens": 3, "condition": 3})
-        _check_shape(order.data, table, "condition", (sizes["tokens"], sizes["dim"]))
+        teacher, sizes = _network(pack, "prior", device)
+        backbone, _ = _network(pack, "backbone", device)
+        pictures = Table(order.pictures, {"tokens": 3})
+        _check_shape(pictures, "tokens", (sizes["tokens"], sizes["dim"]))
+        people = [_person(pack, number, path, pictures, device) for number, path in order.participants]
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:
-        at = torch.randint(len(table), (order.batch,), generator=draw)
-        return table.rows("tokens", at), table.rows("condition", at)
+        """Trials of one participant: what was shown, and what the backbone makes of the betas."""
+        trials, weight, bias = people[int(torch.randint(len(people), (1,), generator=draw))]
+        at = torch.randint(len(trials), (order.batch,), generator=draw)
+        with torch.no_grad():
+            hidden = functional.linear(trials.rows("betas", at).to(device), weight, bias)
+            condition = backbone(hidden[:, None]).tokens
+        return pictures.rows("tokens", trials.rows("picture", at)), condition
 
     student, fitted = distil(
         _trainable(teacher),
@@ -95,9 +110,10 @@ def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
     with agreed(accelerator):
         pack = open_pack(name)
         teacher, sizes = _network(pack, "unclip", device)
-        table = Table(order.data, {"latent": 4, "tokens": 3})
+        table = Table(order.pictures, {"latent": 4, "tokens": 3})
         tokens, width = table.shape("tokens")
-        _check_shape(order.data, table, "tokens", (tokens, sizes["cross_attention_dim"]))
+        _check_shape(table, "tokens", (tokens, sizes["cross_attention_dim"]))
+        _check_shape(table, "latent", (4, sizes["sample_size"], sizes["sample_size"]))
     drawn = torch.randn((tokens, width), generator=torch.Generator().manual_seed(order.plan.seed))
     unconditional = drawn.to(device)
     vector = torch.from_numpy(size_features(UNCLIP_SIZES))[None].to(device)
@@ -151,9 +167,22 @@ def _trainable(teacher: nn.Module) -> nn.Module:
     return copy.deepcopy(teacher).train().requires_grad_(True)
 
 
-def _check_shape(path: Path, table: Table, name: str, wanted: tuple[int, ...]) -> None:
+def _person(
+    pack: EnginePack, number: int, path: Path, pictures: Table, device: torch.device
+) -> tuple[Table, Tensor, Tensor]:
+    """Trials of a participant, and weights and bias of the ridge layer."""
+    trials = Table(path, {"betas": 2, "picture": 1})
+    trials.refer("picture", pictures)
+    weight, bias = (torch.from_numpy(part).to(device) for part in ridge_layer(pack, number))
+    _check_shape(trials, "betas", (weight.shape[1],))
+    return trials, weight, bias
+
+
+def _check_shape(table: Table, name: str, wanted: tuple[int, ...]) -> None:
     if table.shape(name) != wanted:
-        raise TrainingError(f"{path}: {name}: expected rows of shape {wanted} for this pack, got {table.shape(name)}")
+        raise TrainingError(
+            f"{table.path}: {name}: expected rows of shape {wanted} for this pack, got {table.shape(name)}"
+        )
 
 
 def _reseal(pack: EnginePack, order: Order, stage: str, student: nn.Module, beside: dict[str, Tensor]) -> str:

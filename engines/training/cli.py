@@ -13,9 +13,9 @@ from rtdecode.bundle import open_pack
 if TYPE_CHECKING:
     from engines.training.loop import Fitted
 
-_DATA = {
-    "prior": "safetensors file with tokens and condition (n, tokens, dim): of pictures, and the backbone's",
-    "unclip": "safetensors file with latent (n, 4, h, w), scaled, and tokens (n, tokens, dim) of pictures",
+_PICTURES = {
+    "prior": "safetensors file with tokens of pictures",
+    "unclip": "safetensors file of engines embed --unclip-latents: tokens and latent of pictures",
 }
 _GUIDANCE = {"prior": 1.0, "unclip": 5.0}
 _SKIP = {"prior": 5, "unclip": 20}
@@ -35,7 +35,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     for stage in ("prior", "unclip"):
         parser = stages.add_parser(stage, help=f"the {stage}, by consistency distillation")
         parser.add_argument("pack", help="an imported or trained pack: its name or folder")
-        parser.add_argument("--data", type=Path, required=True, help=_DATA[stage])
+        parser.add_argument("--pictures", type=Path, required=True, help=_PICTURES[stage])
+        if stage == "prior":
+            _add_participants(parser)
         parser.add_argument("--out", type=Path, required=True, help="folder of the new pack; checkpoints go beside it")
         parser.add_argument("--steps", type=int, default=10_000)
         parser.add_argument("--batch", type=int, default=16, help="of each process")
@@ -47,12 +49,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("--ema", type=float, default=0.95)
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-        parser.set_defaults(handler=_distill, stage=stage)
+        parser.set_defaults(handler=_distill, stage=stage, participant=[])
 
     latents = commands.add_parser("latents", help="learn image tokens to hidden values, to calibrate within a visit")
     latents.add_argument("pack", help="an imported, trained or exported MindEye2 pack: its name or folder")
     latents.add_argument("--pictures", type=Path, required=True, help="safetensors file with tokens of pictures")
-    latents.add_argument(
+    _add_participants(latents)
+    latents.add_argument("--out", type=Path, required=True, help="folder of the new pack")
+    latents.add_argument("--components", type=int, default=512, help="of the tokens, at most")
+    latents.set_defaults(handler=_latents)
+
+
+def _add_participants(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--participant",
         type=_participant,
         action="append",
@@ -60,9 +69,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="N=FILE",
         help="ridge layer of the pack, and a safetensors file with betas and picture; may be repeated",
     )
-    latents.add_argument("--out", type=Path, required=True, help="folder of the new pack")
-    latents.add_argument("--components", type=int, default=512, help="of the tokens, at most")
-    latents.set_defaults(handler=_latents)
 
 
 def _participant(text: str) -> tuple[int, Path]:
@@ -93,7 +99,8 @@ def _distill(args: argparse.Namespace) -> int:
     except ImportError as error:
         return _missing(error)
     order = published.Order(
-        data=args.data,
+        pictures=args.pictures,
+        participants=args.participant,
         out=args.out,
         guidance=args.guidance,
         batch=args.batch,

@@ -138,13 +138,8 @@ def _tables(settings: TrainingSettings, folder: Path) -> tuple[Table, list[Table
         columns |= {"latent": 4, "teacher": 3, "teacher_augmented": 3}
     pictures = Table(folder / settings.pictures, columns)
     people = [Table(folder / path, {"betas": 2, "picture": 1}) for path in settings.participants]
-    for path, table in zip(settings.participants, people, strict=True):
-        rows = table.part("picture")[:]
-        if int(rows.min()) < 0 or int(rows.max()) >= len(pictures):
-            raise TrainingError(
-                f"{path}: picture: expected rows of {settings.pictures}, 0 to {len(pictures) - 1}, got "
-                f"{int(rows.min())} to {int(rows.max())}"
-            )
+    for table in people:
+        table.refer("picture", pictures)
     return pictures, people
 
 
