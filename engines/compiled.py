@@ -58,6 +58,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     embed.add_argument("--pack", default="tiny", help="name of an installed pack, or a folder")
     embed.add_argument("--out", type=Path, help=f"safetensors file to write; default: IMAGES/{EMBEDDINGS}")
     embed.add_argument("--threads", type=int, default=1, help="CPU threads")
+    embed.add_argument(
+        "--unclip-latents", action="store_true", help="also the pictures as the unCLIP makes them, to distil it with"
+    )
     embed.set_defaults(handler=_embed)
 
 
@@ -159,6 +162,7 @@ def _embed(args: argparse.Namespace) -> int:
             args.images,
             out,
             threads=args.threads,
+            unclip_latents=args.unclip_latents,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     latents = ", and their latents" if LATENTS in pack.config else ""

@@ -1,27 +1,40 @@
-"""Embeddings of pictures, for retrieval from a pool."""
+"""Embeddings of pictures: to search a pool, to calibrate on, and to distil with."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from PIL import Image
 
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.candidates import read_picture
 from rtdecode.decode.embedding import load_embedder
+from rtdecode.decode.mapped import fill_tensors
 from rtdecode.decode.mindeye2.latents import LATENTS, latent_map
+from rtdecode.decode.pool import LARGE, NARROW, PROJECTED, narrowed
+from rtdecode.errors import EngineError
 from rtdecode.stimuli import pictures_in
+
+_BATCH = 64
 
 
 def embed_folder(
-    pack: EnginePack, folder: Path, out: Path, *, threads: int, progress: Callable[[int, int], None]
+    pack: EnginePack,
+    folder: Path,
+    out: Path,
+    *,
+    threads: int,
+    unclip_latents: bool = False,
+    large: int = LARGE,
+    progress: Callable[[int, int], None],
 ) -> tuple[int, ...]:
-    """Embed every picture of a folder with a pack's embedder.
+    """Embed every picture of a folder with a pack's embedder; what is done goes to the disk at once.
 
     Parameters
     ----------
@@ -33,6 +46,10 @@ def embed_folder(
         pack with a map to hidden values also ``latents`` (n, hidden), float32, and in the metadata its digest.
     threads : int
         CPU threads.
+    unclip_latents : bool
+        Whether to add ``latent`` (n, 4, h, w), float16: the pictures as the unCLIP is to make them, scaled.
+    large : int
+        From this number of pictures on, what an index of them holds is added too; see `ImagePool`.
     progress : callable
         Is told how many of how many pictures are done.
 
@@ -44,7 +61,7 @@ def embed_folder(
     Raises
     ------
     EngineError
-        The pack has no embedder.
+        The pack has no embedder, or no autoencoder for the latents.
     BundleError
         There are no pictures, two of one name, or one cannot be read.
     """
@@ -55,19 +72,55 @@ def embed_folder(
     def embed(path: Path) -> NDArray[np.float32]:
         return np.asarray(embedder.run(_scaled(read_picture(path, embedder.picture_px)))[0])
 
-    first = embed(paths[0])
-    tokens: NDArray[np.float16] = np.empty((len(paths), *first.shape), np.float16)
-    for i, path in enumerate(paths):
-        tokens[i] = embed(path) if i else first
-        progress(i + 1, len(paths))
-    arrays: dict[str, NDArray[Any]] = {"tokens": tokens}
+    columns: dict[str, tuple[tuple[int, ...], type]] = {"tokens": (embed(paths[0]).shape, np.float16)}
+    rows: dict[str, Callable[[Path], NDArray[np.float32]]] = {"tokens": embed}
     metadata = {"names": json.dumps(names), "embedder": pack.digest(pack.config["stages"]["embedder"]["file"])}
+    of_tokens: dict[str, Callable[[NDArray[Any]], NDArray[np.float32]]] = {}
     if LATENTS in pack.config:
-        arrays[LATENTS] = latent_map(pack)(tokens)
+        mapping = of_tokens[LATENTS] = latent_map(pack)
+        columns[LATENTS] = (mapping.intercept.shape, np.float32)
         metadata[LATENTS] = pack.digest(pack.config[LATENTS]["file"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, out, metadata=metadata)
-    return tokens.shape
+    if unclip_latents:
+        rows["latent"] = _encoder(pack)
+        columns["latent"] = (rows["latent"](paths[0]).shape, np.float16)
+    if len(paths) >= large:
+        of_tokens[PROJECTED] = lambda tokens: narrowed(tokens.reshape(len(tokens), -1))
+        columns[PROJECTED] = ((min(NARROW, math.prod(columns["tokens"][0])),), np.float32)
+    shapes = {name: ((len(paths), *shape), dtype) for name, (shape, dtype) in columns.items()}
+    with fill_tensors(out, shapes, metadata) as arrays:
+        for i, path in enumerate(paths):
+            for name, make in rows.items():
+                arrays[name][i] = make(path)
+            if (i + 1) % _BATCH == 0 or i + 1 == len(paths):
+                block = slice(i // _BATCH * _BATCH, i + 1)
+                for name, make_all in of_tokens.items():
+                    arrays[name][block] = make_all(arrays["tokens"][block])
+            progress(i + 1, len(paths))
+    return shapes["tokens"][0]
+
+
+def _encoder(pack: EnginePack) -> Callable[[Path], NDArray[np.float32]]:
+    """Encode pictures at the height and width that the unCLIP makes."""
+    specs = pack.config["stages"]
+    if not {"unclip", "autoencoder"} <= specs.keys() or "network" not in specs["autoencoder"]:
+        raise EngineError(f"pack {pack.name}: expected stages unclip and autoencoder with weights, as imported")
+    import torch
+
+    from rtdecode.decode.networks.build import load
+
+    spec = specs["autoencoder"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    path = pack.folder / spec["file"]
+    network: Any = load(spec["network"], dict(spec["sizes"]), path, device=device, dtype=torch.float32)
+    px = int(specs["unclip"]["sizes"]["sample_size"]) * 2 ** (len(spec["sizes"]["block_out_channels"]) - 1)
+
+    def encode(path: Path) -> NDArray[np.float32]:
+        picture = Image.fromarray(read_picture(path)).resize((px, px), Image.Resampling.BICUBIC)
+        given = torch.from_numpy(_scaled(np.asarray(picture)) * 2 - 1).to(device)
+        with torch.no_grad():
+            return np.asarray(network.encode(given)[0].cpu().numpy())
+
+    return encode
 
 
 def _scaled(picture: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 torch = pytest.importorskip("torch")
 
 from engines.build import build_plans, export_pack  # noqa: E402
+from engines.embed import embed_folder  # noqa: E402
 from engines.export import export_part, parts_of  # noqa: E402
 from engines.parity import agrees, compare  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
@@ -27,7 +28,7 @@ from rtdecode.decode.networks.engine import TorchEngine  # noqa: E402
 from rtdecode.decode.networks.parts import parts  # noqa: E402
 from rtdecode.decode.networks.unclip import Denoiser, unclip_config  # noqa: E402
 from rtdecode.decode.plans import load_plan, plan_keys  # noqa: E402
-from rtdecode.decode.pool import open_pool  # noqa: E402
+from rtdecode.decode.pool import narrowed, open_pool  # noqa: E402
 from rtdecode.decode.stages import load_stages  # noqa: E402
 from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
@@ -257,6 +258,13 @@ def test_embedded_pictures_are_searched(tmp_path: Path, exported: EnginePack) ->
     (best, cosine), *_ = open_pool(out, pack).nearest(candidates.tokens[1], 2)
     assert best == "b"
     assert cosine == pytest.approx(1, abs=1e-3)
+    embed_folder(pack, tmp_path / "pictures", out, threads=1, large=3, progress=lambda *_: None)
+    indexed = open_pool(out, pack, large=3)
+    assert not indexed.exact
+    assert indexed.nearest(candidates.tokens[1], 1)[0] == (best, pytest.approx(cosine, abs=1e-5))
+    with safe_open(out, framework="numpy") as found:
+        expected = narrowed(found.get_tensor("tokens").reshape(3, -1))
+        np.testing.assert_array_equal(found.get_tensor("narrow"), expected)
     with pytest.raises(EngineError, match="embed them anew"):
         open_pool(out, exported)
     with pytest.raises(EngineError, match="expected embeddings"):

@@ -18,15 +18,19 @@ from sklearn.linear_model import Ridge
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file as load_torch  # noqa: E402
 from safetensors.torch import save_file as save_torch  # noqa: E402
 
 from engines.build import export_pack  # noqa: E402
 from engines.copies import seal_copy  # noqa: E402
 from engines.latents import Order, learn_latents  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
+from engines.published.shapes import mindeye2_sizes  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
+from rtdecode.decode.mindeye2.engines import ridge_layer  # noqa: E402
 from rtdecode.decode.mindeye2.latents import EMBEDDINGS, LatentMap, latent_map  # noqa: E402
+from rtdecode.decode.networks.build import load as load_network  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
 
 Data = dict[str, dict[str, NDArray[Any]]]
@@ -260,9 +264,6 @@ def test_packs_that_cannot_have_a_map_are_refused(pack: EnginePack, data: Data, 
     other = Order(pictures=order.pictures, participants=[(2, tmp_path / "1.safetensors")])
     with pytest.raises(EngineError, match="expected a participant from 0 to 1, got 2"):
         learn_latents(pack, other, tmp_path / "new", progress=silent)
-    write_fake_mindeye2(tmp_path / "b", dims="small", stages=("ridge", "backbone"), precision="bfloat16")
-    with pytest.raises(EngineError, match="expected a ridge in float16 or float32, got BF16: rtdecode engines export"):
-        learn_latents(open_pack(str(tmp_path / "b")), order, tmp_path / "new", progress=silent)
     write_fake_mindeye2(tmp_path / "c", dims="small", stages=("ridge",))
     with pytest.raises(EngineError, match="with stages ridge and backbone"):
         learn_latents(open_pack(str(tmp_path / "c")), order, tmp_path / "new", progress=silent)
@@ -270,6 +271,18 @@ def test_packs_that_cannot_have_a_map_are_refused(pack: EnginePack, data: Data, 
     save_torch(half, tmp_path / "pictures.safetensors")
     with pytest.raises(TrainingError, match="expected float16 or float32, got bfloat16 in tokens"):
         learn_latents(pack, order, tmp_path / "new", progress=silent)
+
+
+def test_a_ridge_in_bfloat16_is_read_where_there_is_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fake_mindeye2(tmp_path / "b", dims="small", stages=("ridge",), precision="bfloat16")
+    pack = open_pack(str(tmp_path / "b"))
+    stored = load_torch(tmp_path / "b" / "ridge.safetensors")
+    for found, part in zip(ridge_layer(pack, 0), ("weight", "bias"), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, stored[f"linears.0.{part}"].float().numpy())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EngineError, match="got bfloat16: rtdecode engines export"):
+        ridge_layer(pack, 0)
 
 
 def test_pictures_are_embedded_with_their_latents(
@@ -310,6 +323,27 @@ def test_pictures_are_embedded_with_their_latents(
     assert "their latents" not in capsys.readouterr().out
     assert main(["engines", "verify", out]) == 0
     assert "latents: image tokens -> hidden, 23 components, held-out R2 0." in capsys.readouterr().out
+
+
+def test_pictures_are_embedded_as_the_unclip_is_to_make_them(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(shown).save(images / "a.png")
+    Image.fromarray(shown).resize((90, 70)).save(images / "b.png")
+    write_fake_mindeye2(tmp_path / "p", dims="small", stages=("embedder", "unclip", "autoencoder"), precision="float32")
+    assert main(["engines", "embed", str(images), "--pack", str(tmp_path / "p"), "--unclip-latents"]) == 0
+    latent = load_file(images / EMBEDDINGS)["latent"]
+    assert latent.shape == (2, 4, 8, 8)  # of 64 px
+    sizes = mindeye2_sizes("small")["autoencoder"][1]
+    path = tmp_path / "p" / "autoencoder.safetensors"
+    autoencoder = load_network("autoencoder", sizes, path, device="cpu", dtype=torch.float32)
+    picture = torch.from_numpy(shown.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)[None]
+    with torch.no_grad():
+        expected = autoencoder.vae.encode(picture).latent_dist.mode() * 0.13025
+    np.testing.assert_allclose(latent[0], expected[0].numpy(), rtol=0, atol=2e-3 * float(expected.abs().max()))
+    assert main(["engines", "embed", str(images), "--pack", "tiny", "--unclip-latents"]) == 1
 
 
 @pytest.mark.parametrize("text", ["betas.safetensors", "x=betas.safetensors", "-1=b", "1="])
