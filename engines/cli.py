@@ -15,10 +15,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser("engines", help="make, check and measure engine packs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train-tiny", help="train the tiny pack from nothing (one thread, under 90 minutes)")
+    train = commands.add_parser("train-tiny", help="train the tiny pack from nothing (no GPU)")
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoints, report, contact sheet and pack")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    train.add_argument("--threads", type=_count, default=2, help="cores to use; another number gives other weights")
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
     train.set_defaults(handler=_train_tiny)
 
@@ -28,12 +29,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     compiled.register(commands)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
+
+
 def _train_tiny(args: argparse.Namespace) -> int:
     try:
         from engines.tiny.recipe import make_pack
     except ImportError as error:
         print(f"training needs torch, open_clip and onnx ({error}): pip install 'rtdecode[gpu]'")
         return 2
-    identity = make_pack(args.out, seed=args.seed, effort=args.effort, resume=args.resume)
+    identity = make_pack(args.out, seed=args.seed, effort=args.effort, resume=args.resume, threads=args.threads)
     print(f"{args.out / 'pack'}: sealed as {identity}")
     return 0

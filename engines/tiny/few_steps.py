@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from engines.tiny import pictures, shared, students
 from engines.tiny.diffusion import Autoencoder, Unclip
 from engines.tiny.prior import DiffusionPrior
@@ -46,7 +44,6 @@ def train_few_steps(trained: Trained, out: Path, *, seed: int, effort: float, re
     Stages: autoencoder, unclip_teacher, autoencoder_finish, shared (several participants), prior_student,
     unclip_student.
     """
-    torch.set_num_threads(1)
     folder = out / "checkpoints"
 
     def scaled(plan: Plan) -> Plan:

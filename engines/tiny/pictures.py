@@ -15,6 +15,7 @@ from engines.tiny import layout
 from engines.tiny.conditions import given_tokens
 from engines.tiny.data import Sample
 from engines.tiny.diffusion import Autoencoder, Unclip
+from engines.tiny.precision import autocast
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
 from engines.training.state import Ema
@@ -70,7 +71,7 @@ class AutoencoderObjective(nn.Module):  # type: ignore[misc]
         third = len(batch.rows) // 3
         drafts = draft_pictures(trained, batch.rows[:third], batch.codes[:third], draw)
         pictures = torch.cat([drafts, batch.pictures[third:]]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents = self.autoencoder.blur(self.autoencoder.encode(pictures), draw)
             decoded = self.autoencoder(latents, torch.full_like(pictures, 0.5))
         return picture_error(decoded, pictures, batch)
@@ -89,7 +90,7 @@ class FinishObjective(nn.Module):  # type: ignore[misc]
         latents, trained = self._fixed
         drafts = draft_pictures(trained, batch.rows, batch.codes, draw)
         self.autoencoder.scale.eval()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             decoded = self.autoencoder(self.autoencoder.blur(latents[batch.rows], draw), drafts)
             ours = trained.critic.features(decoded)
             with torch.no_grad():
@@ -121,7 +122,7 @@ class TeacherObjective(nn.Module):  # type: ignore[misc]
         sigma = self.unclip.sigmas[t][:, None, None, None]
         signal = (1 + sigma.square()).rsqrt()
         noisy = signal * (clean + sigma * torch.randn(clean.shape, generator=draw))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             predicted = self.unclip.clean(noisy, t, draft, self.unclip.context(tokens))
         unit = 1 / (1 / self.unclip.residual.square() + 1 / sigma.square())
         ordinary = 1 - _SCRAMBLED_WEIGHT * batch.codes[:, _scrambled(), None, None, None]
@@ -148,13 +149,13 @@ def noise_levels(n: int, draw: torch.Generator) -> Tensor:
 def draft_pictures(trained: Trained, rows: Tensor, codes: Tensor, draw: torch.Generator) -> Tensor:
     """Pictures that the regression decoder draws from tokens as it will be given them."""
     tokens = given_tokens(trained.prior, trained.noise, trained.tokens[rows], codes, draw)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         return trained.decoder(tokens).float().contiguous(memory_format=torch.channels_last)
 
 
 def draft_latents(trained: Trained, autoencoder: Autoencoder, tokens: Tensor) -> Tensor:
     """Latents of what the regression decoder draws from tokens."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         latents: Tensor = autoencoder.encode(trained.decoder(tokens).float())
         return latents.float()
 

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from engines.tiny.comparison import compare, contact_sheet, table
 from engines.tiny.data import draw_sample
 from engines.tiny.export import round_to_half, seal_pack
 from engines.tiny.few_steps import train_few_steps
+from engines.tiny.precision import half_precision
 from engines.tiny.report import measure
 from engines.tiny.train import train
 
 N_PROTOTYPE_PICTURES = 8192
 
 
-def make_pack(out: Path, *, seed: int, effort: float, resume: bool) -> str:
+def make_pack(out: Path, *, seed: int, effort: float, resume: bool, threads: int) -> str:
     """Train and write ``report.json``, ``table.md``, ``contact_sheet.png`` and the sealed ``pack/`` into `out`.
+
+    Parameters
+    ----------
+    out, seed, effort, resume
+        As in `engines.tiny.train.train`.
+    threads : int
+        Of torch, in the whole process. Another number gives other weights, as does a machine of another precision
+        (`engines.tiny.precision`); the report tells both.
 
     Returns
     -------
     str
         Identity of the pack.
     """
+    torch.set_num_threads(threads)
     trained = train(out, seed=seed, effort=effort, resume=resume)
     for module in (trained.embedder, trained.prior, trained.decoder, trained.captioner):
         round_to_half(module)
@@ -30,6 +42,7 @@ def make_pack(out: Path, *, seed: int, effort: float, resume: bool) -> str:
         round_to_half(module)
     contact_sheet(trained, few, out / "contact_sheet.png", seed)
     figures = measure(trained, seed)
+    figures |= {"threads": threads, "precision": str(half_precision() or torch.float32).removeprefix("torch.")}
     figures["seconds"] |= {name: fitted.seconds for name, fitted in few.stages.items()}
     figures["skipped_steps"] = {name: fitted.skipped for name, fitted in few.stages.items()}
     figures["participants_r2"] = few.r2

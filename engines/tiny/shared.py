@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.tiny import layout
 from engines.tiny.conditions import filled_tokens, hard_code
 from engines.tiny.participants import SimulatedParticipant, simulate_participants, trial_batches
+from engines.tiny.precision import half_precision
 from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
@@ -106,7 +107,7 @@ def train_shared(
     tokens = model.diffusion.standard(trained.tokens)
     ema = Ema(model, _EMA)
     fitted = fit(
-        MindEye2Objective(model, prior_schedule(), Weights(anchor=_ANCHOR), torch.bfloat16),
+        MindEye2Objective(model, prior_schedule(), Weights(anchor=_ANCHOR), half_precision()),
         trial_batches(people, trained.sample, tokens, trained.critic, TRIALS_EACH),
         plan,
         folder=folder,

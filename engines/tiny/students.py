@@ -14,6 +14,7 @@ from engines.tiny.conditions import given_tokens
 from engines.tiny.diffusion import Autoencoder, Unclip
 from engines.tiny.participants import SimulatedParticipant, trial_batches
 from engines.tiny.pictures import draft_latents
+from engines.tiny.precision import autocast
 from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.shared import TRIALS_EACH, SharedTiny
 from engines.tiny.train import Trained
@@ -106,7 +107,7 @@ def distil_unclip(
 
 def _denoise(network: nn.Module, noisy: Tensor, t: Tensor, given: tuple[Tensor, Tensor]) -> Tensor:
     draft, tokens = given
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         clean: Tensor = network.clean(noisy, t, draft, network.context(tokens))
     return clean
 

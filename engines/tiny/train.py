@@ -1,8 +1,9 @@
-"""Train the tiny pack: seeded, resumable, one thread (torch). Import this module inside functions only.
+"""Train the tiny pack: seeded and resumable (torch). Import this module inside functions only.
 
 Stages, each with its checkpoint: critic, judge, joint (embedder + decoder + text tower), prior, finetune (decoder on
 what the prior gives), captioner. The batch of a step depends on seed, stage and step alone, so that a resumed training
-equals an uninterrupted one.
+equals an uninterrupted one. The same seed gives the same weights, to the last bit, on the same machine with the same
+number of torch's threads; whether networks compute in bfloat16 is the machine's matter (`precision`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from engines.tiny import layout, networks
 from engines.tiny.conditions import given_tokens, hard_code, noisy_tokens
 from engines.tiny.data import Sample, draw_sample
 from engines.tiny.noise import GroupNoise
+from engines.tiny.precision import autocast
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,6 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
     -------
     Trained
     """
-    torch.set_num_threads(1)
     torch.manual_seed(seed)
     words = layout.vocabulary()
     critic, judge = networks.Critic(), networks.Judge()
@@ -272,7 +273,7 @@ def _judge_loss(judge: nn.Module, batch: Batch, draw: torch.Generator) -> Tensor
     gain = 0.7 + 0.6 * torch.rand((half, 1, 1, 1), generator=draw)
     grain = 0.04 * torch.randn(soft.shape, generator=draw)
     mixed = torch.cat([(soft * gain + grain).clamp(0, 1), pictures[half:]])
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         logits = judge(mixed)
     return functional.cross_entropy(logits, batch.codes[:, CODE[0]].argmax(1))
 
@@ -287,7 +288,7 @@ def _picture_loss(decoded: Tensor, batch: Batch, critic: networks.Critic) -> Ten
     for axis in (2, 3):
         slope = torch.diff(error, dim=axis).abs()
         loss = loss + 0.35 * (weight.narrow(axis, 1, 63) * slope).mean()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         ours = critic.features(decoded)
         with torch.no_grad():
             theirs = critic.features(truth)
@@ -306,14 +307,14 @@ def _joint_loss(
     batch: Batch,
     draw: torch.Generator,
 ) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         logits, tokens = embedder.encode(batch.pictures)
     semantic, spatial = tokens[:, : layout.SEMANTIC_TOKENS], tokens[:, layout.SEMANTIC_TOKENS :]
     mean, std = spatial.mean(0, keepdim=True), spatial.std(0, keepdim=True)
     r2 = torch.rand((len(tokens), 1, 1), generator=draw)
     r2 = torch.where(torch.rand((len(tokens), 1, 1), generator=draw) < 0.6, torch.full_like(r2, 0.97), r2)
     noisy = mean + r2 * (spatial - mean) + (r2 * (1 - r2)).sqrt() * std * torch.randn(spatial.shape, generator=draw)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         decoded = decoder(torch.cat([semantic, noisy], 1))
     return (
         _picture_loss(decoded, batch, critic)
@@ -367,7 +368,7 @@ def _finetune_loss(
     draw: torch.Generator,
 ) -> Tensor:
     given = given_tokens(prior, noise, tokens, batch.codes, draw)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         decoded = decoder(given)
     return _picture_loss(decoded, batch, critic)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ pytest.importorskip("diffusers")
 
 from diffusers import UNet2DConditionModel  # noqa: E402
 
-from engines.tiny import export, layout, networks, stages, train  # noqa: E402
+from engines import cli  # noqa: E402
+from engines.tiny import export, layout, networks, precision, recipe, stages, train  # noqa: E402
 from engines.tiny.data import draw_sample  # noqa: E402
 from engines.tiny.diffusion import Autoencoder, Unclip  # noqa: E402
 from engines.tiny.few_steps import FewSteps, train_few_steps  # noqa: E402
@@ -78,6 +80,49 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, monkeypa
     parts = linear_training(tmp_path / "parts", resume=True)
     for name, values in whole.items():
         assert torch.equal(values, parts[name])
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": False}, torch.float32),
+        (None, torch.float32),
+    ],
+)
+def test_networks_compute_in_bfloat16_where_the_cpu_does(
+    has: dict[str, bool] | None, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has is None:  # an older torch
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    with precision.autocast():
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected
+    assert (precision.half_precision() or torch.float32) == expected
+
+
+@pytest.mark.parametrize(("words", "threads"), [([], 2), (["--threads", "3"], 3)])
+def test_the_pack_is_trained_on_as_many_threads_as_asked(
+    words: list[str], threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def begin(*_: object, **__: object) -> None:
+        raise RuntimeError("begun")
+
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(recipe, "train", begin)
+    parser = argparse.ArgumentParser()
+    cli.register(parser.add_subparsers())
+    args = parser.parse_args(["engines", "train-tiny", "--out", str(tmp_path), *words])
+    with pytest.raises(RuntimeError, match="begun"):
+        args.handler(args)
+    assert asked == [threads]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["engines", "train-tiny", "--out", str(tmp_path), "--threads", "0"])
 
 
 def test_a_decoder_moves_the_object_frame_with_the_code() -> None:
