@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
-from rtdecode.decode.sampling.prior import ddim_times, sample_prior
+from rtdecode.decode.sampling.prior import count_draws, ddim_times, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from tests.golden import FORWARD, LOOP, Golden, close, goldens
 
@@ -130,5 +130,8 @@ def test_golden_loops_run_alike_on_numpy_and_torch(shared: Path) -> None:
 def test_levels_are_counted_as_torch_counts() -> None:
     for timesteps in (10, 100, 250, 1000):
         for steps in range(2, timesteps + 1):
-            levels = torch.linspace(-1, timesteps, steps + 1)[:-1]
-            assert ddim_times(timesteps, steps) == [int(level) for level in reversed(levels.tolist())]
+            levels = [int(level) for level in torch.linspace(-1, timesteps, steps + 1)[:-1].tolist()][::-1]
+            assert ddim_times(timesteps, steps) == levels
+            if steps < timesteps:
+                # The start, and fresh noise wherever the next level is above 0.
+                assert count_draws(timesteps, steps) == 1 + sum(level > 0 for level in levels[1:])
