@@ -37,10 +37,8 @@ class Golden:
 
     def weights(self) -> Golden:
         """The golden that this one takes its weights from."""
-        said = self.info.get("weights", self.info["ref"])
-        name = re.search(r"\w*prior_forward\w*", said)
-        assert name is not None, f"{self.path}: names no weights"
-        return read(self.path.with_name(name.group() + ".json"))
+        name = said(r"([\w-]*prior_forward[\w-]*)", self.info.get("weights", self.info["ref"]))
+        return read(self.path.with_name(f"{name}.json"))
 
 
 def read(path: Path) -> Golden:
@@ -59,6 +57,32 @@ def goldens(shared: Path, kind: str) -> Iterator[Golden]:
     assert paths, f"no golden named *{kind}*.json in {shared / 'golden'}"
     for path in paths:
         yield read(path)
+
+
+def numbered(golden: Golden, pattern: str) -> list[tuple[str, int]]:
+    """Tensors whose names hold a number of their own: names that match, and the number.
+
+    Parameters
+    ----------
+    golden : Golden
+    pattern : str
+        Regular expression of the whole name, with the number as its group.
+
+    Returns
+    -------
+    list of tuple
+        At least one: a golden without such a tensor fails the test.
+    """
+    found = [(name, int(match.group(1))) for name in golden.tensors if (match := re.fullmatch(pattern, name))]
+    assert found, f"{golden.path}: no tensor named {pattern}"
+    return found
+
+
+def said(pattern: str, text: str) -> str:
+    """What a description says: the group of a regular expression that it must match."""
+    found = re.search(pattern, text)
+    assert found is not None, f"expected {pattern} in {text!r}"
+    return found.group(1)
 
 
 def _filled(info: dict[str, Any]) -> dict[str, NDArray[Any]]:

@@ -21,12 +21,13 @@ from rtdecode.decode.sampling.edm import (
     refinement_times,
     unclip_start,
 )
-from tests.golden import FORWARD, LOOP, Golden, close, goldens
+from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered, said
 
 
 def toy(tokens: Any, vector: Any) -> Callable[[Any, int], Any]:
     """The toy network that the goldens were made with."""
-    return lambda x, t: torch.tanh(0.3 * x + tokens.mean((1, 2)) + 0.001 * t + 0.01 * vector.mean(1))
+    shift = (tokens.mean((1, 2)) + 0.01 * vector.mean(1))[:, None, None, None]
+    return lambda x, t: torch.tanh(0.3 * x + 0.001 * t + shift)
 
 
 def guided(golden: Golden, names: tuple[str, str, str, str], scale: float) -> Callable[[Any, int], Any]:
@@ -41,15 +42,19 @@ def on_numpy(predict: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
 
 def test_golden_edm_tables(shared: Path) -> None:
     for golden in goldens(shared, "sgm_sampler"):
-        for name in golden.tensors:
-            if found := re.fullmatch(r"sigmas(\d+)", name):
-                times, sigmas = euler_times(int(found.group(1)))
-                close(golden, name, sigmas, FORWARD)
-                np.testing.assert_array_equal(times, golden.tensors[f"timesteps{found.group(1)}"])
-        close(golden, "denoiser_sigmas_first5", network_sigmas()[:5], FORWARD)
-        close(golden, "denoiser_sigmas_last5", network_sigmas()[-5:], FORWARD)
-        close(golden, "vector_suffix", size_features((768, 768, 0, 0))[None], FORWARD)
-        close(golden, "vector_suffix_sdxl_base", size_features((768, 768, 0, 0, 1024, 1024))[None], FORWARD)
+        for name, steps in numbered(golden, r"sigmas(\d+)"):
+            times, sigmas = euler_times(steps)
+            close(golden, name, sigmas, FORWARD)
+            np.testing.assert_array_equal(times, golden.tensors[f"timesteps{steps}"])
+        for name, count in numbered(golden, r"denoiser_sigmas_first(\d+)"):
+            close(golden, name, network_sigmas()[:count], FORWARD)
+        for name, count in numbered(golden, r"denoiser_sigmas_last(\d+)"):
+            close(golden, name, network_sigmas()[-count:], FORWARD)
+        for name in ("vector_suffix", "vector_suffix_sdxl_base"):
+            # Sizes and places in brackets, as "original(768,768) crop(0,0)".
+            groups = re.findall(r"[\[(]([\d,]+)[\])]", golden.info["tensors"][name]["what"])
+            features = size_features([int(number) for number in ",".join(groups).split(",")])
+            close(golden, name, np.broadcast_to(features, golden.tensors[name].shape), FORWARD)
 
 
 def test_the_signal_left_is_that_of_the_scheduler_of_diffusers() -> None:
@@ -60,9 +65,8 @@ def test_the_signal_left_is_that_of_the_scheduler_of_diffusers() -> None:
 def test_golden_edm_unclip_loop(shared: Path) -> None:
     for golden in goldens(shared, "sgm_sampler"):
         z, noise, offset = (torch.from_numpy(golden.tensors[name]) for name in ("z", "noise", "offset"))
-        found = re.search(r"VanillaCFG\(([\d.]+)\)", golden.info["ref"])
-        assert found is not None
-        predict = guided(golden, ("tokens", "vector_suffix", "uc_tokens", "vector_suffix"), float(found.group(1)))
+        scale = float(said(r"VanillaCFG\(([\d.]+)\)", golden.info["ref"]))
+        predict = guided(golden, ("tokens", "vector_suffix", "uc_tokens", "vector_suffix"), scale)
         times, sigmas = euler_times(golden.info["steps"])
         start = unclip_start(z, noise, offset, sigmas[0])
         close(golden, "init", start / float(np.sqrt(1 + sigmas[0] ** 2)), FORWARD)
@@ -75,9 +79,8 @@ def test_golden_edm_unclip_loop(shared: Path) -> None:
 def test_golden_edm_refinement_loop(shared: Path) -> None:
     for golden in goldens(shared, "sgm_refine"):
         timepoint = golden.info["img2img_timepoint"]
-        steps = re.search(r"\((\d+) steps\)", golden.info["note"])
-        assert steps is not None
-        times, sigmas = refinement_times(int(steps.group(1)), timepoint)
+        steps = int(said(r"\((\d+) steps\)", golden.info["note"]))
+        times, sigmas = refinement_times(steps, timepoint)
         assert times.tolist() == golden.info["network_timesteps"]
         close(golden, "sigmas_used", sigmas, FORWARD)
         z, noise = (torch.from_numpy(golden.tensors[name]) for name in ("z_image", "noise"))

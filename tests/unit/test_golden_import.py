@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from engines.published.mindeye1 import Sources as Sources1
@@ -16,12 +16,12 @@ from engines.published.packs import Draft
 from rtdecode.bundle import open_pack
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.networks.mindeye2 import BackboneShape
-from rtdecode.decode.sampling.prior import sample_prior
+from rtdecode.decode.sampling.prior import count_draws, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
-from tests.golden import FORWARD, LOOP, Golden, close, goldens
+from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered
 from tests.published import mindeye2_state, old_names, random_state, save_last, sizes_of
 from tests.unit.test_golden_networks import part, shape_of
-from tests.unit.test_golden_prior import predictor
+from tests.unit.test_golden_prior import draws_of, predictor
 
 
 def networks(draft: Draft, folder: Path) -> dict[str, Any]:
@@ -151,16 +151,16 @@ def test_golden_import_of_mindeye1_prior_and_low_level(shared: Path, tmp_path: P
             for form, weights in (("new", part(low)), ("old", old_names(part(low)))):
                 low_path = save_last(tmp_path / f"{low.path.stem}-{form}.pth", weights)
                 draft = draft_mindeye1(Sources1(weights=str(path), low_level=str(low_path)))
-                made = networks(draft, tmp_path / f"{low.path.stem}-{form}-pack")
+                made = networks(draft, tmp_path / f"{golden.path.stem}-{low.path.stem}-{form}-pack")
                 latent, features = made["low_level"](torch.from_numpy(low.tensors["x"]))
                 close(low, "latent", latent, FORWARD)
-                close(low, "aux_first32tokens", features[:, :32], FORWARD)
+                for name, count in numbered(low, r"aux_first(\d+)tokens"):
+                    close(low, name, features[:, :count], FORWARD)
         condition = torch.from_numpy(golden.tensors["cond"])
-        close(golden, "pred_t50", predictor(made["prior"], condition)(condition * 0.5, 50), FORWARD)
-        noise = [
-            torch.from_numpy(np.random.RandomState(9000 + i).standard_normal(condition.shape).astype(np.float32))
-            for i in range(19)
-        ]
+        for name, t in numbered(golden, r"pred_t(\d+)"):
+            close(golden, name, predictor(made["prior"], condition)(condition * 0.5, t), FORWARD)
         schedule = cosine_schedule(sizes["timesteps"])
-        out = sample_prior(predictor(made["prior"], condition), noise, schedule, steps=20)
-        close(golden, "sample20", out / sizes["dim"] ** 0.5, LOOP)
+        name, steps = min(numbered(golden, r"sample(\d+)"), key=itemgetter(1))
+        noise = draws_of(golden, count_draws(schedule.timesteps, steps))
+        out = sample_prior(predictor(made["prior"], condition), noise, schedule, steps=steps)
+        close(golden, name, out / sizes["dim"] ** 0.5, LOOP)

@@ -19,7 +19,7 @@ from engines.losses import (
     soft_cont,
 )
 from rtdecode.decode.sampling.schedule import cosine_schedule
-from tests.golden import FORWARD, LOSS, Golden, close, goldens
+from tests.golden import FORWARD, LOSS, Golden, close, goldens, numbered, said
 from tests.unit.test_golden_prior import prior_of
 
 
@@ -37,9 +37,8 @@ def temperatures(golden: Golden, prefix: str) -> dict[str, float]:
     found = {}
     for name in golden.tensors:
         if name.startswith(prefix):
-            said = re.search(r"[\d.]+$", name) or re.search(r"[\d.]+$", golden.info["tensors"][name]["what"])
-            assert said is not None, name
-            found[name] = float(said.group())
+            text = name if re.search(r"\d$", name) else golden.info["tensors"][name]["what"]
+            found[name] = float(said(r"([\d.]+)$", text))
     assert found
     return found
 
@@ -62,10 +61,9 @@ def test_golden_losses_contrastive(shared: Path) -> None:
         student, teacher, augmented = tensors(golden, "sc_student", "sc_teacher", "sc_teacher_aug")
         for name, temperature in temperatures(golden, "soft_cont").items():
             close(golden, name, soft_cont(student, teacher, augmented, temperature=temperature), LOSS)
-        for name in golden.tensors:
-            if found := re.fullmatch(r"cosine_anneal_(\d+)", name):
-                at = np.linspace(0, 1, int(found.group(1)))
-                close(golden, name, [half_cosine(0.004, 0.0075, progress) for progress in at], LOSS)
+        for name, count in numbered(golden, r"cosine_anneal_(\d+)"):
+            at = np.linspace(0, 1, count)
+            close(golden, name, [half_cosine(0.004, 0.0075, progress) for progress in at], LOSS)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rtdecode.decode.networks.converter import ClipConverter
 from rtdecode.decode.networks.mindeye1 import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.mindeye2 import Backbone, BackboneShape, Ridge, fold_mixers, mixer_constant
 from rtdecode.decode.networks.preprocess import bigg_input, resize
-from tests.golden import FORWARD, Golden, close, goldens
+from tests.golden import FORWARD, Golden, close, goldens, numbered
 
 
 def shape_of(golden: Golden, *, low_level: bool) -> BackboneShape:
@@ -54,12 +53,12 @@ def test_golden_mindeye2_ridge_and_backbone(shared: Path) -> None:
                 out = backbone(ridge(voxels[:, 0], i))
                 close(golden, f"backbone_subj{i}", out.tokens, FORWARD)
                 close(golden, f"clip_voxels_subj{i}", out.retrieval, FORWARD)
-                if f"backbone_avg3_subj{i}" not in golden.tensors:
-                    continue
+            for name, i in numbered(golden, r"backbone_avg\d+_subj(\d+)"):
+                voxels = torch.from_numpy(golden.tensors[f"voxels_subj{i}"])
                 repeats = [backbone(ridge(voxels[:, r], i)) for r in range(voxels.shape[1])]
-                close(golden, f"backbone_avg3_subj{i}", torch.stack([r.tokens for r in repeats]).mean(0), FORWARD)
+                close(golden, name, torch.stack([r.tokens for r in repeats]).mean(0), FORWARD)
                 mean = torch.stack([r.retrieval for r in repeats]).mean(0)
-                close(golden, f"clip_voxels_avg3_subj{i}", mean, FORWARD)
+                close(golden, name.replace("backbone", "clip_voxels"), mean, FORWARD)
                 averaged = backbone(ridge(voxels.mean(1), i))
                 close(golden, f"backbone_voxavg_subj{i}", averaged.tokens, FORWARD)
                 close(golden, f"clip_voxels_voxavg_subj{i}", averaged.retrieval, FORWARD)
@@ -115,14 +114,15 @@ def test_golden_mindeye1_low_level(shared: Path) -> None:
         network.load_state_dict(part(golden), strict=True)
         latent, features = network(torch.from_numpy(golden.tensors["x"]))
         close(golden, "latent", latent, FORWARD)
-        close(golden, "aux_first32tokens", features[:, :32], FORWARD)
+        for name, count in numbered(golden, r"aux_first(\d+)tokens"):
+            close(golden, name, features[:, :count], FORWARD)
 
 
 def test_golden_bigg_preprocessing(shared: Path) -> None:
     for golden in goldens(shared, "clip_preprocess"):
-        source = next(name for name in golden.tensors if re.fullmatch(r"x\d+", name))
+        [(source, _)] = numbered(golden, r"x(\d+)")
         pictures = torch.from_numpy(golden.tensors[source])
-        for name in golden.tensors:
-            if found := re.fullmatch(r"(resized|preprocessed)_(\d+)", name):
-                make = resize if found.group(1) == "resized" else bigg_input
-                close(golden, name, make(pictures, int(found.group(2))), FORWARD)
+        for name, px in numbered(golden, r"resized_(\d+)"):
+            close(golden, name, resize(pictures, px), FORWARD)
+        for name, px in numbered(golden, r"preprocessed_(\d+)"):
+            close(golden, name, bigg_input(pictures, px), FORWARD)

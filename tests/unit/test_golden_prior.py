@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
-from rtdecode.decode.sampling.prior import ddim_times, sample_prior
+from rtdecode.decode.sampling.prior import count_draws, ddim_times, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
-from tests.golden import FORWARD, LOOP, Golden, close, goldens
+from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered, said
 
 
 def prior_of(golden: Golden, prefix: str = "diffusion_prior.net.") -> PriorNetwork:
@@ -35,6 +35,13 @@ def predictor(network: PriorNetwork, condition: torch.Tensor, cond_scale: float 
     return predict
 
 
+def draws_of(golden: Golden, count: int) -> list[torch.Tensor]:
+    """First noise draws of a golden that describes them instead of holding them."""
+    seed, shape = int(said(r"RandomState\((\d+)\s*\+", golden.info["noise"])), golden.tensors["cond"].shape
+    draws = (np.random.RandomState(seed + i).standard_normal(shape) for i in range(count))
+    return [torch.from_numpy(draw.astype(np.float32)) for draw in draws]
+
+
 @torch.no_grad()
 def test_golden_prior_forward(shared: Path) -> None:
     for golden in goldens(shared, "me2_prior_forward"):
@@ -52,7 +59,9 @@ def test_golden_prior_forward(shared: Path) -> None:
         close(golden, "layer0_ff_out", feed_forward(tokens + attended), FORWARD)
         close(golden, "pred", network(x, t, condition), FORWARD)
         close(golden, "pred_null", network.null(x, t, condition), FORWARD)
-        close(golden, "pred_cond_scale2", network.guided(x, t, condition, cond_scale=2.0), FORWARD)
+        [name] = (name for name in golden.tensors if name.startswith("pred_cond_scale"))
+        scale = float(name.removeprefix("pred_cond_scale"))
+        close(golden, name, network.guided(x, t, condition, cond_scale=scale), FORWARD)
 
 
 def test_golden_prior_schedule(shared: Path) -> None:
@@ -99,29 +108,29 @@ def test_golden_prior_of_mindeye1(shared: Path) -> None:
         rotary = golden.state()["causal_transformer.layers.0.0.rotary_emb.freqs"]
         assert rotary[0] == 1.0
         schedule = cosine_schedule(golden.dims["timesteps"])
-        shape, scale = tuple(condition.shape), golden.dims["dim"] ** 0.5
-        noise = [
-            torch.from_numpy(np.random.RandomState(9000 + i).standard_normal(shape).astype(np.float32))
-            for i in range(schedule.timesteps + 1)
-        ]
         predict = predictor(network, condition)
-        close(golden, "pred_t50", predict(condition * 0.5, 50), FORWARD)
-        full = sample_prior(predict, noise, schedule, steps=schedule.timesteps) / scale
-        close(golden, "sample100", full, LOOP)
-        close(golden, "sample20", sample_prior(predict, noise[:19], schedule, steps=20) / scale, LOOP)
+        for name, t in numbered(golden, r"pred_t(\d+)"):
+            close(golden, name, predict(condition * 0.5, t), FORWARD)
+        made = {}
+        for name, steps in numbered(golden, r"sample(\d+)"):
+            noise = draws_of(golden, count_draws(schedule.timesteps, steps))
+            made[steps] = sample_prior(predict, noise, schedule, steps=steps) / golden.dims["dim"] ** 0.5
+            close(golden, name, made[steps], LOOP)
+        full = made[max(made)]
         close(golden, "vd_embedding", full / (full[:, :1].norm(dim=-1, keepdim=True) + 1e-6), LOOP)
 
 
 def test_golden_loops_run_alike_on_numpy_and_torch(shared: Path) -> None:
-    for golden in goldens(shared, "me2_prior_sample20"):
-        schedule = cosine_schedule(100)
+    for golden in goldens(shared, "me2_prior_sample"):
+        schedule = cosine_schedule(golden.weights().dims["timesteps"])
+        steps = golden.info["timesteps_arg"] or schedule.timesteps
 
-        def predict(x: Any, t: int) -> Any:
-            return x * (0.9 - t / 200)
+        def predict(x: Any, t: int, timesteps: int = schedule.timesteps) -> Any:
+            return x * (0.9 - t / (2 * timesteps))
 
         noise = golden.tensors["noise"]
-        got = sample_prior(predict, list(noise), schedule, steps=golden.info["timesteps_arg"])
-        want = sample_prior(predict, list(torch.from_numpy(noise)), schedule, steps=golden.info["timesteps_arg"])
+        got = sample_prior(predict, list(noise), schedule, steps=steps)
+        want = sample_prior(predict, list(torch.from_numpy(noise)), schedule, steps=steps)
         assert isinstance(got, np.ndarray)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=1e-6)
@@ -130,5 +139,8 @@ def test_golden_loops_run_alike_on_numpy_and_torch(shared: Path) -> None:
 def test_levels_are_counted_as_torch_counts() -> None:
     for timesteps in (10, 100, 250, 1000):
         for steps in range(2, timesteps + 1):
-            levels = torch.linspace(-1, timesteps, steps + 1)[:-1]
-            assert ddim_times(timesteps, steps) == [int(level) for level in reversed(levels.tolist())]
+            levels = [int(level) for level in torch.linspace(-1, timesteps, steps + 1)[:-1].tolist()][::-1]
+            assert ddim_times(timesteps, steps) == levels
+            if steps < timesteps:
+                # The start, and fresh noise wherever the next level is above 0.
+                assert count_draws(timesteps, steps) == 1 + sum(level > 0 for level in levels[1:])

@@ -35,7 +35,10 @@ def ddim_times(timesteps: int, steps: int) -> list[int]:
 
 def count_draws(timesteps: int, steps: int) -> int:
     """Noise draws that `sample_prior` consumes, the initial one among them."""
-    return steps + 1 if steps == timesteps else steps - 1
+    if steps == timesteps:
+        return steps + 1
+    # The start is drawn at the first level, and fresh noise for every further one but 0, where none is left.
+    return sum(level > 0 for level in ddim_times(timesteps, steps))
 
 
 def sample_prior(predict: Predict, noise: Sequence[Any], schedule: CosineSchedule, *, steps: int) -> Any:
@@ -72,7 +75,7 @@ def ddim(predict: Predict, noise: Sequence[Any], schedule: CosineSchedule, *, st
     Parameters
     ----------
     predict, noise, schedule, steps
-        As in `sample_prior`; the last network call draws nothing.
+        As in `sample_prior`; nothing is drawn for level 0, nor after the last network call.
     eta : float
         1 draws as much fresh noise as DDPM would, 0 none.
     """
@@ -83,13 +86,16 @@ def ddim(predict: Predict, noise: Sequence[Any], schedule: CosineSchedule, *, st
         clean = predict(x, t)
         if t_next < 0:
             break
+        if t_next == 0:
+            x = clean
+            continue
         estimate = x * float(schedule.sqrt_recip_alphas_cumprod[t]) - clean
         estimate = estimate / float(schedule.sqrt_recipm1_alphas_cumprod[t])
         # In float32 as published: the differences of numbers near 1 lose digits, and the loop carries them on.
         one = np.float32(1)
         left, left_next = schedule.alphas_cumprod_prev[t], schedule.alphas_cumprod_prev[t_next]
         fresh = np.float32(eta) * np.sqrt((one - left / left_next) * (one - left_next) / (one - left))
-        kept = np.sqrt(one - left_next - fresh**2)
+        kept = np.sqrt(one - left_next - fresh * fresh)
         x = clean * float(np.sqrt(left_next)) + next(draws) * float(fresh) + estimate * float(kept)
     return clean
 
