@@ -208,6 +208,7 @@ class Calibrator:
         figures = {
             "trials": self.trials,
             "voxels": len(adapter.voxels),
+            "mask_voxels": betas.shape[1],
             "components": [block.stop - block.start for block in targets.blocks],
             "penalties": list(choice.penalties),
             "group_r2": [round(float(v), 4) for v in adapter.group_r2],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rtdecode.lanes import Closed, PictureLane
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, Caption, Drift, Embedding, Reconstruction, Stamp
+from rtdecode.records import BetaUpdate, Caption, Drift, Embedding, Reconstruction, Score, Stamp
 
 DRIFT_TRIALS = 8
 DRIFT_SHIFT = 0.75  # without drift, 0.24 after so many trials
@@ -133,28 +134,40 @@ class Decoding:
             stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
             self._publisher.publish(messages.headed(message, stamp, stages))
 
-        for part, milliseconds in self._decoder.decode(beta):
-            match part:
-                case Embedding():
-                    times["embed"] = milliseconds
-                    score = part.score
-                    publish(messages.embedding(beta, part))
-                    publish(messages.score(beta, score, drift))
-                case Caption():
-                    times["caption"] = milliseconds
-                    caption = part
-                    publish(messages.caption(beta, caption))
-                case Reconstruction():
-                    times["reconstruct"] = milliseconds
-                    message = messages.reconstruction(beta, part)
-                    path = self._recording.picture(beta.event.trial, beta.revision, message.image)
-                    publish(message)
-        if beta.final and score is not None:
+        def settle(score: Score) -> None:
+            self._times.append(times)
+            if not beta.final:
+                return
             self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
-        self._times.append(times)
-        if beta.final and self._drift is not None:
-            self._drift.add(beta.beta)
-            self._judge(self._drift.drift)
+            if self._drift is not None:
+                self._drift.add(beta.beta)
+                self._judge(self._drift.drift)
+
+        try:
+            for part, milliseconds in self._decoder.decode(beta):
+                match part:
+                    case Embedding():
+                        times["embed"] = milliseconds
+                        score = part.score
+                        publish(messages.embedding(beta, part))
+                        publish(messages.score(beta, score, drift))
+                    case Caption():
+                        times["caption"] = milliseconds
+                        caption = part
+                        publish(messages.caption(beta, caption))
+                    case Reconstruction():
+                        times["reconstruct"] = milliseconds
+                        message = messages.reconstruction(beta, part)
+                        path = self._recording.picture(beta.event.trial, beta.revision, message.image)
+                        publish(message)
+        except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
+            if score is None:
+                publish(messages.no_score(replace(beta, invalid=f"not decoded: {error}")))
+            else:
+                settle(score)
+            raise
+        if score is not None:
+            settle(score)
 
     def _judge(self, drift: Drift | None) -> None:
         """Say once that the betas are no longer what the decoder was calibrated on."""

@@ -58,19 +58,20 @@ class Adapter:
         return np.asarray(flat @ (self.basis / norms[:, None]).T, dtype=np.float32)
 
     def chosen(self, beta: Float32) -> Float32:
-        """Values (s,) of the adapter's voxels in a beta (v,); one without an estimate counts as its mean.
+        """Values (s,) of the adapter's voxels in a beta (v,) of the mask; one without an estimate counts as its mean.
 
         Raises
         ------
         EngineError
-            The beta has fewer voxels than the adapter was fitted on.
+            Fewer than half of them have an estimate.
         """
-        if len(beta) <= int(self.voxels.max(initial=0)):
-            raise EngineError(
-                f"expected a beta of the calibrated mask (more than {int(self.voxels.max())} voxels), got {len(beta)}"
-            )
         values = beta[self.voxels].astype(np.float32)
-        return np.where(np.isfinite(values), values, self.mean)
+        known = np.isfinite(values)
+        if 2 * known.sum() < len(values):
+            raise EngineError(
+                f"expected an estimate in at least half of the decoder's {len(values)} voxels, got {known.sum()}"
+            )
+        return np.where(known, values, self.mean)
 
     def predict(self, chosen: Float32) -> Float32:
         """Components (k,) of what `chosen` returns."""

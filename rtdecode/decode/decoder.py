@@ -69,9 +69,13 @@ class Decoder:
                 f"{bundle.folder}: calibrated to tell {', '.join(known)} apart, the stimuli here are of "
                 f"{', '.join(self.candidates.categories)}; calibrate again"
             )
+        mask_voxels = bundle.provenance.get("mask_voxels")
+        if not isinstance(mask_voxels, int):
+            raise BundleError(f"{bundle.folder}: expected the number of mask_voxels in its provenance; calibrate again")
         adapter = adapter_from(bundle.adapter)
         participant = _Participant(
             adapter=adapter,
+            mask_voxels=mask_voxels,
             scorer=scorer_from(bundle.evidence),
             evidence=evidence_from(bundle.evidence),
             pool=self.candidates.without(set(bundle.provenance.get("stimuli", ()))),
@@ -92,7 +96,7 @@ class Decoder:
         Raises
         ------
         EngineError
-            No participant is loaded, or the beta is not of the calibrated mask.
+            No participant is loaded, the beta is not of the calibrated mask, or too little of it is known.
         """
         return self._embed(beta, truth)[1]
 
@@ -125,6 +129,10 @@ class Decoder:
         person = self._participant
         if person is None:
             raise EngineError("no participant is loaded: calibrate, or set decode.bundle")
+        if len(beta) != person.mask_voxels:
+            raise EngineError(
+                f"expected a beta of the {person.mask_voxels} voxels of the calibrated mask, got {len(beta)}"
+            )
         embedded = self._generator.embed(person.adapter.chosen(beta))
         return embedded, Embedding(
             tokens=frozen(embedded.tokens),
@@ -137,8 +145,11 @@ class Decoder:
 class _Participant:
     """What a bundle says, ready for use."""
 
-    def __init__(self, *, adapter: Adapter, scorer: Scorer, evidence: Evidence, pool: Candidates) -> None:
+    def __init__(
+        self, *, adapter: Adapter, mask_voxels: int, scorer: Scorer, evidence: Evidence, pool: Candidates
+    ) -> None:
         self.adapter = adapter
+        self.mask_voxels = mask_voxels
         self._scorer = scorer
         self._evidence = evidence
         self._pool = pool

@@ -74,7 +74,7 @@ class DecodeService(Protocol):
         Raises
         ------
         EngineError
-            No participant is loaded, the beta is not of the calibrated mask, or the engines failed.
+            No participant is loaded, the beta is not of the calibrated mask or hardly known, or the engines failed.
         """
         ...
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.simulate import world
 from tests.decode_small import (
+    N_VOXELS,
     category_beta,
     category_calibrator,
     tiny_decoder,
@@ -56,10 +57,31 @@ def test_a_voxel_without_an_estimate_counts_as_its_mean(bundle: Path) -> None:
     np.testing.assert_array_equal(adapter.chosen(beta), filled[adapter.voxels])
 
 
-def test_a_short_beta_is_refused(bundle: Path) -> None:
-    adapter = adapter_from(open_participant(bundle).adapter)
-    with pytest.raises(EngineError, match="calibrated mask"):
-        adapter.chosen(np.zeros(5, dtype=np.float32))
+@pytest.mark.parametrize("size", [5, N_VOXELS - 1, N_VOXELS + 1])
+def test_a_beta_of_another_mask_is_refused(bundle: Path, size: int) -> None:
+    decoder = tiny_decoder()
+    decoder.load(open_participant(bundle))
+    with pytest.raises(EngineError, match=f"the {N_VOXELS} voxels of the calibrated mask, got {size}"):
+        decoder.embed(np.zeros(size, dtype=np.float32))
+
+
+def test_a_beta_that_is_hardly_known_is_refused(bundle: Path) -> None:
+    decoder = tiny_decoder()
+    decoder.load(open_participant(bundle))
+    voxels = adapter_from(open_participant(bundle).adapter).voxels
+    beta = category_beta(2, 1.0, np.random.default_rng(0))
+    beta[voxels[: len(voxels) // 2]] = np.nan
+    decoder.embed(beta)
+    beta[voxels[: len(voxels) // 2 + 1]] = np.inf
+    with pytest.raises(EngineError, match=f"at least half of the decoder's {len(voxels)} voxels"):
+        decoder.embed(beta)
+
+
+def test_a_bundle_that_does_not_tell_its_mask_is_refused(bundle: Path) -> None:
+    opened = open_participant(bundle)
+    provenance = {name: value for name, value in opened.provenance.items() if name != "mask_voxels"}
+    with pytest.raises(BundleError, match="mask_voxels"):
+        tiny_decoder().load(replace(opened, provenance=provenance))
 
 
 def test_an_adapter_without_a_tensor_is_refused(bundle: Path) -> None:
