@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import tomli_w
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -24,12 +23,12 @@ from engines.training.state import Ema  # noqa: E402
 from rtdecode.bundle import open_pack  # noqa: E402
 from rtdecode.demo.processes import free_port  # noqa: E402
 from tests.system.training_process import PLAN, Line, batches  # noqa: E402
+from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
 
 pytestmark = pytest.mark.system
 PROCESSES = (0, 1)
 STOP_AT = 3
 ENDED_WELL = ("whole", "resumed", "prior", "unclip")
-SMALL = {"hidden": 16, "blocks": 1, "low_level": False, "prior_depth": 1, "prior_heads": 1, "prior_dim_head": 16}
 
 
 class Ran(NamedTuple):
@@ -48,36 +47,6 @@ class Ran(NamedTuple):
         return read
 
 
-def write_data(folder: Path) -> None:
-    draw = torch.Generator().manual_seed(0)
-    save_file({"tokens": torch.randn(12, 2, 8, generator=draw)}, folder / "pictures.safetensors")
-    for name, voxels in (("sub-01", 9), ("sub-02", 7)):
-        rows = torch.randint(12, (20,), generator=draw)
-        save_file({"betas": torch.randn(20, voxels, generator=draw), "picture": rows}, folder / f"{name}.safetensors")
-    rows = torch.zeros(500, dtype=torch.int64)
-    rows[-1] = 12  # one row in 500: the batches of a process hardly ever have it
-    save_file({"betas": torch.randn(500, 7, generator=draw), "picture": rows}, folder / "stray.safetensors")
-    content = {
-        "pictures": "pictures.safetensors",
-        "participants": ["sub-01.safetensors", "sub-02.safetensors"],
-        "steps": 6,
-        "batch": 4,
-        "model": SMALL,
-        "weights": {"anchor": 1.0},
-    }
-    participants = ["sub-01.safetensors", "stray.safetensors"]
-    for name, changed in (("good", {}), ("bad", {"steps": 0}), ("stray", {"participants": participants})):
-        (folder / f"{name}.toml").write_bytes(tomli_w.dumps({**content, **changed}).encode())
-    stages = ("ridge", "backbone", "prior", "unclip")
-    write_fake_mindeye2(folder / "pack", dims="small", stages=stages, precision="float32")
-    config = open_pack(str(folder / "pack")).config
-    tokens = torch.randn(6, config["tokens"]["count"], config["tokens"]["channels"], generator=draw)
-    latent = torch.randn(6, 4, 8, 8, generator=draw)
-    save_file({"tokens": tokens, "latent": latent}, folder / "shown.safetensors")
-    betas = torch.randn(9, config["stages"]["ridge"]["sizes"]["voxels"][0], generator=draw)
-    save_file({"betas": betas, "picture": torch.randint(6, (9,), generator=draw)}, folder / "trials.safetensors")
-
-
 def command(name: str, stop_at: int | None, *words: object) -> tuple[str, int | None, list[str]]:
     return name, stop_at, [str(word) for word in words]
 
@@ -85,10 +54,17 @@ def command(name: str, stop_at: int | None, *words: object) -> tuple[str, int | 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("training")
-    write_data(folder)
-    good = folder / "good.toml"
-    few = ("--pictures", folder / "shown.safetensors", "--steps", 3, "--batch", 2, "--rate", "1e-3")
-    trials = ("--participant", f"0={folder / 'trials.safetensors'}")
+    write_training(folder)
+    rows = torch.zeros(500, dtype=torch.int64)
+    rows[-1] = 12  # one row in 500: the batches of a process hardly ever have it
+    save_file({"betas": torch.randn(500, 7), "picture": rows}, folder / "stray.safetensors")
+    good = write_settings(folder / "good.toml")
+    write_settings(folder / "bad.toml", steps=0)
+    write_settings(folder / "stray.toml", participants=["sub-01.safetensors", "stray.safetensors"])
+    stages = ("ridge", "backbone", "prior", "unclip")
+    write_fake_mindeye2(folder / "pack", dims="small", stages=stages, precision="float32")
+    pictures, trials = write_distilling(folder, folder / "pack")
+    few = (*pictures, "--steps", 3, "--batch", 2, "--rate", "1e-3")
     commands = [
         command("whole", None, "train", good, "--out", folder / "whole", "--licence", "ours"),
         command("parts", STOP_AT, "train", good, "--out", folder / "parts", "--licence", "ours"),

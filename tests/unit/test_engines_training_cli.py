@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -23,8 +22,7 @@ from engines.training.loop import Fitted  # noqa: E402
 from rtdecode.bundle import open_pack  # noqa: E402
 from rtdecode.decode.networks.stages import load_stages  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
-
-SMALL = {"hidden": 16, "blocks": 1, "low_level": False, "prior_depth": 1, "prior_heads": 1, "prior_dim_head": 16}
+from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
 
 
 def run(*words: object) -> int:
@@ -37,24 +35,8 @@ def run(*words: object) -> int:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
-    draw = torch.Generator().manual_seed(0)
-    tokens = torch.randn(12, 2, 8, generator=draw)
-    save_file({"tokens": tokens}, tmp_path / "pictures.safetensors")
-    for name, voxels in (("sub-01", 9), ("sub-02", 7)):
-        rows = torch.randint(12, (20,), generator=draw)
-        betas = torch.randn(20, voxels, generator=draw)
-        save_file({"betas": betas, "picture": rows}, tmp_path / f"{name}.safetensors")
-    content = {
-        "pictures": "pictures.safetensors",
-        "participants": ["sub-01.safetensors", "sub-02.safetensors"],
-        "steps": 6,
-        "batch": 4,
-        "model": SMALL,
-        "weights": {"anchor": 1.0},
-    }
-    path = tmp_path / "training.toml"
-    path.write_bytes(tomli_w.dumps(content).encode())
-    return path
+    write_training(tmp_path)
+    return write_settings(tmp_path / "training.toml")
 
 
 def test_train_seals_a_pack_of_ridge_backbone_and_prior(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,25 +78,13 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def write_data(folder: Path, fake: Path, n: int = 6) -> list[object]:
-    """Pictures and trials for a pack; returns the words that name them."""
-    config = open_pack(str(fake)).config
-    draw = torch.Generator().manual_seed(0)
-    tokens = torch.randn(n, config["tokens"]["count"], config["tokens"]["channels"], generator=draw)
-    save_file({"tokens": tokens, "latent": torch.randn(n, 4, 8, 8, generator=draw)}, folder / "pictures.safetensors")
-    (voxels,) = config["stages"]["ridge"]["sizes"]["voxels"]
-    rows = torch.arange(2 * n) % n
-    save_file({"betas": torch.randn(2 * n, voxels, generator=draw), "picture": rows}, folder / "trials.safetensors")
-    return ["--pictures", folder / "pictures.safetensors", "--participant", f"0={folder / 'trials.safetensors'}"]
-
-
 @pytest.mark.parametrize("stage", ["prior", "unclip"])
 def test_a_student_takes_its_teachers_place_in_a_copy_of_the_pack(stage: str, fake: Path, tmp_path: Path) -> None:
     pack = open_pack(str(fake))
     tokens, dim = pack.config["tokens"]["count"], pack.config["tokens"]["channels"]
     out = tmp_path / "student"
-    data = write_data(tmp_path, fake)
-    words = ["distill", stage, fake, *(data if stage == "prior" else data[:2]), "--out", out]
+    pictures, trials = write_distilling(tmp_path, fake)
+    words = ["distill", stage, fake, *pictures, *(trials if stage == "prior" else []), "--out", out]
     assert run(*words, "--steps", 3, "--batch", 2, "--rate", "1e-3") == 0
     made = open_pack(str(out))
     assert made.config["distilled"][stage]["teacher"] == pack.identity
@@ -131,7 +101,7 @@ def test_a_student_takes_its_teachers_place_in_a_copy_of_the_pack(stage: str, fa
 def test_the_prior_is_conditioned_on_what_the_backbone_makes_of_a_trial_that_showed_the_picture(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = write_data(tmp_path, fake)
+    pictures, trials = write_distilling(tmp_path, fake)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def watched(student: torch.nn.Module, batches: Any, **_: Any) -> Any:
@@ -139,22 +109,24 @@ def test_the_prior_is_conditioned_on_what_the_backbone_makes_of_a_trial_that_sho
         return student, Fitted(seconds=0.0, skipped=0)
 
     monkeypatch.setattr(published, "distil", watched)
-    assert run("distill", "prior", fake, *data, "--out", tmp_path / "out", "--batch", 4) == 0
+    assert run("distill", "prior", fake, *pictures, *trials, "--out", tmp_path / "out", "--batch", 4) == 0
     stages = load_stages(open_pack(str(fake)))
     weight, bias = stages.ridge
-    tokens = load_file(tmp_path / "pictures.safetensors")["tokens"]
+    tokens = load_file(tmp_path / "shown.safetensors")["tokens"]
     betas = load_file(tmp_path / "trials.safetensors")["betas"].numpy()
     expected = stages.backbone(torch.from_numpy(betas @ weight.T + bias)).tokens
     for shown, condition in seen:
         for one, made in zip(shown, condition, strict=True):
             picture = int((tokens - one).abs().sum((1, 2)).argmin())
             assert torch.equal(tokens[picture], one)
-            trials = (picture, picture + len(tokens))  # a picture was shown twice
-            assert min(float((expected[trial] - made).abs().max()) for trial in trials) < 1e-5
+            twice = (picture, picture + len(tokens))
+            assert min(float((expected[trial] - made).abs().max()) for trial in twice) < 1e-5
 
 
 def test_data_of_another_layout_and_packs_without_weights_are_refused(fake: Path, tmp_path: Path) -> None:
-    words = [*write_data(tmp_path, fake), "--out", tmp_path / "out"]
+    pictures, trials = write_distilling(tmp_path, fake)
+    out = ["--out", tmp_path / "out"]
+    words = [*pictures, *trials, *out]
     with pytest.raises(TrainingError, match="expected a stage prior with safetensors weights"):
         run("distill", "prior", "tiny", *words)
     with pytest.raises(EngineError, match="expected a participant from 0 to 0, got 1"):
@@ -162,8 +134,8 @@ def test_data_of_another_layout_and_packs_without_weights_are_refused(fake: Path
     save_file({"betas": torch.zeros(2, 3), "picture": torch.zeros(2).long()}, tmp_path / "trials.safetensors")
     with pytest.raises(TrainingError, match=r"betas: expected rows of shape \(96,\)"):
         run("distill", "prior", fake, *words)
-    save_file({"tokens": torch.zeros(2, 3, 5), "latent": torch.zeros(2, 4, 8, 8)}, tmp_path / "pictures.safetensors")
-    for stage, given in (("prior", words), ("unclip", [*words[:2], *words[4:]])):
+    save_file({"tokens": torch.zeros(2, 3, 5), "latent": torch.zeros(2, 4, 8, 8)}, tmp_path / "shown.safetensors")
+    for stage, given in (("prior", words), ("unclip", [*pictures, *out])):
         with pytest.raises(TrainingError, match="tokens: expected rows of shape"):
             run("distill", stage, fake, *given)
 
@@ -173,7 +145,8 @@ def test_a_student_does_not_inherit_its_teachers_exported_files(tmp_path: Path) 
     write_fake_mindeye2(tmp_path / "weights", dims="small", stages=needed, precision="float32")
     export_pack(open_pack(str(tmp_path / "weights")), tmp_path / "exported", precision="float32", report=lambda _: None)
     pack = open_pack(str(tmp_path / "exported"))
-    words = (*write_data(tmp_path, pack.folder), "--out", tmp_path / "student", "--steps", 2, "--batch", 2)
+    pictures, trials = write_distilling(tmp_path, pack.folder)
+    words = (*pictures, *trials, "--out", tmp_path / "student", "--steps", 2, "--batch", 2)
     assert run("distill", "prior", pack.folder, *words) == 0
     made = open_pack(str(tmp_path / "student"))
     assert "parts" not in made.config
