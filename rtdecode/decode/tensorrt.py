@@ -188,6 +188,7 @@ class TensorRTEngine:
             for name, value in found.items():
                 context.set_tensor_address(name, value.data_ptr())
             if not context.execute_async_v3(self._stream.cuda_stream):
+                self._stream.synchronize()  # a device that failed is an error of the process, not of the request
                 raise EngineError(f"{self._name}: TensorRT could not run the plan")
         self._stream.synchronize()
         return found

@@ -129,6 +129,20 @@ def test_torch_refuses_wrong_names_and_shapes(weights: EnginePack) -> None:
         engine.run({"tokens": np.zeros((1, 3, 5), np.float32)})
 
 
+def test_a_fault_of_the_device_is_no_error_of_the_request(weights: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that met it must end and be replaced, not go on answering with errors."""
+    part = next(part for _, part in parts_of(weights) if part.name == "converter")
+    engine = TorchEngine(part, device="cpu")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(part.module, "forward", broken)
+    with pytest.raises(RuntimeError, match="CUDA error") as caught:
+        engine.run({"tokens": np.zeros((1, 16, 104), np.float32)})
+    assert not isinstance(caught.value, EngineError)
+
+
 def test_plans_that_agree_are_kept_and_load(copied: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     install(monkeypatch, library)

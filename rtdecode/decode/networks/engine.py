@@ -15,6 +15,7 @@ from rtdecode.decode.networks.parts import Part
 from rtdecode.errors import EngineError
 
 _WARM_UPS = 3
+_DEVICE_FAULT = "CUDA error"
 
 
 class TorchEngine:
@@ -70,6 +71,8 @@ class TorchEngine:
         ------
         EngineError
             An input is missing or unknown, or torch refuses its shape.
+        RuntimeError
+            The device failed: nothing works in this process any more, and it is to be replaced.
         """
         if set(values) != set(self.inputs):
             raise EngineError(f"{self.name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
@@ -78,6 +81,8 @@ class TorchEngine:
             with torch.no_grad():
                 found = self._replay(given) if self._graph else self._module(*given)
         except RuntimeError as error:
+            if _DEVICE_FAULT in str(error):
+                raise
             raise EngineError(f"{self.name}: {error}") from None
         return dict(zip(self.outputs, found, strict=True))
 
