@@ -15,7 +15,7 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engines import cli  # noqa: E402
-from engines.build import export_pack  # noqa: E402
+from engines.copies import seal_copy  # noqa: E402
 from engines.distill import published  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
 from engines.training.loop import Fitted  # noqa: E402
@@ -140,14 +140,15 @@ def test_data_of_another_layout_and_packs_without_weights_are_refused(fake: Path
             run("distill", stage, fake, *given)
 
 
-def test_a_student_does_not_inherit_its_teachers_exported_files(tmp_path: Path) -> None:
-    needed = ("ridge", "backbone", "prior")
-    write_fake_mindeye2(tmp_path / "weights", dims="small", stages=needed, precision="float32")
-    export_pack(open_pack(str(tmp_path / "weights")), tmp_path / "exported", precision="float32", report=lambda _: None)
-    pack = open_pack(str(tmp_path / "exported"))
-    pictures, trials = write_distilling(tmp_path, pack.folder)
+def test_a_student_does_not_inherit_its_teachers_exported_files(fake: Path, tmp_path: Path) -> None:
+    def export(folder: Path) -> dict[str, Any]:
+        (folder / "prior.onnx").write_bytes(b"the teacher")
+        return {**open_pack(str(fake)).config, "parts": {"prior": {"file": "prior.onnx"}}}
+
+    seal_copy(open_pack(str(fake)), tmp_path / "exported", export)
+    pictures, trials = write_distilling(tmp_path, fake)
     words = (*pictures, *trials, "--out", tmp_path / "student", "--steps", 2, "--batch", 2)
-    assert run("distill", "prior", pack.folder, *words) == 0
+    assert run("distill", "prior", tmp_path / "exported", *words) == 0
     made = open_pack(str(tmp_path / "student"))
     assert "parts" not in made.config
     assert not list(made.folder.glob("*.onnx"))
