@@ -169,7 +169,7 @@ function show(state) {
   const current = state.trials[state.trials.length - 1];
   if (current) showNow(current);
   else showWaiting(state);
-  showTrials(state.trials);
+  showTrials(state);
   showSignal(state);
 }
 
