@@ -19,7 +19,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoints, report, contact sheet and pack")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
-    train.add_argument("--threads", type=_count, default=2, help="cores to use; another number gives other weights")
+    train.add_argument(
+        "--threads",
+        type=_count,
+        default=1,
+        help="2 are faster where nothing else runs, and much slower where something does; weights depend on it",
+    )
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
     train.set_defaults(handler=_train_tiny)
 
