@@ -10,7 +10,8 @@
     |   `-- SurplusSlice       its volume needs no such slice
     |-- JournalError       the record of inputs cannot be read or written
     |-- ProtocolError      a message on the wire is malformed or unknown
-    `-- CalibrationError   calibration data cannot give an adapter
+    |-- CalibrationError   calibration data cannot give an adapter
+    `-- TrainingError      a training cannot go on, or cannot be resumed
 
 A message says what was expected, what came and what to do.
 """
