@@ -36,7 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     second.add_argument(
         "--small-autoencoder",
         metavar="FILE",
-        help="madebyollin/taesdxl:diffusion_pytorch_model.safetensors; pictures are then decoded by it, much faster",
+        help="madebyollin/taesdxl:diffusion_pytorch_model.safetensors; pictures are then decoded by it",
     )
     second.add_argument(
         "--participant",

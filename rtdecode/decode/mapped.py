@@ -45,6 +45,11 @@ def fill_tensors(
     ------
     dict of str to ndarray
         Mapped, to be written to.
+
+    Raises
+    ------
+    OSError
+        The disk has no room for all of it.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     wide_first = sorted(tensors.items(), key=lambda item: -np.dtype(item[1][1]).itemsize)  # keeps values aligned
@@ -59,7 +64,8 @@ def fill_tensors(
     try:
         with draft.open("wb") as stream:
             stream.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-            stream.truncate(_LENGTH_BYTES + len(text) + end)
+            stream.flush()
+            os.posix_fallocate(stream.fileno(), 0, _LENGTH_BYTES + len(text) + end)  # a full disk is told here
         arrays = {
             name: np.memmap(draft, dtype, "r+", _LENGTH_BYTES + len(text) + header[name]["data_offsets"][0], shape)
             for name, (shape, dtype) in tensors.items()

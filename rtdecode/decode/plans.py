@@ -106,11 +106,16 @@ def exported(pack: EnginePack) -> Mapping[str, Any]:
     Raises
     ------
     EngineError
-        There is none.
+        There is none, or it was written before parts had a tolerance and the inputs of now.
     """
     parts: Mapping[str, Any] = pack.config.get("parts", {})
     if not parts:
         raise EngineError(f"pack {pack.name}: expected exported parts, got none: rtdecode engines export {pack.folder}")
+    if old := [name for name, spec in parts.items() if "tolerance" not in spec]:
+        raise EngineError(
+            f"pack {pack.name}: expected a tolerance of every exported part, got none of {', '.join(old)}: an older "
+            "version exported it; export the imported pack again"
+        )
     return parts
 
 

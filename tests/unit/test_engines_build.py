@@ -14,6 +14,7 @@ from safetensors import safe_open
 torch = pytest.importorskip("torch")
 
 from engines.build import build_plans, export_pack  # noqa: E402
+from engines.copies import seal_copy  # noqa: E402
 from engines.embed import embed_folder  # noqa: E402
 from engines.export import export_part, parts_of  # noqa: E402
 from engines.parity import agrees, compare  # noqa: E402
@@ -22,6 +23,7 @@ from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
 from rtdecode.decode.candidates import embed_candidates  # noqa: E402
 from rtdecode.decode.engines import OnnxEngine  # noqa: E402
+from rtdecode.decode.mindeye2.engines import onnx_runner  # noqa: E402
 from rtdecode.decode.networks.build import load  # noqa: E402
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names  # noqa: E402
 from rtdecode.decode.networks.engine import TorchEngine  # noqa: E402
@@ -175,6 +177,16 @@ def test_the_pack_says_how_much_a_plan_may_differ(tmp_path: Path, monkeypatch: p
     install(monkeypatch, Library(error=0.5))
     (plan,) = build_plans(pack, TensorRT(), flags=(), report=silent)
     assert plan.stem == "embedder"
+
+
+def test_a_pack_that_an_older_version_exported_is_refused(exported: EnginePack, tmp_path: Path) -> None:
+    parts = {
+        name: {k: v for k, v in spec.items() if k != "tolerance"} for name, spec in exported.config["parts"].items()
+    }
+    seal_copy(exported, tmp_path / "old", lambda _: {**exported.config, "parts": parts})
+    assert main(["engines", "verify", str(tmp_path / "old")]) == 1
+    with pytest.raises(EngineError, match="export the imported pack again"):
+        onnx_runner(open_pack(str(tmp_path / "old")))
 
 
 def test_a_plan_for_something_else_is_refused_with_both_keys(

@@ -91,7 +91,7 @@ def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> 
     made = parts(stage, spec, network)
     if kind == "prior" and dtype != torch.float32:
         made = [replace(part, module=_Autocast(part.module, dtype)) for part in made]
-    # Transformers asks the device of the captioner's masks, which cannot be captured.
+    # What Transformers does for the captioner's masks need not be possible in a graph.
     return [TorchEngine(part, device=device, dtype=given, graph=kind != "captioner") for part in made]
 
 

@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
 
 
 class SmallAutoencoder(nn.Module):  # type: ignore[misc]
-    """Scaled latents to pictures in -1..1 by a distilled decoder (TAESDXL): a small part of the work, less detail.
+    """Scaled latents to pictures in -1..1 by a distilled decoder (TAESDXL).
 
     Parameters
     ----------
