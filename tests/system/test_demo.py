@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,6 @@ import pytest
 from rtdecode.demo.processes import free_port
 
 pytestmark = pytest.mark.system
-CHROMIUM = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,900",
-)  # fmt: skip
 
 
 def start_demo(out: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -56,25 +51,7 @@ def check_whole(summary: dict[str, Any], decoded: int, volumes: int) -> None:
     assert low <= summary["accuracy_final"] <= high
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from selenium import webdriver
-
-    driver = shutil.which("chromedriver")
-    if driver is None:
-        message = "no chromedriver on this machine; install chromium and chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    options = webdriver.ChromeOptions()
-    for argument in CHROMIUM:
-        options.add_argument(argument)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def test_the_page_shows_pictures_and_captions_changing(tmp_path: Path, browser: Any) -> None:
+def test_the_page_follows_a_whole_demo(tmp_path: Path, browser: Any) -> None:
     from selenium.common.exceptions import WebDriverException
 
     port = free_port()
@@ -102,7 +79,6 @@ def test_the_page_shows_pictures_and_captions_changing(tmp_path: Path, browser: 
     assert len(pictures) >= 5
     assert len(captions) >= 5
     assert any("final" in r for r in revisions)
-    assert any("final" not in r for r in revisions)
     complaints = [entry["message"] for entry in browser.get_log("browser")]
     assert [c for c in complaints if "ERR_" not in c] == []  # the page outlives its server
 

@@ -40,7 +40,8 @@ function showNow(trial) {
   text("no-stimulus", trial.condition || "–");
   image($("picture"), pictureURL(trial));
   $("no-picture").hidden = trial.pictured !== undefined;
-  text("revision", `· revision ${trial.revision}${trial.final ? ", final" : ""}`);
+  const drawn = trial.pictured === undefined ? trial.revision : trial.pictured;
+  text("revision", `· revision ${drawn}${trial.final && drawn === trial.revision ? ", final" : ""}`);
   text("caption", trial.caption || "");
   if (trial.evidence === undefined) return;
   $("evidence-fill").style.width = percent(trial.evidence);
