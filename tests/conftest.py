@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Numbers are held to the last digit, and sums differ with the number of threads. Children inherit this.
+for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 # Machines differ in speed, not in truth; and a change is judged by the same examples each time.
 settings.register_profile(
     "rtdecode",

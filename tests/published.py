@@ -80,6 +80,16 @@ def mindeye2_state(
     }
 
 
+def mindeye1_state(brain: State, prior: State, timesteps: int) -> State:
+    """``model_state_dict`` of a MindEye1 checkpoint."""
+    tables = cosine_schedule(timesteps).tables()
+    return {
+        **{f"voxel2clip.{k}": v for k, v in brain.items()},
+        **{f"net.{k}": v for k, v in prior.items()},
+        **{f"noise_scheduler.{k}": torch.from_numpy(v) for k, v in tables.items()},
+    }
+
+
 def save_last(path: Path, state: State) -> Path:
     """Write a checkpoint of the training scripts of MindEye1 and MindEye2."""
     training = {"optimizer_state_dict": {"state": {}, "param_groups": []}, "lr_scheduler": {"last_epoch": 3}}

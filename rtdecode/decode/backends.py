@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from types import ModuleType
 
 from rtdecode.bundle import EnginePack
+from rtdecode.decode.mindeye1 import MindEye1
 from rtdecode.decode.mindeye2.decoder import MindEye2
-from rtdecode.decode.mindeye2.engines import load_engines, onnx_runner, tensorrt_runner
+from rtdecode.decode.mindeye2.engines import Runner, load_engines, onnx_runner, tensorrt_runner
 from rtdecode.decode.mindeye2.recipe import Recipe, recipe_of
 from rtdecode.errors import EngineError
 
@@ -108,24 +110,62 @@ def load_mindeye2(
     BundleError
         A file is not what ``pack.toml`` describes.
     """
-    if pack.config.get("kind") != KIND:
-        raise EngineError(f"pack {pack.name}: expected kind {KIND!r}, got {pack.config.get('kind')!r}")
+    _check_kind(pack, KIND)
     backend = backend or choose("auto", pack)
     recipe = recipe or recipe_of(pack.config)
     if backend.name != "torch":
-        runner = onnx_runner(pack, threads=threads) if backend.name == "onnx" else tensorrt_runner(pack)
-        return MindEye2(load_engines(pack, runner, participant=participant), recipe)
+        return MindEye2(load_engines(pack, _compiled(pack, backend, threads), participant=participant), recipe)
+    networks = _networks(pack, threads)
+    stages = networks.load_stages(pack, participant=participant, device=backend.device, precision=backend.precision)
+    return MindEye2(stages, recipe)
+
+
+def load_mindeye1(
+    pack: EnginePack, *, backend: Backend | None = None, prior_steps: int | None = None, threads: int = 1
+) -> MindEye1:
+    """Load a MindEye1 pack.
+
+    Parameters
+    ----------
+    pack, backend, threads
+        As of `load_mindeye2`.
+    prior_steps : int or None
+        As of `MindEye1`.
+
+    Raises
+    ------
+    EngineError, BundleError
+        As `load_mindeye2`.
+    """
+    _check_kind(pack, "mindeye1")
+    backend = backend or choose("auto", pack)
+    if backend.name != "torch":
+        return MindEye1(pack, _compiled(pack, backend, threads), prior_steps=prior_steps)
+    runner = _networks(pack, threads).torch_runner(pack, device=backend.device, precision=backend.precision)
+    return MindEye1(pack, runner, prior_steps=prior_steps)
+
+
+def _check_kind(pack: EnginePack, kind: str) -> None:
+    if pack.config.get("kind") != kind:
+        raise EngineError(f"pack {pack.name}: expected kind {kind!r}, got {pack.config.get('kind')!r}")
+
+
+def _compiled(pack: EnginePack, backend: Backend, threads: int) -> Runner:
+    return onnx_runner(pack, threads=threads) if backend.name == "onnx" else tensorrt_runner(pack)
+
+
+def _networks(pack: EnginePack, threads: int) -> ModuleType:
+    """Import what needs torch, and give it its threads."""
     try:
         import torch
 
-        from rtdecode.decode.networks.stages import load_stages
+        from rtdecode.decode.networks import stages
     except ImportError as error:
         raise EngineError(
             f"pack {pack.name} needs torch, diffusers and transformers: pip install 'rtdecode[gpu]' ({error})"
         ) from None
     torch.set_num_threads(threads)
-    stages = load_stages(pack, participant=participant, device=backend.device, precision=backend.precision)
-    return MindEye2(stages, recipe)
+    return stages
 
 
 def _has_gpu() -> bool:

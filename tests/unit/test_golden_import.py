@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rtdecode.decode.networks.mindeye2 import BackboneShape
 from rtdecode.decode.sampling.prior import count_draws, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered
-from tests.published import mindeye2_state, old_names, random_state, save_last, sizes_of
+from tests.published import mindeye1_state, mindeye2_state, old_names, random_state, save_last, sizes_of
 from tests.unit.test_golden_networks import part, shape_of
 from tests.unit.test_golden_prior import draws_of, predictor
 
@@ -116,15 +115,6 @@ def test_golden_import_of_the_converter(shared: Path, tmp_path: Path) -> None:
         draft = draft_mindeye2(Sources(weights=str(weights), converter=str(path)))
         made = networks(draft, tmp_path / f"{golden.path.stem}-pack")
         close(golden, "y", made["converter"](torch.from_numpy(golden.tensors["x"])), FORWARD)
-
-
-def mindeye1_state(brain: Mapping[str, Any], prior: Mapping[str, Any], timesteps: int) -> dict[str, Any]:
-    tables = cosine_schedule(timesteps).tables()
-    return {
-        **{f"voxel2clip.{k}": v for k, v in brain.items()},
-        **{f"net.{k}": v for k, v in prior.items()},
-        **{f"noise_scheduler.{k}": torch.from_numpy(v) for k, v in tables.items()},
-    }
 
 
 @torch.no_grad()

@@ -111,17 +111,7 @@ class MindEye2:
         EngineError
             The betas are of another mask, or not all finite.
         """
-        rows = np.atleast_2d(np.ascontiguousarray(betas, dtype=np.float32))
-        if rows.ndim != 2 or not len(rows) or rows.shape[1] != self._voxels:
-            raise EngineError(
-                f"expected betas of {self._voxels} voxels, the mask this participant's ridge was fitted on, got shape "
-                f"{np.shape(betas)}"
-            )
-        if wrong := int(np.sum(~np.isfinite(rows))):
-            raise EngineError(
-                f"expected finite betas, got {wrong} of {rows.size} values that are not: leave those voxels out of the "
-                "mask, or give them the mean of the calibration"
-            )
+        rows = check_betas(betas, self._voxels)
         out = self._stages.backbone(self._stages.array(rows) @ self._weight + self._bias)
         return Hidden(
             tokens=out.tokens.mean(0)[None],
@@ -133,7 +123,7 @@ class MindEye2:
         """Sample clean tokens (1, tokens, dim) with the prior."""
         schedule, recipe = self._stages.schedule, self.recipe
         draws = 1 if recipe.prior_distilled else count_draws(schedule.timesteps, recipe.prior_steps)
-        noise = _draw(seed, _PRIOR, draws, *hidden.tokens.shape)
+        noise = draw(seed, _PRIOR, draws, *hidden.tokens.shape)
 
         def predict(x: Any, t: int) -> Any:
             return self._stages.prior(x, t, hidden.tokens, recipe.prior_guidance)
@@ -155,18 +145,18 @@ class MindEye2:
             return None
         latents = [self._unclip(stages.unclip, tokens, _generator(seed, _UNCLIP, i)) for i in range(n)]
         # Not / 2 + 1/2: the published decoder brightens so.
-        made = [_pixels(stages.host(decode(latent))[0], 0.8, 0.2) for latent in latents]
+        made = [pixels(stages.host(decode(latent))[0], 0.8, 0.2) for latent in latents]
         if n == 1 or stages.embed is None:
             return made[0]
         seen = [stages.embed(stages.array(bilinear(one, OUTPUT_PX)[None])) for one in made]
-        likeness = [_cosines(stages.host(hidden.retrieval), stages.host(tokens))[0] for tokens in seen]
+        likeness = [cosines(stages.host(hidden.retrieval), stages.host(tokens))[0] for tokens in seen]
         return made[int(np.argmax(likeness))]
 
     def blurry(self, hidden: Hidden) -> Float32 | None:
         """Make the low-level branch's picture (3, h, w); None without the stages."""
         if self._stages.blurry is None or hidden.latent is None:
             return None
-        return _pixels(self._stages.host(self._stages.blurry(hidden.latent))[0])
+        return pixels(self._stages.host(self._stages.blurry(hidden.latent))[0])
 
     def refine(self, picture: Float32, caption: str, *, seed: int) -> Float32 | None:
         """Refine a picture (3, h, w) with its caption; None without the stages."""
@@ -175,12 +165,12 @@ class MindEye2:
             return None
         side = stages.latent_side
         enlarged = bilinear(bilinear(picture, OUTPUT_PX), side * refiner.factor)
-        sample, noise = stages.array(_draw(seed, _REFINER, 2, 1, _LATENT, side, side))
+        sample, noise = stages.array(draw(seed, _REFINER, 2, 1, _LATENT, side, side))
         wanted, unwanted = refiner.prompt(caption), refiner.prompt(recipe.negative_prompt)
         times, sigmas = refinement_times(recipe.refine_steps, recipe.refine_timepoint)
         start = refiner.encode(stages.array(enlarged[None] * 2 - 1), sample) + noise * float(sigmas[0])
         latent = euler(lambda x, t: refiner.noise(x, t, wanted, unwanted, recipe.refine_guidance), start, times, sigmas)
-        return _pixels(stages.host(refiner.picture(latent))[0])
+        return pixels(stages.host(refiner.picture(latent))[0])
 
     def blend(self, picture: Float32, blurry: Float32) -> Float32:
         """Mix a picture with the blurry one: (3, `OUTPUT_PX`, `OUTPUT_PX`)."""
@@ -202,7 +192,7 @@ class MindEye2:
         ndarray of shape (n,), float32
             Cosines over all tokens together; `argsort` of their negative ranks the pool.
         """
-        return _cosines(self._stages.host(hidden.retrieval), pool)
+        return cosines(self._stages.host(hidden.retrieval), pool)
 
     def decode(self, betas: NDArray[np.floating[Any]], *, seed: int) -> Decoded:
         """Make everything that the pack can make of one beta, or of repeats.
@@ -255,17 +245,39 @@ def _generator(seed: int, stream: int, number: int = 0) -> np.random.Generator:
     return np.random.default_rng((seed, stream, number))
 
 
-def _draw(seed: int, stream: int, *shape: int) -> Float32:
+def check_betas(betas: NDArray[np.floating[Any]], voxels: int) -> Float32:
+    """Return betas (voxels,) or (repeats, voxels) as rows.
+
+    Raises
+    ------
+    EngineError
+        They are of another mask, or not all finite.
+    """
+    rows = np.atleast_2d(np.ascontiguousarray(betas, dtype=np.float32))
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != voxels:
+        raise EngineError(
+            f"expected betas of {voxels} voxels, the mask this participant was fitted on, got shape {np.shape(betas)}"
+        )
+    if wrong := int(np.sum(~np.isfinite(rows))):
+        raise EngineError(
+            f"expected finite betas, got {wrong} of {rows.size} values that are not: leave those voxels out of the "
+            "mask, or give them the mean of the calibration"
+        )
+    return rows
+
+
+def draw(seed: int, stream: int, *shape: int) -> Float32:
+    """Draw standard normal noise of one stream of a seed."""
     return _generator(seed, stream).standard_normal(shape, dtype=np.float32)
 
 
-def _pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
-    """Picture in 0..1 of an autoencoder's."""
+def pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
+    """Return a picture in 0..1 of an autoencoder's."""
     return np.asarray(np.clip(picture * scale + shift, 0, 1), dtype=np.float32)
 
 
-def _cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
-    """Cosine (n,) of one query and n candidates, all flattened."""
+def cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
+    """Return the cosine (n,) of one query and n candidates, all flattened."""
     one = np.asarray(query, dtype=np.float32).reshape(-1)
     rows = pool.reshape(len(pool), -1)
     norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in rows], dtype=np.float32)

@@ -160,7 +160,7 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> S
         ridge=ridge_layer(pack, participant),
         schedule=cosine_schedule(int(stages["prior"]["sizes"].get("timesteps", 100))),
         backbone=_backbone(runner.open("backbone")),
-        prior=_prior(runner),
+        prior=guided_prior(runner),
         caption=_captions(pack, runner) if {"converter", "captioner"} <= set(parts) else None,
         unclip=_unclip(runner) if {"unclip", _CONTEXT} <= set(parts) else None,
         latent_side=int(stages["unclip"]["sizes"]["sample_size"]) if "unclip" in stages else 0,
@@ -209,7 +209,8 @@ def _backbone(compute: Compute) -> Callable[[Any], Hidden]:
     return run
 
 
-def _prior(runner: Runner) -> Callable[[Any, int, Any, float], Any]:
+def guided_prior(runner: Runner) -> Callable[[Any, int, Any, float], Any]:
+    """Open the prior: noisy tokens, noise level, condition and guidance to clean tokens."""
     compute = runner.open("prior")
 
     def run(x: Any, t: int, condition: Any, guidance: float) -> Any:

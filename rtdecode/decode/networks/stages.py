@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.mindeye2.engines import load_engines, tensor_runner
+from rtdecode.decode.mindeye2.engines import Runner, load_engines, tensor_runner
 from rtdecode.decode.mindeye2.stages import Refiner, Stages
 from rtdecode.decode.mindeye2.unclip import REFINER_SIZES, Compute, size_features
 from rtdecode.decode.networks.build import load
@@ -46,6 +46,23 @@ def load_stages(pack: EnginePack, *, participant: int = 0, device: str = "cpu", 
         A file is not what ``pack.toml`` describes.
     """
     specs: dict[str, Any] = pack.config["stages"]
+
+    def network(name: str, dtype: torch.dtype) -> Any:
+        spec = specs[name]
+        return load(spec["network"], dict(spec["sizes"]), pack.folder / spec["file"], device=device, dtype=dtype)
+
+    dtype = _DTYPES[precision]
+    runner = torch_runner(pack, device=device, precision=precision)
+    stages = load_engines(pack, runner, participant=participant)
+    return replace(
+        stages,
+        embed=_embed(network("embedder", dtype)) if "embedder" in specs else None,
+        refiner=_refiner(network, device, dtype) if specs.keys() >= _REFINER else None,
+    )
+
+
+def torch_runner(pack: EnginePack, *, device: str, precision: str) -> Runner:
+    """Run the parts of a pack by torch; parameters as of `open_stage`."""
     opened: dict[str, TorchEngine] = {}
 
     def open_part(name: str) -> Compute:
@@ -56,19 +73,9 @@ def load_stages(pack: EnginePack, *, participant: int = 0, device: str = "cpu", 
             )
         return opened[name].compute
 
-    def network(name: str, dtype: torch.dtype) -> Any:
-        spec = specs[name]
-        return load(spec["network"], dict(spec["sizes"]), pack.folder / spec["file"], device=device, dtype=dtype)
-
-    dtype = _DTYPES[precision]
-    contexts = {"unclip_context"} if "unclip" in specs else set()
-    runner = tensor_runner(specs.keys() | contexts, open_part, device=device)
-    stages = load_engines(pack, runner, participant=participant)
-    return replace(
-        stages,
-        embed=_embed(network("embedder", dtype)) if "embedder" in specs else None,
-        refiner=_refiner(network, device, dtype) if specs.keys() >= _REFINER else None,
-    )
+    stages = pack.config["stages"].keys()
+    contexts = {"unclip_context"} if "unclip" in stages else set()
+    return tensor_runner(stages | contexts, open_part, device=device)
 
 
 def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> list[TorchEngine]:
