@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.mindeye2.decoder import check_betas, cosines, draw, pixels
+from rtdecode.decode.arrays import Float32, check_betas, cosines, draw, pixels
 from rtdecode.decode.mindeye2.engines import Runner, guided_prior
-from rtdecode.decode.mindeye2.stages import Float32
 from rtdecode.decode.sampling.prior import count_draws, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError

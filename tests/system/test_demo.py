@@ -51,11 +51,22 @@ def check_whole(summary: dict[str, Any], decoded: int, volumes: int) -> None:
     assert low <= summary["accuracy_final"] <= high
 
 
+def check_identified(summary: dict[str, Any]) -> None:
+    """Every trial of a simulated visit was decoded, and better than chance."""
+    check_whole(summary, decoded=80, volumes=928)
+    assert summary["calibration_trials"] == 240
+    found = summary["identification"]
+    assert found["permutation_p"] < 0.001
+    assert found["percentile"] > 0.5
+    assert 0 < found["fraction_of_oracle"] <= 1.2
+    assert summary["permutation_p"] < 0.001
+
+
 def test_the_page_follows_a_whole_demo(tmp_path: Path, browser: Any) -> None:
     from selenium.common.exceptions import WebDriverException
 
     port = free_port()
-    demo = start_demo(tmp_path, "--seed", "0", "--port", str(port))
+    demo = start_demo(tmp_path, "--seed", "3", "--port", str(port))
     seen: set[tuple[str, str, str]] = set()
     opened = False
     while demo.poll() is None:
@@ -73,8 +84,7 @@ def test_the_page_follows_a_whole_demo(tmp_path: Path, browser: Any) -> None:
             continue
         if picture and mode == "decoding":
             seen.add((picture, caption, revision))
-    summary = finished(demo, tmp_path)
-    check_whole(summary, decoded=80, volumes=928)
+    check_identified(finished(demo, tmp_path))
     pictures, captions, revisions = (set(values) for values in zip(*seen, strict=True))
     assert len(pictures) >= 5
     assert len(captions) >= 5
@@ -83,16 +93,9 @@ def test_the_page_follows_a_whole_demo(tmp_path: Path, browser: Any) -> None:
     assert [c for c in complaints if "ERR_" not in c] == []  # the page outlives its server
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_shown_pictures_are_identified_above_chance(tmp_path: Path, seed: int) -> None:
-    summary = finished(start_demo(tmp_path, "--seed", str(seed), "--port", "0"), tmp_path)
-    check_whole(summary, decoded=80, volumes=928)
-    assert summary["calibration_trials"] == 240
-    found = summary["identification"]
-    assert found["permutation_p"] < 0.001
-    assert found["percentile"] > 0.5
-    assert 0 < found["fraction_of_oracle"] <= 1.2
-    assert summary["permutation_p"] < 0.001
+    check_identified(finished(start_demo(tmp_path, "--seed", str(seed), "--port", "0"), tmp_path))
 
 
 def test_shuffled_labels_come_out_at_chance(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -208,16 +208,29 @@ def small_stages() -> dict[str, stages.Stage]:
     return stages.stages(trained, few)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Exports a stage of `small_stages` when its file is first asked for."""
+    folder = tmp_path_factory.mktemp("stages")
+
+    @functools.cache
+    def path_of(name: str) -> Path:
+        stage = small_stages()[name]
+        export.export_stage(stage.module, stage.inputs, list(stage.outputs), folder / f"{name}.onnx")
+        return folder / f"{name}.onnx"
+
+    return path_of
+
+
 @pytest.mark.parametrize(
     "name", ["embedder", "commit", "prior", "unclip_context", "unclip", "autoencoder", "captioner"]
 )
-def test_an_exported_stage_computes_what_its_network_does(name: str, tmp_path: Path) -> None:
+def test_an_exported_stage_computes_what_its_network_does(name: str, exported: Callable[[str], Path]) -> None:
     stage = small_stages()[name]
     assert set(stage.outputs) == set(getattr(tiny_stages(), name).outputs)
     assert set(stage.inputs) == set(getattr(tiny_stages(), name).inputs)
-    export.export_stage(stage.module, stage.inputs, list(stage.outputs), tmp_path / "stage.onnx")
-    assert 0 < export.difference(stage, tmp_path / "stage.onnx") < 1e-4
-    engine = OnnxEngine(tmp_path / "stage.onnx", name=name, threads=1)
+    assert 0 < export.difference(stage, exported(name)) < 1e-4
+    engine = OnnxEngine(exported(name), name=name, threads=1)
     with torch.no_grad():
         expected = stage.module(*(value[:1] for value in stage.inputs.values()))
     given = engine.run({key: value.numpy()[:1] for key, value in stage.inputs.items()})
@@ -264,13 +277,10 @@ def test_packed_keys_and_values_attend_as_diffusers_does() -> None:
         torch.testing.assert_close(ours.unet(latent, t, ours.context(tokens)).sample, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_through_the_exported_stages_are_those_of_the_networks(tmp_path: Path) -> None:
+def test_pictures_through_the_exported_stages_are_those_of_the_networks(exported: Callable[[str], Path]) -> None:
     made = small_stages()
-    engines = {}
-    for name in ("prior", "unclip_context", "unclip", "autoencoder"):
-        path = tmp_path / f"{name}.onnx"
-        export.export_stage(made[name].module, made[name].inputs, list(made[name].outputs), path)
-        engines[name] = OnnxEngine(path, name=name, threads=1)
+    drawing = ("prior", "unclip_context", "unclip", "autoencoder")
+    engines = {name: OnnxEngine(exported(name), name=name, threads=1) for name in drawing}
     runtime = dataclasses.replace(tiny_stages(), **engines)
     networked = dataclasses.replace(tiny_stages(), **{name: _Network(made[name], name) for name in engines})
     tokens = made["prior"].inputs["tokens"][0].numpy()

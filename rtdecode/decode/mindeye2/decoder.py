@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.decode.arrays import check_betas, cosines, draw, generator_of, pixels
 from rtdecode.decode.mindeye2.recipe import Decoded, Recipe
 from rtdecode.decode.mindeye2.stages import Float32, Hidden, Stages
 from rtdecode.decode.mindeye2.unclip import Unclip
@@ -143,7 +144,7 @@ class MindEye2:
         stages, decode, n = self._stages, self._autoencoder, self.recipe.best_of
         if stages.unclip is None or decode is None:
             return None
-        latents = [self._unclip(stages.unclip, tokens, _generator(seed, _UNCLIP, i)) for i in range(n)]
+        latents = [self._unclip(stages.unclip, tokens, generator_of(seed, _UNCLIP, i)) for i in range(n)]
         # Not / 2 + 1/2: the published decoder brightens so.
         made = [pixels(stages.host(decode(latent))[0], 0.8, 0.2) for latent in latents]
         if n == 1 or stages.embed is None:
@@ -239,47 +240,3 @@ class MindEye2:
         start = stages.array(unclip_start(latent, noise, offset, float(sigmas[0])))
         context = unclip.context(tokens, unconditional, recipe.unclip_guidance)
         return euler(lambda x, t: unclip.noise(x, t, context), start, times, sigmas)
-
-
-def _generator(seed: int, stream: int, number: int = 0) -> np.random.Generator:
-    return np.random.default_rng((seed, stream, number))
-
-
-def check_betas(betas: NDArray[np.floating[Any]], voxels: int) -> Float32:
-    """Return betas (voxels,) or (repeats, voxels) as rows.
-
-    Raises
-    ------
-    EngineError
-        They are of another mask, or not all finite.
-    """
-    rows = np.atleast_2d(np.ascontiguousarray(betas, dtype=np.float32))
-    if rows.ndim != 2 or not len(rows) or rows.shape[1] != voxels:
-        raise EngineError(
-            f"expected betas of {voxels} voxels, the mask this participant was fitted on, got shape {np.shape(betas)}"
-        )
-    if wrong := int(np.sum(~np.isfinite(rows))):
-        raise EngineError(
-            f"expected finite betas, got {wrong} of {rows.size} values that are not: leave those voxels out of the "
-            "mask, or give them the mean of the calibration"
-        )
-    return rows
-
-
-def draw(seed: int, stream: int, *shape: int) -> Float32:
-    """Draw standard normal noise of one stream of a seed."""
-    return _generator(seed, stream).standard_normal(shape, dtype=np.float32)
-
-
-def pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
-    """Return a picture in 0..1 of an autoencoder's."""
-    return np.asarray(np.clip(picture * scale + shift, 0, 1), dtype=np.float32)
-
-
-def cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
-    """Return the cosine (n,) of one query and n candidates, all flattened."""
-    one = np.asarray(query, dtype=np.float32).reshape(-1)
-    rows = pool.reshape(len(pool), -1)
-    norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in rows], dtype=np.float32)
-    dots = np.array([row.astype(np.float32) @ one for row in rows], dtype=np.float32)
-    return np.asarray(dots / (norms * np.linalg.norm(one)), dtype=np.float32)

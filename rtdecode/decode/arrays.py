@@ -1,0 +1,57 @@
+"""Arithmetic on arrays that decoders of betas share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.errors import EngineError
+
+Float32 = NDArray[np.float32]
+
+
+def check_betas(betas: NDArray[np.floating[Any]], voxels: int) -> Float32:
+    """Return betas (voxels,) or (repeats, voxels) as rows.
+
+    Raises
+    ------
+    EngineError
+        They are of another mask, or not all finite.
+    """
+    rows = np.atleast_2d(np.ascontiguousarray(betas, dtype=np.float32))
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != voxels:
+        raise EngineError(
+            f"expected betas of {voxels} voxels, the mask this participant was fitted on, got shape {np.shape(betas)}"
+        )
+    if wrong := int(np.sum(~np.isfinite(rows))):
+        raise EngineError(
+            f"expected finite betas, got {wrong} of {rows.size} values that are not: leave those voxels out of the "
+            "mask, or give them the mean of the calibration"
+        )
+    return rows
+
+
+def generator_of(seed: int, stream: int, number: int = 0) -> np.random.Generator:
+    """Start one of a seed's streams of noise, which do not depend on each other."""
+    return np.random.default_rng((seed, stream, number))
+
+
+def draw(seed: int, stream: int, *shape: int) -> Float32:
+    """Draw standard normal noise of one stream."""
+    return generator_of(seed, stream).standard_normal(shape, dtype=np.float32)
+
+
+def pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
+    """Return a picture in 0..1 of an autoencoder's."""
+    return np.asarray(np.clip(picture * scale + shift, 0, 1), dtype=np.float32)
+
+
+def cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
+    """Return the cosine (n,) of one query and n candidates, all flattened."""
+    one = np.asarray(query, dtype=np.float32).reshape(-1)
+    rows = pool.reshape(len(pool), -1)
+    norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in rows], dtype=np.float32)
+    dots = np.array([row.astype(np.float32) @ one for row in rows], dtype=np.float32)
+    return np.asarray(dots / (norms * np.linalg.norm(one)), dtype=np.float32)
