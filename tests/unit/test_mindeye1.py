@@ -11,17 +11,19 @@ import pytest
 import torch
 from torch.nn import functional
 
-from engines.build import export_pack
+from engines.build import build_plans, export_pack
 from engines.published.diffusion import SD_SCALE, autoencoder_config
 from engines.published.mindeye1 import Sources, draft_mindeye1
 from engines.published.shapes import mindeye2_sizes
 from rtdecode.bundle import EnginePack, open_pack
 from rtdecode.decode import mindeye1
-from rtdecode.decode.backends import load_mindeye1, load_mindeye2
+from rtdecode.decode.backends import choose, load_mindeye1, load_mindeye2
 from rtdecode.decode.mindeye1 import MindEye1
 from rtdecode.decode.mindeye2.engines import tensor_runner
 from rtdecode.decode.networks.build import load
+from rtdecode.decode.tensorrt import TensorRT
 from rtdecode.errors import EngineError
+from tests.fake_tensorrt import Library, install
 from tests.golden import LOOP, close, goldens, numbered
 from tests.published import mindeye1_state, random_state, save_last, stripped
 from tests.unit.test_golden_prior import draws_of, predictor, prior_of
@@ -115,14 +117,18 @@ def test_golden_decoder_of_mindeye1(shared: Path, monkeypatch: pytest.MonkeyPatc
                 close(first, "vd_embedding", out.condition, LOOP)
 
 
-def test_onnx_runtime_gives_the_numbers_of_torch(
-    pack: EnginePack, mind: MindEye1, betas: np.ndarray[Any, Any], tmp_path: Path
+def test_onnx_runtime_and_plans_give_the_numbers_of_torch(
+    pack: EnginePack, mind: MindEye1, betas: np.ndarray[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_pack(pack, tmp_path / "onnx", precision="float32", report=lambda line: None)
-    exported = load_mindeye1(open_pack(str(tmp_path / "onnx")))
-    expected, found = mind.decode(betas, seed=3), exported.decode(betas, seed=3)
-    for name in ("tokens", "condition", "retrieval", "blurry"):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-4)
+    exported, expected = open_pack(str(tmp_path / "onnx")), mind.decode(betas, seed=3)
+    install(monkeypatch, Library())
+    build_plans(exported, TensorRT(), flags=(), report=lambda line: None)
+    for backend in (choose("onnx", exported), choose("auto", exported)):
+        found = load_mindeye1(exported, backend=backend).decode(betas, seed=3)
+        for name in ("tokens", "condition", "retrieval", "blurry"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-4)
+    assert backend.name == "tensorrt"
 
 
 def test_what_cannot_be_decoded_is_refused(pack: EnginePack, mind: MindEye1, betas: np.ndarray[Any, Any]) -> None:
