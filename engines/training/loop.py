@@ -126,6 +126,9 @@ def fit(
             if facts["plan"] != wanted:
                 raise TrainingError(f"{path}: expected a checkpoint of {wanted}, got {facts['plan']}; start anew")
             first, spent, skipped = facts["step"], facts["seconds"], facts["skipped"]
+            before, here = facts["processes"], accelerator.num_processes
+            if before != here and accelerator.is_main_process:
+                log.warning("%s: %d processes go on where %d left off, with batches of their own", path, here, before)
     model, optimizer = accelerator.prepare(objective, optimizer)
     if ema is not None:
         ema.module.to(accelerator.device)
@@ -158,7 +161,13 @@ def fit(
             now = time.monotonic()
             if accelerator.is_main_process and (now - saved_at > plan.save_every_s or step == plan.steps - 1):
                 saved_at = now
-                facts = {"plan": wanted, "step": step + 1, "seconds": spent + now - began, "skipped": skipped}
+                facts = {
+                    "plan": wanted,
+                    "processes": accelerator.num_processes,
+                    "step": step + 1,
+                    "seconds": spent + now - began,
+                    "skipped": skipped,
+                }
                 save_training(path, accelerator.unwrap_model(model), optimizer, ema, facts)
     objective.eval()
     return Fitted(seconds=round(spent + time.monotonic() - began, 1), skipped=skipped)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engines.training.loop import Plan, fit, one_cycle  # noqa: E402
 from engines.training.state import Ema  # noqa: E402
@@ -55,6 +59,18 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for a, b in ((whole, parts), (whole_ema.module, parts_ema.module)):
         for name, value in a.state_dict().items():
             assert torch.equal(value, b.state_dict()[name])
+
+
+def test_another_number_of_processes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, stop_at=17)
+    path = tmp_path / "small.safetensors"
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["training"])
+    save_file(load_file(path), path, metadata={"training": json.dumps({**facts, "processes": 2})})
+    parts, _ = trained(tmp_path, resume=True)
+    assert parts.calls == list(range(17, 30))
+    assert "1 processes go on where 2 left off" in caplog.text
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path) -> None:
