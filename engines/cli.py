@@ -23,7 +23,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--threads",
         type=_count,
         default=1,
-        help="2 are faster where nothing else runs, and much slower where something does; weights depend on it",
+        help="cores to use; another number gives other weights, and may be slower beside other work",
     )
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
     train.set_defaults(handler=_train_tiny)

@@ -126,7 +126,8 @@ def fit(
             if facts["plan"] != wanted:
                 raise TrainingError(f"{path}: expected a checkpoint of {wanted}, got {facts['plan']}; start anew")
             first, spent, skipped = facts["step"], facts["seconds"], facts["skipped"]
-            before, here = facts["processes"], accelerator.num_processes
+            here = accelerator.num_processes
+            before = facts.get("processes", here)
             if before != here and accelerator.is_main_process:
                 log.warning("%s: %d processes go on where %d left off, with batches of their own", path, here, before)
     model, optimizer = accelerator.prepare(objective, optimizer)

@@ -46,12 +46,3 @@ def draw(seed: int, stream: int, *shape: int) -> Float32:
 def pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
     """Return a picture in 0..1 of an autoencoder's."""
     return np.asarray(np.clip(picture * scale + shift, 0, 1), dtype=np.float32)
-
-
-def cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
-    """Return the cosine (n,) of one query and n candidates, all flattened."""
-    one = np.asarray(query, dtype=np.float32).reshape(-1)
-    rows = pool.reshape(len(pool), -1)
-    norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in rows], dtype=np.float32)
-    dots = np.array([row.astype(np.float32) @ one for row in rows], dtype=np.float32)
-    return np.asarray(dots / (norms * np.linalg.norm(one)), dtype=np.float32)

@@ -1,7 +1,7 @@
 """Decodes betas of one participant with the stages of a MindEye1 pack (Scotti et al. 2023).
 
 It ends at image tokens and blurry picture, from which the published pictures were drawn by Versatile Diffusion. Each
-participant has a whole network, which no visit can train: a session, which begins with somebody new, does not run this.
+participant has a whole network, which no visit can train: sessions do not run this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.arrays import Float32, check_betas, cosines, draw, pixels
+from rtdecode.decode.arrays import Float32, check_betas, draw, pixels
 from rtdecode.decode.mindeye2.engines import Runner, guided_prior
 from rtdecode.decode.sampling.prior import count_draws, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
@@ -35,7 +35,7 @@ class Decoded:
     condition : ndarray of shape (tokens, dim), float32
         The same over the length of the first token: what Versatile Diffusion is guided by.
     retrieval : ndarray of shape (tokens, dim), float32
-        Compared with the tokens of pictures, see `MindEye1.similarities`.
+        What an `ImagePool` of tokens of pictures is searched with.
     blurry : ndarray of shape (3, h, w), float32, or None
         The low-level network's picture in 0..1.
     absent : tuple of str
@@ -105,12 +105,10 @@ class MindEye1:
         runner = self._runner
         mean = runner.array(check_betas(betas, self._voxels).mean(0, keepdims=True))
         found = self._brain({"betas": mean})
-        condition = found["tokens"]
-        noise = runner.array(draw(seed, _PRIOR, count_draws(self._schedule.timesteps, self._steps), *condition.shape))
-        scaled = sample_prior(
-            lambda x, t: self._prior(x, t, condition, 1.0), list(noise), self._schedule, steps=self._steps
-        )
-        tokens = runner.host(scaled)[0] / np.float32(np.sqrt(condition.shape[2]))
+        said = found["tokens"]
+        noise = runner.array(draw(seed, _PRIOR, count_draws(self._schedule.timesteps, self._steps), *said.shape))
+        scaled = sample_prior(lambda x, t: self._prior(x, t, said, 1.0), list(noise), self._schedule, steps=self._steps)
+        tokens = runner.host(scaled)[0] / np.float32(np.sqrt(said.shape[2]))
         return Decoded(
             tokens=tokens,
             condition=tokens / (np.linalg.norm(tokens[0]) + np.float32(1e-6)),
@@ -118,22 +116,6 @@ class MindEye1:
             blurry=self._blurred(mean),
             absent=self.absent,
         )
-
-    def similarities(self, retrieval: Float32, pool: NDArray[Any]) -> Float32:
-        """Compare with every picture of a pool, exactly.
-
-        Parameters
-        ----------
-        retrieval : ndarray of shape (tokens, dim)
-        pool : ndarray of shape (n, tokens, dim)
-            Tokens of the pictures.
-
-        Returns
-        -------
-        ndarray of shape (n,), float32
-            Cosines over all tokens together.
-        """
-        return cosines(retrieval, pool)
 
     def _blurred(self, betas: Any) -> Float32 | None:
         if self._blurry is None:

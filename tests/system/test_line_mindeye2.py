@@ -58,7 +58,7 @@ def visit(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorde
     categories = {trial.stimulus: trial.condition for trial in PLAN.trials}
     (out / "stimuli" / "categories.json").write_text(json.dumps(categories))
     run("engines", "embed", out / "stimuli", "--pack", pack)
-    decode = {"pack": str(pack), "prior_steps": 2, "unclip_steps": 1}
+    decode = {"pack": str(pack), "prior_steps": 3, "unclip_steps": 2}
     return run_visit(out, FakeClock(), decode=decode)
 
 

@@ -94,9 +94,8 @@ def test_the_page_follows_a_session(page: tuple[Any, Tell]) -> None:
     wait_for_picture(browser, 9)
 
     tell(score("t1", 1, final=True), wire.Caption(**head("t1", 1, final=True), text="a grey cat"))
-    settled(
-        browser, caption="a grey cat", revision="· revision 0", tally="· 1 of 1 categories right"
-    )  # the old picture
+    # The new words stand beside the old picture until its own revision is drawn.
+    settled(browser, caption="a grey cat", revision="· revision 0", tally="· 1 of 1 categories right")
     tell(wire.Reconstruction(**head("t1", 1, final=True), image=webp(2)))
     settled(browser, revision="· revision 1, final")
     wait_for_picture(browser, 10)

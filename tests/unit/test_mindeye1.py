@@ -21,6 +21,7 @@ from rtdecode.decode.backends import choose, load_mindeye1, load_mindeye2
 from rtdecode.decode.mindeye1 import MindEye1
 from rtdecode.decode.mindeye2.engines import tensor_runner
 from rtdecode.decode.networks.build import load
+from rtdecode.decode.pool import ImagePool
 from rtdecode.decode.tensorrt import TensorRT
 from rtdecode.errors import EngineError
 from tests.fake_tensorrt import Library, install
@@ -76,11 +77,12 @@ def test_repeats_are_averaged_and_the_networks_follow_each_other(
     np.testing.assert_allclose(out.blurry, blurry.clip(0, 1), rtol=0, atol=1e-5)
     assert out.tokens.shape == (TOKENS, DIM)
     assert out.absent == ()
-    pool = np.random.default_rng(2).standard_normal((5, TOKENS, DIM)).astype(np.float32)
-    expected = functional.cosine_similarity(
-        torch.from_numpy(out.retrieval).flatten()[None], torch.from_numpy(pool).flatten(1)
-    )
-    np.testing.assert_allclose(mind.similarities(out.retrieval, pool), expected, rtol=0, atol=1e-6)
+    tokens = np.random.default_rng(2).standard_normal((5, TOKENS, DIM)).astype(np.float32)
+    cosines = functional.cosine_similarity(
+        torch.from_numpy(out.retrieval).flatten()[None], torch.from_numpy(tokens).flatten(1)
+    ).tolist()
+    found = ImagePool("abcde", tokens).nearest(out.retrieval, 5)
+    assert dict(found) == pytest.approx(dict(zip("abcde", cosines, strict=True)), abs=1e-6)
 
 
 def test_equal_betas_and_seed_give_the_same_tokens_and_others_do_not(
