@@ -74,8 +74,9 @@ class Message:
 class Session(Message):
     """State of the session: sent at its start and whenever it changes.
 
-    `mode` is ``"calibrate"`` or ``"decode"``, ``state`` is ``"running"`` or ``"ended"``; `absent` names what the engine
-    pack cannot make: ``"caption"`` or ``"picture"``.
+    `mode` is ``"calibrate"`` or ``"decode"``, ``state`` is ``"running"``, ``"ending"`` (what has arrived is finished) or
+    ``"ended"``; `absent` names what the engine pack cannot make: ``"caption"`` or ``"picture"``. Volumes that moved
+    by more than `censor_fd_mm` are left out of the fit.
     """
 
     state: str = ""
@@ -87,6 +88,7 @@ class Session(Message):
     categories: Tuple[str, ...] = ()
     calibration_runs: int = 0
     absent: Tuple[str, ...] = ()
+    censor_fd_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,11 +207,18 @@ class Calibration(Message):
 
 @dataclass(frozen=True)
 class Fault(Message):
-    """A part is broken; `degraded` says what is missing until it is mended."""
+    """A part is broken; `degraded` says what is missing until it is mended, `remedy` what to do.
+
+    Faults of one part and `kind` tell of one trouble. Once it is mended the last of them comes with `over` set;
+    a trouble that cannot be mended in this session stays.
+    """
 
     part: str = ""
+    kind: str = ""
     reason: str = ""
     degraded: str = ""
+    remedy: str = ""
+    over: bool = False
 
 
 @dataclass(frozen=True)

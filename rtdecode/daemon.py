@@ -216,6 +216,7 @@ class Daemon:
                 categories=self._categories,
                 calibration_runs=self._settings.calibration.runs,
                 absent=self._absent,
+                censor_fd_mm=self._settings.estimate.censor_fd_mm,
             )
         )
 
