@@ -29,11 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     for point in sorted(entry_points(group="rtdecode.commands"), key=lambda p: p.name):
         point.load()(subparsers)
     args = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, handlers=[handler])
     for noisy in ("numba", "matplotlib", "PIL", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -46,6 +44,14 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+class _OneLine(logging.Formatter):
+    """A message is one line, whatever a file name in it holds; tracebacks keep theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+        record.message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.message)
+        return super().formatMessage(record)
 
 
 def _indented(error: Exception) -> str:

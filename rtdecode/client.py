@@ -235,6 +235,8 @@ class Fault(Message):
 class Heartbeat(Message):
     """Sent once a second: the daemon lives.
 
+    `last` gives the `seq` of the latest message of each topic, so that it is known when one was missed.
+
     `decode_ms` gives the median over the latest betas of each decoding stage; `gpu_bytes` the GPU memory that the
     decode worker holds (None without a GPU); `worker_restarts` how often it had to be replaced.
     """
@@ -246,6 +248,7 @@ class Heartbeat(Message):
     decode_ms: Dict[str, float] = field(default_factory=dict)
     gpu_bytes: Optional[int] = None
     worker_restarts: int = 0
+    last: Dict[str, int] = field(default_factory=dict)
 
 
 TOPICS: Dict[str, Type[Message]] = {
@@ -415,7 +418,7 @@ class Client:
         return [topic for topic in self._topics if topic != "heartbeat"]
 
     def _drain(self) -> None:
-        """Take what has come to the socket; a heartbeat does not wait for gaps to be filled."""
+        """Take what has come to the socket; a heartbeat does not wait for a gap that cannot be filled now."""
         while self._sub.poll(0):
             frames = self._sub.recv_multipart()
             try:
@@ -423,7 +426,7 @@ class Client:
             except (TypeError, WireError):
                 self.unreadable += 1
                 continue
-            if isinstance(message, Heartbeat) and message.session == self.session:
+            if isinstance(message, Heartbeat) and time.monotonic() < self._ask_again:
                 self._hand_out(message)
             else:
                 self._came.append(message)
@@ -446,16 +449,25 @@ class Client:
                 self._accept(earlier)
         self.session = message.session
         topic, seq = topic_of(message), message.seq
-        if seq is not None:
-            last = self._last.get(topic)
-            if last is not None and seq <= last:
+        if isinstance(message, Heartbeat):
+            for name, latest in message.last.items():
+                self._fill(name, latest + 1)
+        elif seq is not None:
+            if seq <= self._last.get(topic, -1):
                 return
-            if last is not None and seq > last + 1:
-                for earlier in self._missed({topic: last}):
-                    if earlier.session == self.session and earlier.seq is not None and last < earlier.seq < seq:
-                        self._hand_out(earlier)
+            self._fill(topic, seq)
             self._last[topic] = seq
         self._hand_out(message)
+
+    def _fill(self, topic: str, end: int) -> None:
+        """Hand out what was missed of a topic before the message `end`."""
+        last = self._last.get(topic)
+        if last is None or end <= last + 1:
+            return
+        for earlier in self._missed({topic: last}):
+            if earlier.session == self.session and earlier.seq is not None and last < earlier.seq < end:
+                self._hand_out(earlier)
+        self._last[topic] = end - 1
 
     def _hand_out(self, message: Message) -> None:
         if topic_of(message) in self._topics:

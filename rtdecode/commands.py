@@ -18,6 +18,7 @@ Subparsers = Any  # argparse keeps the type of its sub-parsers private
 
 def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
+    from rtdecode import recovery
     from rtdecode.acquire import cli as inspect
     from rtdecode.demo import cli as demo
     from rtdecode.evaluate import cli as evaluate
@@ -53,6 +54,7 @@ def register(subparsers: Subparsers) -> None:
     simulate.register(subparsers)
     inspect.register(subparsers)
     evaluate.register(subparsers)
+    recovery.register(subparsers)
 
 
 def _run(args: argparse.Namespace) -> int:
