@@ -107,6 +107,7 @@ class CalibrationRun:
             trials=status.trials,
             percentile=status.percentile,
             interval=list(status.interval),
+            p_value=status.p_value,
             note=note,
         )
 
