@@ -1,6 +1,6 @@
 """BIDS derivatives of processed runs.
 
-OUT/dataset_description.json
+OUT/dataset_description.json, README, .bidsignore
 OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
   ..._run-1_desc-motion_timeseries.tsv and .json     one row a volume; mm and radians
   ..._run-1_desc-quality_timeseries.tsv              one row a volume
@@ -25,10 +25,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode import __version__
 from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.process.process import Processed, ProcessedRun
 from rtdecode.process.tables import MOTION_NAMES
+from rtdecode.recording import describe_dataset
 from rtdecode.records import BetaUpdate
 
 MOTION_COLUMNS = (*MOTION_NAMES, "framewise_displacement")
@@ -86,14 +86,7 @@ def write(
             _write_betas(found, run.finals, stem, "trial")
             if every_volume:
                 _write_betas(found, run.betas, stem, "revision")
-    description = {
-        "Name": "rtdecode process",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
-        "SourceDatasets": [{"URL": path.name} for path in sources],
-    }
-    _json(out / "dataset_description.json", description)
+    describe_dataset(out, "rtdecode process", SourceDatasets=[{"URL": path.name} for path in sources])
 
 
 def _stems(names: Sequence[str], given: Mapping[str, str]) -> list[dict[str, str]]:
