@@ -100,6 +100,10 @@ class Calibrator:
         self._likeness = _Likeness(candidates)
         self._curve: list[Status] = []
 
+    def anew(self) -> Calibrator:
+        """Return one of the same candidates and options, without trials."""
+        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed)
+
     @property
     def trials(self) -> int:
         """Trials collected."""

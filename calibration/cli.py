@@ -32,6 +32,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         seed=settings.session.seed,
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
-        folder = CalibrationRun(client, calibrator, pack).run()
-    print(f"{folder}: calibrated on {calibrator.trials} trials")
+        calibration = CalibrationRun(client, calibrator, pack, report=lambda line: print(line, flush=True))
+        folder = calibration.run()
+    print(f"{folder}: calibrated on {calibration.calibrator.trials} trials")
     return 0

@@ -130,9 +130,6 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.requests = arguments.requests or settings.publish.requests
     if arguments.out is None:
         raise SettingsError(["simulate: expected SETTINGS or --out, got neither"])
-    if arguments.requests is not None and arguments.replay is None:
-        with Client(requests=arguments.requests, topics=()) as client:
-            client.ping()  # a daemon that is away is told before a participant is grown
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.replay is not None:
         _replay(arguments, arguments.replay)
