@@ -22,6 +22,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from rtdecode.bundle import open_pack
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
+    from rtdecode.recording import session_folder
     from rtdecode.settings import load
 
     settings = load(args.settings)
@@ -32,7 +33,8 @@ def _calibrate(args: argparse.Namespace) -> int:
         seed=settings.session.seed,
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
-        calibration = CalibrationRun(client, calibrator, pack, report=lambda line: print(line, flush=True))
-        folder = calibration.run()
-    print(f"{folder}: calibrated on {calibration.calibrator.trials} trials")
+        folder = session_folder(settings.session)
+        calibration = CalibrationRun(client, calibrator, pack, folder, report=lambda line: print(line, flush=True))
+        bundle = calibration.run()
+    print(f"{bundle}: calibrated on {calibration.calibrator.trials} trials")
     return 0

@@ -34,6 +34,8 @@ class CalibrationRun:
         Without trials.
     pack : EnginePack
         The session's pack.
+    folder : Path
+        Session folder of the settings; that of another session is beside it.
     report : callable
         Is told in a line what goes on.
 
@@ -44,11 +46,17 @@ class CalibrationRun:
     """
 
     def __init__(
-        self, client: Client, calibrator: Calibrator, pack: EnginePack, report: Callable[[str], object] = _log.info
+        self,
+        client: Client,
+        calibrator: Calibrator,
+        pack: EnginePack,
+        folder: Path,
+        report: Callable[[str], object] = _log.info,
     ) -> None:
         self._client = client
         self.calibrator = calibrator
         self._pack = pack
+        self._folder = folder
         self._report = report
         self._begin(None)
 
@@ -174,7 +182,7 @@ class CalibrationRun:
 
     def _finish(self) -> Path:
         assert self._session is not None
-        session = Path(self._session.folder)
+        session = self._folder.parent / self._session.folder if self._session.folder else self._folder
         target = session / "bundle"
         self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials")
         began_s = time.monotonic()

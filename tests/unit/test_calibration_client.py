@@ -68,10 +68,10 @@ def visit(folder: Path) -> list[Message]:
     return messages
 
 
-def calibration_run(client: ListClient, lines: list[str] | None = None) -> CalibrationRun:
+def calibration_run(client: ListClient, folder: Path, lines: list[str] | None = None) -> CalibrationRun:
     told = [] if lines is None else lines
     calibrator = Calibrator(tiny_categories(), leave_out="run")
-    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), report=told.append)
+    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, report=told.append)
 
 
 def with_reference(folder: Path) -> Path:
@@ -85,7 +85,7 @@ def with_reference(folder: Path) -> Path:
 
 def test_final_betas_of_the_calibration_runs_make_a_bundle(tmp_path: Path) -> None:
     client = ListClient(visit(with_reference(tmp_path)))
-    folder = calibration_run(client).run()
+    folder = calibration_run(client, tmp_path).run()
     bundle = open_participant(folder)
     assert bundle.provenance["trials"] == 32
     assert bundle.provenance["pack"] == tiny_pack().identity
@@ -100,7 +100,7 @@ def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     messages[3] = beta(1, 0, rng, invalid="no volumes after onset", beta=None)
     messages[5] = beta(1, 1, rng, condition="dog", stimulus="spot")
-    folder = calibration_run(ListClient(messages)).run()
+    folder = calibration_run(ListClient(messages), tmp_path).run()
     provenance = open_participant(folder).provenance
     assert provenance["trials"] == 30
     assert provenance["left_out"] == [
@@ -113,13 +113,13 @@ def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
     messages = [*visit(tmp_path)[:20], session(tmp_path, state="ended")]
     client = ListClient(messages)
     with pytest.raises(CalibrationError, match="ended after"):
-        calibration_run(client).run()
+        calibration_run(client, tmp_path).run()
     assert client.modes == []
 
 
 def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="expected one"):
-        calibration_run(ListClient(visit(tmp_path))).run()
+        calibration_run(ListClient(visit(tmp_path)), tmp_path).run()
 
 
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
@@ -129,12 +129,12 @@ def test_a_daemon_that_refuses_or_is_silent_is_named(error: Exception, tmp_path:
             raise error
 
     with pytest.raises(CalibrationError, match=str(error)):
-        calibration_run(Refusing(visit(with_reference(tmp_path)))).run()
+        calibration_run(Refusing(visit(with_reference(tmp_path))), tmp_path).run()
 
 
 def test_what_goes_on_is_told(tmp_path: Path) -> None:
     lines: list[str] = []
-    calibration_run(ListClient(visit(with_reference(tmp_path))), lines).run()
+    calibration_run(ListClient(visit(with_reference(tmp_path))), tmp_path, lines).run()
     assert lines[:3] == [
         "waiting for the session",
         "session 01-01, participant 01: waiting for the trials of 4 calibration runs",
@@ -155,10 +155,10 @@ def test_trials_of_another_session_are_never_mixed_in(tmp_path: Path) -> None:
     renamed[0] = replace(renamed[0], participant="02")
     lines: list[str] = []
     client = ListClient([*first, *renamed[:10], late, Run(session="01-01", run=4, state="ended"), *renamed[10:]])
-    run = calibration_run(client, lines)
+    run = calibration_run(client, tmp_path / "first", lines)
     folder = run.run()
     assert folder == tmp_path / "second" / "bundle"
-    alone = calibration_run(ListClient(renamed))
+    alone = calibration_run(ListClient(renamed), tmp_path / "second")
     (tmp_path / "second" / "bundle").rename(tmp_path / "mixed")
     alone.run()
     one, other = (open_participant(path) for path in (tmp_path / "mixed", folder))

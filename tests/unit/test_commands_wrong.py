@@ -174,9 +174,9 @@ def test_a_session_that_ended_in_order_is_not_resumed_unasked(
         session={"participant": "01", "output": str(tmp_path)},
         publish={"stream": "tcp://127.0.0.1:0", "requests": "tcp://127.0.0.1:0"},
     )
-    recording = Recording(load(settings).session, "", SystemClock())
+    recording = Recording(load(settings).session, settings.read_text(), SystemClock())
     recording.output(*client.pack(client.Session(session="01-01", seq=0, state="running")))
-    assert not _ended(Past(tmp_path / "sub-01_ses-01", "01-01"))
+    assert not _ended(Past(tmp_path / "sub-01_ses-01"))
     recording.output(*client.pack(client.Session(session="01-01", seq=1, state="ended")))
     recording.close()
     assert main(["run", str(settings), "--resume"]) == 2
