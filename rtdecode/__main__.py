@@ -18,7 +18,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     for name in THREAD_VARIABLES:  # before numpy loads: several pools on few cores are far slower than one thread
         os.environ.setdefault(name, "1")
+    from zmq import ZMQError
+
     from rtdecode import __version__, commands
+    from rtdecode.client import RequestError
     from rtdecode.errors import BundleError, RtdecodeError, SettingsError
 
     parser = argparse.ArgumentParser(prog="rtdecode", description="Real-time fMRI decoding.")
@@ -35,11 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     for noisy in ("numba", "matplotlib", "PIL", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return int(args.handler(args))
+        code = int(args.handler(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (SettingsError, BundleError) as error:
         print(f"rtdecode: cannot start:\n{_indented(error)}", file=sys.stderr)
         return 2
-    except RtdecodeError as error:
+    except (RtdecodeError, RequestError, OSError, ZMQError) as error:
         print(f"rtdecode: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

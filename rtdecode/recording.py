@@ -1,7 +1,7 @@
 """The session folder: journals, raw volumes and BIDS derivatives.
 
 sub-01_ses-01/
-  settings.toml, dataset_description.json
+  settings.toml, dataset_description.json, README, .bidsignore
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
   journal/lock                               names the process that records
   journal/scratch/                           what is large of earlier runs, until the session ends
@@ -53,6 +53,17 @@ DECODED_COLUMNS = (
 )  # fmt: skip
 
 
+_BIDS_IGNORED = (
+    "journal", "recon", "bundle", "settings.toml", "evaluation.*", "*_boldref.nii.gz", "*_boldmap.nii.gz", "*_betas.*",
+    "*_desc-brain_mask.nii.gz", "*_stderr.nii.gz", "*_desc-trial_events.tsv", "*_desc-revision_events.tsv",
+    "*_desc-decoded_events.tsv", "*_timeseries.*", "*_plot.png", "*_summary.json", "*_model.safetensors",
+)  # fmt: skip
+"""Files that BIDS has no name for yet, among them those of derivatives of time series, as in fMRIPrep's output."""
+_README = """motion, quality and causal single-trial responses of BOLD runs, as rtdecode computed them volume by volume.
+The sidecar of a table or image tells its units. Files that the BIDS standard has no name for are in .bidsignore.
+"""
+
+
 def session_folder(session: SessionSettings) -> Path:
     """Return where a session is recorded."""
     return session.output / f"sub-{session.participant}_ses-{session.session}"
@@ -61,6 +72,28 @@ def session_folder(session: SessionSettings) -> Path:
 def session_name(session: SessionSettings) -> str:
     """Return the name of a session; its identifier, which no other recording has, begins with it."""
     return f"{session.participant}-{session.session}"
+
+
+def describe_dataset(folder: Path, name: str, **more: Any) -> None:
+    """Make a folder a BIDS dataset of derivatives: its description, a readme, and the files that BIDS has no name for.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+    more
+        Further fields of the description.
+    """
+    description = {
+        "Name": name,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
+        **more,
+    }
+    (folder / "dataset_description.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    (folder / "README").write_text(f"{name}: {_README}", encoding="utf-8")
+    (folder / ".bidsignore").write_text("".join(f"{pattern}\n" for pattern in _BIDS_IGNORED), encoding="utf-8")
 
 
 def session_identifier(folder: Path) -> str:
@@ -185,15 +218,7 @@ class Recording:
             (self.folder / folder).mkdir(parents=True)
         self._func.mkdir(parents=True)
         (self.folder / "settings.toml").write_text(settings_text, encoding="utf-8")
-        description = {
-            "Name": "rtdecode session",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
-        }
-        (self.folder / "dataset_description.json").write_text(
-            json.dumps(description, indent=1) + "\n", encoding="utf-8"
-        )
+        describe_dataset(self.folder, "rtdecode session")
 
     def close(self) -> None:
         """Bring everything to the disk.
