@@ -210,9 +210,22 @@ class Daemon:
         with self._watch.turn("ingest"):
             arrivals = self._source.poll()
             for arrival in arrivals:
-                self._intake.scanned(arrival.item)
+                self._take_in(arrival.item)
             self._recording.sync_if_due()
         return len(arrivals)
+
+    def _take_in(self, item: Volume | Skipped) -> None:
+        """Keep one item and hand it on; a volume that this fails on is missing, and named."""
+        try:
+            self._intake.scanned(item)
+        except JournalError:
+            raise
+        except Exception as error:
+            self._tell_failed("acquire", error)
+            if isinstance(item, Volume):
+                why = f"it could not be kept: {type(error).__name__}: {error}"
+                stamp = item.stamp
+                self._intake.scanned(Skipped(run=stamp.run, volume=stamp.volume, path=item.path, reason=why))
 
     def watch_once(self) -> bool:
         """Look at what may be broken and send a heartbeat, if one is due."""

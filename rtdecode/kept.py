@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -17,6 +18,8 @@ HELD_BYTES = 2 << 30
 
 class KeptVolumes:
     """Files ``run-01/vol-0000.nii`` and on. While the disk refuses them they are held in memory, in their order.
+
+    Thread-safe: the journal writes what is held before each of its records, whichever thread appends them.
 
     Parameters
     ----------
@@ -33,6 +36,7 @@ class KeptVolumes:
         self._held: deque[tuple[Path, bytes]] = deque()
         self._held_bytes = 0
         self._unsynced: deque[Path] = deque()  # written, but perhaps still in the cache
+        self._lock = threading.RLock()
         self.problem: str | None = None
 
     def path(self, volume: Volume) -> Path:
@@ -48,27 +52,29 @@ class KeptVolumes:
             The disk has refused volumes for so long that no more can be held.
         """
         content = _nifti(volume)
-        if self._held_bytes + len(content) > HELD_BYTES:
-            raise JournalError(f"{HELD_BYTES >> 30} GiB of volumes could not be written: {self.problem}")
-        self._held.append((self.path(volume), content))
-        self._held_bytes += len(content)
-        self.write_held()
+        with self._lock:
+            if self._held_bytes + len(content) > HELD_BYTES:
+                raise JournalError(f"{HELD_BYTES >> 30} GiB of volumes could not be written: {self.problem}")
+            self._held.append((self.path(volume), content))
+            self._held_bytes += len(content)
+            self.write_held()
 
     def write_held(self) -> bool:
         """Write what was held; return whether nothing is left."""
-        try:
-            while self._held:
-                target, content = self._held[0]
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(content)
-                self._unsynced.append(target)
-                self._held.popleft()
-                self._held_bytes -= len(content)
-        except OSError as error:
-            self.problem = f"volumes cannot be kept: {error.strerror or error}"
-        else:
-            self.problem = None
-        return not self._held
+        with self._lock:
+            try:
+                while self._held:
+                    target, content = self._held[0]
+                    target.parent.mkdir(exist_ok=True)
+                    target.write_bytes(content)
+                    self._unsynced.append(target)
+                    self._held.popleft()
+                    self._held_bytes -= len(content)
+            except OSError as error:
+                self.problem = f"volumes cannot be kept: {error.strerror or error}"
+            else:
+                self.problem = None
+            return not self._held
 
     def sync(self) -> None:
         """Bring to the disk what was written since the last time.
@@ -79,9 +85,10 @@ class KeptVolumes:
             The disk refuses.
         """
         folders = set()
-        while self._unsynced:
-            _sync(self._unsynced[0])
-            folders.add(self._unsynced.popleft().parent)
+        with self._lock:
+            while self._unsynced:
+                _sync(self._unsynced[0])
+                folders.add(self._unsynced.popleft().parent)
         for folder in folders:
             _sync(folder)
 

@@ -14,7 +14,7 @@ from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import JournalError, ProtocolError
 
-REPLAY_BYTES = 512 << 10
+REPLAY_BYTES = 128 << 10
 _LOST = -1
 _log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Publisher:
             return [(name, h.last) for name, h in self._history.items() if h.last is not None]
 
     def replay(self, topic: str, since_seq: int) -> dict[str, Any]:
-        """Return the messages of `topic` from `since_seq` on, at most 512 KiB at a time.
+        """Return the messages of `topic` from `since_seq` on, about 128 KiB at a time.
 
         Returns
         -------

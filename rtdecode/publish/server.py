@@ -27,8 +27,8 @@ from rtdecode.publish.publisher import without_folders
 
 STREAM_WAITING = 1000
 """Messages that wait for one subscriber."""
-ANSWERS_WAITING = 2
-"""Answers that wait for one client, each at most a page of a replay."""
+ANSWERS_WAITING = 64
+"""Answers that wait for one client, each at most a page of a replay; more are dropped."""
 REQUESTS_WAITING = 64
 SUBSCRIPTION_BYTES = 1024
 STRANGE_SUBSCRIPTIONS = 256

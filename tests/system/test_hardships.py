@@ -18,7 +18,7 @@ from rtdecode.errors import Busy, JournalError, ProtocolError
 from rtdecode.journal import enumerated, read
 from rtdecode.past import Past
 from rtdecode.publish import requests
-from rtdecode.recording import session_folder
+from rtdecode.recording import Recording, session_folder
 from rtdecode.recovery import recover_session
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
@@ -214,6 +214,26 @@ def test_a_disk_that_is_full_for_a_while_changes_nothing_in_the_end(
     for path in reference.rglob("*_betas.nii.gz"):
         other = nib.load(folder / path.relative_to(reference))
         assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(other.dataobj))
+
+
+def test_a_volume_that_the_ingest_fails_on_is_named_and_those_after_it_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Recording.keep
+
+    def failing(recording: Recording, volume: Any) -> None:
+        if (volume.stamp.run, volume.stamp.volume) in ((1, 7), (2, 29)):
+            raise IndexError("nobody foresaw this")
+        keep(recording, volume)
+
+    monkeypatch.setattr(Recording, "keep", failing)
+    visit = Visit(tmp_path)
+    visit.rig.finish()
+    skipped = [(m.run, m.volume, m.reason) for m in visit.heard.of(wire.Skipped)]
+    why = "it could not be kept: IndexError: nobody foresaw this"
+    assert skipped == [(1, 7, why), (2, 29, why)]
+    assert len(visit.heard.of(wire.Volume)) == SHORT.runs * SHORT.volumes_per_run - 2
+    assert {f.part for f in visit.heard.of(wire.Fault)} == {"acquire"}
 
 
 def test_while_a_session_is_resumed_its_clients_are_told_how_far_it_is(

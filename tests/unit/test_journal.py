@@ -1,6 +1,7 @@
 import errno
 import os
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -217,6 +218,51 @@ def test_what_records_tell_of_reaches_the_disk_before_them(tmp_path: Path, monke
     journal.close()
 
 
+def volume_of(index: int) -> Volume:
+    return Volume(
+        stamp=Stamp(session="a-01", run=1, volume=index, received_s=0.0, received_mono_s=0.0),
+        data=np.zeros((2, 2, 2), np.int16),
+        affine=np.eye(4),
+        t_r_s=1.0,
+        slice_times_s=None,
+        series_uid="1",
+        instance=index,
+        path="",
+    )
+
+
+def test_volumes_and_announcements_that_come_at_once_are_all_kept(tmp_path: Path) -> None:
+    """Volumes come on one thread, announcements on another, and both write what is held."""
+    recording = Recording(SessionSettings(participant="a", output=tmp_path), "", FakeClock())
+    writing, announced = threading.Event(), threading.Event()
+    write = Path.write_bytes
+
+    def slow(path: Path, content: bytes) -> int:
+        """Let the announcement come while a volume is written."""
+        done = write(path, content)
+        writing.set()
+        announced.wait(0.2)
+        return done
+
+    def announce() -> None:
+        writing.wait()
+        recording.inputs.append("trial", trial="t")
+        announced.set()
+
+    announcing = threading.Thread(target=announce)
+    announcing.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", slow)
+        recording.keep(volume_of(0))
+    announcing.join()
+    assert announced.is_set()
+    recording.arrival(volume_of(0))
+    recording.close()
+    assert [record["kind"] for record in read(recording.folder / "journal" / "inputs.journal")] == [
+        "session", "trial", "volume",
+    ]  # fmt: skip
+
+
 def test_kept_volumes_are_brought_to_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     session = SessionSettings(participant="a", output=tmp_path)
@@ -224,16 +270,7 @@ def test_kept_volumes_are_brought_to_the_disk_once(tmp_path: Path, monkeypatch: 
     synced: list[str] = []
     monkeypatch.setattr("rtdecode.kept._sync", lambda path: synced.append(path.name))
     for index in range(2):
-        volume = Volume(
-            stamp=Stamp(session="a-01", run=1, volume=index, received_s=0.0, received_mono_s=0.0),
-            data=np.zeros((2, 2, 2), np.int16),
-            affine=np.eye(4),
-            t_r_s=1.0,
-            slice_times_s=None,
-            series_uid="1",
-            instance=index,
-            path="",
-        )
+        volume = volume_of(index)
         recording.keep(volume)
         recording.arrival(volume)
     clock.now += 1.0
