@@ -504,7 +504,9 @@ class Client:
             try:
                 return self._ask(request, {**arguments, "expires": expires}, deadline)
             except RequestError as error:
-                if error.code == "late" and time.monotonic() < deadline:
+                if error.code == "late":
+                    if time.monotonic() >= deadline:
+                        raise TimeoutError(str(error)) from None
                     self._ahead = None  # the daemon runs on another clock than before
                 elif error.code == "busy":
                     if time.monotonic() + 0.2 > deadline:

@@ -134,6 +134,8 @@ class Recording:
     session : str
         Identifier that messages and stamps carry: of this recording alone, also where one of the same name was made
         before elsewhere.
+    incomplete : str or None
+        Why tables, plots or pictures were left out, once some were; volumes and journals are not among these.
     saving : bool
         Set while disk space is short: pictures are then not kept.
 
@@ -164,7 +166,7 @@ class Recording:
             self.session = f"{session_name(session)}-{began}"
             self.inputs.append("session", session=self.session)
         self._place = os.stat(self.folder)
-        self._left_out: str | None = None
+        self.incomplete: str | None = None
         self.scratch = journals / "scratch"
         self.scratch.mkdir(exist_ok=True)
         self._tables: dict[Path, TextIO] = {}
@@ -177,14 +179,14 @@ class Recording:
 
     @property
     def problem(self) -> str | None:
-        """Why not all can be written; None while it can."""
+        """Why volumes and journals cannot be written; None while they can."""
         try:
             moved = not os.path.samestat(os.stat(self.folder), self._place)
         except OSError:
             moved = True
         if moved:
             return "the session folder is not where it was: it was moved or removed"
-        return self._kept.problem or self.inputs.problem or self._outputs.problem or self._left_out
+        return self._kept.problem or self.inputs.problem or self._outputs.problem
 
     @contextmanager
     def refolding(self) -> Iterator[None]:
@@ -238,6 +240,11 @@ class Recording:
         self._lock.close()
         if problem is not None:
             raise JournalError(f"{self.folder}: not all of the session could be written: {problem}")
+        if self.incomplete is not None:
+            raise JournalError(
+                f"{self.folder}: {self.incomplete}; all volumes and journals are there: rtdecode run SETTINGS --resume "
+                "--reopen writes the tables and plots anew"
+            )
 
     def output(self, topic: bytes, payload: bytes) -> int:
         """Journal one message before it is sent; return where `published` finds it."""
@@ -417,5 +424,5 @@ class Recording:
         try:
             yield path
         except OSError as error:
-            self._left_out = f"tables, plots and pictures are incomplete: {error.strerror or error}"
+            self.incomplete = f"tables, plots and pictures are incomplete: {error.strerror or error}"
             _log.warning("%s: left out: %s", path.name, error)

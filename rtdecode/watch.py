@@ -81,6 +81,7 @@ class Watch:
             ("decode", "silent"): self._worker,
             ("disk", "low"): self._disk,
             ("disk", "recording"): self._written,
+            ("disk", "tables"): self._complete,
         }
         self.failure: str | None = None
 
@@ -164,3 +165,10 @@ class Watch:
             return None
         degraded = "what cannot be written is held in memory; a crash would lose it"
         return Trouble(problem, degraded, "make room, or put the session folder back where it was")
+
+    def _complete(self) -> Trouble | None:
+        reason = self._recording.incomplete
+        if reason is None:
+            return None
+        degraded = "volumes and the journals that all can be made from are not concerned"
+        return Trouble(reason, degraded, "make room; when the session is over: --resume --reopen writes them anew")

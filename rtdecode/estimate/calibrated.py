@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rtdecode.bundle import EnginePack, ParticipantBundle, open_participant
 from rtdecode.errors import BundleError, SettingsError
@@ -53,7 +53,7 @@ class Learned:
         if self.voxels is not None:
             tensors |= {spec.name: getattr(self.voxels, spec.name) for spec in fields(VoxelModel)}
         draft = path.with_suffix(".draft")
-        save_file(tensors, draft, metadata={"settings": json.dumps(_fixed(settings))})
+        draft.write_bytes(save(tensors, metadata={"settings": json.dumps(_fixed(settings))}))
         draft.replace(path)
 
 

@@ -177,6 +177,19 @@ def test_a_request_that_timed_out_is_not_carried_out_later(addresses: tuple[str,
     session.close()
 
 
+def test_a_request_that_the_daemon_finds_too_late_has_timed_out(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*request: object) -> None:
+        raise wire.RequestError("it came 0.1 s too late", "late")
+
+    with wire.Client(*addresses_of(session), timeout_s=0.0) as client:
+        monkeypatch.setattr(client, "_ask", late)
+        client._ahead = 0.0
+        with pytest.raises(TimeoutError, match="too late"):
+            client.event(kind="run_start", run=1)
+
+
 def test_a_busy_daemon_is_asked_again(session: Session) -> None:
     session.busy = True
     with wire.Client(*addresses_of(session), timeout_s=0.5) as client:

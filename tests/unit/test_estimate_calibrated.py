@@ -35,6 +35,12 @@ def learned(n_voxels: int) -> Learned:
     )
 
 
+def test_a_disk_that_refuses_the_model_raises_what_disks_raise(tmp_path: Path) -> None:
+    """Whoever leaves out what cannot be written looks for nothing else."""
+    with pytest.raises(OSError, match="No such file"):
+        learned(4).save(tmp_path / "gone" / MODEL, EstimateSettings())
+
+
 def bundle(folder: Path, data: np.ndarray, affine: np.ndarray, mask: np.ndarray, settings: EstimateSettings) -> Path:
     def fill(draft: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), affine), draft / REFERENCE)

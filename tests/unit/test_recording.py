@@ -88,8 +88,9 @@ def test_a_full_disk_loses_nothing_that_came_meanwhile(tmp_path: Path, full: Cal
     take(recording, 3)
     recording.sync_if_due()
     assert kept(recording.folder) == [0, 1, 2, 3]
-    assert recording.problem is not None  # a picture is missing
-    with pytest.raises(JournalError, match="pictures are incomplete"):
+    assert recording.problem is None
+    assert recording.incomplete is not None  # a picture is missing
+    with pytest.raises(JournalError, match=r"pictures are incomplete.*all volumes and journals are there"):
         recording.close()
 
 

@@ -23,7 +23,7 @@ class Rig:
         self.source: Any = SimpleNamespace(problem=None)
         self.line: Any = SimpleNamespace(overdue_s=lambda: None)
         self.decoder: Any = SimpleNamespace(silent_s=0.0)
-        self.recording: Any = SimpleNamespace(folder=folder, problem=None, saving=False)
+        self.recording: Any = SimpleNamespace(folder=folder, problem=None, incomplete=None, saving=False)
         self.watch = Watch(
             self.source, self.line, self.decoder, self.recording, wire.Heartbeat, self.said.append, clock, 1.0
         )
@@ -60,6 +60,7 @@ def test_heartbeats_come_when_they_are_due(rig: Rig) -> None:
         ("line", "overdue_s", lambda: 4.2, ("acquire", "no-volume")),
         ("decoder", "silent_s", 5.0, ("decode", "silent")),
         ("recording", "problem", "No space left on device", ("disk", "recording")),
+        ("recording", "incomplete", "tables are incomplete", ("disk", "tables")),
     ],
 )
 def test_a_trouble_is_told_once_and_once_when_it_is_over(
