@@ -48,6 +48,7 @@ class Visit:
         plan.write_stimuli(out / "stimuli")
         self._addresses = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
         self._settings = out / "settings.toml"
+        self._log = out / "calibration.log"
         raw = {
             "session": {"participant": "sim", "output": ".", "seed": plan.seed},
             "scanner": {"export_dir": "export"},
@@ -77,7 +78,8 @@ class Visit:
         with Daemons(self._settings) as daemons, wire.Client(*self._addresses, topics=list(TOPICS)) as client:
             daemons.await_answer(client)
             command = [sys.executable, "-m", "rtdecode", "calibrate", str(self._settings)]
-            calibration = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with self._log.open("wb") as log:
+                calibration = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             written = 0
 
             def ended(runs: int) -> None:
@@ -90,7 +92,7 @@ class Visit:
             def hold(run: int) -> None:
                 ended(run - 1)
                 if run == plan.calibration_runs + 1:
-                    self._until(client, lambda: bool(self.of(wire.Session, mode="decode")))
+                    self._until(client, lambda: self._decodes(calibration))
 
             def after(run: int, volume: int) -> None:
                 nonlocal written
@@ -101,6 +103,11 @@ class Visit:
             self._scanner.play(lambda message: client.event(**message), hold, after)
             ended(plan.runs)
             calibration.wait()
+
+    def _decodes(self, calibration: subprocess.Popen[bytes]) -> bool:
+        if calibration.poll() not in (None, 0):
+            raise RuntimeError(f"the calibration failed:\n{self._log.read_text(encoding='utf-8', errors='replace')}")
+        return bool(self.of(wire.Session, mode="decode"))
 
     def of(self, kind: type[wire.Message], **fields: object) -> list[Any]:
         """Messages of a kind that have these fields."""

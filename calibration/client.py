@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 TOPICS = ("session", "run", "beta")
 ATTEMPTS = 6
+STARTING = 30
+"""How often the daemon is asked for what was published, two seconds each, while it starts or is started again."""
 STATUS_EVERY = 10
 """Trials between two points of the learning curve."""
 
@@ -86,7 +88,7 @@ class CalibrationRun:
 
     def _follow(self) -> Path:
         self._report("waiting for the session")
-        self._client.catch_up()
+        self._ask(self._client.catch_up, attempts=STARTING)
         for message in self._client.messages():
             match message:
                 case Session():
@@ -169,9 +171,11 @@ class CalibrationRun:
             note=note,
         )
 
-    def _ask(self, request: Callable[..., object], *arguments: object, **fields: object) -> None:
+    def _ask(
+        self, request: Callable[..., object], *arguments: object, attempts: int = ATTEMPTS, **fields: object
+    ) -> None:
         """Make a request, again while the daemon is being restarted."""
-        for _ in range(ATTEMPTS - 1):
+        for _ in range(attempts - 1):
             try:
                 request(*arguments, **fields)
             except TimeoutError:

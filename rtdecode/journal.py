@@ -256,6 +256,7 @@ def recover(path: Path) -> Recovered:
         if not damaged:
             draft.unlink()
         elif aside.exists():
+            draft.unlink()
             raise JournalError(
                 f"{aside}: exists already; move it away, it holds what an earlier recovery found damaged"
             )

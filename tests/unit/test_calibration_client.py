@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from calibration.client import CalibrationRun
+from calibration.client import STARTING, CalibrationRun
 from rtdecode.bundle import open_participant
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
@@ -120,6 +120,25 @@ def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
 def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="expected one"):
         calibration_run(ListClient(visit(tmp_path)), tmp_path).run()
+
+
+@pytest.mark.parametrize("failures", [3, STARTING])
+def test_a_daemon_that_is_being_started_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    client = ListClient(visit(with_reference(tmp_path)))
+    left = iter(range(failures))
+
+    def away() -> None:
+        if next(left, None) is not None:
+            raise TimeoutError("no answer")
+
+    monkeypatch.setattr(client, "catch_up", away)
+    if failures < STARTING:
+        assert calibration_run(client, tmp_path).run() == tmp_path / "bundle"
+    else:
+        with pytest.raises(CalibrationError, match="no answer"):
+            calibration_run(client, tmp_path).run()
 
 
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
