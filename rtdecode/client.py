@@ -480,7 +480,13 @@ class Client:
     def _missed(self, last: Dict[str, int]) -> List[Message]:
         """Return what was published of each topic after the last that is known, in the daemon's order."""
         found = [page for topic, seq in last.items() for page in self._pages(topic, seq + 1, GAP_TIMEOUT_S)]
-        return [unpack(topic.encode(), payload) for _, topic, payload in sorted(found)]
+        messages = []
+        for _, topic, payload in sorted(found):
+            try:
+                messages.append(unpack(topic.encode(), payload))
+            except (TypeError, WireError):
+                self.unreadable += 1
+        return messages
 
     # requests -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.dataset import figure_path
 from rtdecode.estimate.quality import is_spike
 from rtdecode.records import RegisteredVolume
 
@@ -136,7 +137,7 @@ class RunReport:
             plots["design"] = _design_plot(design), "model"
         for name, (figure, what) in plots.items():
             figure.suptitle(f"{run_title(stem.name)}: {what}")
-            _save(figure, _file(stem, f"desc-{name}_plot.png"))
+            _save(figure, figure_path(stem, name))
 
     def _motion_title(self, censor_fd_mm: float) -> str:
         beyond = sum(figures[1] > censor_fd_mm for figures in self._figures)

@@ -62,7 +62,7 @@ def test_map_and_figures(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.get_fdata()[MASK], report.tsnr(), rtol=1e-6)
     assert (image.get_fdata()[~MASK] == 0).all()
     for name in ("motion", "carpet", "tsnr", "design"):
-        picture = np.asarray(Image.open(tmp_path / f"sub-01_run-01_desc-{name}_plot.png").convert("L"))
+        picture = np.asarray(Image.open(tmp_path / "figures" / f"sub-01_run-01_desc-{name}plot_bold.png").convert("L"))
         assert min(picture.shape) > 300
         assert picture.std() > 5  # something is drawn
 
@@ -78,19 +78,19 @@ def test_plots_tell_whose_they_are_and_hide_nothing(tmp_path: Path, monkeypatch:
     report.write(stem, MASK, np.eye(4), 2.0, design)
     titles = {name.split("_")[-2]: figure.get_suptitle() for name, figure in drawn.items()}
     assert titles == {
-        "desc-tsnr": f"participant 07, session 02, task look, run 03: tSNR, median {np.median(report.tsnr()):.0f}",
-        "desc-motion": "participant 07, session 02, task look, run 03: motion, 1 of 30 volumes beyond 2 mm",
-        "desc-carpet": "participant 07, session 02, task look, run 03: signal change",
-        "desc-design": "participant 07, session 02, task look, run 03: model",
+        "desc-tsnrplot": f"participant 07, session 02, task look, run 03: tSNR, median {np.median(report.tsnr()):.0f}",
+        "desc-motionplot": "participant 07, session 02, task look, run 03: motion, 1 of 30 volumes beyond 2 mm",
+        "desc-carpetplot": "participant 07, session 02, task look, run 03: signal change",
+        "desc-designplot": "participant 07, session 02, task look, run 03: model",
     }
-    motion = drawn[f"{stem.name}_desc-motion_plot.png"]
+    motion = drawn[f"{stem.name}_desc-motionplot_bold.png"]
     motion.canvas.draw()
     for axes in motion.axes:
         legend = axes.get_legend()
         assert legend is not None
         assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
     assert "limit 2 mm" in [text.get_text() for text in motion.axes[2].get_legend().get_texts()]
-    assert "by correlation with their mean" in drawn[f"{stem.name}_desc-carpet_plot.png"].axes[1].get_ylabel()
+    assert "by correlation with their mean" in drawn[f"{stem.name}_desc-carpetplot_bold.png"].axes[1].get_ylabel()
 
 
 def test_the_carpet_is_sorted_by_correlation_with_the_mean_of_all() -> None:
