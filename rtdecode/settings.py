@@ -18,6 +18,7 @@ from rtdecode.errors import SettingsError
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
+RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
 Count = Annotated[int, Meta(ge=1)]
 Row = tuple[float, float, float, float]
 
@@ -104,7 +105,7 @@ class ScannerSettings:
     n_dummy: Annotated[int, Meta(ge=0)] = 0
     dummies_exported: bool = True
     gap_timeout_s: Positive = 5.0
-    t_r_s: Positive | None = None
+    t_r_s: RepetitionTime | None = None
     affine: tuple[Row, Row, Row] | None = None
     watch: Literal["auto", "native", "polling"] = "auto"
     series: tuple[SeriesRule, ...] = ()

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.errors import ProtocolError, VolumeError
-from rtdecode.estimate import registration
+from rtdecode.estimate import design, registration
 from rtdecode.estimate.calibrated import Calibrated, Learned
 from rtdecode.estimate.glm import apply_weights
-from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
+from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
 from rtdecode.estimate.region import Regions, RegionSignal
@@ -223,7 +223,7 @@ class Estimator:
         Raises
         ------
         VolumeError
-            If the volume is of another shape or repetition time, not finite, or does not resemble the
+            If the volume is of another shape or repetition time, not finite in the brain, or does not resemble the
             reference. Nothing has changed then.
         ProtocolError
             If the run is not open or the volume is not after the last one.
@@ -234,6 +234,7 @@ class Estimator:
         data = scaled(volume, None if self._space is None else self._space.data.shape)
         t_r_s = repetition_time(volume, self._t_r_s)
         space = self._space or self._first_space(data, volume)
+        data = filled(volume, data, space.needed)
         placed = space.place(data, volume.affine)
         if not placed.fit > _LOST_FIT:
             raise VolumeError(
@@ -249,6 +250,11 @@ class Estimator:
             if space.regions:
                 signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
                 self._regions = Regions(space.regions, space.mask, signal)
+        elif t_r_s != self._t_r_s:
+            self._t_r_s = t_r_s
+            self._series.retime(t_r_s, design.reference_moment(t_r_s, volume.slice_times_s))
+            if self._regions is not None:
+                self._regions.retime(self._series.timing)
         change = np.zeros(6) if self._last_motion is None else motion - self._last_motion
         fd_mm = framewise_displacement(change)
         self._last_motion = motion
