@@ -22,6 +22,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from rtdecode.bundle import open_pack
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
+    from rtdecode.recording import session_folder
     from rtdecode.settings import load
 
     settings = load(args.settings)
@@ -32,6 +33,6 @@ def _calibrate(args: argparse.Namespace) -> int:
         seed=settings.session.seed,
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
-        folder = CalibrationRun(client, calibrator, pack).run()
+        folder = CalibrationRun(client, calibrator, pack, session_folder(settings.session)).run()
     print(f"{folder}: calibrated on {calibrator.trials} trials")
     return 0

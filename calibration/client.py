@@ -32,12 +32,15 @@ class CalibrationRun:
     calibrator : Calibrator
     pack : EnginePack
         The session's pack.
+    folder : Path
+        Session folder.
     """
 
-    def __init__(self, client: Client, calibrator: Calibrator, pack: EnginePack) -> None:
+    def __init__(self, client: Client, calibrator: Calibrator, pack: EnginePack, folder: Path) -> None:
         self._client = client
         self._calibrator = calibrator
         self._pack = pack
+        self._folder = folder
         self._session: Session | None = None
         self._left_out: list[str] = []
 
@@ -123,7 +126,7 @@ class CalibrationRun:
 
     def _finish(self) -> Path:
         assert self._session is not None
-        session = Path(self._session.folder)
+        session = self._folder
         target = session / "bundle"
         fit = self._calibrator.fit()
         identity = write_bundle(

@@ -86,10 +86,13 @@ def verify(folder: Path, schema: str) -> str:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{folder}: expected a sealed folder with {MANIFEST}, found none") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:  # a file, a name that is too long, no permission
+        raise BundleError(f"{folder}: expected a sealed folder with {MANIFEST}: {error.strerror}") from None
+    except ValueError as error:  # not JSON, not UTF-8
         raise BundleError(f"{manifest_path}: not valid JSON: {error}") from None
-    if manifest.get("schema") != schema:
-        raise BundleError(f"{folder}: expected schema {schema}, got {manifest.get('schema')}")
+    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    if found != schema:
+        raise BundleError(f"{folder}: expected schema {schema}, got {found}")
     listed: Mapping[str, str] = manifest["files"]
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
     present = {name for name in present if not name.startswith("plans/") and "__pycache__" not in name}

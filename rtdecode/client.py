@@ -25,6 +25,8 @@ import msgpack
 import zmq
 
 VERSION = 1
+GAP_TIMEOUT_S = 2.0
+"""How long `Client.receive` waits for messages that it missed, and how long until it asks again."""
 STREAM = "tcp://127.0.0.1:5591"
 REQUESTS = "tcp://127.0.0.1:5592"
 
@@ -34,7 +36,14 @@ class WireError(Exception):
 
 
 class RequestError(Exception):
-    """The daemon refused a request; the text says why."""
+    """The daemon refused a request; the text says why.
+
+    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again) or empty.
+    """
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,10 @@ class Message:
 class Session(Message):
     """State of the session: sent at its start and whenever it changes.
 
-    `mode` is ``"calibrate"`` or ``"decode"``, ``state`` is ``"running"``, ``"ending"`` (what has arrived is finished) or
-    ``"ended"``; `absent` names what the engine pack cannot make: ``"caption"`` or ``"picture"``. Volumes that moved
-    by more than `censor_fd_mm` are left out of the fit.
+    `mode` is ``"calibrate"`` until a bundle is asked for, then ``"decode"``; `state` is ``"resuming"`` (what came
+    before a crash is worked through again), ``"running"``, ``"ending"`` (what has come is finished) or ``"ended"``;
+    `folder` is the name of the session folder; `absent` names what the engine pack cannot make: ``"caption"`` or
+    ``"picture"``. Volumes that moved by more than `censor_fd_mm` are left out of the fit.
     """
 
     state: str = ""
@@ -274,8 +284,10 @@ def unpack(topic: bytes, payload: bytes) -> Message:
         raise WireError(f"expected a map of version {VERSION}")
     known = {f.name for f in fields(kind)}
     values = {name: _value(value) for name, value in values.items() if name in known}
-    if "session" not in values:
+    if not isinstance(values.get("session"), str):
         raise WireError("message without a session")
+    if not isinstance(values.get("seq"), (int, type(None))):
+        raise WireError("message with a sequence number that is none")
     return kind(**values)
 
 
@@ -287,8 +299,18 @@ def _value(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """Turn what numpy counts and measures in into plain numbers."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"cannot be sent: {value!r}")
+
+
 class Client:
     """Receives the stream and sends requests. Not thread-safe: one client a thread.
+
+    It may outlive sessions: messages of the next one follow those of the last, complete from its first message on;
+    `session` tells which one it is.
 
     Parameters
     ----------
@@ -298,6 +320,13 @@ class Client:
         Topics to receive; all by default.
     timeout_s : float
         How long a request waits for its answer.
+
+    Attributes
+    ----------
+    session : str or None
+        Identifier of the session that the latest message is of; None before the first.
+    unreadable : int
+        Messages that were left out because they are not of this protocol.
     """
 
     def __init__(
@@ -315,17 +344,21 @@ class Client:
         self._sub = self._context.socket(zmq.SUB)
         self._sub.setsockopt(zmq.RCVHWM, 0)
         self._sub.setsockopt(zmq.LINGER, 0)
-        for topic in topics:
+        for topic in {*topics, "heartbeat"}:  # heartbeats tell of a new session
             self._sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
         self._sub.connect(stream)
-        self._dealer = self._context.socket(zmq.DEALER)
-        self._dealer.setsockopt(zmq.LINGER, 0)
-        self._dealer.connect(requests)
+        self._requests = requests
+        self._dealer = self._connected()
         self._topics = tuple(topics)
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
+        self._ahead: Optional[float] = None  # the daemon's monotonic clock less this machine's
         self._last: Dict[str, int] = {}
-        self._ready: Deque[Message] = deque()
+        self._came: Deque[Message] = deque()  # in the order of the socket
+        self._ready: Deque[Message] = deque()  # in that of `seq`, without gaps
+        self._ask_again = 0.0
+        self.session: Optional[str] = None
+        self.unreadable = 0
 
     def __enter__(self) -> "Client":
         return self
@@ -339,18 +372,28 @@ class Client:
         self._dealer.close()
         self._context.term()
 
+    def _connected(self) -> "zmq.Socket[bytes]":
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(self._requests)
+        return dealer
+
     # receiving ------------------------------------------------------------------------------------------
 
     def receive(self, timeout_s: float) -> Optional[Message]:
         """Return the next message, or None if none came within `timeout_s`.
 
         A gap in `seq` is filled from the daemon's journal before newer messages are handed out, so that each topic
-        is complete and in order from the first message on.
+        is complete and in order from the first message on. Where the daemon does not answer, it is asked again.
         """
-        if not self._ready and self._sub.poll(max(0, int(timeout_s * 1000))):
-            topic, payload = self._sub.recv_multipart()
-            self._accept(unpack(topic, payload))
-        return self._ready.popleft() if self._ready else None
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._sort()
+            if self._ready:
+                return self._ready.popleft()
+            if not self._sub.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+                return None
+            self._drain()
 
     def messages(self, timeout_s: Optional[float] = None) -> Iterator[Message]:
         """Yield messages as they come; stop after `timeout_s` without any, heartbeats included (None: never)."""
@@ -363,34 +406,72 @@ class Client:
 
     def catch_up(self) -> None:
         """Take everything published before this client came, in its order; `receive` then hands it out first."""
-        missed: List[Message] = []
-        for topic in self._topics:
-            if topic != "heartbeat":
-                last = self._last.setdefault(topic, -1)  # from here on nothing may be missed, not even the first
-                missed += self._replayed(topic, last + 1)
-        for message in sorted(missed, key=lambda message: message.t_published):
+        for topic in self._numbered():
+            self._last.setdefault(topic, -1)  # from here on nothing may be missed, not even the first
+        for message in self._missed(self._last):
             self._accept(message)
 
+    def _numbered(self) -> List[str]:
+        return [topic for topic in self._topics if topic != "heartbeat"]
+
+    def _drain(self) -> None:
+        """Take what has come to the socket; a heartbeat does not wait for gaps to be filled."""
+        while self._sub.poll(0):
+            frames = self._sub.recv_multipart()
+            try:
+                message = unpack(*frames)
+            except (TypeError, WireError):
+                self.unreadable += 1
+                continue
+            if isinstance(message, Heartbeat) and message.session == self.session:
+                self._hand_out(message)
+            else:
+                self._came.append(message)
+
+    def _sort(self) -> None:
+        while self._came and time.monotonic() >= self._ask_again:
+            try:
+                self._accept(self._came[0])
+            except (TimeoutError, RequestError):  # the message that tells of a gap stays, and tells of it again
+                self._ask_again = time.monotonic() + GAP_TIMEOUT_S
+            else:
+                self._came.popleft()
+
     def _accept(self, message: Message) -> None:
+        if self.session is not None and message.session != self.session:
+            start = dict.fromkeys(self._numbered(), -1)
+            missed = [m for m in self._missed(start) if m.session == message.session]
+            self.session, self._last = message.session, start
+            for earlier in missed:
+                self._accept(earlier)
+        self.session = message.session
         topic, seq = topic_of(message), message.seq
         if seq is not None:
             last = self._last.get(topic)
             if last is not None and seq <= last:
                 return
             if last is not None and seq > last + 1:
-                for earlier in self._replayed(topic, last + 1):
-                    if earlier.seq is not None and last < earlier.seq < seq:
-                        self._ready.append(earlier)
+                for earlier in self._missed({topic: last}):
+                    if earlier.session == self.session and earlier.seq is not None and last < earlier.seq < seq:
+                        self._hand_out(earlier)
             self._last[topic] = seq
-        self._ready.append(message)
+        self._hand_out(message)
 
-    def _replayed(self, topic: str, since_seq: int) -> List[Message]:
-        return [unpack(topic.encode(), payload) for payload in self.replay(topic, since_seq)]
+    def _hand_out(self, message: Message) -> None:
+        if topic_of(message) in self._topics:
+            self._ready.append(message)
+
+    def _missed(self, last: Dict[str, int]) -> List[Message]:
+        """Return what was published of each topic after the last that is known, in the daemon's order."""
+        found = [page for topic, seq in last.items() for page in self._pages(topic, seq + 1, GAP_TIMEOUT_S)]
+        return [unpack(topic.encode(), payload) for _, topic, payload in sorted(found)]
 
     # requests -------------------------------------------------------------------------------------------
 
     def request(self, request: str, **arguments: Any) -> Dict[str, Any]:
         """Send a request and return its answer.
+
+        Numbers may be numpy's. A request that was not answered in time is not carried out later.
 
         Raises
         ------
@@ -399,26 +480,56 @@ class Client:
         TimeoutError
             No answer in time: is the daemon running?
         """
+        return self._request(request, arguments, self._timeout_s)
+
+    def _request(self, request: str, arguments: Dict[str, Any], timeout_s: float) -> Dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._ahead is None:
+                answer = self._ask("ping", {}, deadline)
+                self._ahead = float(answer["t_mono"]) - time.monotonic()
+            expires = deadline - 0.1 * timeout_s + self._ahead  # what is left is for the answer's way
+            try:
+                return self._ask(request, {**arguments, "expires": expires}, deadline)
+            except RequestError as error:
+                if error.code == "late" and time.monotonic() < deadline:
+                    self._ahead = None  # the daemon runs on another clock than before
+                elif error.code == "busy":
+                    if time.monotonic() + 0.2 > deadline:
+                        raise TimeoutError(str(error)) from None
+                    time.sleep(0.2)
+                else:
+                    raise
+
+    def _ask(self, request: str, arguments: Dict[str, Any], deadline: float) -> Dict[str, Any]:
         number = next(self._ids)
-        self._dealer.send(msgpack.packb({"v": VERSION, "id": number, "request": request, **arguments}))
-        deadline = time.monotonic() + self._timeout_s
+        content = {"v": VERSION, "id": number, "request": request, **arguments}
+        self._dealer.send(msgpack.packb(content, default=_plain))
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not self._dealer.poll(int(left * 1000) + 1):
-                raise TimeoutError(f"no answer to {request!r} within {self._timeout_s} s: is the daemon running?")
+                self._dealer.close()  # with what it has not sent yet
+                self._dealer = self._connected()
+                raise TimeoutError(f"no answer to {request!r} in time: is the daemon running?")
             answer: Dict[str, Any] = msgpack.unpackb(self._dealer.recv())
             if answer.get("id") not in (number, None):
                 continue
             if not answer.get("ok"):
-                raise RequestError(str(answer.get("error")))
+                raise RequestError(str(answer.get("error")), str(answer.get("code", "")))
             return answer
 
-    def event(self, **what: Any) -> None:
+    def event(self, **what: Any) -> List[str]:
         """Announce ``kind="run_start"`` (run, expected_volumes, t_r_s), ``"trial"`` (run, trial, onset_s, duration_s,
         stimulus, condition) or ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
         A `t_r_s` other than that of the volumes is a `Fault`.
+
+        Returns
+        -------
+        list of str
+            What is doubtful about it, for example a stimulus that the decoder does not know; empty if nothing is.
+            A trial that was accepted gets a final `Score` or, while the session is calibrated, `Beta`.
         """  # noqa: D205
-        self.request("event", **what)
+        return list(self.request("event", **what).get("warnings", ()))
 
     def mode(self, mode: str, bundle: Optional[str] = None) -> None:
         """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`."""
@@ -441,10 +552,13 @@ class Client:
 
     def replay(self, topic: str, since_seq: int) -> List[bytes]:
         """Return the payloads of `topic` from `since_seq` on."""
-        payloads: List[bytes] = []
-        while True:
-            answer = self.request("replay", topic=topic, since_seq=since_seq)
-            payloads += answer["messages"]
-            since_seq = answer["next_seq"]
-            if not answer["more"]:
-                return payloads
+        return [payload for _, _, payload in self._pages(topic, since_seq, self._timeout_s)]
+
+    def _pages(self, topic: str, since_seq: int, timeout_s: float) -> Iterator[Tuple[int, str, bytes]]:
+        """Yield place in the daemon's journal, topic and payload; each page may take `timeout_s`."""
+        more = True
+        while more:
+            answer = self._request("replay", {"topic": topic, "since_seq": since_seq}, timeout_s)
+            for place, payload in zip(answer["places"], answer["messages"]):  # noqa: B905 - Python 3.8
+                yield place, topic, payload
+            since_seq, more = answer["next_seq"], answer["more"]

@@ -27,6 +27,11 @@ def register(subparsers: Subparsers) -> None:
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
     run.add_argument("settings", type=Path, metavar="SETTINGS", help="TOML file")
     run.add_argument("--resume", action="store_true", help="go on with this session if it was interrupted")
+    run.add_argument(
+        "--leave-out-unreadable",
+        action="store_true",
+        help="with --resume: let kept volumes that can no longer be read be missing",
+    )
     run.set_defaults(handler=_run)
 
     check = subparsers.add_parser("check", help="tell before the scan what would fail in it")
@@ -60,9 +65,9 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
-    from rtdecode.past import Past
+    from rtdecode.past import Past, check_unchanged
     from rtdecode.publish.server import Server
-    from rtdecode.recording import Recording, session_folder, session_name
+    from rtdecode.recording import Recording, session_folder
     from rtdecode.settings import load
 
     settings = load(args.settings)
@@ -77,9 +82,11 @@ def _run(args: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    name = session_name(settings.session)
-    resume = args.resume and session_folder(settings.session).exists()
-    past = Past(session_folder(settings.session), name) if resume else None
+    folder = session_folder(settings.session)
+    past = None
+    if args.resume and folder.exists():
+        check_unchanged(settings, folder, args.settings.parent)
+        past = Past(folder, leave_out=args.leave_out_unreadable)
     server = Server(settings.publish.stream, settings.publish.requests)
     try:
         text = args.settings.read_text(encoding="utf-8")
@@ -97,13 +104,12 @@ def _run(args: argparse.Namespace) -> int:
             if settings.decode.bundle is not None:
                 decoder.load(settings.decode.bundle)  # one that cannot be used is refused before a folder is made
             with (
-                contextlib.closing(Recording(settings.session, text, clock, resume=resume)) as recording,
-                FolderWatcher(settings.scanner, name, clock, known=past.runs() if past else ()) as source,
+                contextlib.closing(Recording(settings.session, text, clock, resume=past is not None)) as recording,
+                FolderWatcher(settings.scanner, recording.session, clock, known=past.runs() if past else ()) as source,
             ):
-                daemon = Daemon(
-                    settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, past=past
-                )
-                server.start(daemon.answer)
+                daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated)
+                server.start(daemon.desk.answer)
+                daemon.begin(past)
                 print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
                 daemon.run(stop)
     finally:

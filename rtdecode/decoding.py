@@ -15,8 +15,8 @@ from rtdecode.bundle import ParticipantBundle
 from rtdecode.clock import Clock
 from rtdecode.decode.adapter import adapter_from
 from rtdecode.decode.drift import DriftMonitor
-from rtdecode.decode.worker import DecodeService
-from rtdecode.lanes import Closed, PictureLane
+from rtdecode.decode.service import DecodeService
+from rtdecode.lanes import PictureLane
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.recording import Recording
@@ -101,16 +101,21 @@ class Decoding:
             bundle, self._asked = self._asked, None
             self._load(bundle)
             return True
-        if not self._ready.is_set():
-            if self._ending.is_set():
-                raise Closed
+        if not self._ready.is_set() and not self._ending.is_set():
             self._ready.wait(min(timeout_s, 0.02))
             return False
         beta = self._pictures.get(timeout_s)
         if beta is None:
             return False
-        self._decode(beta)
+        if self._ready.is_set():
+            self._decode(beta)
+        elif beta.final:
+            self._refuse(beta, "not decoded: the session ended before a ParticipantBundle was loaded")
         return True
+
+    def _refuse(self, beta: BetaUpdate, reason: str) -> None:
+        stages = {"total": self._since_ms(beta.stamp)}
+        self._publisher.publish(messages.headed(messages.no_score(replace(beta, invalid=reason)), beta.stamp, stages))
 
     def _load(self, bundle: ParticipantBundle) -> None:
         self.bundle = self._decoder.load(bundle.folder)
@@ -162,7 +167,7 @@ class Decoding:
                         publish(message)
         except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
             if score is None:
-                publish(messages.no_score(replace(beta, invalid=f"not decoded: {error}")))
+                self._refuse(beta, f"not decoded: {error}")
             else:
                 settle(score)
             raise
@@ -178,7 +183,10 @@ class Decoding:
             f"over {drift.trials} trials the betas lie {drift.shift:.2f} standard deviations from the calibration's"
         )
         degraded = "scores are surer than they should be: look at the motion trace, or calibrate again"
-        self._publisher.publish(wire.Fault(part="estimate", reason=reason, degraded=degraded))
+        remedy = "ask how the participant lies; recalibrate if it goes on"
+        self._publisher.publish(
+            wire.Fault(part="estimate", kind="drift", reason=reason, degraded=degraded, remedy=remedy)
+        )
 
     def _since_ms(self, stamp: Stamp) -> float:
         return 1e3 * (self._clock.monotonic() - stamp.received_mono_s)

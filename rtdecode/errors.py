@@ -10,6 +10,8 @@
     |   `-- SurplusSlice       its volume needs no such slice
     |-- JournalError       the record of inputs cannot be read or written
     |-- ProtocolError      a message on the wire is malformed or unknown
+    |   |-- Late               the client has given up the request
+    |   `-- Busy               not now: ask again
     |-- CalibrationError   calibration data cannot give an adapter
     `-- TrainingError      a training cannot go on, or cannot be resumed
 
@@ -90,7 +92,27 @@ class JournalError(RtdecodeError):
 
 
 class ProtocolError(RtdecodeError):
-    """A message on the wire is malformed, too large or of an unknown kind."""
+    """A message on the wire is malformed, too large or of an unknown kind, or a request cannot be met.
+
+    Attributes
+    ----------
+    code : str
+        What a client can act on: ``"late"``, ``"busy"`` or empty.
+    """
+
+    code = ""
+
+
+class Late(ProtocolError):  # noqa: N818 - a state of a request rather than a fault
+    """The client has given up the request."""
+
+    code = "late"
+
+
+class Busy(ProtocolError):  # noqa: N818 - a state rather than a fault
+    """Not now: ask again."""
+
+    code = "busy"
 
 
 class CalibrationError(RtdecodeError):

@@ -26,10 +26,42 @@ from rtdecode.past import Input
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.recording import Recording
-from rtdecode.records import BetaUpdate, RegisteredVolume, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.records import (
+    BetaUpdate,
+    BundleRequest,
+    RegisteredVolume,
+    RunEnd,
+    RunStart,
+    Skipped,
+    Stamp,
+    TrialEvent,
+    Volume,
+)
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the scan has come.
+
+    Attributes
+    ----------
+    closed : int
+        Runs up to this one are over.
+    run : int or None
+        The run that is open.
+    volumes : int
+        Of it, how many have come or been given up.
+    scanned_s : float
+        Their time, seconds; 0 while the repetition time is not known.
+    """
+
+    closed: int = 0
+    run: int | None = None
+    volumes: int = 0
+    scanned_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -54,8 +86,14 @@ class Line:
     recording : Recording
     publisher : Publisher
     pictures : PictureLane
-        Gets the betas of all runs after the calibration runs.
+        Gets the betas of the trials that are to be decoded: those that come after a bundle was asked for, and those of
+        runs after the calibration runs, which wait for one.
     clock : Clock
+
+    Attributes
+    ----------
+    progress : Progress
+        May be read from any thread.
     """
 
     def __init__(
@@ -77,8 +115,12 @@ class Line:
         self._announced: dict[int, RunStart] = {}
         self._ended: dict[int, RunEnd] = {}
         self._last_input_mono_s = clock.monotonic()
+        self._last_volume_mono_s: float | None = None
+        self._pending: dict[str, TrialEvent] = {}
+        self._bundle_asked = False
         self._referenced = False
         self._done = 0
+        self.progress = Progress()
         self._finished: list[int] = []
 
     def handle(self, item: Input, lag: int) -> None:
@@ -95,15 +137,41 @@ class Line:
                 self._volume(item, lag)
             case Skipped():
                 self._skipped(item)
+            case BundleRequest():
+                self._bundle_asked = True
             case TrialEvent():
                 self._recording.event(item)
-                self._estimator.add_event(item)
+                if self._is_closed(item.run):
+                    self._no_result(item, "its run was over when it was announced")
+                else:
+                    self._estimator.add_event(item)
+                    self._pending[item.trial] = item
             case RunStart():
                 self._announced[item.run] = item
             case RunEnd():
                 self._ended[item.run] = item
                 self._close_if_complete()
         self._last_input_mono_s = self._clock.monotonic()
+        self._note_progress()
+
+    def overdue_s(self) -> float | None:
+        """Seconds since the last volume, if one should have come since; from any thread."""
+        run, last, t_r_s = self._run, self._last_volume_mono_s, self._estimator.t_r_s
+        if run is None or last is None or t_r_s is None or run.run in self._ended:
+            return None
+        expected = run.expected or self._settings.scanner.n_volumes
+        if expected is not None and run.accounted >= expected:
+            return None
+        since_s = self._clock.monotonic() - last
+        return since_s if since_s > 2 * t_r_s + 1 else None
+
+    def _note_progress(self) -> None:
+        run = self._run
+        if run is None:
+            self.progress = Progress(closed=self._done)
+        else:
+            scanned_s = run.accounted * (self._estimator.t_r_s or 0.0)
+            self.progress = Progress(closed=run.run - 1, run=run.run, volumes=run.accounted, scanned_s=scanned_s)
 
     def tick(self) -> None:
         """Let time pass: a run that was ended but lacks volumes is closed after the gap time-out.
@@ -121,22 +189,28 @@ class Line:
             self._recording.decision("missing", **asdict(missing))
             self._skipped(missing)
         self._finish_run()
+        self._note_progress()
 
     def finish(self) -> None:
         """Close the run that is still open; write the tSNR maps and plots of all, for which there is time now."""
         self._finish_run()
-        for number in self._finished:
-            kept = self._kept_report(number)
-            report, design = RunReport.stored(kept)
-            report.write(
-                self._recording.stem(number),
-                self._estimator.space.mask,
-                self._estimator.space.affine,
-                self._settings.estimate.censor_fd_mm,
-                design,
-            )
-            kept.unlink()
+        for event in list(self._pending.values()):
+            self._no_result(event, f"the session ended before run {event.run} was scanned")
+        for place, number in enumerate(self._finished):
+            _log.info("writing the plots of run %d (%d of %d)", number, place + 1, len(self._finished))
+            try:
+                self._draw(number)
+            except Exception:  # plots can be drawn again; what ends a session goes on
+                _log.exception("the plots of run %d are left out", number)
         self._finished.clear()
+
+    def _draw(self, run: int) -> None:
+        kept = self._kept_report(run)
+        report, design = RunReport.stored(kept)
+        space, stem = self._estimator.space, self._recording.stem(run)
+        with self._recording.leaving_out(stem):
+            report.write(stem, space.mask, space.affine, self._settings.estimate.censor_fd_mm, design)
+        kept.unlink()
 
     def _kept_report(self, run: int) -> Path:
         return self._recording.scratch / f"report-run-{run:02d}.npz"
@@ -168,6 +242,7 @@ class Line:
             "wait": 1e3 * (began - stamp.received_mono_s),
             "estimate": 1e3 * (self._clock.monotonic() - began),
         }
+        self._last_volume_mono_s = self._clock.monotonic()
         self._recording.motion(registered)
         self._publish(stamp, stages, messages.volume(registered, lag))
         run.report.add(registered)
@@ -226,9 +301,11 @@ class Line:
     def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
         event = beta.event
         self._publish(beta.stamp, stages, messages.beta(beta))
-        if beta.final and self._run is not None:
-            self._run.finals.append(beta)
-        if event.run <= self._settings.calibration.runs:
+        if beta.final:
+            self._pending.pop(event.trial, None)
+            if self._run is not None:
+                self._run.finals.append(beta)
+        if not self._bundle_asked and event.run <= self._settings.calibration.runs:
             return
         if beta.invalid is not None:
             self._publish(beta.stamp, stages, messages.no_score(beta))
@@ -236,6 +313,21 @@ class Line:
             replaced = self._pictures.put(beta)
             if replaced is not None:
                 self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
+
+    def _no_result(self, event: TrialEvent, reason: str) -> None:
+        """Give a trial that no volume will tell of its last word."""
+        self._pending.pop(event.trial, None)
+        stamp = Stamp(
+            session=self._recording.session,
+            run=event.run,
+            volume=-1,
+            trial=event.trial,
+            received_s=self._clock.wall(),
+            received_mono_s=self._clock.monotonic(),
+        )
+        nothing = np.zeros(0, np.float32)
+        last = BetaUpdate(stamp=stamp, event=event, revision=0, final=True, delay_s=0.0, beta=nothing, invalid=reason)
+        self._beta(last, {})
 
     def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
         total = 1e3 * (self._clock.monotonic() - stamp.received_mono_s)
@@ -287,18 +379,20 @@ class Line:
             self._beta(beta, {})
         self._run = None
         self._done = run.run
+        self._last_volume_mono_s = None
+        for event in [event for event in self._pending.values() if event.run <= run.run]:
+            self._no_result(event, f"run {event.run} was not scanned")
         if run.received:
-            try:
-                self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
-                run.report.store(self._kept_report(run.run), self._estimator.last_design)
+            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
+            with self._recording.leaving_out(self._kept_report(run.run)) as path:
+                run.report.store(path, self._estimator.last_design)
                 self._finished.append(run.run)
-            except OSError as error:
-                _log.warning("run %d: its report cannot be kept: %s", run.run, error)
         if self._referenced:
             self._recording.betas(run.run, run.finals, self._estimator.space.mask, self._estimator.space.affine)
         learned = self._estimator.learned
-        if learned is not None and run.run <= self._settings.calibration.runs:
-            learned.save(self._recording.model_path(), self._settings.estimate)
+        if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
+            with self._recording.leaving_out(self._recording.model_path()) as path:
+                learned.save(path, self._settings.estimate)
         _give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)

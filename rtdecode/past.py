@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,51 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
-from rtdecode.errors import JournalError
+from rtdecode.errors import JournalError, SettingsError
 from rtdecode.journal import enumerated, read
-from rtdecode.records import KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.recording import session_identifier
+from rtdecode.records import BundleRequest, KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.settings import Settings, parse
 
-Input = Volume | Skipped | TrialEvent | RunStart | RunEnd
+Input = Volume | Skipped | TrialEvent | RunStart | RunEnd | BundleRequest
+
+
+_FREE = ("publish", "session.output", "decode.threads", "decode.backend")
+"""Settings that a resumed session may have otherwise than it began with."""
+
+
+def check_unchanged(settings: Settings, folder: Path, root: Path) -> None:
+    """Hold the settings that a session is resumed with to those that it began with.
+
+    Parameters
+    ----------
+    settings : Settings
+    folder : Path
+        Session folder.
+    root : Path
+        What relative paths of the settings are relative to.
+
+    Raises
+    ------
+    SettingsError
+        They would give other results.
+    """
+    try:
+        began = parse(tomllib.loads((folder / "settings.toml").read_text(encoding="utf-8")), root=root)
+    except OSError as error:
+        raise JournalError(f"{folder}: no session to resume: {error}") from None
+    problems = [
+        f"$.{name}: expected {was!r} as when the session began, got {now!r}"
+        for (name, was), (_, now) in zip(_flat(began), _flat(settings), strict=True)
+        if was != now and name not in _FREE and name.partition(".")[0] not in _FREE
+    ]
+    if problems:
+        raise SettingsError(problems)
+
+
+def _flat(settings: Settings) -> list[tuple[str, Any]]:
+    sections = asdict(settings)
+    return [(f"{name}.{key}", value) for name, section in sections.items() for key, value in section.items()]
 
 
 class Past:
@@ -24,8 +66,8 @@ class Past:
     ----------
     folder : Path
         Session folder.
-    session : str
-        Session identifier for the stamps.
+    leave_out : bool
+        Let a volume that was kept but cannot be read any more be missing, instead of refusing.
 
     Raises
     ------
@@ -33,13 +75,14 @@ class Past:
         They are absent, damaged or of another schema.
     """
 
-    def __init__(self, folder: Path, session: str) -> None:
+    def __init__(self, folder: Path, *, leave_out: bool = False) -> None:
         self._folder = folder
-        self._session = session
-        try:
-            self._inputs = list(read(folder / "journal" / "inputs.journal"))
-        except OSError as error:
-            raise JournalError(f"{folder}: no session to resume: {error}") from None
+        self._leave_out = leave_out
+        self._session = session_identifier(folder)
+        self._inputs = list(read(folder / "journal" / "inputs.journal"))
+
+    def __len__(self) -> int:
+        return len(self._inputs)
 
     def outputs(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield place in the journal, topic and payload of every message that was published."""
@@ -82,10 +125,19 @@ class Past:
         JournalError
             A volume that was kept cannot be read.
         """
+        accounted: dict[int, int] = {}
         for record in self._inputs:
-            match record["kind"]:
+            kind = record["kind"]
+            if kind in ("volume", "skipped", "missing") and record["volume"] is not None:
+                run, index = record["run"], record["volume"]
+                for lost in range(accounted.get(run, index), index):
+                    yield Skipped(run=run, volume=lost, path="", reason="its record in the journal was damaged")
+                accounted[run] = max(accounted.get(run, 0), index + 1)
+            match kind:
                 case "volume":
                     yield self._volume(record, now_mono_s)
+                case "bundle":
+                    yield BundleRequest(folder=record["folder"], identity=record["identity"])
                 case "skipped" | "missing":
                     yield Skipped(**{name: record[name] for name in ("run", "volume", "path", "reason")})
                 case "run_start":
@@ -96,12 +148,17 @@ class Past:
                     names = ("run", "trial", "onset_s", "duration_s", "stimulus", "condition")
                     yield TrialEvent(**{name: record[name] for name in names})
 
-    def _volume(self, record: dict[str, Any], now_mono_s: float) -> Volume:
+    def _volume(self, record: dict[str, Any], now_mono_s: float) -> Volume | Skipped:
         path = self._folder / record["kept"]
         try:
             data = np.asarray(nib.load(path).dataobj.get_unscaled())
-        except (OSError, ImageFileError) as error:
-            raise JournalError(f"{path}: expected the volume that was kept: {error}") from None
+        except (OSError, ImageFileError, ValueError) as error:
+            problem = f"expected the volume that was kept in {path.parent.name}/{path.name}: {error}"
+            if self._leave_out:
+                return Skipped(run=record["run"], volume=record["volume"], path=record["path"], reason=problem)
+            raise JournalError(
+                f"{problem}; put it back from a copy, or resume without it: --resume --leave-out-unreadable"
+            ) from None
         times = record["slice_times_s"]
         return Volume(
             stamp=Stamp(

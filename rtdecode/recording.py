@@ -3,6 +3,7 @@
 sub-01_ses-01/
   settings.toml, dataset_description.json
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
+  journal/lock                               names the process that records
   journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
@@ -17,11 +18,12 @@ sub-01_ses-01/
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,10 +34,13 @@ from numpy.typing import NDArray
 from rtdecode import __version__
 from rtdecode.clock import Clock
 from rtdecode.errors import JournalError
-from rtdecode.journal import Journal
+from rtdecode.journal import Journal, read
+from rtdecode.kept import KeptVolumes
+from rtdecode.lock import FolderLock
 from rtdecode.records import BetaUpdate, Caption, Drift, RegisteredVolume, Score, TrialEvent, Volume
 from rtdecode.settings import SessionSettings
 
+_log = logging.getLogger(__name__)
 TASK = "rtdecode"
 MOTION_COLUMNS = (
     "volume", "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement", "dvars",
@@ -54,14 +59,32 @@ def session_folder(session: SessionSettings) -> Path:
 
 
 def session_name(session: SessionSettings) -> str:
-    """Return the identifier that messages and stamps carry."""
+    """Return the name of a session; its identifier, which no other recording has, begins with it."""
     return f"{session.participant}-{session.session}"
+
+
+def session_identifier(folder: Path) -> str:
+    """Return the identifier of a recorded session.
+
+    Raises
+    ------
+    JournalError
+        There is none, or its journal is damaged.
+    """
+    path = folder / "journal" / "inputs.journal"
+    try:
+        return str(next(record["session"] for record in read(path) if record["kind"] == "session"))
+    except OSError as error:
+        raise JournalError(f"{folder}: no session to resume: {error}") from None
+    except StopIteration:
+        raise JournalError(f"{path}: expected the session's identifier among the records, found none") from None
 
 
 class Recording:
     """The open session folder. Journals are written before what they tell of is used.
 
-    `saving` is set while disk space is short: pictures are then not kept.
+    Volumes and journals that the disk refuses are held in memory and written when it takes them again. Tables and
+    pictures that it refuses are left out: a resume makes the tables anew.
 
     Parameters
     ----------
@@ -72,10 +95,20 @@ class Recording:
     resume : bool
         Go on with a session that was interrupted.
 
+    Attributes
+    ----------
+    folder : Path
+    session : str
+        Identifier that messages and stamps carry: of this recording alone, also where one of the same name was made
+        before elsewhere.
+    saving : bool
+        Set while disk space is short: pictures are then not kept.
+
     Raises
     ------
     JournalError
-        The folder exists already or cannot be made; or, to resume, there is none or its journal is damaged.
+        The folder exists already or cannot be made; or, to resume, there is none, its journal is damaged or another
+        process records in it.
     """
 
     def __init__(self, session: SessionSettings, settings_text: str, clock: Clock, *, resume: bool = False) -> None:
@@ -85,9 +118,20 @@ class Recording:
         if not resume:
             self._make(settings_text)
         journals = self.folder / "journal"
-        self._unsynced: deque[Path] = deque()  # kept volumes that may still be in the cache
-        self.inputs = Journal(journals / "inputs.journal", clock, before_sync=self._sync_kept, resume=resume)
+        self._lock = FolderLock(journals / "lock", clock)
+        self._kept = KeptVolumes(journals / "volumes")
+        self.inputs = Journal(
+            journals / "inputs.journal", clock, ready=self._kept.write_held, before_sync=self._kept.sync, resume=resume
+        )
         self._outputs = Journal(journals / "outputs.journal", clock, resume=resume)
+        if resume:
+            self.session = session_identifier(self.folder)
+        else:
+            began = datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y%m%dT%H%M%S")
+            self.session = f"{session_name(session)}-{began}"
+            self.inputs.append("session", session=self.session)
+        self._place = os.stat(self.folder)
+        self._left_out: str | None = None
         self.scratch = journals / "scratch"
         self.scratch.mkdir(exist_ok=True)
         self._tables: dict[Path, TextIO] = {}
@@ -97,6 +141,17 @@ class Recording:
             for path in self._func.glob("*_desc-decoded_events.tsv"):
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
                 self._tables[path] = path.open("a", encoding="utf-8", buffering=1)
+
+    @property
+    def problem(self) -> str | None:
+        """Why not all can be written; None while it can."""
+        try:
+            moved = not os.path.samestat(os.stat(self.folder), self._place)
+        except OSError:
+            moved = True
+        if moved:
+            return "the session folder is not where it was: it was moved or removed"
+        return self._kept.problem or self.inputs.problem or self._outputs.problem or self._left_out
 
     @contextmanager
     def refolding(self) -> Iterator[None]:
@@ -141,12 +196,23 @@ class Recording:
         )
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Bring everything to the disk.
+
+        Raises
+        ------
+        JournalError
+            It does not take all.
+        """
         for table in self._tables.values():
-            table.close()
+            with suppress(OSError):
+                table.close()
         self.inputs.close()
         self._outputs.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
+        problem = self.problem
+        self._lock.close()
+        if problem is not None:
+            raise JournalError(f"{self.folder}: not all of the session could be written: {problem}")
 
     def output(self, topic: bytes, payload: bytes) -> int:
         """Journal one message before it is sent; return where `published` finds it."""
@@ -163,42 +229,14 @@ class Recording:
         return (record["payload"] for record in self._outputs.at(places))
 
     def keep(self, volume: Volume) -> None:
-        """Keep the stored values of a volume losslessly, as NIfTI.
-
-        Raises
-        ------
-        JournalError
-            The disk refused it.
-        """
-        target = self._kept(volume)
-        target.parent.mkdir(exist_ok=True)
-        header = nib.Nifti1Header()
-        header.set_data_dtype(volume.data.dtype)
-        header.set_data_shape(volume.data.shape)
-        header.set_sform(volume.affine, 1)
-        header.set_zooms(np.linalg.norm(volume.affine[:3, :3], axis=0))
-        header.set_xyzt_units("mm", "sec")
-        header["scl_slope"], header["scl_inter"] = volume.slope, volume.intercept
-        header["vox_offset"], header["magic"] = 352, b"n+1"
-        try:
-            target.write_bytes(header.binaryblock + bytes(4) + volume.data.tobytes(order="F"))
-        except OSError as error:
-            raise JournalError(f"{target}: cannot keep the raw volume: {error}") from None
-        self._unsynced.append(target)
+        """Keep the stored values of a volume; see `KeptVolumes.keep`."""
+        self._kept.keep(volume)
 
     def sync_if_due(self) -> None:
-        """Bring volumes and journals to the disk that have stayed in the cache for a second."""
+        """Write what was held; bring volumes and journals to the disk that have stayed in the cache for a second."""
+        self._kept.write_held()
         self.inputs.sync_if_due()
         self._outputs.sync_if_due()
-
-    def _sync_kept(self) -> None:
-        folders = set()
-        while self._unsynced:
-            path = self._unsynced.popleft()
-            _sync(path)
-            folders.add(path.parent)
-        for folder in folders:
-            _sync(folder)
 
     def arrival(self, volume: Volume) -> None:
         """Journal that a volume came, with all that its NIfTI header does not hold to the last digit."""
@@ -208,7 +246,7 @@ class Recording:
             run=stamp.run,
             volume=stamp.volume,
             path=volume.path,
-            kept=str(self._kept(volume).relative_to(self.folder)),
+            kept=str(self._kept.path(volume).relative_to(self.folder)),
             series_uid=volume.series_uid,
             instance=volume.instance,
             slope=float(volume.slope),
@@ -222,14 +260,11 @@ class Recording:
             problems=list(volume.problems),
         )
 
-    def _kept(self, volume: Volume) -> Path:
-        stamp = volume.stamp
-        return self.folder / "journal" / "volumes" / f"run-{stamp.run:02d}" / f"vol-{stamp.volume:04d}.nii"
-
     def reference(self, data: NDArray[Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> None:
         """Write the reference volume and the mask whose C order is the order of all betas."""
-        self._nifti(np.asarray(data, np.float32), affine, self._func / f"{self._stem}_boldref.nii.gz")
-        self._nifti(mask.astype(np.uint8), affine, self._func / f"{self._stem}_desc-brain_mask.nii.gz")
+        for values, name in ((np.asarray(data, np.float32), "boldref"), (mask.astype(np.uint8), "desc-brain_mask")):
+            with self.leaving_out(self._func / f"{self._stem}_{name}.nii.gz") as target:
+                nib.Nifti1Image(values, affine).to_filename(target)
 
     def event(self, event: TrialEvent) -> None:
         """Add a trial to the events table of its run."""
@@ -299,8 +334,6 @@ class Recording:
             return
         data = np.zeros((*mask.shape, len(usable)), np.float32)
         data[mask] = np.stack([b.beta for b in usable], axis=1)
-        target = self._path(run, "desc-trial_betas.nii.gz")
-        self._nifti(data, affine, target)
         sidecar = {
             "Description": "Causal single-trial response estimates",
             "Units": "percent signal change",
@@ -308,9 +341,11 @@ class Recording:
             "DelayAfterOnset_s": [b.delay_s for b in usable],
             "Invalid": {b.event.trial: b.invalid for b in finals if b.invalid is not None},
         }
-        target.with_name(target.name.replace(".nii.gz", ".json")).write_text(
-            json.dumps(sidecar, indent=1) + "\n", encoding="utf-8"
-        )
+        with self.leaving_out(self._path(run, "desc-trial_betas.nii.gz")) as target:
+            nib.Nifti1Image(data, affine).to_filename(target)
+            target.with_name(target.name.replace(".nii.gz", ".json")).write_text(
+                json.dumps(sidecar, indent=1) + "\n", encoding="utf-8"
+            )
 
     def model_path(self) -> Path:
         """Where what the calibration runs taught the estimator is kept."""
@@ -322,7 +357,8 @@ class Recording:
 
     def quality(self, run: int, summary: Mapping[str, Any]) -> None:
         """Write the quality figures of a run."""
-        self._path(run, "desc-quality_summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        with self.leaving_out(self._path(run, "desc-quality_summary.json")) as target:
+            target.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
     def stem(self, run: int) -> Path:
         """Return folder and beginning of the names of a run's derivatives."""
@@ -333,30 +369,29 @@ class Recording:
         if self.saving:
             return ""
         target = self.folder / "recon" / f"{trial}_rev-{revision}.webp"
-        target.write_bytes(encoded)
-        return str(target.relative_to(self.folder))
+        kept = ""
+        with self.leaving_out(target):
+            target.write_bytes(encoded)
+            kept = str(target.relative_to(self.folder))
+        return kept
 
     def _path(self, run: int, suffix: str) -> Path:
         stem = self.stem(run)
         return stem.with_name(f"{stem.name}_{suffix}")
 
     def _row(self, run: int, suffix: str, columns: Sequence[str], values: Sequence[object]) -> None:
-        path = self._path(run, suffix)
-        table = self._tables.get(path)
-        if table is None:
-            table = self._tables[path] = path.open("w", encoding="utf-8", buffering=1)
-            table.write("\t".join(columns) + "\n")
-        table.write("\t".join("n/a" if v is None else str(v).replace("\t", " ") for v in values) + "\n")
+        with self.leaving_out(self._path(run, suffix)) as path:
+            table = self._tables.get(path)
+            if table is None:
+                table = self._tables[path] = path.open("w", encoding="utf-8", buffering=1)
+                table.write("\t".join(columns) + "\n")
+            table.write("\t".join("n/a" if v is None else " ".join(str(v).split()) for v in values) + "\n")
 
-    @staticmethod
-    def _nifti(data: NDArray[Any], affine: NDArray[np.float64], target: Path) -> None:
-        nib.Nifti1Image(data, affine).to_filename(target)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    @contextmanager
+    def leaving_out(self, path: Path) -> Iterator[Path]:
+        """Write a file that a session can do without: if the disk refuses it, that is told by `problem`."""
+        try:
+            yield path
+        except OSError as error:
+            self._left_out = f"tables, plots and pictures are incomplete: {error.strerror or error}"
+            _log.warning("%s: left out: %s", path.name, error)

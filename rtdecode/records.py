@@ -171,6 +171,14 @@ class RunEnd:
     volumes: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleRequest:
+    """From here on trials are decoded, with the ParticipantBundle of that identity in that folder."""
+
+    folder: str
+    identity: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegisteredVolume:
     """A volume in the space of the reference, with its quality.

@@ -1,8 +1,9 @@
 """The frames between the daemon and the decode worker: msgpack maps, one per message, defined here only.
 
-Requests: load (folder) and decode (beta, truth, trial). Replies: ready (categories, absent parts), loaded (identity);
-embedding, caption and reconstruction (each with its milliseconds), then decoded; error (which kind, and the text). A
-request to end is an empty frame.
+Requests: load (folder) and decode (beta, truth, trial). Replies: ready (categories, stimuli, absent parts), loaded
+(identity); embedding, caption and reconstruction (each with its milliseconds), then decoded; error (which kind, and the
+text). A request to end is an empty frame; one of the number 0 comes every second while a request is worked on, as a
+sign of life.
 Before each frame stand eight bytes, the number of the request that it is or answers: a reply nobody waited for is not
 taken for another.
 """
@@ -47,9 +48,9 @@ def pack_decode(beta: NDArray[np.float32], truth: Sequence[str | None], trial: s
     return _pack({"kind": "decode", "beta": _array(beta), "truth": list(truth), "trial": trial})
 
 
-def pack_ready(categories: Sequence[str], absent: Sequence[str]) -> bytes:
-    """Reply: the engines are loaded and warm; between which categories they decide and which parts they cannot make."""
-    return _pack({"kind": "ready", "categories": list(categories), "absent": list(absent)})
+def pack_ready(categories: Sequence[str], stimuli: Sequence[str], absent: Sequence[str]) -> bytes:
+    """Reply: the engines are loaded and warm; what they decide between, and which parts they cannot make."""
+    return _pack({"kind": "ready", "categories": list(categories), "stimuli": list(stimuli), "absent": list(absent)})
 
 
 def pack_loaded(identity: str) -> bytes:

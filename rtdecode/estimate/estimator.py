@@ -128,6 +128,11 @@ class Estimator:
         return self._space
 
     @property
+    def t_r_s(self) -> float | None:
+        """Repetition time of the run that is open, seconds; None before its first volume."""
+        return self._t_r_s
+
+    @property
     def calibrated(self) -> Calibrated | None:
         """The earlier visit whose space and scales hold, if any."""
         return self._calibrated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
@@ -10,9 +12,11 @@ from typing import Any, Protocol
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
-from rtdecode.errors import ProtocolError
+from rtdecode.errors import JournalError, ProtocolError
 
-REPLAY_BYTES = 8 << 20
+REPLAY_BYTES = 512 << 10
+_LOST = -1
+_log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -22,9 +26,12 @@ class Transport(Protocol):
     ----------
     rejected : int
         Requests refused so far.
+    broken : str or None
+        Why nothing is carried any more; None while all is well.
     """
 
     rejected: int
+    broken: str | None
 
     def send(self, topic: bytes, payload: bytes) -> None:
         """Queue one message for sending."""
@@ -47,10 +54,13 @@ class _History:
     """Where the messages of one topic are in the log, by sequence number; the last one itself."""
 
     def __init__(self) -> None:
-        self.places = array("Q")
+        self.places = array("q")
         self.last: bytes | None = None
 
-    def add(self, place: int, payload: bytes) -> None:
+    def add(self, place: int, payload: bytes, seq: int | None = None) -> None:
+        """Take the next message, or that of a number; those left out are lost."""
+        while seq is not None and len(self.places) < seq:
+            self.places.append(_LOST)
         self.places.append(place)
         self.last = payload
 
@@ -69,6 +79,11 @@ def _said_once(message: wire.Message) -> tuple[object, ...] | None:
             return topic, message.trial, message.revision
         case _:
             return None
+
+
+def without_folders(text: str) -> str:
+    """Leave of every full path in a text the last name: who uses a machine is nobody's business on the stream."""
+    return re.sub(r"(?<![\w./:])/(?:[^/\s:'\"]+/)+", "", text)
 
 
 class Publisher:
@@ -109,8 +124,9 @@ class Publisher:
         """
         with self._lock:
             for place, topic, payload in outputs:
-                self._history[topic.decode()].add(place, payload)
-                said = _said_once(wire.unpack(topic, payload))
+                message = wire.unpack(topic, payload)
+                self._history[topic.decode()].add(place, payload, message.seq)
+                said = _said_once(message)
                 if said is not None:
                     self._said.add(said)
 
@@ -122,6 +138,13 @@ class Publisher:
         """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""
         if self._said and _said_once(message) in self._said:
             return
+        match message:
+            case wire.Fault():
+                message = replace(
+                    message, reason=without_folders(message.reason), remedy=without_folders(message.remedy)
+                )
+            case wire.Skipped():
+                message = replace(message, reason=without_folders(message.reason))
         name = wire.topic_of(message)
         numbered = not isinstance(message, wire.Heartbeat)
         with self._lock:
@@ -135,8 +158,16 @@ class Publisher:
                 )
             )
             if numbered:
-                history.add(self._log.output(topic, payload), payload)
+                history.add(self._kept(topic, payload), payload)
             self._transport.send(topic, payload)
+
+    def _kept(self, topic: bytes, payload: bytes) -> int:
+        """Keep a message; what no disk takes is sent all the same, but cannot be replayed."""
+        try:
+            return self._log.output(topic, payload)
+        except JournalError as error:
+            _log.error("a message of %s is sent but not kept: %s", topic.decode(), error)
+            return _LOST
 
     def snapshot(self) -> list[tuple[str, bytes]]:
         """Return the last message of each topic that has one."""
@@ -144,12 +175,13 @@ class Publisher:
             return [(name, h.last) for name, h in self._history.items() if h.last is not None]
 
     def replay(self, topic: str, since_seq: int) -> dict[str, Any]:
-        """Return the messages of `topic` from `since_seq` on, at most 8 MiB at a time.
+        """Return the messages of `topic` from `since_seq` on, at most 512 KiB at a time.
 
         Returns
         -------
         dict
-            ``messages``; ``next_seq`` to go on from; whether there are ``more``.
+            ``messages``; their ``places``, which grow in the order in which messages of all topics were published;
+            ``next_seq`` to go on from; whether there are ``more``.
 
         Raises
         ------
@@ -163,11 +195,15 @@ class Publisher:
             if history is None:
                 raise ProtocolError(f"no topic {topic!r}; expected one of {', '.join(self._history)}")
             places = history.places[since_seq:]
+        known = [place for place in places if place != _LOST]
         messages: list[bytes] = []
         size = 0
-        for payload in self._log.published(places):
+        for payload in self._log.published(known):
             size += len(payload)
             if messages and size > REPLAY_BYTES:
                 break
             messages.append(payload)
-        return {"messages": messages, "next_seq": since_seq + len(messages), "more": len(messages) < len(places)}
+        told = len(messages)
+        more = told < len(known)
+        taken = places.index(known[told]) if more else len(places)
+        return {"messages": messages, "places": known[:told], "next_seq": since_seq + taken, "more": more}

@@ -9,18 +9,24 @@ from msgspec import Meta
 
 from rtdecode.errors import ProtocolError
 
-MAX_BYTES = 1 << 20
-Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:+ -]+$")]
+MAX_BYTES = 64 << 10
+Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:+ -]+\Z")]
 RunNumber = Annotated[int, Meta(ge=1, le=9999)]
 Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", forbid_unknown_fields=True):
-    """Fields that every request has: version and a number that its answer repeats."""
+    """Fields that every request has: version and a number that its answer repeats.
+
+    `expires`, by the daemon's monotonic clock in seconds as `Ping` tells it, is when the client gives the request up:
+    it is not carried out after that.
+    """
 
     v: Literal[1]
-    id: int
+    id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    expires: float | None = None
 
 
 class Ping(Request, frozen=True, tag="ping"):
@@ -42,16 +48,16 @@ class Mode(Request, frozen=True, tag="mode"):
     """Asks to decode with a bundle; to go back to calibration is refused."""
 
     mode: Literal["calibrate", "decode"]
-    bundle: Annotated[str, Meta(max_length=4096)] | None = None
+    bundle: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")] | None = None
 
 
 class Calibration(Request, frozen=True, tag="calibration"):
     """Publishes the progress of a calibration."""
 
     trials: Count
-    percentile: float | None = None
-    interval: Annotated[list[float], Meta(max_length=2)] = []
-    p_value: float | None = None
+    percentile: Fraction | None = None
+    interval: Annotated[list[Fraction], Meta(max_length=2)] = []
+    p_value: Fraction | None = None
     note: Annotated[str, Meta(max_length=1000)] = ""
 
 
@@ -90,7 +96,7 @@ def decode(payload: bytes) -> AnyRequest:
         raise ProtocolError(f"request of {len(payload)} bytes; at most {MAX_BYTES} are taken")
     try:
         request = _decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError) as error:  # not UTF-8; beyond 64 bits
         raise ProtocolError(f"request not understood: {error}") from None
     if isinstance(request, Event) and request.kind == "trial":
         missing = [n for n in ("trial", "onset_s", "duration_s") if getattr(request, n) is None]

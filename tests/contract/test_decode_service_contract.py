@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtdecode.decode.worker import DecodeService, LocalService, WorkerService
+from rtdecode.decode.service import DecodeService, LocalService
+from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Reconstruction
 from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle

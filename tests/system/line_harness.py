@@ -15,7 +15,7 @@ from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.bundle import open_pack
 from rtdecode.daemon import Daemon
 from rtdecode.decode.loading import load_candidates, load_decoder
-from rtdecode.decode.worker import LocalService
+from rtdecode.decode.service import LocalService
 from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.lanes import Closed
 from rtdecode.past import Past
@@ -37,6 +37,7 @@ class Recorder:
     """A transport that keeps everything: the socket seam without sockets."""
 
     rejected = 0
+    broken = None
 
     def __init__(self) -> None:
         self.messages: list[wire.Message] = []
@@ -64,14 +65,15 @@ class RecordedClient:
         pass
 
     def messages(self) -> Iterator[wire.Message]:
-        missed = [wire.unpack(topic.encode(), payload) for topic in TOPICS for payload in self._replayed(topic)]
-        return iter(sorted(missed, key=lambda message: message.t_published))
+        missed = sorted(page for topic in TOPICS for page in self._replayed(topic))
+        return iter([wire.unpack(topic.encode(), payload) for _, topic, payload in missed])
 
-    def _replayed(self, topic: str) -> Iterator[bytes]:
+    def _replayed(self, topic: str) -> Iterator[tuple[int, str, bytes]]:
         answer: dict[str, Any] = {"next_seq": 0, "more": True}
         while answer["more"]:
             answer = self._request(requests.Replay, topic=topic, since_seq=answer["next_seq"])
-            yield from answer["messages"]
+            for place, payload in zip(answer["places"], answer["messages"], strict=True):
+                yield place, topic, payload
 
     def calibration(self, **status: Any) -> None:
         self._request(requests.Calibration, **status)
@@ -143,10 +145,10 @@ class Rig:
         settings, clock = self._settings, self._clock
         pack = open_pack(settings.decode.pack)
         calibrated = calibration_of(settings, pack)
-        past = Past(session_folder(settings.session), "sim-01") if resume else None
+        past = Past(session_folder(settings.session)) if resume else None
         self._recording = Recording(settings.session, "", clock, resume=resume)
         known = past.runs() if past else ()
-        self._source = FolderWatcher(settings.scanner, "sim-01", clock, known=known)
+        self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
         decoder = LocalService(load_decoder(pack, stimuli=settings.decode.stimuli))
         self._daemon = Daemon(
             settings,
@@ -157,9 +159,9 @@ class Rig:
             self.recorder,
             clock,
             calibrated=calibrated,
-            past=past,
         )
-        self.recorder.answer = self._daemon.answer
+        self.recorder.answer = self._daemon.desk.answer
+        self._daemon.begin(past)
 
     def _restart(self) -> None:
         while True:
@@ -180,6 +182,7 @@ class Rig:
                 pass
             while self._daemon.decode_once(0):
                 pass
+            self._daemon.watch_once()
         except Killed:
             self._restart()
 
@@ -223,7 +226,8 @@ def calibrate(settings: Settings, rig: Rig) -> None:
         leave_out=settings.calibration.leave_out,
         seed=settings.session.seed,
     )
-    CalibrationRun(RecordedClient(rig.request), calibrator, pack).run()  # type: ignore[arg-type]
+    client: Any = RecordedClient(rig.request)
+    CalibrationRun(client, calibrator, pack, session_folder(settings.session)).run()
 
 
 def without_times(message: wire.Message) -> tuple[object, ...]:

@@ -152,7 +152,7 @@ def test_a_truncated_volume_is_skipped_with_its_reason_and_nothing_else_is_lost(
     assert (skipped.run, skipped.volume) == (3, 20)
     assert "truncated" in skipped.reason
     assert {s.trial for s in recorder.of(wire.Score) if s.final} == {t.trial for t in DECODED}
-    assert not recorder.of(wire.Fault)
+    assert [(f.kind, f.over) for f in recorder.of(wire.Fault)] == [("no-volume", False), ("no-volume", True)]
 
 
 def test_a_missing_last_volume_is_declared_and_the_run_is_closed(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_disk_nearly_full_is_a_fault_and_the_scan_has_priority(
         free["bytes"] = 1 << 30 if run == 3 and volume >= 25 else 1 << 40
 
     recorder, folder = run_visit(tmp_path, FakeClock(), spoil=fill)
-    assert [(f.part, "1.0 GiB" in f.reason) for f in recorder.of(wire.Fault)] == [("disk", True)]
+    assert [(f.kind, "1.0 GiB" in f.reason, f.over) for f in recorder.of(wire.Fault)] == [("low", True, False)]
     assert len(recorder.of(wire.Volume)) == PLAN.runs * N
     assert len(list((folder / "journal" / "volumes").rglob("*.nii"))) == PLAN.runs * N
     pictures = recorder.of(wire.Reconstruction)
@@ -192,10 +192,12 @@ def test_an_export_folder_that_goes_away_is_a_fault_and_its_return_is_not(tmp_pa
             export.rename(away)
             export.mkdir()
             export.rmdir()
-            clock.sleep(0.5)
+            clock.sleep(1.5)
             away.rename(export)
 
     clock = FakeClock()
     recorder, _ = run_visit(tmp_path, clock, spoil=unmount)
-    assert [f.part for f in recorder.of(wire.Fault)] == ["acquire"]
+    assert [(f.part, f.kind, f.over) for f in recorder.of(wire.Fault)] == [
+        ("acquire", "folder", False), ("acquire", "folder", True),
+    ]  # fmt: skip
     assert len(recorder.of(wire.Volume)) == PLAN.runs * N

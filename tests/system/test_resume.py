@@ -112,7 +112,7 @@ def test_a_killed_session_ends_as_if_it_had_not_been(
 
 def test_there_must_be_a_session_to_resume(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="no session to resume"):
-        Past(tmp_path, "sim-01")
+        Past(tmp_path)
 
 
 class Daemons:

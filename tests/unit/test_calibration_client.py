@@ -66,8 +66,8 @@ def visit(folder: Path) -> list[Message]:
     return messages
 
 
-def calibration_run(client: ListClient) -> CalibrationRun:
-    return CalibrationRun(cast(Client, client), Calibrator(tiny_categories(), leave_out="run"), tiny_pack())
+def calibration_run(client: ListClient, folder: Path) -> CalibrationRun:
+    return CalibrationRun(cast(Client, client), Calibrator(tiny_categories(), leave_out="run"), tiny_pack(), folder)
 
 
 def with_reference(folder: Path) -> Path:
@@ -81,7 +81,7 @@ def with_reference(folder: Path) -> Path:
 
 def test_final_betas_of_the_calibration_runs_make_a_bundle(tmp_path: Path) -> None:
     client = ListClient(visit(with_reference(tmp_path)))
-    folder = calibration_run(client).run()
+    folder = calibration_run(client, tmp_path).run()
     bundle = open_participant(folder)
     assert bundle.provenance["trials"] == 32
     assert bundle.provenance["pack"] == tiny_pack().identity
@@ -96,7 +96,7 @@ def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     messages[3] = beta(1, 0, rng, invalid="no volumes after onset", beta=None)
     messages[5] = beta(1, 1, rng, condition="dog", stimulus="spot")
-    folder = calibration_run(ListClient(messages)).run()
+    folder = calibration_run(ListClient(messages), tmp_path).run()
     provenance = open_participant(folder).provenance
     assert provenance["trials"] == 30
     assert provenance["left_out"] == [
@@ -109,13 +109,13 @@ def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
     messages = [*visit(tmp_path)[:20], session(tmp_path, state="ended")]
     client = ListClient(messages)
     with pytest.raises(CalibrationError, match="ended after"):
-        calibration_run(client).run()
+        calibration_run(client, tmp_path).run()
     assert client.modes == []
 
 
 def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="expected one"):
-        calibration_run(ListClient(visit(tmp_path))).run()
+        calibration_run(ListClient(visit(tmp_path)), tmp_path).run()
 
 
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
@@ -125,4 +125,4 @@ def test_a_daemon_that_refuses_or_is_silent_is_named(error: Exception, tmp_path:
             raise error
 
     with pytest.raises(CalibrationError, match=str(error)):
-        calibration_run(Refusing(visit(with_reference(tmp_path)))).run()
+        calibration_run(Refusing(visit(with_reference(tmp_path))), tmp_path).run()

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from rtdecode.__main__ import main
 from rtdecode.decode import frames
-from rtdecode.decode.worker import LocalService, WorkerService
+from rtdecode.decode.service import LocalService
+from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Embedding, Reconstruction
 from rtdecode.simulate import world

@@ -1,12 +1,17 @@
+import errno
+import os
+import struct
+import zlib
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rtdecode.errors import JournalError
-from rtdecode.journal import Journal, enumerated, read
+from rtdecode.journal import Journal, enumerated, read, recover
 from rtdecode.recording import Recording
 from rtdecode.records import Stamp, Volume
 from rtdecode.settings import SessionSettings
@@ -77,28 +82,110 @@ def test_a_record_that_was_altered_is_not_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_record_that_the_disk_takes_in_part_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+@pytest.mark.parametrize("takes", [0, 7])
+def test_what_the_disk_refuses_is_held_in_order_and_written_when_it_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool, takes: int
 ) -> None:
+    path = tmp_path / ("other" if resume else "j")
     write(tmp_path / "other", [])
-    journal = Journal(tmp_path / ("other" if resume else "j"), FakeClock(), resume=resume)
+    journal = Journal(path, FakeClock(), resume=resume)
     journal.append("thing", n=1)
-    stream = journal._stream
+    pwrite = os.pwrite
 
-    class Full:
-        def __getattr__(self, name: str) -> object:
-            return getattr(stream, name)
+    def full(file: int, data: bytes, place: int) -> int:
+        if takes and len(data) > takes:
+            return pwrite(file, data[:takes], place)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        def write(self, data: bytes) -> int:
-            return stream.write(data[:7])
-
-    monkeypatch.setattr(journal, "_stream", Full())
-    with pytest.raises(JournalError, match="No space left"):
-        journal.append("thing", n=2)
+    monkeypatch.setattr("rtdecode.journal.os.pwrite", full)
+    places = [journal.append("thing", n=n) for n in (2, 3)]
+    assert journal.problem is not None
+    assert "No space left" in journal.problem
+    assert [r["n"] for r in journal.at(places)] == [2, 3]
+    assert [r["n"] for r in read(path)] == [1]
     monkeypatch.undo()
-    journal.append("thing", n=3)
+    journal.append("thing", n=4)
+    assert journal.problem is None
     journal.close()
-    assert [r["n"] for r in read(journal._path)] == [1, 3]
+    assert [r["n"] for r in read(path)] == [1, 2, 3, 4]
+    assert [place for place, r in enumerated(path) if r["n"] in (2, 3)] == places
+
+
+def test_what_can_be_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    journal = Journal(tmp_path / "j", FakeClock())
+    monkeypatch.setattr("rtdecode.journal.os.pwrite", full)
+    monkeypatch.setattr("rtdecode.journal.HELD_BYTES", 1000)
+    for _ in range(9):
+        journal.append("thing", payload=bytes(50))
+    with pytest.raises(JournalError, match="No space left"):
+        journal.append("thing", payload=bytes(50))
+
+
+def test_records_wait_for_what_they_tell_of(tmp_path: Path) -> None:
+    kept = {"ready": False}
+    journal = Journal(tmp_path / "j", FakeClock(), ready=lambda: kept["ready"])
+    journal.append("thing", n=1)
+    assert (tmp_path / "j").stat().st_size == 0
+    kept["ready"] = True
+    journal.append("thing", n=2)
+    assert [r["n"] for r in read(tmp_path / "j")] == [1, 2]
+    journal.close()
+
+
+@pytest.fixture
+def nine(tmp_path: Path) -> tuple[Path, list[int]]:
+    """A journal of nine records, and where each begins; the last place is the end."""
+    path = tmp_path / "session" / "journal" / "inputs.journal"
+    path.parent.mkdir(parents=True)
+    write(path, [{"n": n} for n in range(9)])
+    return path, [*(place for place, _ in enumerated(path)), path.stat().st_size]
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bit=st.integers(min_value=0))
+def test_one_bit_anywhere_loses_no_more_than_its_record(nine: tuple[Path, list[int]], bit: int) -> None:
+    path, places = nine
+    whole = path.read_bytes()
+    bit %= 8 * len(whole)
+    spoilt = bytearray(whole)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(spoilt)
+    hit = next(i for i, start in enumerate([0, *places]) if start > bit // 8) - 2 if bit // 8 < places[-1] else 8
+    try:
+        if hit < 8:
+            with pytest.raises(JournalError, match="rtdecode session recover"):
+                list(read(path))
+            with pytest.raises(JournalError, match="rtdecode session recover"):
+                Journal(path, FakeClock(), resume=True)
+            assert path.read_bytes() == bytes(spoilt)
+            found = recover(path)
+            assert len(found.damaged) == 1
+            assert path.with_name("inputs.journal.damaged").read_bytes() == bytes(spoilt)
+        assert [r["n"] for r in read(path)] == [n for n in range(9) if n != hit]
+    finally:
+        path.with_name("inputs.journal.damaged").unlink(missing_ok=True)
+        path.write_bytes(whole)
+
+
+def test_a_torn_end_is_kept_beside_the_journal(nine: tuple[Path, list[int]]) -> None:
+    path, places = nine
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    journal = Journal(path, FakeClock(), resume=True)
+    assert journal.append("thing", n=9) == places[8]
+    journal.close()
+    assert path.with_name(f"inputs.journal.torn-{places[8]}").read_bytes() == whole[places[8] : -3]
+    assert [r["n"] for r in read(path)] == [*range(8), 9]
+
+
+def test_a_journal_of_an_older_version_is_named(tmp_path: Path) -> None:
+    payload = msgpack.packb({"kind": "journal", "t_wall": 0.0, "schema": "rtdecode.journal/1"})
+    (tmp_path / "j").write_bytes(struct.pack("<II", len(payload), zlib.crc32(payload)) + payload)
+    with pytest.raises(JournalError, match="older version"):
+        list(read(tmp_path / "j"))
 
 
 def test_another_file_is_refused_and_none_is_overwritten(tmp_path: Path) -> None:

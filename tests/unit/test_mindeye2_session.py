@@ -23,7 +23,8 @@ from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.mindeye2.latents import EMBEDDINGS
 from rtdecode.decode.mindeye2.stimuli import CATEGORIES
-from rtdecode.decode.worker import LocalService, WorkerService
+from rtdecode.decode.service import LocalService
+from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Stamp, TrialEvent
 

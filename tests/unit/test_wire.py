@@ -1,4 +1,5 @@
 import dataclasses
+import time
 import typing
 from collections.abc import Iterable, Iterator
 
@@ -77,6 +78,7 @@ def test_a_wrong_request_says_what_is_wrong(fields: dict[str, object], reason: s
 
 class ListTransport:
     rejected = 0
+    broken = None
 
     def __init__(self) -> None:
         self.sent: list[wire.Message] = []
@@ -168,7 +170,7 @@ def served() -> Iterator[tuple[Server, Publisher]]:
             case requests.Snapshot():
                 return {"messages": out.snapshot()}
             case requests.Ping():
-                return {"t_wall": 5.0}
+                return {"t_wall": 5.0, "t_mono": time.monotonic()}
         raise ProtocolError("not here")
 
     server.start(answer)

@@ -1,0 +1,210 @@
+"""Decoding as the daemon asks for it, and the process that it is done in.
+
+`LocalService` decodes in the caller's process, `WorkerService` of the module `worker` in one that runs `serve`. Both
+are a `DecodeService`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.bundle import open_pack, open_participant
+from rtdecode.decode import frames
+from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.loading import load_decoder
+from rtdecode.errors import RtdecodeError
+from rtdecode.records import BetaUpdate, Part
+
+_PULSE_S = 1.0
+
+
+class DecodeService(Protocol):
+    """What the daemon asks of decoding."""
+
+    @property
+    def restarts(self) -> int:
+        """How often what decodes had to be replaced."""
+        ...
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """GPU memory that is held; None without a GPU."""
+        ...
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of what a score decides between."""
+        ...
+
+    @property
+    def stimuli(self) -> tuple[str, ...]:
+        """Names that a trial's stimulus or condition is known by."""
+        ...
+
+    @property
+    def silent_s(self) -> float:
+        """How long what decodes has owed an answer without a sign of life, seconds."""
+        ...
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Parts that `decode` never yields, as the pack has no stage for them."""
+        ...
+
+    def load(self, folder: Path) -> str:
+        """Load the ParticipantBundle in `folder` and return its identity.
+
+        Raises
+        ------
+        BundleError, EngineError
+            It cannot be used; the one loaded before stays.
+        """
+        ...
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+        """Yield embedding, caption and reconstruction with the milliseconds each took, as they become ready.
+
+        Those that are absent are left out.
+
+        Raises
+        ------
+        EngineError
+            No participant is loaded, the beta is not of the calibrated mask or hardly known, or the engines failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the engines."""
+        ...
+
+
+class LocalService:
+    """Decodes in the caller's process.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    restarts = 0
+    silent_s = 0.0
+
+    @property
+    def stimuli(self) -> tuple[str, ...]:
+        """Names that stimuli are known by."""
+        return self._decoder.candidates.names
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """GPU memory that torch holds in this process; None without."""
+        torch = sys.modules.get("torch")
+        return int(torch.cuda.memory_reserved()) if torch is not None and torch.cuda.is_initialized() else None
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of what a score decides between."""
+        return self._decoder.candidates.categories
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Parts that cannot be made; see `DecodeService.absent`."""
+        return self._decoder.absent
+
+    def load(self, folder: Path) -> str:
+        """Load a participant; see `DecodeService.load`."""
+        bundle = open_participant(folder)
+        self._decoder.load(bundle)
+        return bundle.identity
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+        """Decode one beta; see `DecodeService.decode`."""
+        return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
+
+    def decode_array(
+        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str
+    ) -> Iterator[tuple[Part, float]]:
+        """Decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
+        began = time.perf_counter()
+        for part in self._decoder.decode(beta, truth, trial):
+            yield part, 1e3 * (time.perf_counter() - began)
+            began = time.perf_counter()
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def serve(connection: Connection, pack: str, options: dict[str, Any]) -> None:
+    """Answer requests until told to end, or until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides when to end
+    outlet = _Outlet(connection)
+    try:
+        service = LocalService(load_decoder(open_pack(pack), **options))
+    except RtdecodeError as error:
+        outlet.send(0, frames.pack_error(error))
+        return
+    try:
+        outlet.send(0, frames.pack_ready(service.categories, service.stimuli, service.absent))
+        while True:
+            number, frame = frames.numbered(connection.recv_bytes())
+            if frame == frames.END:
+                return
+            with outlet.alive():
+                _answer(outlet, service, number, frames.unpack(frame))
+    except (EOFError, OSError):
+        return  # the parent is gone
+
+
+class _Outlet:
+    """The worker's end of the pipe: replies, and signs of life while one is worked on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, number: int, frame: bytes) -> None:
+        with self._lock:
+            self._connection.send_bytes(frames.number(number, frame))
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        done = threading.Event()
+
+        def pulse() -> None:
+            with suppress(OSError):  # the parent is gone; the worker's next reply tells it
+                while not done.wait(_PULSE_S):
+                    self.send(0, frames.END)
+
+        thread = threading.Thread(target=pulse, name="pulse")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _answer(outlet: _Outlet, service: LocalService, number: int, content: dict[str, Any]) -> None:
+    try:
+        if content["kind"] == "load":
+            identity = service.load(Path(content["folder"]))
+            outlet.send(number, frames.pack_loaded(identity))
+            return
+        for part, milliseconds in service.decode_array(*frames.unpack_beta(content)):
+            outlet.send(number, frames.pack_part(part, milliseconds, service.gpu_bytes))
+        outlet.send(number, frames.pack_decoded())
+    except RtdecodeError as error:
+        outlet.send(number, frames.pack_error(error))
