@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.acquire.intake import Finding
@@ -217,11 +216,7 @@ class Runs:
         return []
 
     def _volume(self, path: Path, stored: StoredVolume, affine: NDArray[Any], run: Run, index: int) -> Volume:
-        problems = list(stored.problems)
-        told, expected = stored.t_r_s, self._settings.t_r_s
-        if told is not None and expected is not None and not np.isclose(told, expected, rtol=1e-3):
-            problems.append(f"repetition time: expected {expected} s by the settings, got {told} s")
-        run.t_r_s = told or 0.0
+        run.t_r_s = stored.t_r_s or 0.0
         stamp = Stamp(
             session=self._session,
             run=run.number,
@@ -243,7 +238,7 @@ class Runs:
             series_uid=stored.identity.series_uid,
             instance=stored.identity.instance,
             path=named(path.name),
-            problems=tuple(problems),
+            problems=stored.problems,
         )
 
     def _release(self, now_s: float) -> Iterator[Arrival]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ LEAST_S, MOST_S = 0.095, 30.0
 """Repetition times of whole volumes, seconds."""
 LEAST_OF_FEW_SLICES_S, FEW_SLICES = 0.01, 2
 DAY_S = 86400.0
+HEADER_DEFAULT_S = 1.0
+"""What converters write into a NIfTI header where they know no repetition time."""
 IMPLAUSIBLE = "implausible: "
 
 _MILLI = 1e-3
@@ -27,6 +30,7 @@ _LEAST_SHARE = 0.2  # of the repetition time that slices fill, if they are to be
 _REMEMBERED = 16
 _RELATIVE, _ABSOLUTE_S = 0.05, 0.005
 _REGULAR = 0.02
+_AGREE = 1e-3
 _GRID_S, _GRID_ERROR_S = 0.01, 0.003
 
 
@@ -196,8 +200,15 @@ class Timing:
                 between = f"{self._measured_s:g} s between acquisition times, which is used"
                 notes.append(f"t_r_s: repetition time of {stored.t_r_s:g} s in the file, {between}")
             return self._measured_s, ""
+        default = stored.t_r_s == HEADER_DEFAULT_S and stored.origin.format.startswith("nifti")
+        if default and self._expected_s is not None and self._expected_s != HEADER_DEFAULT_S:
+            notes.append(f"t_r_s: {self._expected_s:g} s of the settings; the header's 1 s is a default of converters")
+            return self._expected_s, ""
         if told_s is not None:
             notes += [note] if note else []
+            if self._expected_s is not None and not math.isclose(told_s, self._expected_s, rel_tol=_AGREE):
+                expected = f"expected {self._expected_s:g} s by the settings, got {told_s:g} s, which is used"
+                notes.append(f"t_r_s: {IMPLAUSIBLE}{expected}")
             return told_s, ""
         if self._expected_s is not None:
             notes.append(f"t_r_s: {self._expected_s:g} s of the settings; in the file: {note}")

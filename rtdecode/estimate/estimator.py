@@ -108,6 +108,7 @@ class Estimator:
 
     def _start_run_state(self) -> None:
         self._index = -1
+        self._t_r_measured = False
         self._stamp: Stamp | None = None
         self._last_motion: NDArray[np.float64] | None = None
         self._quality = RunQuality()
@@ -237,7 +238,7 @@ class Estimator:
         """
         self._check_order(volume.stamp.run, volume.stamp.volume)
         data = scaled(volume, None if self._space is None else self._space.data.shape)
-        t_r_s = repetition_time(volume, self._t_r_s)
+        t_r_s = repetition_time(volume, self._t_r_s, measured=self._t_r_measured)
         space = self._space or self._first_space(data, volume)
         data = filled(volume, data, space.needed)
         placed = space.place(data, volume.affine)
@@ -248,6 +249,7 @@ class Estimator:
         motion = placed.motion
         if self._file_motion is not None:
             motion = motion_row(self._file_motion, volume)
+        self._t_r_measured |= volume.t_r_measured
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s

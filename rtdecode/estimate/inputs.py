@@ -64,7 +64,7 @@ def filled(volume: Volume, data: NDArray[np.float32], needed: NDArray[np.bool_])
     return np.where(finite, data, np.float32(0))
 
 
-def repetition_time(volume: Volume, known_s: float | None) -> float:
+def repetition_time(volume: Volume, known_s: float | None, *, measured: bool = False) -> float:
     """Return the repetition time of the run, seconds: as known, unless the volume brings one that was measured.
 
     Parameters
@@ -72,6 +72,8 @@ def repetition_time(volume: Volume, known_s: float | None) -> float:
     volume : Volume
     known_s : float or None
         From the settings or the volumes before.
+    measured : bool
+        `known_s` was measured: what headers say does not count.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def repetition_time(volume: Volume, known_s: float | None) -> float:
         raise VolumeError(Path(volume.path), "t_r_s", "seconds, in the file or the settings", None)
     if not SHORTEST_T_R_S <= known_s <= LONGEST_T_R_S:
         raise VolumeError(Path(volume.path), "t_r_s", f"{SHORTEST_T_R_S:g} to {LONGEST_T_R_S:g} s", known_s)
-    if told_s is not None and abs(known_s - told_s) > T_R_TOLERANCE_S:
+    if told_s is not None and not measured and abs(known_s - told_s) > T_R_TOLERANCE_S:
         raise VolumeError(Path(volume.path), "t_r_s", known_s, told_s)
     return known_s
 

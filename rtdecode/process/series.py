@@ -25,7 +25,6 @@ from rtdecode.estimate.inputs import T_R_TOLERANCE_S
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings, SeriesRule
 
-_HEADER_DEFAULT_S = 1.0
 _UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, AttributeError, zlib.error)
 _MIDDLE = "the middle of a volume stands for all of its slices"
 _QUIET_POLLS = 3  # one to read, one to give up what is unfinished, one to let out what waited behind it
@@ -228,9 +227,9 @@ def _repetition_time(
     if not known:
         raise SettingsError([f"t_r_s: expected seconds in the header or --tr, got none: {path}", *problems])
     others = {name: value for name, value in known.items() if name != "header"}
-    if others and known.get("header") == _HEADER_DEFAULT_S:  # written where nobody knew
+    if others and known.get("header") == timing.HEADER_DEFAULT_S:  # written where nobody knew
         name, value = next(iter(others.items()))
-        if abs(value - _HEADER_DEFAULT_S) > T_R_TOLERANCE_S:
+        if abs(value - timing.HEADER_DEFAULT_S) > T_R_TOLERANCE_S:
             problems.append(
                 f"t_r_s: {value:g} s as the {name} says; the header's 1 s is what converters write by default"
             )

@@ -185,3 +185,19 @@ def test_a_nifti_header_in_another_unit_is_read_as_it_was_meant(tmp_path: Path, 
     (first, _) = Readers(tmp_path).read(tmp_path / "bold.nii").volumes
     assert first.t_r_s == pytest.approx(1.5)
     assert bool(first.notes) == ((told, unit) != (1.5, "sec"))
+
+
+def test_settings_that_contradict_the_files_are_doubted_but_not_a_default(tmp_path: Path, clock: FakeClock) -> None:
+    put(tmp_path, 1, 2000.0)
+    (volume,) = volumes(tmp_path, clock, t_r_s=1.5)
+    assert volume.t_r_s == 2.0
+    assert timing.doubts(volume.problems) == [
+        ("t_r_s", "implausible: expected 1.5 s by the settings, got 2 s, which is used")
+    ]
+    image = nib.Nifti1Image(np.ones((*SHAPE, 2), np.int16), np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    (tmp_path / "series").mkdir()
+    nib.save(image, tmp_path / "series" / "bold.nii")
+    for volume in volumes(tmp_path / "series", clock, t_r_s=1.5):
+        assert volume.t_r_s == 1.5
+        assert not timing.doubts(volume.problems)

@@ -389,7 +389,7 @@ def test_a_repetition_time_that_was_measured_holds_for_the_whole_run() -> None:
         return updates + estimator.finish_run()
 
     right = played((T_R_S, False))
-    wrong = played((1.79, False), (1.79, False), (T_R_S, True))
+    wrong = played((1.79, False), (1.79, False), (T_R_S, True), (1.79, False), (T_R_S, True))  # resumed in between
     assert [(u.event.trial, u.final, u.delay_s) for u in wrong] == [(u.event.trial, u.final, u.delay_s) for u in right]
     for one, other in zip(wrong, right, strict=True):
         np.testing.assert_array_equal(one.beta, other.beta)
