@@ -245,6 +245,7 @@ class Recording:
             intercept=float(volume.intercept),
             affine=volume.affine.ravel().tolist(),
             t_r_s=volume.t_r_s,
+            t_r_measured=volume.t_r_measured,
             slice_times_s=None if volume.slice_times_s is None else volume.slice_times_s.tolist(),
             acquired_s=stamp.acquired_s,
             received_s=stamp.received_s,
