@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from calibration import regression, scoring
+from calibration import identification, regression, scoring
 from calibration.judgement import judge
-from calibration.ridge import Kernel, centred, leave_out
+from calibration.ridge import centred
 from calibration.targets import Targets, make_targets
 from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.decode.adapter import Adapter
@@ -24,6 +24,8 @@ from rtdecode.decode.evidence import Evidence
 from rtdecode.decode.retrieval import Scorer
 from rtdecode.errors import CalibrationError
 
+_LEAST_STIMULI = 4
+"""Held out together at least, where there are enough: each is compared with the others of its fold."""
 LEAST_TRIALS = 8
 """Fewer give neither a penalty nor a held-out figure."""
 
@@ -36,15 +38,18 @@ class Status:
     ----------
     trials : int
     percentile : float or None
-        Held-out mean percentile rank of the shown among all calibration stimuli; .5 is chance, 1 perfect. None before
-        `LEAST_TRIALS`.
+        Held-out mean percentile rank of the shown among the stimuli held out with it; .5 is chance, 1 perfect. None
+        before `LEAST_TRIALS`.
     interval : tuple of float
-        Its 95 % bootstrap interval over trials; empty without a percentile.
+        Its 95 % interval, see `identification.Null`; empty without a percentile.
+    p_value : float or None
+        How often shuffled labels reach it.
     """
 
     trials: int
-    percentile: float | None
-    interval: tuple[float, ...]
+    percentile: float | None = None
+    interval: tuple[float, ...] = ()
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +81,7 @@ class Calibrator:
     leave_out : {"trial", "run"}
         Held out together: trials of the same stimulus, or of the same run (for stimuli that every run repeats).
     seed : int
-        Seeds permutations, bootstrap and noise.
+        Seeds permutations and noise.
     """
 
     def __init__(
@@ -92,8 +97,12 @@ class Calibrator:
         self._betas: list[NDArray[np.float32]] = []
         self._stimuli: list[int] = []
         self._runs: list[int] = []
-        self._kernel: Kernel | None = None
+        self._likeness = _Likeness(candidates)
         self._curve: list[Status] = []
+
+    def anew(self) -> Calibrator:
+        """Return one of the same candidates and options, without trials."""
+        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed)
 
     @property
     def trials(self) -> int:
@@ -130,23 +139,14 @@ class Calibrator:
             raise CalibrationError(f"stimulus {stimulus!r}: expected one of {len(self._candidates.names)} known ones")
         if self._betas and len(beta) != len(self._betas[0]):
             raise CalibrationError(f"expected a beta of {len(self._betas[0])} voxels, got {len(beta)}")
-        if self._kernel is None:
-            self._kernel = Kernel(np.ones(len(beta), dtype=np.float32))
-        self._kernel.append(beta)
+        self._likeness.meet(index)
         self._betas.append(beta.astype(np.float32))
         self._stimuli.append(index)
         self._runs.append(run)
 
     def status(self) -> Status:
-        """Measure the trials so far: all voxels, one ridge, leave-one-out; quick enough for every trial."""
-        n = self.trials
-        distinct = min(len(set(self._held_together())), len(set(self._stimuli)))
-        if self._kernel is None or n < LEAST_TRIALS or distinct < 2:
-            status = Status(trials=n, percentile=None, interval=())
-        else:
-            ranks = self._quick_ranks(self._kernel)
-            interval = scoring.bootstrap_interval(ranks, np.random.default_rng(self._seed))
-            status = Status(trials=n, percentile=float(ranks.mean()), interval=interval)
+        """Measure the trials so far by one ridge of all voxels; quick enough to be asked for again and again."""
+        status = self._point()
         self._curve.append(status)
         return status
 
@@ -195,16 +195,18 @@ class Calibrator:
             choice.n_voxels,
             category=category,
             prototypes=prototypes,
+            parts=self._parts(),
             stimuli=stimuli,
         )
         rng = np.random.default_rng(self._seed)
-        ranks = scoring.percentile_ranks(judged.stimuli)
         true = np.searchsorted(distinct, shown)
         category_ranks = scoring.percentile_ranks(judged.categories)
         p_category = scoring.permutation_p(category_ranks, category, rng)
         scorer = scoring.make_scorer(predicted, targets.components, category, prototypes)
         evidence = scoring.make_evidence(judged.categories, category, predicted, scorer, p_category, rng)
-        own = ranks[np.arange(len(true)), true]
+        held = [(judged.stimuli[np.ix_(part, true[part])], true[part]) for part in self._parts()]
+        of_decoder = float(identification.pooled(held))
+        point = self._point()
         figures = {
             "trials": self.trials,
             "voxels": len(adapter.voxels),
@@ -215,9 +217,10 @@ class Calibrator:
             "live_components": int(np.sum(trust.gain > 0)),
             "category_accuracy": float(np.mean(judged.categories.argmax(1) == category)),
             "category_p": p_category,
-            "percentile": float(own.mean()),
-            "percentile_interval": scoring.bootstrap_interval(own, rng),
-            "percentile_p": scoring.permutation_p(ranks, true, rng),
+            "percentile": point.percentile,
+            "percentile_interval": point.interval,
+            "percentile_p": point.p_value,
+            "decoder_percentile": None if np.isnan(of_decoder) else of_decoder,
             "leave_out": self._leave_out,
             "seed": self._seed,
             "categories": list(self._candidates.categories),
@@ -228,18 +231,43 @@ class Calibrator:
     def _held_together(self) -> NDArray[np.int64]:
         return np.array(self._runs if self._leave_out == "run" else self._stimuli, dtype=np.int64)
 
-    def _quick_ranks(self, kernel: Kernel) -> NDArray[np.float64]:
-        shown = np.array(self._stimuli)
-        distinct = np.unique(shown)
-        targets = make_targets(self._candidates.tokens[shown], self._candidates.groups)
-        held_out, _ = leave_out(centred(kernel.values), targets.components, self._held_together(), targets.variance)
-        norms = np.square(targets.basis).sum(1)
-        flat = self._candidates.tokens[distinct].reshape(len(distinct), -1) - targets.token_mean
-        stimuli = flat @ (targets.basis / norms[:, None]).T
-        weight = np.sqrt(targets.variance)
-        scores = _cosine(held_out * weight, stimuli * weight)
-        true = np.searchsorted(distinct, shown)
-        return scoring.percentile_ranks(scores)[np.arange(len(true)), true]
+    def _parts(self) -> list[NDArray[np.int64]]:
+        return regression.folds(self._held_together(), least=1 if self._leave_out == "run" else _LEAST_STIMULI)
+
+    def _point(self) -> Status:
+        parts = self._parts() if self.trials >= LEAST_TRIALS else []
+        if len(parts) < 2:
+            return Status(trials=self.trials)
+        folds = identification.make_folds(np.stack(self._betas), parts)
+        shown, likeness = self._likeness.places(self._stimuli), centred(self._likeness.products)
+        runs = np.array(self._runs) if self._leave_out == "run" else None
+        found = float(identification.percentile(folds, likeness, shown))
+        if np.isnan(found):
+            return Status(trials=self.trials)
+        null = identification.shuffled(folds, likeness, shown, runs, np.random.default_rng(self._seed))
+        return Status(trials=self.trials, percentile=found, interval=null.interval(found), p_value=null.p_value(found))
+
+
+class _Likeness:
+    """Inner products of the tokens of the stimuli shown, which grow as stimuli are met."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self._tokens = candidates.tokens
+        self._met: dict[int, int] = {}
+        self.products = np.empty((0, 0))
+
+    def meet(self, stimulus: int) -> None:
+        """Add a stimulus, unless it is known."""
+        if stimulus in self._met:
+            return
+        self._met[stimulus] = n = len(self._met)
+        self.products = np.pad(self.products, (0, 1))
+        row = [float(np.vdot(self._tokens[other], self._tokens[stimulus])) for other in self._met]
+        self.products[n] = self.products[:, n] = row
+
+    def places(self, stimuli: Sequence[int]) -> NDArray[np.int64]:
+        """Rows of stimuli in `products`."""
+        return np.array([self._met[stimulus] for stimulus in stimuli], dtype=np.int64)
 
 
 def write_bundle(
@@ -275,8 +303,7 @@ def write_bundle(
     def write(folder: Path) -> None:
         save_file(fit.adapter.tensors(), folder / "adapter.safetensors")
         save_file({**fit.scorer.tensors(), **fit.evidence.tensors()}, folder / "evidence.safetensors")
-        points = [{"trials": s.trials, "percentile": s.percentile, "interval": s.interval} for s in curve]
-        _write_json(folder / "learning_curve.json", points)
+        _write_json(folder / "learning_curve.json", [asdict(status) for status in curve])
         _write_json(folder / "provenance.json", {"pack": pack, **fit.figures, **provenance})
         for name, source in copies.items():
             shutil.copyfile(source, folder / name)
@@ -307,9 +334,3 @@ def _adapter(fitted: regression.Regression, targets: Targets, trust: scoring.Rel
         r2=single(trust.r2),
         group_r2=np.array([share(block) for block in targets.blocks], dtype=np.float32),
     )
-
-
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
-    cosine: NDArray[np.float64] = np.divide(a @ b.T, norms, out=np.zeros_like(norms), where=norms > 0)
-    return cosine

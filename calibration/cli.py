@@ -33,6 +33,8 @@ def _calibrate(args: argparse.Namespace) -> int:
         seed=settings.session.seed,
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
-        folder = CalibrationRun(client, calibrator, pack, session_folder(settings.session)).run()
-    print(f"{folder}: calibrated on {calibrator.trials} trials")
+        folder = session_folder(settings.session)
+        calibration = CalibrationRun(client, calibrator, pack, folder, report=lambda line: print(line, flush=True))
+        bundle = calibration.run()
+    print(f"{bundle}: calibrated on {calibration.calibrator.trials} trials")
     return 0

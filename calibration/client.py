@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from calibration.calibrator import Calibrator, write_bundle
+from calibration.calibrator import Calibrator, Status, write_bundle
 from rtdecode.bundle import EnginePack
-from rtdecode.client import Beta, Client, RequestError, Run, Session
+from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE
 
@@ -30,18 +31,39 @@ class CalibrationRun:
     client : Client
         Subscribed to `TOPICS`.
     calibrator : Calibrator
+        Without trials.
     pack : EnginePack
         The session's pack.
     folder : Path
-        Session folder.
+        Session folder of the settings; that of another session is beside it.
+    report : callable
+        Is told in a line what goes on.
+
+    Attributes
+    ----------
+    calibrator : Calibrator
+        That of the present session.
     """
 
-    def __init__(self, client: Client, calibrator: Calibrator, pack: EnginePack, folder: Path) -> None:
+    def __init__(
+        self,
+        client: Client,
+        calibrator: Calibrator,
+        pack: EnginePack,
+        folder: Path,
+        report: Callable[[str], object] = _log.info,
+    ) -> None:
         self._client = client
-        self._calibrator = calibrator
+        self.calibrator = calibrator
         self._pack = pack
         self._folder = folder
-        self._session: Session | None = None
+        self._report = report
+        self._begin(None)
+
+    def _begin(self, session: Session | None) -> None:
+        """Start with nothing: trials of two sessions are never mixed."""
+        self.calibrator = self.calibrator.anew()
+        self._session = session
         self._left_out: list[str] = []
 
     def run(self) -> Path:
@@ -63,30 +85,67 @@ class CalibrationRun:
             raise CalibrationError(f"calibration stopped: {error}") from error
 
     def _follow(self) -> Path:
+        self._report("waiting for the session")
         self._client.catch_up()
         for message in self._client.messages():
             match message:
                 case Session():
-                    self._session = message
-                    if message.state == "ended":
-                        raise CalibrationError(
-                            f"the session ended after {self._calibrator.trials} calibration trials, before its "
-                            f"calibration runs were complete"
-                        )
+                    self._meet(message)
                 case Beta():
                     self._beta(message)
-                case Run() if message.state == "ended" and message.run == self._runs():
-                    return self._finish()
+                case Run() if self._is_present(message):
+                    if message.state == "ended" and message.run == self._runs():
+                        return self._finish()
+                    self._told_run(message)
         raise CalibrationError("the stream ended")
+
+    def _is_present(self, message: Message) -> bool:
+        return self._session is not None and message.session == self._session.session
+
+    def _meet(self, message: Session) -> None:
+        if self._session is None or (message.session, message.folder) != (self._session.session, self._session.folder):
+            if self._session is not None:
+                self._report(
+                    f"another session began: {message.session}, participant {message.participant}; the "
+                    f"{self.calibrator.trials} trials of {self._session.session} are put aside, and calibration starts "
+                    "over"
+                )
+            self._begin(message)
+            if message.mode == "decode":
+                raise CalibrationError(
+                    f"session {message.session} decodes with a bundle from its start: nothing is calibrated in it; "
+                    "take decode.bundle out of the settings to calibrate anew"
+                )
+            self._report(
+                f"session {message.session}, participant {message.participant}: waiting for the trials of "
+                f"{message.calibration_runs} calibration runs"
+            )
+        self._session = message
+        if message.state == "ended":
+            raise CalibrationError(
+                f"the session ended after {self.calibrator.trials} calibration trials, before its "
+                f"calibration runs were complete"
+            )
+
+    def _told_run(self, message: Run) -> None:
+        runs = self._runs()
+        if runs is None or message.run is None or message.run > runs:
+            return
+        left = f", {len(self._left_out)} left out" if self._left_out else ""
+        self._report(
+            f"calibration run {message.run} of {runs} {message.state}: {self.calibrator.trials} trials so far{left}"
+        )
 
     def _runs(self) -> int | None:
         return None if self._session is None else self._session.calibration_runs
 
     def _beta(self, message: Beta) -> None:
         runs = self._runs()
-        if runs is None or message.run is None or message.run > runs or not message.final:
+        if not self._is_present(message) or runs is None or message.run is None or message.run > runs:
             return
-        name = self._calibrator.known((message.stimulus, message.condition))
+        if not message.final:
+            return
+        name = self.calibrator.known((message.stimulus, message.condition))
         if message.invalid is not None or message.beta is None:
             self._leave_out(message, message.invalid or "no values")
             return
@@ -95,8 +154,8 @@ class CalibrationRun:
             return
         packed = message.beta
         beta = np.frombuffer(packed.data, packed.dtype).reshape(packed.shape)
-        self._calibrator.add(beta, stimulus=name, run=message.run)
-        if self._calibrator.trials % STATUS_EVERY == 0:
+        self.calibrator.add(beta, stimulus=name, run=message.run)
+        if self.calibrator.trials % STATUS_EVERY == 0:
             self._publish_status("")
 
     def _leave_out(self, message: Beta, reason: str) -> None:
@@ -104,12 +163,14 @@ class CalibrationRun:
         self._left_out.append(f"{message.trial}: {reason}")
 
     def _publish_status(self, note: str) -> None:
-        status = self._calibrator.status()
+        status = self.calibrator.status()
+        self._report(f"{status.trials} trials: {_standing(status)}")
         self._ask(
             self._client.calibration,
             trials=status.trials,
             percentile=status.percentile,
             interval=list(status.interval),
+            p_value=status.p_value,
             note=note,
         )
 
@@ -126,14 +187,16 @@ class CalibrationRun:
 
     def _finish(self) -> Path:
         assert self._session is not None
-        session = self._folder
+        session = self._folder.parent / self._session.folder if self._session.folder else self._folder
         target = session / "bundle"
-        fit = self._calibrator.fit()
+        self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials")
+        began_s = time.monotonic()
+        fit = self.calibrator.fit()
         identity = write_bundle(
             target,
             fit,
             pack=self._pack.identity,
-            curve=self._calibrator.curve,
+            curve=self.calibrator.curve,
             copies={
                 REFERENCE: _only(session, "*_boldref.nii.gz"),
                 MASK: _only(session, "*_desc-brain_mask.nii.gz"),
@@ -149,15 +212,27 @@ class CalibrationRun:
         figures = fit.figures
         self._ask(
             self._client.calibration,
-            trials=self._calibrator.trials,
+            trials=self.calibrator.trials,
             percentile=figures["percentile"],
             interval=list(figures["percentile_interval"]),
             p_value=figures["percentile_p"],
             note=f"fitted: {figures['voxels']} voxels, category {figures['category_accuracy']:.0%} held out",
         )
+        self._report(
+            f"fitted in {time.monotonic() - began_s:.1f} s: {figures['voxels']} voxels, category "
+            f"{figures['category_accuracy']:.0%} held out; handing the bundle to the daemon"
+        )
         self._ask(self._client.mode, "decode", str(target))
         _log.info("bundle %s written to %s", identity, target)
         return target
+
+
+def _standing(status: Status) -> str:
+    if status.percentile is None or status.p_value is None:
+        return "too few yet to tell them apart"
+    low, high = status.interval
+    rank = f"held-out percentile rank {status.percentile:.0%} [{low:.0%}, {high:.0%}]"
+    return f"{rank}, chance 50 %, p = {status.p_value:.3f}"
 
 
 def _only(session: Path, pattern: str) -> Path:

@@ -34,6 +34,7 @@ def judge(
     groups: NDArray[np.int64],
     n_voxels: int | None,
     *,
+    parts: list[NDArray[np.int64]],
     category: NDArray[np.int64],
     prototypes: Float64,
     stimuli: Float64,
@@ -52,6 +53,8 @@ def judge(
         See `regression.folds`; at least three.
     n_voxels : int or None
         Size of the voxel set.
+    parts : list of ndarray of int64
+        Trials of each fold; no group in two.
     category : ndarray of shape (n,), int64
         True category of each trial.
     prototypes : ndarray of shape (c, k)
@@ -66,7 +69,7 @@ def judge(
     by_category = np.empty((len(betas), len(prototypes)))
     by_stimulus = np.empty((len(betas), len(stimuli)))
     everyone = np.arange(len(betas))
-    for fold in regression.folds(groups):
+    for fold in parts:
         rest = np.setdiff1d(everyone, fold)
         known = rows(targets, rest)
         choice, held_out = regression.choose(betas[rest], known, groups[rest], (n_voxels,))

@@ -23,7 +23,7 @@ Betas = NDArray[np.floating[Any]]
 
 VOXEL_COUNTS = (500, 1000, 2000, 4000, 8000)
 """Sizes of the voxel set that are compared, beside all voxels."""
-_MAX_FOLDS = 8
+_LEAST_FOLDS, _MAX_FOLDS = 3, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +66,15 @@ class Regression:
         return np.asarray(np.nan_to_num(standard, posinf=0, neginf=0) @ self.weights + self.intercept)
 
 
-def folds(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def folds(groups: NDArray[np.int64], least: int = 1) -> list[NDArray[np.int64]]:
     """Split trials into at most eight folds, never a group between two.
 
     Parameters
     ----------
     groups : ndarray of shape (n,), int64
         Trials with the same number are held out together.
+    least : int
+        Groups in a fold, where that leaves three folds.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def folds(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """
     _, first = np.unique(groups, return_index=True)
     ordered = groups[np.sort(first)]
-    parts = np.array_split(ordered, min(_MAX_FOLDS, len(ordered)))
+    parts = np.array_split(ordered, min(_MAX_FOLDS, len(ordered), max(_LEAST_FOLDS, len(ordered) // least)))
     return [np.flatnonzero(np.isin(groups, part)) for part in parts]
 
 

@@ -132,13 +132,6 @@ def permutation_p(ranks: Float64, true: NDArray[np.int64], rng: np.random.Genera
     return float((1 + np.sum(shuffled >= observed - 1e-12)) / (1 + N_PERMUTATIONS))
 
 
-def bootstrap_interval(values: Float64, rng: np.random.Generator, n: int = 999) -> tuple[float, float]:
-    """95 % percentile interval of the mean over trials."""
-    means = values[rng.integers(len(values), size=(n, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def make_evidence(
     scores: Float64,
     category: NDArray[np.int64],

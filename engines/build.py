@@ -85,6 +85,7 @@ def export_pack(pack: EnginePack, out: Path, *, precision: str, tolerance: float
                 "file": path.name,
                 "precision": precision,
                 "tolerance": limit,
+                **_measured(found),
                 "opset": OPSET,
                 "inputs": part.inputs,
                 "outputs": list(part.outputs),
@@ -143,9 +144,17 @@ def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list
         yield part, compare(part, engine, **sizes_of(pack))
 
 
+def _measured(found: list[Parity]) -> dict[str, float]:
+    """Tell ``pack.toml`` what the file differs by, beside what it may."""
+    return {"difference": float(f"{max(one.difference for one in found):.2g}")} if found else {}
+
+
 def _insist(found: list[Parity], tolerance: float) -> None:
     if not agrees(found, tolerance):
-        raise EngineError(f"{_told(found)}: expected at most {tolerance:g} from torch in float32; nothing was kept")
+        raise EngineError(
+            f"{_told(found)}: expected at most {tolerance:g} from torch in float32; nothing was kept. "
+            "engines export --tolerance states what a pack is held to"
+        )
 
 
 def _told(found: list[Parity]) -> str:

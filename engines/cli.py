@@ -44,7 +44,7 @@ def _train_tiny(args: argparse.Namespace) -> int:
     try:
         from engines.tiny.recipe import make_pack
     except ImportError as error:
-        print(f"training needs torch, open_clip and onnx ({error}): pip install 'rtdecode[gpu]'")
+        print(f"training needs torch, open_clip and onnx ({error}): pip install '.[gpu]'")
         return 2
     identity = make_pack(args.out, seed=args.seed, effort=args.effort, resume=args.resume, threads=args.threads)
     print(f"{args.out / 'pack'}: sealed as {identity}")

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from engines.timing import BACKENDS
-from rtdecode.bundle import EnginePack, open_pack
+from rtdecode.bundle import EnginePack, check_numbers, open_pack
 from rtdecode.decode.mindeye2.latents import EMBEDDINGS, LATENTS
 from rtdecode.decode.plans import sidecars
 from rtdecode.errors import BundleError
@@ -37,7 +37,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     build.add_argument("--flag", action="append", default=[], metavar="NAME", help="builder flag; may be repeated")
     build.set_defaults(handler=_build)
 
-    verify = commands.add_parser("verify", help="check a pack against its manifest, and its ONNX files against torch")
+    verify = commands.add_parser(
+        "verify", help="check a pack against its manifest, its numbers, and its ONNX files against torch"
+    )
     verify.add_argument("pack", help="name of an installed pack, or a folder")
     verify.add_argument("--threads", type=int, default=1, help="CPU threads")
     verify.set_defaults(handler=_verify)
@@ -85,6 +87,7 @@ def _build(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     pack = open_pack(args.pack)
     print(f"{pack.folder}: {pack.name}, sealed as {pack.identity}")
+    check_numbers(pack.folder)
     for stage, spec in pack.config["stages"].items():
         print(f"  {stage}: {', '.join(spec['inputs'])} -> {', '.join(spec['outputs'])}")
     if LATENTS in pack.config:

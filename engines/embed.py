@@ -61,7 +61,7 @@ def embed_folder(
     Raises
     ------
     EngineError
-        The pack has no embedder, or no autoencoder for the latents.
+        The pack has no embedder, or no autoencoder for the latents, or what comes of a picture is not numbers.
     BundleError
         There are no pictures, two of one name, or one cannot be read.
     """
@@ -90,7 +90,7 @@ def embed_folder(
     with fill_tensors(out, shapes, metadata) as arrays:
         for i, path in enumerate(paths):
             for name, make in rows.items():
-                arrays[name][i] = make(path)
+                arrays[name][i] = _numbers(make(path), path, arrays[name].dtype)
             if (i + 1) % _BATCH == 0 or i + 1 == len(paths):
                 block = slice(i // _BATCH * _BATCH, i + 1)
                 for name, make_all in of_tokens.items():
@@ -121,6 +121,18 @@ def _encoder(pack: EnginePack) -> Callable[[Path], NDArray[np.float32]]:
             return np.asarray(network.encode(given)[0].cpu().numpy())
 
     return encode
+
+
+def _numbers(values: NDArray[np.float32], path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values in the type they are kept in."""
+    with np.errstate(over="ignore"):
+        kept = values.astype(dtype)
+    if not np.isfinite(kept).all():
+        raise EngineError(
+            f"{path}: expected numbers from the embedder, got NaN or inf in {dtype}: check the pack with "
+            "rtdecode engines verify"
+        )
+    return kept
 
 
 def _scaled(picture: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import torch
 from rtdecode.bundle import EnginePack
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.networks.parts import Part, Shape, parts
+from rtdecode.errors import EngineError
 
 OPSET = 23
 """The first with group normalisation and attention as operations of their own."""
@@ -49,10 +50,21 @@ def export_part(part: Part, path: Path, *, dtype: torch.dtype = torch.float32) -
         File to write.
     dtype : torch.dtype
         Of its tensors; the part itself stays as it is.
+
+    Raises
+    ------
+    EngineError
+        A weight is not a number, or is none in `dtype`; it is named.
     """
     for name in ("onnx_ir", "onnxscript"):  # they report every constant they fold
         logging.getLogger(name).setLevel(logging.WARNING)
     module = part.module if dtype == torch.float32 else copy.deepcopy(part.module).to(dtype)
+    for key, weight in module.state_dict().items():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise EngineError(
+                f"{part.name}: {key} holds NaN or inf in {str(dtype).removeprefix('torch.')}: export in float32 or "
+                "bfloat16, or, where it does so in the pack, import another checkpoint"
+            )
     given = [v.to(dtype) if v.is_floating_point() else v for v in part.examples(0).values()]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations

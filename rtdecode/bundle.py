@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from rtdecode.errors import BundleError
@@ -29,6 +29,14 @@ from rtdecode.errors import BundleError
 MANIFEST = "manifest.json"
 PACK_SCHEMA = "rtdecode.engine-pack/1"
 PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/1"
+_EXPONENTS: Mapping[str, tuple[str, int]] = {
+    "F64": ("<u8", 0x7FF << 52),
+    "F32": ("<u4", 0xFF << 23),
+    "F16": ("<u2", 0x1F << 10),
+    "BF16": ("<u2", 0xFF << 7),
+}
+"""Bits of the exponent, which are all set in NaN and inf, by the type's name in a safetensors file."""
+_AT_ONCE = 1 << 22
 
 
 def _digest(path: Path) -> str:
@@ -52,12 +60,18 @@ def seal(target: Path, schema: str, write: Callable[[Path], None]) -> str:
     -------
     str
         SHA-256 of the manifest: the identity of the folder's content.
+
+    Raises
+    ------
+    BundleError
+        A tensor holds a number that is none; see `check_numbers`. Nothing is written then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     draft.mkdir()
     try:
         write(draft)
+        check_numbers(draft)
         files = sorted(p for p in draft.rglob("*") if p.is_file())
         manifest = {
             "schema": schema,
@@ -71,6 +85,46 @@ def seal(target: Path, schema: str, write: Callable[[Path], None]) -> str:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return identity
+
+
+def check_numbers(folder: Path) -> None:
+    """Check that every number in the safetensors files of a folder is one: weights of a training that diverged are not.
+
+    A file that is none of its kind is left to what reads it.
+
+    Raises
+    ------
+    BundleError
+        A tensor holds NaN or inf; it is named.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError):
+            continue
+        with path.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+        header.pop("__metadata__", None)
+        for name, said in header.items():
+            if said["dtype"] not in _EXPONENTS:
+                continue
+            dtype, exponent = _EXPONENTS[said["dtype"]]
+            begin, end = said["data_offsets"]
+            count = (end - begin) // np.dtype(dtype).itemsize
+            for first in range(0, count, _AT_ONCE):
+                block = np.fromfile(
+                    path,
+                    dtype,
+                    min(_AT_ONCE, count - first),
+                    offset=8 + size + begin + first * np.dtype(dtype).itemsize,
+                )
+                if np.any(block & exponent == exponent):
+                    raise BundleError(
+                        f"{path.relative_to(folder)}: {name} holds NaN or inf: the training that made it diverged, or "
+                        "its numbers are too large for the precision; take another checkpoint or precision"
+                    )
 
 
 def verify(folder: Path, schema: str) -> str:
@@ -191,9 +245,10 @@ def open_participant(folder: Path) -> ParticipantBundle:
     Raises
     ------
     BundleError
-        It is missing, or its content is not what its manifest says.
+        It is missing, its content is not what its manifest says, or a tensor holds a number that is none.
     """
     identity = verify(folder, PARTICIPANT_SCHEMA)
+    check_numbers(folder)
     return ParticipantBundle(
         folder=folder,
         identity=identity,

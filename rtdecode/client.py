@@ -233,7 +233,9 @@ class Fault(Message):
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
-    """Sent once a second: the daemon lives.
+    """Sent every `every_s` seconds: the daemon lives.
+
+    `last` gives the `seq` of the latest message of each topic, so that it is known when one was missed.
 
     `decode_ms` gives the median over the latest betas of each decoding stage; `gpu_bytes` the GPU memory that the
     decode worker holds (None without a GPU); `worker_restarts` how often it had to be replaced.
@@ -243,9 +245,11 @@ class Heartbeat(Message):
     superseded: int = 0
     rejected: int = 0
     uptime_s: float = 0.0
+    every_s: float = 1.0
     decode_ms: Dict[str, float] = field(default_factory=dict)
     gpu_bytes: Optional[int] = None
     worker_restarts: int = 0
+    last: Dict[str, int] = field(default_factory=dict)
 
 
 TOPICS: Dict[str, Type[Message]] = {
@@ -415,7 +419,7 @@ class Client:
         return [topic for topic in self._topics if topic != "heartbeat"]
 
     def _drain(self) -> None:
-        """Take what has come to the socket; a heartbeat does not wait for gaps to be filled."""
+        """Take what has come to the socket; a heartbeat does not wait for a gap that cannot be filled now."""
         while self._sub.poll(0):
             frames = self._sub.recv_multipart()
             try:
@@ -423,7 +427,7 @@ class Client:
             except (TypeError, WireError):
                 self.unreadable += 1
                 continue
-            if isinstance(message, Heartbeat) and message.session == self.session:
+            if isinstance(message, Heartbeat) and time.monotonic() < self._ask_again:
                 self._hand_out(message)
             else:
                 self._came.append(message)
@@ -434,6 +438,9 @@ class Client:
                 self._accept(self._came[0])
             except (TimeoutError, RequestError):  # the message that tells of a gap stays, and tells of it again
                 self._ask_again = time.monotonic() + GAP_TIMEOUT_S
+            except (TypeError, WireError):
+                self.unreadable += 1
+                self._came.popleft()
             else:
                 self._came.popleft()
 
@@ -446,16 +453,25 @@ class Client:
                 self._accept(earlier)
         self.session = message.session
         topic, seq = topic_of(message), message.seq
-        if seq is not None:
-            last = self._last.get(topic)
-            if last is not None and seq <= last:
+        if isinstance(message, Heartbeat):
+            for name, latest in message.last.items():
+                self._fill(name, latest + 1)
+        elif seq is not None:
+            if seq <= self._last.get(topic, -1):
                 return
-            if last is not None and seq > last + 1:
-                for earlier in self._missed({topic: last}):
-                    if earlier.session == self.session and earlier.seq is not None and last < earlier.seq < seq:
-                        self._hand_out(earlier)
+            self._fill(topic, seq)
             self._last[topic] = seq
         self._hand_out(message)
+
+    def _fill(self, topic: str, end: int) -> None:
+        """Hand out what was missed of a topic before the message `end`."""
+        last = self._last.get(topic)
+        if last is None or end <= last + 1:
+            return
+        for earlier in self._missed({topic: last}):
+            if earlier.session == self.session and earlier.seq is not None and last < earlier.seq < end:
+                self._hand_out(earlier)
+        self._last[topic] = end - 1
 
     def _hand_out(self, message: Message) -> None:
         if topic_of(message) in self._topics:
@@ -464,7 +480,13 @@ class Client:
     def _missed(self, last: Dict[str, int]) -> List[Message]:
         """Return what was published of each topic after the last that is known, in the daemon's order."""
         found = [page for topic, seq in last.items() for page in self._pages(topic, seq + 1, GAP_TIMEOUT_S)]
-        return [unpack(topic.encode(), payload) for _, topic, payload in sorted(found)]
+        messages = []
+        for _, topic, payload in sorted(found):
+            try:
+                messages.append(unpack(topic.encode(), payload))
+            except (TypeError, WireError):
+                self.unreadable += 1
+        return messages
 
     # requests -------------------------------------------------------------------------------------------
 

@@ -8,9 +8,12 @@ import logging
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtdecode import client
+
+if TYPE_CHECKING:
+    from rtdecode.past import Past
 
 _log = logging.getLogger(__name__)
 Subparsers = Any  # argparse keeps the type of its sub-parsers private
@@ -18,6 +21,7 @@ Subparsers = Any  # argparse keeps the type of its sub-parsers private
 
 def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
+    from rtdecode import recovery
     from rtdecode.acquire import cli as inspect
     from rtdecode.demo import cli as demo
     from rtdecode.evaluate import cli as evaluate
@@ -27,6 +31,9 @@ def register(subparsers: Subparsers) -> None:
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
     run.add_argument("settings", type=Path, metavar="SETTINGS", help="TOML file")
     run.add_argument("--resume", action="store_true", help="go on with this session if it was interrupted")
+    run.add_argument(
+        "--reopen", action="store_true", help="with --resume: go on also with a session that was ended in order"
+    )
     run.add_argument(
         "--leave-out-unreadable",
         action="store_true",
@@ -41,8 +48,15 @@ def register(subparsers: Subparsers) -> None:
     check.set_defaults(handler=_check)
 
     display = subparsers.add_parser("display", help="serve the page that shows the session")
-    display.add_argument("--stream", default=client.STREAM, help="address of the daemon's stream")
-    display.add_argument("--requests", default=client.REQUESTS, help="address the daemon takes requests at")
+    display.add_argument(
+        "settings",
+        type=Path,
+        nargs="?",
+        metavar="SETTINGS",
+        help="TOML file of the session: its addresses and pictures",
+    )
+    display.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
+    display.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
     display.add_argument("--stimuli", type=Path, help="folder of the shown pictures, <stimulus>.png")
     display.add_argument("--port", type=int, default=8765, help="port of the page; 0 takes a free one")
     display.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -53,6 +67,7 @@ def register(subparsers: Subparsers) -> None:
     simulate.register(subparsers)
     inspect.register(subparsers)
     evaluate.register(subparsers)
+    recovery.register(subparsers)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -87,6 +102,13 @@ def _run(args: argparse.Namespace) -> int:
     if args.resume and folder.exists():
         check_unchanged(settings, folder, args.settings.parent)
         past = Past(folder, leave_out=args.leave_out_unreadable)
+        if not args.reopen and _ended(past):
+            raise SettingsError(
+                [
+                    f"{folder}: this session was ended in order: choose another [session] session for a new one, or go "
+                    "on with it by --resume --reopen"
+                ]
+            )
     server = Server(settings.publish.stream, settings.publish.requests)
     try:
         text = args.settings.read_text(encoding="utf-8")
@@ -117,6 +139,13 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _ended(past: Past) -> bool:
+    """Whether the last that a session told of itself is that it ended."""
+    told = [payload for _, topic, payload in past.outputs() if topic == b"session"]
+    last = client.unpack(b"session", told[-1]) if told else None
+    return isinstance(last, client.Session) and last.state == "ended"
+
+
 def _check(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -141,11 +170,18 @@ def _check(args: argparse.Namespace) -> int:
 
 def _display(args: argparse.Namespace) -> int:
     from rtdecode.publish.display.server import open_page, serve
+    from rtdecode.settings import load
 
+    settings = None if args.settings is None else load(args.settings)
+    stream, requests, stimuli = (
+        (client.STREAM, client.REQUESTS, None)
+        if settings is None
+        else (settings.publish.stream, settings.publish.requests, settings.decode.stimuli)
+    )
     return serve(
-        args.stream,
-        args.requests,
+        args.stream or stream,
+        args.requests or requests,
         port=args.port,
-        stimuli=args.stimuli,
+        stimuli=args.stimuli or stimuli,
         ready=None if args.no_browser else open_page,
     )

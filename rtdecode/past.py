@@ -153,7 +153,8 @@ class Past:
         try:
             data = np.asarray(nib.load(path).dataobj.get_unscaled())
         except (OSError, ImageFileError, ValueError) as error:
-            problem = f"expected the volume that was kept in {path.parent.name}/{path.name}: {error}"
+            why = str(error).splitlines()[0]
+            problem = f"expected the volume that was kept in {path.parent.name}/{path.name}: {why}"
             if self._leave_out:
                 return Skipped(run=record["run"], volume=record["volume"], path=record["path"], reason=problem)
             raise JournalError(

@@ -1,18 +1,18 @@
 """The session folder: journals, raw volumes and BIDS derivatives.
 
 sub-01_ses-01/
-  settings.toml, dataset_description.json
+  settings.toml, dataset_description.json, README, .bidsignore
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
   journal/lock                               names the process that records
   journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
   sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz, ..._desc-estimate_model.safetensors,
-    ..._desc-alignment_plot.png (with the bundle of an earlier visit)
   sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv, ..._run-01_desc-roi_timeseries.tsv,
     ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv,
     ..._run-01_desc-quality_summary.json, ..._run-01_stat-tsnr_boldmap.nii.gz,
-    ..._run-01_desc-motion_plot.png, -carpet_, -tsnr_, -design_
+  sub-01/figures/..._run-01_desc-motionplot_bold.png, -carpetplot_, -tsnrplot_, -designplot_,
+    ..._desc-alignmentplot_bold.png (with the bundle of an earlier visit)
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode import __version__
 from rtdecode.clock import Clock
+from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.errors import JournalError
 from rtdecode.journal import Journal, read
 from rtdecode.kept import KeptVolumes
@@ -185,15 +185,7 @@ class Recording:
             (self.folder / folder).mkdir(parents=True)
         self._func.mkdir(parents=True)
         (self.folder / "settings.toml").write_text(settings_text, encoding="utf-8")
-        description = {
-            "Name": "rtdecode session",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
-        }
-        (self.folder / "dataset_description.json").write_text(
-            json.dumps(description, indent=1) + "\n", encoding="utf-8"
-        )
+        describe_dataset(self.folder, "rtdecode session")
 
     def close(self) -> None:
         """Bring everything to the disk.
@@ -353,7 +345,7 @@ class Recording:
 
     def alignment_path(self) -> Path:
         """Where the picture of the head's place in an earlier visit's space is kept."""
-        return self._func / f"{self._stem}_desc-alignment_plot.png"
+        return figure_path(self._func / self._stem, "alignment")
 
     def quality(self, run: int, summary: Mapping[str, Any]) -> None:
         """Write the quality figures of a run."""

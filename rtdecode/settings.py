@@ -16,6 +16,7 @@ from msgspec import Meta
 from rtdecode.errors import SettingsError
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
+_ENTITIES = ("sub", "ses", "task")
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
@@ -271,13 +272,47 @@ def load(path: Path) -> Settings:
     SettingsError
         Lists every problem found, each with its path in the file.
     """
+    return parse(_read(path), root=path.parent)
+
+
+def load_estimate(path: Path) -> EstimateSettings:
+    """Read the section ``[estimate]`` of a settings file, whatever else is or is not in it.
+
+    Raises
+    ------
+    SettingsError
+        Lists every problem found in that section.
+    """
+    problems: list[str] = []
+    found: EstimateSettings | None = _section(
+        EstimateSettings, _read(path).get("estimate", {}), "$.estimate", path.parent, problems
+    )
+    if found is None:
+        raise SettingsError(problems)
+    return found
+
+
+def load_scanner(path: Path) -> ScannerSettings:
+    """Do as `load_estimate` with the section ``[scanner]``; the export folder may be left out."""
+    problems: list[str] = []
+    raw = _read(path).get("scanner", {})
+    if isinstance(raw, Mapping):
+        raw = {"export_dir": ".", **raw}
+    found: ScannerSettings | None = _section(ScannerSettings, raw, "$.scanner", path.parent, problems)
+    if found is None:
+        raise SettingsError(problems)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError([f"{path}: no such file; `rtdecode check --example` prints one to start from"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path}: not valid TOML: {error}"]) from None
-    return parse(raw, root=path.parent)
+    except OSError as error:
+        raise SettingsError([f"{path}: expected a TOML file that can be read: {error.strerror}"]) from None
 
 
 def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
@@ -316,6 +351,10 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
         address = getattr(publish, label, "tcp://127.0.0.1:0")
         if not address.startswith("tcp://127.0.0.1:"):
             problems.append(f"$.publish.{label}: expected a loopback address tcp://127.0.0.1:PORT, got {address}")
+    if publish is not None and publish.stream == publish.requests and not publish.stream.endswith(":0"):
+        problems.append(
+            f"$.publish.requests: expected another address than that of stream, got {publish.requests} twice"
+        )
     if problems:
         raise SettingsError(problems)
     return Settings(**sections)
@@ -340,8 +379,18 @@ def _section(kind: type[Any], raw: Any, where: str, root: Path, problems: list[s
         try:
             values[spec.name] = _convert(raw[spec.name], hints[spec.name], root)
         except msgspec.ValidationError as error:
-            problems.append(f"{where}.{spec.name}: {error}")
+            problems.append(f"{where}.{spec.name}: {_label_problem(raw[spec.name], hints[spec.name]) or error}")
     return kind(**values) if len(problems) == before else None
+
+
+def _label_problem(value: Any, hint: Any) -> str:
+    """Say what is wrong with a BIDS label; nothing of another setting."""
+    if hint is not Name or not isinstance(value, str):
+        return ""
+    entity, dash, label = value.partition("-")
+    if dash and entity in _ENTITIES:
+        return f"expected a label without its entity, got {value!r}: drop the {entity}-, write {label!r}"
+    return f"expected a BIDS label of letters and digits, got {value!r}"
 
 
 def _convert(value: Any, hint: Any, root: Path) -> Any:

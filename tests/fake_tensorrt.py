@@ -1,12 +1,20 @@
-"""A stand-in for the library TensorRT: its names and its manners, with ONNX Runtime on the CPU behind them."""
+"""A stand-in for the library TensorRT: its names and its manners, with ONNX Runtime on the CPU behind them.
+
+Of the real thing it keeps: plans of another version are refused; varying inputs want a profile and stay within it; the
+library knows addresses only and reads and writes memory when the work is done, not when it is asked for; work waits in
+its stream until that stream is synchronised, and sees what other streams have computed only where it waits for them;
+types of inputs are those of the file. It keeps nothing of speed, memory or numerics, torch's own operations are done at
+once, and memory that is freed too early is not noticed but where `Stream.kept` is looked at.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -15,6 +23,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from rtdecode.decode.engines import CRASHES_ON_HALVES
+
 _HEAD = b"fake plan "
 
 
@@ -22,6 +32,43 @@ class DataType(Enum):
     FLOAT = np.dtype(np.float32)
     HALF = np.dtype(np.float16)
     INT64 = np.dtype(np.int64)
+
+
+class Stream:
+    """Work in order, done when somebody waits for it.
+
+    Attributes
+    ----------
+    cuda_stream : int
+        Its handle.
+    kept : list
+        Tensors that were recorded as used by it.
+    """
+
+    known: ClassVar[dict[int, Stream]] = {}
+
+    def __init__(self) -> None:
+        self.cuda_stream = id(self)
+        self.kept: list[torch.Tensor] = []
+        self._waiting: list[Callable[[], object]] = []
+        Stream.known[self.cuda_stream] = self
+
+    def add(self, work: Callable[[], object]) -> None:
+        """Put work behind what is there."""
+        self._waiting.append(work)
+
+    def wait_stream(self, other: Stream) -> None:
+        """Do nothing further before what is now in another stream is done."""
+        due = len(other._waiting)
+        self.add(lambda: other._do(due))
+
+    def synchronize(self) -> None:
+        """Do all that waits."""
+        self._do(len(self._waiting))
+
+    def _do(self, n: int) -> None:
+        for work in [self._waiting.pop(0) for _ in range(min(n, len(self._waiting)))]:
+            work()
 
 
 class Library:
@@ -139,7 +186,7 @@ class _Engine:
         model = onnx.load_from_string(body)
         profile = next(i for i in model.graph.initializer if i.name == "profile")
         self.profile: dict[str, Any] = eval(numpy_helper.to_array(profile).tobytes().decode())
-        self.session = onnxruntime.InferenceSession(body)
+        self.session = onnxruntime.InferenceSession(body, disabled_optimizers=[CRASHES_ON_HALVES])
         self.error = error
         self._values = {v.name: v for v in (*self.session.get_inputs(), *self.session.get_outputs())}
         self._given = {v.name for v in self.session.get_inputs()}
@@ -186,29 +233,44 @@ class _Context:
         (found,) = self._engine.session.run([name], given)
         return found.shape
 
-    def execute_async_v3(self, _: Any) -> bool:
+    def execute_async_v3(self, stream: int) -> bool:
+        shapes, addresses = dict(self._shapes), dict(self._addresses)
+        Stream.known[stream].add(lambda: self._execute(shapes, addresses))
+        return True
+
+    def _execute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
         given = {}
-        for name, shape in self._shapes.items():
+        for name, shape in shapes.items():
             dtype = self._engine.get_tensor_dtype(name).value
             size = int(np.prod(shape)) * dtype.itemsize
-            given[name] = np.frombuffer(ctypes.string_at(self._addresses[name], size), dtype).reshape(shape)
+            given[name] = np.frombuffer(ctypes.string_at(addresses[name], size), dtype).reshape(shape)
         names = [v.name for v in self._engine.session.get_outputs()]
         for name, value in zip(names, self._engine.session.run(names, given), strict=True):
             out = np.ascontiguousarray(value + value.dtype.type(self._engine.error))
-            ctypes.memmove(self._addresses[name], out.tobytes(), out.nbytes)
-        return True
+            ctypes.memmove(addresses[name], out.tobytes(), out.nbytes)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
     """Put the stand-in where the runtime looks for the library, and the CPU where it looks for a GPU."""
     from rtdecode.decode import tensorrt
 
-    stream = SimpleNamespace(cuda_stream=0, synchronize=lambda: None)
+    current = [Stream()]
+
+    @contextmanager
+    def entered(stream: Stream) -> Iterator[None]:
+        current.append(stream)
+        try:
+            yield
+        finally:
+            current.pop()
+
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", library)
     monkeypatch.setattr(tensorrt, "_DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[-1])
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: stream.kept.append(tensor))
     properties = SimpleNamespace(name="No GPU", major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)

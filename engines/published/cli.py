@@ -78,9 +78,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _missing(error: ImportError) -> int:
-    print(
-        f"published networks need torch, diffusers, transformers and open_clip ({error}): pip install 'rtdecode[gpu]'"
-    )
+    print(f"published networks need torch, diffusers, transformers and open_clip ({error}): pip install '.[gpu]'")
     return 2
 
 

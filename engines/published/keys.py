@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rtdecode.decode.networks.build import differences
 from rtdecode.errors import CheckpointError
 
 _SHOWN = 8
+_WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
+_INNER = {"module.": "model.module", "_orig_mod.": "model._orig_mod"}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -23,17 +26,45 @@ class Ledger:
     source : str
         Name of the file, for messages.
     content : mapping
-        Keys and what they hold.
+        Keys and what they hold. A prefix that a wrapper of the training put before every key is taken off, and noted.
+
+    Raises
+    ------
+    CheckpointError
+        Only some of the keys have such a prefix.
     """
 
     def __init__(self, source: str, content: Mapping[str, Any]) -> None:
         self.source = source
         self._left = dict(content)
         self._dropped: dict[str, list[str]] = {}
+        self._unwrap()
+
+    def _unwrap(self) -> None:
+        while self._left:
+            prefix = next((p for p in _WRAPPERS if any(key.startswith(p) for key in self._left)), None)
+            if prefix is None:
+                return
+            if bare := [key for key in self._left if not key.startswith(prefix)]:
+                raise CheckpointError(
+                    f"{self.source}: some keys begin with {prefix!r}, which {_WRAPPERS[prefix]} puts before those of a "
+                    f"model, and {len(bare)} do not ({_some(bare)}): save the model itself, "
+                    f"torch.save({{'model_state_dict': {_INNER[prefix]}.state_dict()}}, ...)"
+                )
+            self._left = {key.removeprefix(prefix): value for key, value in self._left.items()}
+            self.note([prefix], f"a prefix that {_WRAPPERS[prefix]} puts before every key; taken off")
 
     def take(self, prefix: str) -> dict[str, Any]:
-        """Take every key with a prefix, without it."""
+        """Take every key with a prefix, without it.
+
+        Raises
+        ------
+        CheckpointError
+            A tensor holds a number that is none; it is named.
+        """
         keys = [key for key in self._left if key.startswith(prefix)]
+        for key in keys:
+            check_finite(self.source, key, self._left[key])
         return {key[len(prefix) :]: self._left.pop(key) for key in keys}
 
     def one(self, key: str) -> Any:
@@ -86,6 +117,23 @@ class Ledger:
                 "model? To leave keys out all the same, name them with --ignore"
             )
         return {reason: sorted(keys) for reason, keys in self._dropped.items()}
+
+
+def check_finite(source: str, key: str, value: object) -> None:
+    """Check that a tensor, if it is one, holds numbers only.
+
+    Raises
+    ------
+    CheckpointError
+        It holds NaN or inf.
+    """
+    if isinstance(value, Tensor) and value.is_floating_point():
+        wrong = int((~torch.isfinite(value)).sum())
+        if wrong:
+            raise CheckpointError(
+                f"{source}: {key}: expected numbers, got NaN or inf in {wrong} of {value.numel()} places: the training "
+                "diverged; take a checkpoint from before"
+            )
 
 
 def fit(source: str, stage: str, network: nn.Module, state: Mapping[str, Tensor]) -> None:

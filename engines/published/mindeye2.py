@@ -179,6 +179,8 @@ def add_prior(draft: Draft, ledger: Ledger, network: str, schedule: str) -> None
 def _add_ridge(draft: Draft, ledger: Ledger, participants: Sequence[int] | None) -> None:
     state = ledger.take("ridge.")
     known = range(count(state, "linears."))
+    if not known:
+        ledger.one("ridge.linears.0.weight")
     kept = list(known) if participants is None else list(participants)
     if not kept or not set(kept) <= set(known):
         raise CheckpointError(f"{ledger.source}: expected participants from 0 to {len(known) - 1}, got {kept}")

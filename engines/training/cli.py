@@ -79,7 +79,7 @@ def _participant(text: str) -> tuple[int, Path]:
 
 
 def _missing(error: ImportError) -> int:
-    print(f"training needs torch, diffusers and accelerate ({error}): pip install 'rtdecode[gpu]'")
+    print(f"training needs torch, diffusers and accelerate ({error}): pip install '.[gpu]'")
     return 2
 
 

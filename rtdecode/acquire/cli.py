@@ -31,11 +31,11 @@ def _inspect(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from rtdecode.acquire.inspect import inspect, picture
-    from rtdecode.settings import load
+    from rtdecode.settings import load_scanner
 
     t_r_s, affine = None, None
     if args.settings is not None:
-        scanner = load(args.settings).scanner
+        scanner = load_scanner(args.settings)
         t_r_s = scanner.t_r_s
         affine = None if scanner.affine is None else np.array([*scanner.affine, (0.0, 0.0, 0.0, 1.0)])
     found = inspect(args.paths, t_r_s=t_r_s, affine=affine)

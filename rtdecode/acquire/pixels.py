@@ -133,7 +133,7 @@ def _decode(header: Header, found: PixelLayout, start: int) -> NDArray[Any]:
     except NotImplementedError:
         raise VolumeError(path, "transfer syntax", "one of the DICOM standard for images", shown(syntax)) from None
     if not decoder.is_available:
-        raise VolumeError(path, "transfer syntax", "a codec: pip install 'rtdecode[jpeg]'", shown(syntax))
+        raise VolumeError(path, "transfer syntax", "a codec: pip install '.[jpeg]'", shown(syntax))
     values: list[NDArray[Any]] = []
     try:
         for frame in generate_frames(content, number_of_frames=found.frames):

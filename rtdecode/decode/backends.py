@@ -74,7 +74,7 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
         )
         return Backend(name="onnx", device="cpu", precision="float32", reason=why)
     if not torch:
-        raise EngineError(f"pack {pack.name} needs torch: pip install 'rtdecode[gpu]', or export it elsewhere to ONNX")
+        raise EngineError(f"pack {pack.name} needs torch: pip install '.[gpu]', or export it elsewhere to ONNX")
     why = "asked for" if wanted == "torch" else "a GPU was found" if gpu else "the pack holds no ONNX files"
     if gpu:
         return Backend(name="torch", device="cuda", precision="float16", reason=why)
@@ -162,7 +162,7 @@ def _networks(pack: EnginePack, threads: int) -> ModuleType:
         from rtdecode.decode.networks import stages
     except ImportError as error:
         raise EngineError(
-            f"pack {pack.name} needs torch, diffusers and transformers: pip install 'rtdecode[gpu]' ({error})"
+            f"pack {pack.name} needs torch, diffusers and transformers: pip install '.[gpu]' ({error})"
         ) from None
     torch.set_num_threads(threads)
     return stages

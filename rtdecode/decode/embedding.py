@@ -51,7 +51,7 @@ def load_embedder(pack: EnginePack, *, threads: int = 1) -> Embedder:
 
         from rtdecode.decode.networks.build import load
     except ImportError as error:
-        raise EngineError(f"pack {pack.name}/embedder needs torch: pip install 'rtdecode[gpu]' ({error})") from None
+        raise EngineError(f"pack {pack.name}/embedder needs torch: pip install '.[gpu]' ({error})") from None
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32

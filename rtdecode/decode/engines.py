@@ -27,6 +27,8 @@ _FAILURES: tuple[type[Exception], ...] = (
     ValueError,
     RuntimeError,
 )
+CRASHES_ON_HALVES = "MatmulTransposeFusion"
+"""ONNX Runtime 1.32 ends the process where this meets attention in float16."""
 
 
 class Engine(Protocol):
@@ -53,7 +55,13 @@ class Engine(Protocol):
         Parameters
         ----------
         values : mapping of str to ndarray
-            One array per input, each of the type and shape that the network wants.
+            One array per input, each of the type and shape that the network wants; single precision also where the
+            network wants half.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Half precision comes as single.
 
         Raises
         ------
@@ -89,10 +97,13 @@ class OnnxEngine:
         options.use_deterministic_compute = True
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[CRASHES_ON_HALVES]
+            )
         except _FAILURES as error:
             raise EngineError(f"{name}: {path} cannot be loaded: {error}") from None
         self._name = name
+        self._halves = {spec.name for spec in self._session.get_inputs() if spec.type == "tensor(float16)"}
 
     @property
     def name(self) -> str:
@@ -114,7 +125,14 @@ class OnnxEngine:
         if set(values) != set(self.inputs):
             raise EngineError(f"{self._name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
         try:
-            results = self._session.run(None, dict(values))
+            results = self._session.run(None, {name: self._given(name, value) for name, value in values.items()})
         except _FAILURES as error:
             raise EngineError(f"{self._name}: {error}") from None
-        return {name: np.asarray(result) for name, result in zip(self.outputs, results, strict=True)}
+        return {name: _single(np.asarray(result)) for name, result in zip(self.outputs, results, strict=True)}
+
+    def _given(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        return value.astype(np.float16) if name in self._halves and value.dtype == np.float32 else value
+
+
+def _single(value: NDArray[Any]) -> NDArray[Any]:
+    return value.astype(np.float32) if value.dtype == np.float16 else value

@@ -45,7 +45,7 @@ class TensorRT:
             import torch
         except ImportError as error:
             raise EngineError(
-                f"TensorRT cannot be imported ({error}): pip install 'rtdecode[gpu,tensorrt]', or set decode.backend"
+                f"TensorRT cannot be imported ({error}): pip install '.[gpu,tensorrt]', or set decode.backend"
             ) from None
         # Deserialising a plan without a driver ends the process, so the driver is asked first.
         if not torch.cuda.is_available():
@@ -170,6 +170,11 @@ class TensorRTEngine:
         if set(values) != set(self._inputs):
             raise EngineError(f"{self._name}: expected inputs {sorted(self._inputs)}, got {sorted(values)}")
         torch, context = self._torch, self._context
+        caller = torch.cuda.current_stream()
+        self._stream.wait_stream(caller)  # which may still be computing the inputs
+        for value in values.values():
+            if value.device.type == _DEVICE:
+                value.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             # Held until the end of this call: the library keeps addresses only.
             given = {n: v.to(_DEVICE, self._dtypes[n], non_blocking=True).contiguous() for n, v in values.items()}
@@ -191,6 +196,8 @@ class TensorRTEngine:
                 self._stream.synchronize()  # a device that failed is an error of the process, not of the request
                 raise EngineError(f"{self._name}: TensorRT could not run the plan")
         self._stream.synchronize()
+        for value in found.values():
+            value.record_stream(caller)
         return found
 
 

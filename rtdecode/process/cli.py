@@ -12,8 +12,10 @@ from rich.table import Table
 
 from rtdecode.process.process import Motion, Processed, process
 from rtdecode.process.tables import MOTION_FORMATS
+from rtdecode.settings import load_estimate
 
 Subparsers = Any  # argparse keeps the type of its sub-parsers private
+ENTITIES = {"participant": "sub", "session": "ses", "task": "task"}
 
 
 def register(subparsers: Subparsers) -> None:
@@ -43,7 +45,12 @@ def register(subparsers: Subparsers) -> None:
         f"({MOTION_FORMATS})",
     )
     parser.add_argument("--bundle", type=Path, help="participant bundle: its mask and reference are used")
-    parser.add_argument("--settings", type=Path, help="session settings: its section [estimate] is used")
+    parser.add_argument(
+        "--settings", type=Path, help="TOML file of a session: its section [estimate] is used, and needs no other"
+    )
+    for name in ENTITIES:
+        parser.add_argument(f"--{name}", type=_label, help=f"BIDS label of the {name}, where the file's name has none")
+    parser.add_argument("--mask", type=Path, help="NIfTI mask to use, in the space of the first volume")
     parser.add_argument("--tr", type=float, dest="t_r_s", help="repetition time in seconds, if the files do not tell")
     parser.add_argument(
         "--final-at",
@@ -62,9 +69,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Handle the command; returns its exit code."""
-    from rtdecode.settings import load
-
-    settings = None if arguments.settings is None else load(arguments.settings).estimate
+    settings = None if arguments.settings is None else load_estimate(arguments.settings)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
@@ -87,11 +92,19 @@ def run(arguments: argparse.Namespace) -> int:
             every_volume=arguments.every_volume,
             standard_errors=arguments.standard_errors,
             regions=arguments.roi,
+            mask=arguments.mask,
+            entities={short: value for name, short in ENTITIES.items() if (value := getattr(arguments, name))},
             out=arguments.out,
             progress=progress,
         )
     _report(found, arguments.out)
     return 0
+
+
+def _label(text: str) -> str:
+    if not text.isascii() or not text.isalnum():
+        raise argparse.ArgumentTypeError(f"expected letters and digits, without sub-, ses- or task-, got {text!r}")
+    return text
 
 
 def _motion(given: list[str]) -> Motion:

@@ -1,12 +1,13 @@
 """BIDS derivatives of processed runs.
 
-OUT/dataset_description.json
+OUT/dataset_description.json, README, .bidsignore
 OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
   ..._run-1_desc-motion_timeseries.tsv and .json     one row a volume; mm and radians
   ..._run-1_desc-quality_timeseries.tsv              one row a volume
   ..._run-1_desc-roi_timeseries.tsv                  one row a volume, one column a region
   ..._run-1_desc-quality_summary.json, ..._run-1_stat-tsnr_boldmap.nii.gz
-  ..._run-1_desc-motion_plot.png, -carpet_, -tsnr_, -design_; with a bundle, ..._desc-alignment_plot.png
+  sub-01/figures/..._run-1_desc-motionplot_bold.png, -carpetplot_, -tsnrplot_, -designplot_; with a bundle,
+    ..._desc-alignmentplot_bold.png
   ..._run-1_desc-trial_betas.nii.gz and .json, ..._run-1_desc-trial_events.tsv      row i is volume i
   ..._run-1_desc-trial_stderr.nii.gz                 where standard errors were asked for
   ..._run-1_desc-revision_betas.nii.gz, ..._run-1_desc-revision_events.tsv          the same for every revision
@@ -25,7 +26,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode import __version__
+from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.process.process import Processed, ProcessedRun
 from rtdecode.process.tables import MOTION_NAMES
@@ -40,7 +41,14 @@ TRIAL_COLUMNS = (
 _ENTITY = re.compile(r"^(sub|ses|task|acq|ce|dir|rec|run|echo|part)-([A-Za-z0-9]+)$")
 
 
-def write(found: Processed, out: Path, *, sources: Sequence[Path], every_volume: bool) -> None:
+def write(
+    found: Processed,
+    out: Path,
+    *,
+    sources: Sequence[Path],
+    every_volume: bool,
+    entities: Mapping[str, str] | None = None,
+) -> None:
     """Write the derivatives of all runs.
 
     Parameters
@@ -52,24 +60,26 @@ def write(found: Processed, out: Path, *, sources: Sequence[Path], every_volume:
         What was processed, for the description.
     every_volume : bool
         Also write every revision.
+    entities : mapping of str to str, or None
+        BIDS labels that replace those of the recordings' names.
     """
-    stems = _stems([run.name for run in found.runs])
-    for run, entities in zip(found.runs, stems, strict=True):
-        folder = out / f"sub-{entities['sub']}"
-        if "ses" in entities:
-            folder /= f"ses-{entities['ses']}"
+    stems = _stems([run.name for run in found.runs], entities or {})
+    for run, labels in zip(found.runs, stems, strict=True):
+        folder = out / f"sub-{labels['sub']}"
+        if "ses" in labels:
+            folder /= f"ses-{labels['ses']}"
         folder /= "func"
         folder.mkdir(parents=True, exist_ok=True)
         if run is found.runs[0]:
-            session = folder / _stem({k: v for k, v in entities.items() if k != "run"})
+            session = folder / _stem({k: v for k, v in labels.items() if k != "run"})
             _nifti(found.reference, found.affine, _file(session, "boldref.nii.gz"))
             _nifti(found.mask.astype(np.uint8), found.affine, _file(session, "desc-brain_mask.nii.gz"))
             if found.first is not None:
                 title = (
                     f"first volume (red outline) over the calibration's reference: correlation {run.volumes[0].fit:.3f}"
                 )
-                overlay(found.reference, found.first, _file(session, "desc-alignment_plot.png"), title)
-        stem = folder / _stem(entities)
+                overlay(found.reference, found.first, figure_path(session, "alignment"), title)
+        stem = folder / _stem(labels)
         _write_motion(found, run, stem)
         _write_quality(found, run, stem)
         _write_regions(run, stem)
@@ -77,24 +87,17 @@ def write(found: Processed, out: Path, *, sources: Sequence[Path], every_volume:
             _write_betas(found, run.finals, stem, "trial")
             if every_volume:
                 _write_betas(found, run.betas, stem, "revision")
-    description = {
-        "Name": "rtdecode process",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
-        "SourceDatasets": [{"URL": path.name} for path in sources],
-    }
-    _json(out / "dataset_description.json", description)
+    describe_dataset(out, "rtdecode process", SourceDatasets=[{"URL": path.name} for path in sources])
 
 
-def _stems(names: Sequence[str]) -> list[dict[str, str]]:
+def _stems(names: Sequence[str], given: Mapping[str, str]) -> list[dict[str, str]]:
     """Take the BIDS entities from file names; what a name lacks is made up, so that no two are the same."""
     stems: list[dict[str, str]] = []
     for name in names:
         matches = (_ENTITY.match(part) for part in name.split("_"))
         entities = {match[1]: match[2] for match in matches if match}
-        task = entities.get("task") or re.sub(r"[^A-Za-z0-9]", "", name) or "bold"
-        stems.append({"sub": "01", **entities, "task": task})
+        task = given.get("task") or entities.get("task") or re.sub(r"[^A-Za-z0-9]", "", name) or "bold"
+        stems.append({"sub": "01", **entities, **given, "task": task})
     if len({_stem(entities) for entities in stems}) < len(stems):
         stems = [{**entities, "run": f"{number:02d}"} for number, entities in enumerate(stems, start=1)]
     return stems

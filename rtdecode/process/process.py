@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -121,6 +121,8 @@ def process(
     every_volume: bool = False,
     standard_errors: bool = False,
     regions: Sequence[Path] = (),
+    mask: Path | None = None,
+    entities: Mapping[str, str] | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Processed:
@@ -152,6 +154,10 @@ def process(
         Betas come with their standard errors.
     regions : sequence of Path
         Masks (NIfTI in the space of the reference) whose percent signal change is followed volume by volume.
+    mask : Path or None
+        NIfTI mask in the space of the reference, instead of the settings'.
+    entities : mapping of str to str, or None
+        BIDS labels (``sub``, ``ses``, ``task``) for the derivatives, instead of those in the names of the recordings.
     out : Path or None
         Folder for the derivatives; made if absent.
     progress : callable or None
@@ -178,6 +184,12 @@ def process(
     known_motion = [read_motion_table(file) for file in files]
     used = _settings(settings, motion, trials, final_at_s)
     used = replace(used, regions={**used.regions, **{_plain_name(path): path for path in regions}})
+    if mask is not None:
+        if bundle is not None:
+            raise SettingsError(["--mask: expected none beside --bundle, which has its own"])
+        if not mask.is_file():
+            raise SettingsError([f"--mask: expected a NIfTI file, found none at {mask}"])
+        used = replace(used, mask=mask)
     calibrated = None if bundle is None else open_calibrated(open_participant(bundle))
     estimator: Estimator | None = None
     runs: list[ProcessedRun] = []
@@ -211,7 +223,7 @@ def process(
     if out is not None:
         from rtdecode.process.derivatives import write
 
-        write(found, out, sources=paths, every_volume=every_volume)
+        write(found, out, sources=paths, every_volume=every_volume, entities=entities or {})
     return found
 
 

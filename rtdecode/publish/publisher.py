@@ -83,7 +83,7 @@ def _said_once(message: wire.Message) -> tuple[object, ...] | None:
 
 def without_folders(text: str) -> str:
     """Leave of every full path in a text the last name: who uses a machine is nobody's business on the stream."""
-    return re.sub(r"(?<![\w./:])/(?:[^/\s:'\"]+/)+", "", text)
+    return re.sub(r"(?<![\w./:])/(?:[^/\s:'\"]+/)+(?=[^/\s])", "", text)
 
 
 class Publisher:
@@ -148,6 +148,8 @@ class Publisher:
         name = wire.topic_of(message)
         numbered = not isinstance(message, wire.Heartbeat)
         with self._lock:
+            if isinstance(message, wire.Heartbeat):
+                message = replace(message, last={n: len(h.places) - 1 for n, h in self._history.items() if h.places})
             history = self._history[name]
             topic, payload = wire.pack(
                 replace(

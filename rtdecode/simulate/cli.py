@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rtdecode.client import Client
 from rtdecode.clock import SystemClock
 from rtdecode.errors import SettingsError
+from rtdecode.settings import load
 from rtdecode.simulate.faults import FAULTS, Fault, make_plan, parse_fault
 from rtdecode.simulate.playback import Announce, Speed
 from rtdecode.simulate.visit import VisitPlan
@@ -31,11 +32,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="EXPORT_DIR", help="folder to write to; made if absent"
+        "settings",
+        type=Path,
+        nargs="?",
+        metavar="SETTINGS",
+        help="TOML file of a session: volumes go to its export folder, and of a visit trials to its daemon",
     )
+    parser.add_argument("--out", type=Path, metavar="EXPORT_DIR", help="folder to write to; made if absent")
     parser.add_argument("--seed", type=int, default=0, help="fixes everything (default 0)")
     parser.add_argument("--speed", type=speed, default=1.0, help="times real time, or max (default 1)")
-    parser.add_argument("--runs", type=int, default=None, help="runs to acquire (default 8)")
+    parser.add_argument("--runs", type=_count, default=None, help="runs to acquire (default 8)")
     parser.add_argument("--stimuli", type=Path, default=None, help="also write the pictures shown into this folder")
     parser.add_argument(
         "--requests",
@@ -62,6 +68,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--files-per-volume", type=int, default=1, help="of a replay (default 1)")
     parser.add_argument("--period", type=float, default=1.5, help="seconds between volumes of a replay (default 1.5)")
     parser.set_defaults(handler=run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
 
 
 def speed(text: str) -> Speed:
@@ -111,6 +123,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError([f"--replay: expected no {given}, which is about a simulated visit"])
     if arguments.fault and visit_only["requests"]:
         raise SettingsError(["--fault: expected no --requests, a replay of files has no trials to announce"])
+    if arguments.settings is not None:
+        settings = load(arguments.settings)
+        arguments.out = arguments.out or settings.scanner.export_dir
+        if arguments.replay is None and not arguments.fault:
+            arguments.requests = arguments.requests or settings.publish.requests
+    if arguments.out is None:
+        raise SettingsError(["simulate: expected SETTINGS or --out, got neither"])
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.replay is not None:
         _replay(arguments, arguments.replay)

@@ -12,9 +12,9 @@ from rtdecode.errors import EngineError
 from tests.decode_small import FakeEngine
 
 
-def write_sum(path: Path) -> None:
+def write_sum(path: Path, kind: str = "FLOAT") -> None:
     onnx = pytest.importorskip("onnx")
-    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    helper, float32 = onnx.helper, onnx.TensorProto.DataType.Value(kind)
     graph = helper.make_graph(
         [helper.make_node("Add", ["a", "b"], ["total"])],
         "sum",
@@ -72,3 +72,15 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a network")
     with pytest.raises(EngineError, match="cannot be loaded"):
         OnnxEngine(tmp_path / "bad.onnx", name="bad", threads=1)
+
+
+def test_a_file_in_half_precision_takes_and_gives_single(tmp_path: Path) -> None:
+    write_sum(tmp_path / "half.onnx", "FLOAT16")
+    engine = OnnxEngine(tmp_path / "half.onnx", name="half", threads=1)
+    a = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+    for given in (a, a.astype(np.float16)):
+        total = engine.run({"a": given, "b": given})["total"]
+        assert total.dtype == np.float32
+        np.testing.assert_array_equal(total, 2 * a.astype(np.float16).astype(np.float32))
+    with pytest.raises(EngineError):
+        engine.run({"a": a.astype(np.int64), "b": a})

@@ -16,7 +16,7 @@ from rtdecode.errors import EngineError
 torch = pytest.importorskip("torch")
 
 from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
-from tests.fake_tensorrt import Library, install  # noqa: E402
+from tests.fake_tensorrt import Library, Stream, install  # noqa: E402
 
 PROFILE: Profile = {name: ((1, 3), (1, 3), (4, 3)) for name in "ab"}
 REAL = importlib.util.find_spec("tensorrt") is not None and torch.cuda.is_available()
@@ -108,5 +108,30 @@ def test_without_a_gpu_nothing_of_the_library_is_touched(monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="the library is there")
 def test_without_the_library_the_remedy_is_told() -> None:
-    with pytest.raises(EngineError, match=r"pip install 'rtdecode\[gpu,tensorrt\]'"):
+    with pytest.raises(EngineError, match=r"pip install '\.\[gpu,tensorrt\]'"):
         TensorRT()
+
+
+def test_a_plan_waits_for_what_computes_its_inputs(builder: TensorRT, network: Path) -> None:
+    engine = builder.load(builder.build(network, PROFILE), "sum")
+    a = torch.zeros((2, 3), device=builder.device)
+    if builder.device == "cuda":
+        torch.cuda._sleep(50_000_000)
+        a.add_(2)
+    else:
+        torch.cuda.current_stream().add(lambda: a.add_(2))
+    found = engine.compute({"a": a, "b": torch.ones((2, 3), device=builder.device)})["total"]
+    assert found.cpu().tolist() == [[3.0] * 3] * 2
+
+
+def test_memory_is_kept_for_both_streams(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Library())
+    builder = TensorRT()
+    engine = builder.load(builder.build(network, PROFILE), "sum")
+    caller = torch.cuda.current_stream()
+    given = {name: torch.ones((1, 3)) for name in "ab"}
+    found = engine.compute(given)["total"]
+    assert any(kept is found for kept in caller.kept)
+    (own,) = [stream for stream in Stream.known.values() if any(kept is given["a"] for kept in stream.kept)]
+    assert own is not caller
+    assert any(kept is given["b"] for kept in own.kept)

@@ -185,8 +185,8 @@ def test_timing_that_cannot_be_true_is_repaired_or_a_fault(console: Console) -> 
         console.write(4, index, slice_times_s=late)
     console.wait(10.0)
     assert console.told() == (whole(1, 4) + whole(2, 3), [])
-    (fault,) = rig.recorder.of(wire.Fault)
-    assert (fault.run, fault.part, fault.kind) == (2, "timing", "slice_times_s")
+    (fault,) = (fault for fault in rig.recorder.of(wire.Fault) if fault.part == "timing")
+    assert (fault.run, fault.kind) == (2, "slice_times_s")
     assert f"expected times within the repetition time ({PROTOCOL.t_r_s:g} s)" in fault.reason
     assert fault.degraded
     assert fault.remedy

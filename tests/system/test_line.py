@@ -18,6 +18,7 @@ from rtdecode import client as wire
 from rtdecode.acquire.dicom import DicomReader
 from rtdecode.bundle import open_participant
 from rtdecode.journal import read
+from tests import bids
 from tests.conftest import FakeClock
 from tests.system.line_harness import PLAN, Recorder, run_visit, without_times
 
@@ -118,6 +119,10 @@ def test_the_session_folder_holds_everything(visit: tuple[Recorder, Path]) -> No
     finals = [b for b in recorder.of(wire.Beta) if b.final and b.run == 3]
     sent = np.stack([np.frombuffer(b.beta.data, b.beta.dtype) for b in finals], axis=1)
     assert np.array_equal(betas.astype(np.float32), sent)
+
+
+def test_the_session_folder_is_a_bids_dataset(visit: tuple[Recorder, Path]) -> None:
+    assert bids.errors(visit[1]) == []
 
 
 def test_raw_volumes_are_kept_losslessly(visit: tuple[Recorder, Path]) -> None:

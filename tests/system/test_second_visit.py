@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,10 +16,13 @@ import pytest
 from PIL import Image
 
 from rtdecode import client as wire
+from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.errors import RtdecodeError, SettingsError
 from rtdecode.publish import requests
+from rtdecode.simulate.participant import ResponseParameters, make_participant
+from rtdecode.simulate.scanner import Scanner
 from tests.conftest import FakeClock
-from tests.system.line_harness import PLAN, Recorder, Rig, run_visit, settings_for
+from tests.system.line_harness import PLAN, PROTOCOL, Recorder, Rig, run_visit, settings_for
 
 SECOND = replace(PLAN, calibration_runs=0, decoding_runs=1)
 
@@ -40,6 +46,7 @@ def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recor
         SECOND,
         session={"session": "02"},
         decode={"bundle": str(first / "bundle")},
+        calibration={"runs": 6},  # as by default: a bundle decides, not the number of a run
         estimate={"regions": {"left": "left.nii.gz"}},
     )
 
@@ -49,6 +56,49 @@ def test_every_trial_is_decoded(second: tuple[Recorder, Path]) -> None:
     finals = [m for m in recorder.of(wire.Reconstruction) if m.final]
     assert [m.trial for m in finals] == [trial.trial for trial in SECOND.trials]
     assert not recorder.of(wire.Fault)
+
+
+def test_the_session_is_said_to_decode_from_the_start_and_learns_nothing_of_its_own(
+    second: tuple[Recorder, Path],
+) -> None:
+    recorder, folder = second
+    assert {m.mode for m in recorder.of(wire.Session)} == {"decode"}
+    assert not list(folder.rglob("*_desc-estimate_model.safetensors"))
+
+
+def test_a_bundle_that_is_asked_for_under_way_decides_at_once(first: Path, tmp_path: Path) -> None:
+    """The session's own bundle, made before its calibration runs were over, and the resume of that session."""
+    at = 20
+    clock = FakeClock()
+    settings = settings_for(tmp_path, SECOND, session={"session": "01"}, calibration={"runs": 6})
+    rig = Rig(settings, clock)
+    bundle = tmp_path / "bundle"
+    shutil.copytree(first / "bundle", bundle)
+    provenance = json.loads((bundle / "provenance.json").read_text())
+    session: Any = rig._recording.session
+    seal(bundle, PARTICIPANT_SCHEMA, lambda draft: _copied(first / "bundle", draft, {**provenance, "session": session}))
+    participant = make_participant(SECOND.seed, PROTOCOL, ResponseParameters(n_responsive=60))
+    scanner = Scanner(SECOND, participant, settings.scanner.export_dir, clock, speed=1.0)
+
+    def ask(run: int, volume: int) -> None:
+        if volume == at:
+            rig.request(requests.Mode, mode="decode", bundle=str(bundle))
+
+    scanner.play(lambda message: rig.request(requests.Event, **message), on_volume=ask)
+    clock.sleep(10.0)
+    rig.finish()
+    asked_s = (at + 1) * PROTOCOL.t_r_s
+    decoded = {m.trial for m in rig.recorder.of(wire.Score) if m.final}
+    due = {t.trial for t in SECOND.trials if t.onset_s + settings.estimate.final_at_s > asked_s + PROTOCOL.t_r_s}
+    assert due
+    assert due <= decoded < {t.trial for t in SECOND.trials}
+
+
+def _copied(source: Path, draft: Path, provenance: dict[str, Any]) -> None:
+    for path in source.iterdir():
+        if path.name != "manifest.json":
+            (draft / path.name).write_bytes(path.read_bytes())
+    (draft / "provenance.json").write_text(json.dumps(provenance))
 
 
 def test_betas_are_of_the_calibrated_voxels(first: Path, second: tuple[Recorder, Path]) -> None:
@@ -62,7 +112,7 @@ def test_betas_are_of_the_calibrated_voxels(first: Path, second: tuple[Recorder,
 
 
 def test_the_operator_sees_where_the_head_lies(second: tuple[Recorder, Path]) -> None:
-    (picture,) = second[1].rglob("*_desc-alignment_plot.png")
+    (picture,) = second[1].rglob("*_desc-alignmentplot_bold.png")
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     red = (pixels[..., 0] - pixels[..., 1] > 100).mean()
     assert 0.001 < red < 0.2

@@ -50,6 +50,19 @@ def test_a_brain_that_tells_is_identified_on_trials_never_seen() -> None:
     scores = fit.scorer.candidates(components, adapter.project(candidates.tokens[120:]))
     ranks = [mid_rank(row, i) for i, row in enumerate(scores)]
     assert np.mean(ranks) < 14  # of 40; 20.5 is chance
+    new_trials = 1 - (np.mean(ranks) - 1) / 39
+    assert fit.figures["percentile"] == pytest.approx(new_trials, abs=0.04)
+    assert fit.figures["decoder_percentile"] == pytest.approx(new_trials, abs=0.04)
+
+
+def test_the_learning_curve_rises_with_signal() -> None:
+    candidates, betas = pictures(60, 0)
+    few, more = (calibrate(candidates, betas, np.arange(n)).status() for n in (12, 60))
+    assert few.percentile is not None
+    assert more.percentile is not None
+    assert 0.5 < few.percentile < more.percentile
+    assert more.interval[0] > 0.8
+    assert more.p_value == 1 / 1000
 
 
 def test_shuffled_labels_come_out_at_chance() -> None:

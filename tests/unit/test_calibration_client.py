@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,8 +68,10 @@ def visit(folder: Path) -> list[Message]:
     return messages
 
 
-def calibration_run(client: ListClient, folder: Path) -> CalibrationRun:
-    return CalibrationRun(cast(Client, client), Calibrator(tiny_categories(), leave_out="run"), tiny_pack(), folder)
+def calibration_run(client: ListClient, folder: Path, lines: list[str] | None = None) -> CalibrationRun:
+    told = [] if lines is None else lines
+    calibrator = Calibrator(tiny_categories(), leave_out="run")
+    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, report=told.append)
 
 
 def with_reference(folder: Path) -> Path:
@@ -126,3 +130,45 @@ def test_a_daemon_that_refuses_or_is_silent_is_named(error: Exception, tmp_path:
 
     with pytest.raises(CalibrationError, match=str(error)):
         calibration_run(Refusing(visit(with_reference(tmp_path))), tmp_path).run()
+
+
+def test_what_goes_on_is_told(tmp_path: Path) -> None:
+    lines: list[str] = []
+    calibration_run(ListClient(visit(with_reference(tmp_path))), tmp_path, lines).run()
+    assert lines[:3] == [
+        "waiting for the session",
+        "session 01-01, participant 01: waiting for the trials of 4 calibration runs",
+        "calibration run 1 of 4 started: 0 trials so far",
+    ]
+    assert re.fullmatch(r"10 trials: held-out percentile rank \d+% \[\d+%, \d+%\], chance 50 %, p = 0\.\d{3}", lines[5])
+    assert any(line == "calibration run 3 of 4 ended: 24 trials so far" for line in lines)
+    assert lines[-2] == "the calibration runs are complete: fitting 32 trials"
+    assert re.fullmatch(r"fitted in \d+\.\d s: .* held out; handing the bundle to the daemon", lines[-1])
+    assert not any("run 5 of 4" in line for line in lines)
+
+
+def test_trials_of_another_session_are_never_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    first = visit(tmp_path)[:30]
+    late = first[-1]  # of the first session, after the second began
+    renamed = [replace(message, session="02-01") for message in visit(with_reference(tmp_path / "second"))]
+    renamed[0] = replace(renamed[0], participant="02")
+    lines: list[str] = []
+    client = ListClient([*first, *renamed[:10], late, Run(session="01-01", run=4, state="ended"), *renamed[10:]])
+    run = calibration_run(client, tmp_path / "first", lines)
+    folder = run.run()
+    assert folder == tmp_path / "second" / "bundle"
+    alone = calibration_run(ListClient(renamed), tmp_path / "second")
+    (tmp_path / "second" / "bundle").rename(tmp_path / "mixed")
+    alone.run()
+    one, other = (open_participant(path) for path in (tmp_path / "mixed", folder))
+    assert one.provenance["trials"] == 32
+    np.testing.assert_array_equal(one.adapter["weights"], other.adapter["weights"])
+    (said,) = [line for line in lines if "another session" in line]
+    assert "another session began: 02-01, participant 02; the 13 trials of 01-01 are put aside" in said
+
+
+def test_a_session_that_decodes_from_its_start_is_not_calibrated(tmp_path: Path) -> None:
+    messages = [replace(session(tmp_path), mode="decode"), *visit(tmp_path)[1:]]
+    with pytest.raises(CalibrationError, match="decodes with a bundle from its start"):
+        calibration_run(ListClient(messages), tmp_path).run()

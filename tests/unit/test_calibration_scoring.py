@@ -108,12 +108,3 @@ def test_evidence_is_chance_where_identification_is_not_above_it() -> None:
     assert silent.probability(1e6, 1 / 8) == 1 / 8
     speaking = scoring.make_evidence(scores, scores.argmax(1), predicted, scorer, 0.001, rng)
     assert speaking.probability(float(np.ptp(scores)), 1 / 8) > 0.8
-
-
-def test_the_bootstrap_interval_covers_the_mean() -> None:
-    rng = np.random.default_rng(5)
-    hits = 0
-    for _ in range(100):
-        low, high = scoring.bootstrap_interval(rng.standard_normal(50), rng)
-        hits += low <= 0 <= high
-    assert hits >= 86

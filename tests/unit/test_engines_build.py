@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 torch = pytest.importorskip("torch")
 
@@ -21,6 +23,7 @@ from engines.parity import agrees, compare  # noqa: E402
 from engines.published.fake import write_fake_mindeye2  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
+from rtdecode.decode.backends import choose, load_mindeye2  # noqa: E402
 from rtdecode.decode.candidates import embed_candidates  # noqa: E402
 from rtdecode.decode.engines import OnnxEngine  # noqa: E402
 from rtdecode.decode.mindeye2.engines import onnx_runner  # noqa: E402
@@ -295,3 +298,47 @@ def test_embedded_pictures_are_searched(tmp_path: Path, exported: EnginePack) ->
         open_pool(out, exported)
     with pytest.raises(EngineError, match="expected embeddings"):
         open_pool(tmp_path / "pictures" / "a.png", pack)
+
+
+def test_a_pack_in_half_precision_does_all_that_one_in_single_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = ("ridge", "backbone", "prior", "embedder")
+    write_fake_mindeye2(tmp_path / "fake", dims="small", stages=stages, precision="float32")
+    half = str(tmp_path / "half")
+    assert main(["engines", "export", str(tmp_path / "fake"), "--out", half, "--precision", "float16"]) == 0
+    pack = open_pack(half)
+    for spec in pack.config["parts"].values():
+        assert 0 < spec["difference"] <= spec["tolerance"] == 0.02
+        types = {given.type.tensor_type.elem_type for given in onnx.load(pack.folder / spec["file"]).graph.input}
+        assert onnx.TensorProto.FLOAT16 in types
+        assert onnx.TensorProto.FLOAT not in types
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "stimuli").mkdir()
+    for i in range(9):
+        picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+        picture.save(tmp_path / "stimuli" / f"s{i}.png")
+    pictures = str(tmp_path / "pictures.safetensors")
+    assert main(["engines", "embed", str(tmp_path / "stimuli"), "--pack", half, "--out", pictures]) == 0
+    voxels = pack.config["stages"]["ridge"]["sizes"]["voxels"][0]
+    trials = {"betas": rng.standard_normal((18, voxels)).astype(np.float32), "picture": np.arange(18) % 9}
+    save_file(trials, tmp_path / "sub-01.safetensors")
+    visit = str(tmp_path / "visit")
+    participant = f"0={tmp_path / 'sub-01.safetensors'}"
+    assert main(["engines", "latents", half, "--pictures", pictures, "--participant", participant, "--out", visit]) == 0
+    assert main(["engines", "verify", visit]) == 0
+    assert main(["engines", "bench", visit, "--times", "1"]) == 0
+    assert main(["engines", "embed", str(tmp_path / "stimuli"), "--pack", visit]) == 0
+
+    betas = rng.standard_normal((1, voxels)).astype(np.float32)
+    found, right = (
+        load_mindeye2(opened, backend=choose(backend, opened)).decode(betas, seed=1)
+        for opened, backend in ((open_pack(visit), "onnx"), (open_pack(str(tmp_path / "fake")), "torch"))
+    )
+    assert np.corrcoef(np.ravel(found.tokens), np.ravel(right.tokens))[0, 1] > 0.999
+
+    install(monkeypatch, Library())
+    build_plans(open_pack(visit), TensorRT(), flags=(), report=silent)
+    compiled = load_mindeye2(open_pack(visit), backend=choose("tensorrt", open_pack(visit))).decode(betas, seed=1)
+    np.testing.assert_allclose(compiled.tokens, found.tokens, atol=1e-2 * np.abs(found.tokens).max())

@@ -222,7 +222,7 @@ def test_kept_volumes_are_brought_to_the_disk_once(tmp_path: Path, monkeypatch: 
     session = SessionSettings(participant="a", output=tmp_path)
     recording = Recording(session, "", clock)
     synced: list[str] = []
-    monkeypatch.setattr("rtdecode.recording._sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr("rtdecode.kept._sync", lambda path: synced.append(path.name))
     for index in range(2):
         volume = Volume(
             stamp=Stamp(session="a-01", run=1, volume=index, received_s=0.0, received_mono_s=0.0),

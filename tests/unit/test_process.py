@@ -23,6 +23,7 @@ from rtdecode.estimate.registration import rigid_matrix
 from rtdecode.process import process
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
+from tests import bids
 from tests.unit.test_estimate_registration import Phantom
 
 T_R_S = 2.0
@@ -140,11 +141,32 @@ def test_derivatives(tmp_path: Path) -> None:
         assert rows["time_after_onset"].iloc[-1] >= 10.0  # 8 s after a stimulus of 2 s
         last = every[..., rows.index[-1]]
         np.testing.assert_array_equal(last, betas.get_fdata()[..., ONSETS_S.index(onset_s)])
-    plots = {path.name.split("_")[-2] for path in stem.parent.glob("*_plot.png")}
-    assert plots == {"desc-motion", "desc-carpet", "desc-tsnr", "desc-design"}
+    plots = {path.name.split("_")[-2] for path in stem.parents[2].glob("figures/*plot_bold.png")}
+    assert plots == {f"desc-{name}plot" for name in ("motion", "carpet", "tsnr", "design")}
     mask = nib.load(stem.parent / "sub-07_ses-02_task-pics_desc-brain_mask.nii.gz").get_fdata() > 0
     assert (every[~mask] == 0).all()
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    assert bids.errors(out) == []
+    (out / "sub-07" / "ses-02" / "func" / "notes.txt").write_text("not BIDS")
+    assert bids.errors(out) == ["NOT_INCLUDED /sub-07/ses-02/func/notes.txt"]
+
+
+def test_labels_and_mask_are_taken_from_the_command(tmp_path: Path) -> None:
+    bold = save(tmp_path / "scan.nii.gz", series())
+    assert main(["process", str(bold), "--motion", "none", "--out", str(tmp_path / "whole")]) == 0
+    (whole,) = (tmp_path / "whole").rglob("*_desc-brain_mask.nii.gz")
+    chosen = nib.load(whole).get_fdata() > 0
+    chosen[: SHAPE[0] // 2] = False
+    assert chosen.any()
+    nib.save(nib.Nifti1Image(chosen.astype(np.uint8), AFFINE), tmp_path / "mask.nii.gz")
+    labels = ["--participant", "07", "--session", "02", "--task", "faces", "--mask", str(tmp_path / "mask.nii.gz")]
+    assert main(["process", str(bold), "--motion", "none", "--out", str(tmp_path / "out"), *labels]) == 0
+    stem = tmp_path / "out" / "sub-07" / "ses-02" / "func" / "sub-07_ses-02_task-faces"
+    assert Path(f"{stem}_desc-motion_timeseries.tsv").exists()
+    written = nib.load(f"{stem}_desc-brain_mask.nii.gz").get_fdata()
+    np.testing.assert_array_equal(written > 0, chosen)
+    with pytest.raises(SystemExit):
+        main(["process", str(bold), "--out", str(tmp_path / "out"), "--participant", "sub-07"])
 
 
 def test_runs_are_told_apart_and_teach_later_ones(tmp_path: Path) -> None:
@@ -339,7 +361,7 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
 
     seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, fill)
     found = process(bold, motion="none", bundle=tmp_path / "bundle", out=tmp_path / "out")
-    (picture,) = (tmp_path / "out").rglob("*desc-alignment_plot.png")
+    (picture,) = (tmp_path / "out").rglob("*desc-alignmentplot_bold.png")
     assert picture.stat().st_size > 1000
     np.testing.assert_array_equal(found.mask, wanted > 0)
     np.testing.assert_array_equal(found.reference, reference)

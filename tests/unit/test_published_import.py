@@ -18,7 +18,7 @@ from engines.published.mindeye1 import draft_mindeye1
 from engines.published.mindeye2 import Sources, draft_mindeye2
 from engines.published.sources import locate, read
 from rtdecode.__main__ import main
-from rtdecode.bundle import open_pack
+from rtdecode.bundle import PACK_SCHEMA, open_pack, seal
 from rtdecode.decode.networks.mindeye2 import BackboneShape
 from rtdecode.errors import BundleError, CheckpointError
 from tests.published import (
@@ -243,3 +243,81 @@ def test_mindeye1_faults_are_named(tmp_path: Path) -> None:
     path = save_last(tmp_path / "last.pth", {"voxel2clip.lin0.0.bias": torch.zeros(3)})
     with pytest.raises(CheckpointError, match=r"missing lin0\.0\.weight"):
         draft_mindeye1(Sources1(weights=str(path)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "key", ["ridge.linears.1.weight", "backbone.mixer_blocks1.0.0.weight", "diffusion_prior.net.learned_query"]
+)
+def test_a_number_that_is_none_is_refused_by_the_name_of_its_tensor(
+    key: str, value: float, tmp_path: Path, small: State
+) -> None:
+    bad = {k: v.clone() for k, v in small.items()}
+    bad[key].view(-1)[-1] = value
+    with pytest.raises(CheckpointError, match=rf"last.pth: {re.escape(key)}: .* 1 of"):
+        imported(tmp_path, bad)
+
+
+def test_a_number_beyond_half_precision_is_refused_there_only(tmp_path: Path, small: State) -> None:
+    large = {k: v.clone() for k, v in small.items()}
+    large["backbone.backbone_linear.weight"][1, 2] = 1e6
+    draft = imported(tmp_path, large)
+    with pytest.raises(
+        CheckpointError, match=r"backbone: backbone_linear.weight: holds 1e\+06, .*float16 ends at 65504"
+    ):
+        draft.seal(tmp_path / "half", name="half", licence="x", precision="float16")
+    assert not (tmp_path / "half").exists()
+    for precision in ("bfloat16", "float32"):
+        draft.seal(tmp_path / precision, name="x", licence="x", precision=precision)
+        open_pack(str(tmp_path / precision))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_sealed_pack_with_a_number_that_is_none_is_found(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = torch.arange(1000, dtype=dtype)
+
+    def write(folder: Path) -> None:
+        (folder / "pack.toml").write_text('name = "x"\n[stages]\n')
+        save_file(
+            {"whole": torch.arange(5), "first": torch.ones(3, dtype=dtype), "layer": values}, folder / "w.safetensors"
+        )
+
+    seal(tmp_path / "right", PACK_SCHEMA, write)
+    assert main(["engines", "verify", str(tmp_path / "right")]) == 0
+    values[999] = float("inf")
+    with pytest.raises(BundleError, match=r"w\.safetensors: layer holds NaN or inf"):
+        seal(tmp_path / "pack", PACK_SCHEMA, write)
+    assert not (tmp_path / "pack").exists()
+    with monkeypatch.context() as older:
+        older.setattr("rtdecode.bundle.check_numbers", lambda folder: None)
+        seal(tmp_path / "pack", PACK_SCHEMA, write)
+    capsys.readouterr()
+    assert main(["engines", "verify", str(tmp_path / "pack")]) != 0
+    assert "w.safetensors: layer holds NaN or inf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_a_wrappers_prefix_is_taken_off_and_said(prefix: str, tmp_path: Path, small: State) -> None:
+    wrapped = imported(tmp_path, {prefix + key: value for key, value in small.items()})
+    (tmp_path / "plain").mkdir()
+    plain = imported(tmp_path / "plain", small)
+    assert {k: v.sizes for k, v in wrapped.stages.items()} == {k: v.sizes for k, v in plain.stages.items()}
+    for name, stage in plain.stages.items():
+        for key, value in stage.state.items():
+            torch.testing.assert_close(wrapped.stages[name].state[key], value, rtol=0, atol=0)
+    wrapped.seal(tmp_path / "pack", name="x", licence="x", precision="float32")
+    said = open_pack(str(tmp_path / "pack")).config["dropped"]
+    assert any("DistributedDataParallel" in d["reason"] or "torch.compile" in d["reason"] for d in said)
+
+
+def test_some_keys_of_a_wrapper_are_refused_in_words(tmp_path: Path, small: State) -> None:
+    mixed = {("module." if key.startswith("ridge.") else "") + key: value for key, value in small.items()}
+    with pytest.raises(CheckpointError, match=r"'module.', which DistributedDataParallel .*model.module.state_dict"):
+        imported(tmp_path, mixed)
+
+
+def test_a_checkpoint_without_a_ridge_says_so(tmp_path: Path, small: State) -> None:
+    with pytest.raises(CheckpointError, match=r"missing ridge.linears.0.weight; it holds backbone"):
+        imported(tmp_path, {key: value for key, value in small.items() if not key.startswith("ridge.")})

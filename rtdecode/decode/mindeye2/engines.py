@@ -195,7 +195,7 @@ def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:
     if importlib.util.find_spec("torch") is None:
         raise EngineError(
             f"pack {pack.name}: expected a ridge in float16 or float32, got bfloat16: rtdecode engines export "
-            f"{pack.folder}, or pip install 'rtdecode[gpu]'"
+            f"{pack.folder}, or pip install '.[gpu]'"
         )
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(weight).float().numpy(), file.get_tensor(bias).float().numpy()
@@ -240,7 +240,7 @@ def _captions(pack: EnginePack, runner: Runner) -> Callable[[Any], list[str]]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise EngineError(f"captions need tokenizers: pip install 'rtdecode[gpu]' ({error})") from None
+        raise EngineError(f"captions need tokenizers: pip install '.[gpu]' ({error})") from None
     convert, score = runner.open("converter"), runner.open("captioner")
     sizes = pack.config["stages"]["captioner"]["sizes"]
     first, last = int(sizes["bos_token_id"]), int(sizes["eos_token_id"])
