@@ -161,10 +161,10 @@ def test_an_experiment_that_counts_on_another_repetition_time_is_a_fault(
     console: Console, counted_s: float, faults: int
 ) -> None:
     rig = console.start()
-    for run in (1, 2):
-        rig.request(requests.Event, kind="run_start", run=run, t_r_s=counted_s if run == 2 else None)
+    rig.request(requests.Event, kind="run_start", run=1)
     console.write(3, 0)
     console.wait(1.0)
+    rig.request(requests.Event, kind="run_start", run=2, t_r_s=counted_s)
     rig._restart()
     console.scan(4, range(3))
     assert console.told() == (whole(1, 1) + whole(2, 3), [])
@@ -185,8 +185,8 @@ def test_timing_that_cannot_be_true_is_repaired_or_a_fault(console: Console) -> 
         console.write(4, index, slice_times_s=late)
     console.wait(10.0)
     assert console.told() == (whole(1, 4) + whole(2, 3), [])
-    (fault,) = rig.recorder.of(wire.Fault)
-    assert (fault.run, fault.part, fault.kind) == (2, "timing", "slice_times_s")
+    (fault,) = (fault for fault in rig.recorder.of(wire.Fault) if fault.part == "timing")
+    assert (fault.run, fault.kind) == (2, "slice_times_s")
     assert f"expected times within the repetition time ({PROTOCOL.t_r_s:g} s)" in fault.reason
     assert fault.degraded
     assert fault.remedy

@@ -37,12 +37,19 @@ def test_frames_of_an_enhanced_file_keep_their_own_slopes(tmp_path: Path) -> Non
         assert "scaling differs between slices" in " ".join(volume.problems)
 
 
-def philips_slice(path: Path, volume: int, place: int, stored: np.ndarray, scale: tuple[float, float]) -> None:
+def philips_slice(
+    path: Path,
+    volume: int,
+    place: int,
+    stored: np.ndarray,
+    scale: tuple[float, float] = (1.0, 0.0),
+    echo_ms: float = 30.0,
+) -> None:
     out = Dataset()
     out.file_meta = FileMetaDataset()
     out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     out.SOPClassUID = out.file_meta.MediaStorageSOPClassUID = MRImageStorage
-    out.SOPInstanceUID = out.file_meta.MediaStorageSOPInstanceUID = f"2.25.{volume}{place}"
+    out.SOPInstanceUID = out.file_meta.MediaStorageSOPInstanceUID = f"2.25.{volume}{place}{echo_ms:.0f}"
     out.SeriesInstanceUID, out.SeriesNumber, out.Manufacturer = "2.25.5", 5, "Philips Medical Systems"
     out.InstanceNumber = 3 * (volume - 1) + place + 1
     out.NumberOfTemporalPositions, out.TemporalPositionIdentifier = 2, volume
@@ -50,6 +57,7 @@ def philips_slice(path: Path, volume: int, place: int, stored: np.ndarray, scale
     out.ImageOrientationPatient, out.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 4.0 * place]
     out.PixelSpacing, out.SliceThickness, out.SpacingBetweenSlices = [3.0, 3.0], 4.0, 4.0
     out.RescaleSlope, out.RescaleIntercept = scale
+    out.EchoTime = echo_ms
     out.Rows, out.Columns, out.SamplesPerPixel, out.PhotometricInterpretation = *stored.shape, 1, "MONOCHROME2"
     out.BitsAllocated, out.BitsStored, out.HighBit, out.PixelRepresentation = 16, 12, 11, 0
     private = out.private_block(0x2001, "Philips Imaging DD 001", create=True)
@@ -74,6 +82,30 @@ def test_slices_in_files_of_their_own_keep_their_own_slopes(tmp_path: Path, cloc
             [stored[turn, k].T * SCALES[(turn + k) % 3][0] + SCALES[(turn + k) % 3][1] for k in range(3)], axis=2
         )
         np.testing.assert_allclose(volume.data * volume.slope + volume.intercept, expected)
+
+
+@pytest.mark.parametrize("echo", [1, 2])
+@pytest.mark.parametrize("order", ["slices", "echoes"])
+def test_echoes_that_only_their_times_tell_apart_are_never_mixed(
+    tmp_path: Path, clock: FakeClock, echo: int, order: str
+) -> None:
+    stored = np.random.default_rng(1).integers(1, 4000, (2, 2, 3, 6, 5))  # volumes, echoes, slices
+    for volume in range(2):
+        for number, echo_ms in enumerate((12.0, 30.0)):
+            for place in range(3):
+                name = f"{place}_{number}" if order == "slices" else f"{number}_{place}"
+                path = tmp_path / f"{volume}_{name}.dcm"
+                philips_slice(path, volume + 1, place, stored[volume, number, place], echo_ms=echo_ms)
+    rules = (SeriesRule(description="*"),)
+    settings = ScannerSettings(export_dir=tmp_path, watch="polling", series=rules, echo=echo)
+    found = [arrival.item for arrival in FolderWatcher(settings, "s", clock).poll()]
+    volumes = [item for item in found if isinstance(item, Volume)]
+    assert [item.stamp.volume for item in volumes] == [0, 1]
+    for turn, item in enumerate(volumes):
+        np.testing.assert_array_equal(item.data, stored[turn, echo - 1].transpose(2, 1, 0))
+    assert [item.reason for item in found if not isinstance(item, Volume)] == [
+        f"left out: echo {3 - echo} of series 5, [scanner] echo is {echo}"
+    ]
 
 
 @pytest.mark.parametrize("began_s", [None, 1.6])
