@@ -113,6 +113,11 @@ class CalibrationRun:
                     "over"
                 )
             self._begin(message)
+            if message.mode == "decode":
+                raise CalibrationError(
+                    f"session {message.session} decodes with a bundle from its start: nothing is calibrated in it; "
+                    "take decode.bundle out of the settings to calibrate anew"
+                )
             self._report(
                 f"session {message.session}, participant {message.participant}: waiting for the trials of "
                 f"{message.calibration_runs} calibration runs"

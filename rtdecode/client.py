@@ -233,7 +233,7 @@ class Fault(Message):
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
-    """Sent once a second: the daemon lives.
+    """Sent every `every_s` seconds: the daemon lives.
 
     `last` gives the `seq` of the latest message of each topic, so that it is known when one was missed.
 
@@ -245,6 +245,7 @@ class Heartbeat(Message):
     superseded: int = 0
     rejected: int = 0
     uptime_s: float = 0.0
+    every_s: float = 1.0
     decode_ms: Dict[str, float] = field(default_factory=dict)
     gpu_bytes: Optional[int] = None
     worker_restarts: int = 0
@@ -437,6 +438,9 @@ class Client:
                 self._accept(self._came[0])
             except (TimeoutError, RequestError):  # the message that tells of a gap stays, and tells of it again
                 self._ask_again = time.monotonic() + GAP_TIMEOUT_S
+            except (TypeError, WireError):
+                self.unreadable += 1
+                self._came.popleft()
             else:
                 self._came.popleft()
 
@@ -476,7 +480,13 @@ class Client:
     def _missed(self, last: Dict[str, int]) -> List[Message]:
         """Return what was published of each topic after the last that is known, in the daemon's order."""
         found = [page for topic, seq in last.items() for page in self._pages(topic, seq + 1, GAP_TIMEOUT_S)]
-        return [unpack(topic.encode(), payload) for _, topic, payload in sorted(found)]
+        messages = []
+        for _, topic, payload in sorted(found):
+            try:
+                messages.append(unpack(topic.encode(), payload))
+            except (TypeError, WireError):
+                self.unreadable += 1
+        return messages
 
     # requests -------------------------------------------------------------------------------------------
 

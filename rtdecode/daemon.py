@@ -257,6 +257,7 @@ class Daemon:
             superseded=self._pictures.superseded,
             rejected=self._transport.rejected,
             uptime_s=self._clock.monotonic() - self._started,
+            every_s=self._settings.publish.heartbeat_s,
             **self._decoding.health(),
         )
 

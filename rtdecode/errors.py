@@ -23,6 +23,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def named(name: str) -> str:
+    """Return the name of a file as text that can be sent and printed: bytes that are no UTF-8 become U+FFFD."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)
+
+
 class RtdecodeError(Exception):
     """Base of all errors raised on purpose."""
 
@@ -71,7 +76,7 @@ class VolumeError(RtdecodeError):
         self.field = field
         self.expected = expected
         self.got = got
-        super().__init__(f"{path.name}: {field}: expected {expected}, got {got}")
+        super().__init__(f"{named(path.name)}: {field}: expected {expected}, got {got}")
 
 
 class IncompleteFile(VolumeError):  # noqa: N818 - a state of a file rather than a fault

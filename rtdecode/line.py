@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rtdecode import client as wire
+from rtdecode.acquire.timing import doubts
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
@@ -69,6 +70,7 @@ class _RunState:
     expected: int | None = None
     received: int = 0
     skipped: int = 0
+    doubted: set[str] = field(default_factory=set)
     accounted: int = 0
     finals: list[BetaUpdate] = field(default_factory=list)
     report: RunReport = field(default_factory=RunReport)
@@ -224,6 +226,7 @@ class Line:
                 Skipped(run=stamp.run, volume=None, path=volume.path, reason=f"run {stamp.run} is already closed")
             )
             return
+        self._doubt_timing(run, volume)
         try:
             registered, betas = self._estimator.step(volume)
         except VolumeError as error:
@@ -246,6 +249,24 @@ class Line:
         for beta in betas:
             self._beta(beta, stages)
         self._close_if_complete()
+
+    def _doubt_timing(self, run: _RunState, volume: Volume) -> None:
+        """Say once a run of each time in its files that cannot be true and could not be repaired."""
+        for kind, reason in doubts(volume.problems):
+            if kind in run.doubted:
+                continue
+            run.doubted.add(kind)
+            slices = kind == "slice_times_s"
+            self._publisher.publish(
+                wire.Fault(
+                    run=run.run,
+                    part="timing",
+                    kind=kind,
+                    reason=f"run {run.run}: {volume.path}: {kind}: {reason}",
+                    degraded="the middle of a volume stands for all of its slices" if slices else "onsets may be wrong",
+                    remedy="compare the protocol of the scanner" if slices else "set scanner.t_r_s as in the protocol",
+                )
+            )
 
     def _first_volume(self, volume: Volume, registered: RegisteredVolume) -> None:
         """Write the space of the session; in that of an earlier visit, draw where the head lies today."""

@@ -175,6 +175,7 @@ class Past:
             intercept=record["intercept"],
             affine=np.array(record["affine"], np.float64).reshape(4, 4),
             t_r_s=record["t_r_s"],
+            t_r_measured=record.get("t_r_measured", False),
             slice_times_s=None if times is None else np.array(times, np.float64),
             series_uid=record["series_uid"],
             instance=record["instance"],

@@ -8,11 +8,11 @@ sub-01_ses-01/
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
   sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz, ..._desc-estimate_model.safetensors,
-    ..._desc-alignment_plot.png (with the bundle of an earlier visit)
   sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv, ..._run-01_desc-roi_timeseries.tsv,
     ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv,
     ..._run-01_desc-quality_summary.json, ..._run-01_stat-tsnr_boldmap.nii.gz,
-    ..._run-01_desc-motion_plot.png, -carpet_, -tsnr_, -design_
+  sub-01/figures/..._run-01_desc-motionplot_bold.png, -carpetplot_, -tsnrplot_, -designplot_,
+    ..._desc-alignmentplot_bold.png (with the bundle of an earlier visit)
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode import __version__
 from rtdecode.clock import Clock
+from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.errors import JournalError
 from rtdecode.journal import Journal, read
 from rtdecode.kept import KeptVolumes
@@ -53,17 +53,6 @@ DECODED_COLUMNS = (
 )  # fmt: skip
 
 
-_BIDS_IGNORED = (
-    "journal", "recon", "bundle", "settings.toml", "evaluation.*", "*_boldref.nii.gz", "*_boldmap.nii.gz", "*_betas.*",
-    "*_desc-brain_mask.nii.gz", "*_stderr.nii.gz", "*_desc-trial_events.tsv", "*_desc-revision_events.tsv",
-    "*_desc-decoded_events.tsv", "*_timeseries.*", "*_plot.png", "*_summary.json", "*_model.safetensors",
-)  # fmt: skip
-"""Files that BIDS has no name for yet, among them those of derivatives of time series, as in fMRIPrep's output."""
-_README = """motion, quality and causal single-trial responses of BOLD runs, as rtdecode computed them volume by volume.
-The sidecar of a table or image tells its units. Files that the BIDS standard has no name for are in .bidsignore.
-"""
-
-
 def session_folder(session: SessionSettings) -> Path:
     """Return where a session is recorded."""
     return session.output / f"sub-{session.participant}_ses-{session.session}"
@@ -72,28 +61,6 @@ def session_folder(session: SessionSettings) -> Path:
 def session_name(session: SessionSettings) -> str:
     """Return the name of a session; its identifier, which no other recording has, begins with it."""
     return f"{session.participant}-{session.session}"
-
-
-def describe_dataset(folder: Path, name: str, **more: Any) -> None:
-    """Make a folder a BIDS dataset of derivatives: its description, a readme, and the files that BIDS has no name for.
-
-    Parameters
-    ----------
-    folder : Path
-    name : str
-    more
-        Further fields of the description.
-    """
-    description = {
-        "Name": name,
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "rtdecode", "Version": __version__}],
-        **more,
-    }
-    (folder / "dataset_description.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    (folder / "README").write_text(f"{name}: {_README}", encoding="utf-8")
-    (folder / ".bidsignore").write_text("".join(f"{pattern}\n" for pattern in _BIDS_IGNORED), encoding="utf-8")
 
 
 def session_identifier(folder: Path) -> str:
@@ -285,6 +252,7 @@ class Recording:
             intercept=float(volume.intercept),
             affine=volume.affine.ravel().tolist(),
             t_r_s=volume.t_r_s,
+            t_r_measured=volume.t_r_measured,
             slice_times_s=None if volume.slice_times_s is None else volume.slice_times_s.tolist(),
             acquired_s=stamp.acquired_s,
             received_s=stamp.received_s,
@@ -384,7 +352,7 @@ class Recording:
 
     def alignment_path(self) -> Path:
         """Where the picture of the head's place in an earlier visit's space is kept."""
-        return self._func / f"{self._stem}_desc-alignment_plot.png"
+        return figure_path(self._func / self._stem, "alignment")
 
     def quality(self, run: int, summary: Mapping[str, Any]) -> None:
         """Write the quality figures of a run."""

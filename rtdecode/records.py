@@ -71,6 +71,8 @@ class Volume:
         Voxel indices to RAS+ mm.
     t_r_s : float or None
         Repetition time in seconds, None if the file does not tell.
+    t_r_measured : bool
+        It is the distance of the acquisition times instead: that of the whole run, whatever earlier volumes said.
     slice_times_s : array of shape (k,) or None
         Acquisition time of each slice after the start of the volume, seconds.
     series_uid : str
@@ -89,6 +91,7 @@ class Volume:
     intercept: float = 0.0
     affine: NDArray[np.float64]
     t_r_s: float | None
+    t_r_measured: bool = False
     slice_times_s: NDArray[np.float64] | None
     series_uid: str
     instance: int

@@ -19,6 +19,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
 _ENTITIES = ("sub", "ses", "task")
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
+RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
 Count = Annotated[int, Meta(ge=1)]
 Row = tuple[float, float, float, float]
 
@@ -105,7 +106,7 @@ class ScannerSettings:
     n_dummy: Annotated[int, Meta(ge=0)] = 0
     dummies_exported: bool = True
     gap_timeout_s: Positive = 5.0
-    t_r_s: Positive | None = None
+    t_r_s: RepetitionTime | None = None
     affine: tuple[Row, Row, Row] | None = None
     watch: Literal["auto", "native", "polling"] = "auto"
     series: tuple[SeriesRule, ...] = ()

@@ -1,12 +1,20 @@
-"""Pictures of stimuli in a folder: the name of a picture without its suffix is the stimulus identifier."""
+"""Stimuli by name: their pictures in a folder, named by the stimulus identifier, and what is no stimulus."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rtdecode.errors import BundleError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_NO_WORD = re.compile(r"[^a-z0-9]+")
+_BASELINE = frozenset((
+    "na", "nan", "none", "null", "nullevent", "nulltrial", "blank", "blankscreen", "rest", "resting", "restblock",
+    "restperiod", "baseline", "fix", "fixation", "fixationcross", "fixcross", "fixationpoint", "fixationblock",
+    "cross", "crosshair", "iti", "isi", "intertrialinterval", "interstimulusinterval", "response", "button",
+    "buttonpress", "press", "keypress", "key",
+))  # fmt: skip
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
@@ -36,3 +44,11 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 def picture_of(folder: Path, stimulus: str) -> Path | None:
     """Return the picture of a stimulus, None if there is none."""
     return next((path for suffix in SUFFIXES if (path := folder / f"{stimulus}{suffix}").is_file()), None)
+
+
+def is_baseline(trial_type: str) -> bool:
+    """Whether a ``trial_type`` of BIDS events names what a response is compared with, or an answer, and no stimulus.
+
+    Such rows are no trials: with the rest as one more condition nothing would be left to compare with.
+    """
+    return _NO_WORD.sub("", trial_type.lower()) in _BASELINE

@@ -24,7 +24,7 @@ def series(shape: tuple[int, int, int] = SHAPE, number: int = 3) -> mosaic.Mosai
         number=number,
         affine=np.diag([3.0, 3.0, 4.0, 1.0]),
         t_r_s=2.0,
-        slice_times_s=np.arange(shape[2]) * 0.5,
+        slice_times_s=np.arange(shape[2]) * 2.0 / shape[2],
         start=datetime.datetime(2001, 2, 3, 4, 5, 6),
     )
 

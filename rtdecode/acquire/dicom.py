@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtdecode.acquire.enhanced import PER_FRAME, SHARED, EnhancedReader
-from rtdecode.acquire.header import IMAGE_TYPE, SOP_CLASS_UID, Header, open_header, shown
+from rtdecode.acquire.header import IMAGE_TYPE, SOP_CLASS_UID, Header, open_header, peek, shown
 from rtdecode.acquire.mosaic import MosaicReader
 from rtdecode.acquire.slices import SliceReader
 from rtdecode.acquire.stored import Identity, Reading
@@ -51,6 +51,13 @@ class DicomReader:
         if volume is not None:
             return Reading(volumes=(volume,))
         return Reading(slices=(self._slices.read(header),))
+
+    def peek(self, path: Path) -> Identity | None:
+        """Return the numbers of a file by its first bytes, as they are; None if they do not tell."""
+        try:
+            return peek(path, _PAST_IDENTITY).identity()
+        except (VolumeError, OSError):
+            return None
 
     def identify(self, path: Path) -> Identity | None:
         """Return which volume a file is, as far as it can be told from a damaged one."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.acquire import geometry, pixels
+from rtdecode.acquire import geometry, pixels, timing
 from rtdecode.acquire.elements import EXPLICIT_LITTLE, PIXEL_DATA, Span
 from rtdecode.acquire.header import (
     BETWEEN,
@@ -37,7 +37,7 @@ from rtdecode.acquire.header import (
 )
 from rtdecode.acquire.latest import Latest
 from rtdecode.acquire.slices import scaling
-from rtdecode.acquire.stored import MAGNITUDE, NO_PHILIPS_TIMES, SEVERAL_SCALES, StoredVolume
+from rtdecode.acquire.stored import MAGNITUDE, NO_PHILIPS_TIMES, StoredVolume, differing
 from rtdecode.errors import VolumeError
 
 SHARED, PER_FRAME = 0x52009229, 0x52009230
@@ -88,7 +88,7 @@ class _Part:
     t_r_s: float | None
     slice_times_s: tuple[NDArray[np.float64] | None, ...]
     started_s: tuple[float | None, ...]
-    scales: tuple[tuple[float, float], ...]
+    scales: tuple[tuple[tuple[float, float], ...], ...]  # (volumes, slices)
     notes: tuple[str, ...]
     why_no_times: str
 
@@ -131,7 +131,7 @@ class EnhancedReader:
             header = Header(header.path, header.file, packed=header.packed)
         parts = _parts(header)
         volumes = _volumes(header, self._numbered(header, parts))
-        if len(volumes) == 1 and header.elements.syntax == EXPLICIT_LITTLE:
+        if len(volumes) == 1 and header.elements.syntax == EXPLICIT_LITTLE and _holds(header, parts[0], volumes[0]):
             first, last = _marks(header.elements.content, header.elements.spans[PIXEL_DATA].start)
             self._known[key] = _Known(first, last, pixels.layout(header), parts[0])
         return volumes
@@ -149,6 +149,14 @@ class EnhancedReader:
             else part
             for part in parts
         )
+
+
+def _holds(header: Header, part: _Part, volume: StoredVolume) -> bool:
+    """Whether what a file says of scaling and timing holds for the series: it is that of later files, unread."""
+    times_s, scaled = volume.slice_times_s, part.scales != (((1.0, 0.0),) * volume.data.shape[2],)
+    if scaled or not header.text(MANUFACTURER).upper().startswith("SIEMENS"):
+        return False
+    return times_s is None or not timing.slice_times(times_s, volume.t_r_s)[1]
 
 
 def _key(header: Header) -> tuple[bytes, ...]:
@@ -256,7 +264,6 @@ def _part(header: Header, own: list[_Frame]) -> _Part:
     notes = () if max(depths) == whole else (f"{max(depths) - whole} volumes at the end lack slices and are left out",)
     volumes = [[frames[turn] for frames in at] for turn in range(whole)]
     step = geometry.step(path, centres, first.orientation, first.between_mm)
-    several = any(len({frame.scale for frame in volume}) > 1 for volume in volumes)
     times, why = _slice_times(header, volumes)
     return _Part(
         echo=first.echo,
@@ -268,15 +275,15 @@ def _part(header: Header, own: list[_Frame]) -> _Part:
         t_r_s=first.t_r_s,
         slice_times_s=times,
         started_s=tuple(_started(volume) for volume in volumes),
-        scales=tuple(volume[0].scale for volume in volumes),
-        notes=(*notes, *((SEVERAL_SCALES,) if several else ())),
+        scales=tuple(tuple(frame.scale for frame in volume) for volume in volumes),
+        notes=notes,
         why_no_times=why,
     )
 
 
 def _started(volume: list[_Frame]) -> float | None:
     times = [frame.time_s for frame in volume if frame.time_s is not None]
-    return min(times) if len(times) == len(volume) else None
+    return float(timing.unwrapped(times).min()) if len(times) == len(volume) else None
 
 
 def _slice_times(header: Header, volumes: list[list[_Frame]]) -> tuple[tuple[NDArray[np.float64] | None, ...], str]:
@@ -291,11 +298,7 @@ def _slice_times(header: Header, volumes: list[list[_Frame]]) -> tuple[tuple[NDA
         times = [frame.time_s for frame in volume if frame.time_s is not None]
         if len(times) != len(volume) or max(times) == min(times):
             return nothing, "frames carry no acquisition times that differ"
-        relative = np.array(times) - min(times)
-        t_r_s = volume[0].t_r_s
-        if t_r_s is not None and relative.max() >= t_r_s:
-            return nothing, f"acquisition times of frames span {relative.max():.3f} s, more than the repetition time"
-        out.append(relative)
+        out.append(timing.since_first(times))
     return tuple(out), ""
 
 
@@ -304,14 +307,14 @@ def _volumes(header: Header, parts: tuple[_Part, ...]) -> tuple[StoredVolume, ..
     per_frame = stored.shape[1] * stored.shape[2]
     most = max(len(part.frames) for part in parts)
     single = most == 1 and len(parts) == 1
-    identity = header.volume_identity(parts[0].echo) if single else header.identity()
+    identity = header.volume_identity() if single else header.identity()
     origin = header.origin("enhanced-per-volume" if single else "enhanced-series")
     out = []
     for part in parts:
         for turn, chosen in enumerate(part.frames):
             data: NDArray[Any] = np.ascontiguousarray(stored[chosen].transpose(2, 1, 0))
+            slope, intercept = part.scales[turn][0]
             started = header.acquired_s() if single else part.started_s[turn]
-            slope, intercept = part.scales[turn]
             out.append(
                 StoredVolume(
                     identity=dataclasses.replace(
@@ -320,11 +323,13 @@ def _volumes(header: Header, parts: tuple[_Part, ...]) -> tuple[StoredVolume, ..
                         uid=identity.uid if single else f"{identity.uid}#{chosen[0]}",
                         echo=part.echo,
                         component=part.component,
+                        echo_ms=None,
                     ),
                     origin=dataclasses.replace(origin, image_type=part.frame_type or origin.image_type),
                     data=data,
                     slope=slope,
                     intercept=intercept,
+                    scales=differing(part.scales[turn]),
                     affine=part.affine,
                     t_r_s=part.t_r_s,
                     slice_times_s=part.slice_times_s[turn],

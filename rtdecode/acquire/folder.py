@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,19 +85,52 @@ def observe(folder: Path, wake: threading.Event) -> BaseObserver | None:
     return observer
 
 
-def files(folder: str, depth: int) -> Iterator[str]:
-    """Paths of files that may hold a volume, below `folder`."""
+def files(folder: str, unlisted: Callable[[OSError], None]) -> Iterator[str]:
+    """Paths of regular files that may hold a volume, below `folder`.
+
+    Parameters
+    ----------
+    folder : str
+    unlisted : callable
+        Is told of each sub-folder that cannot be listed; it is passed over.
+
+    Raises
+    ------
+    OSError
+        If `folder` itself cannot be listed.
+    """
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if depth < _DEEPEST_FOLDER:
-                    yield from files(entry.path, depth + 1)
-            elif not entry.name.lower().endswith(_UNFINISHED + _OTHERS):
-                yield entry.path
+        yield from _files(entries, 0, {_place(os.stat(folder))}, unlisted)
+
+
+def _files(
+    entries: Iterable[os.DirEntry[str]], depth: int, seen: set[tuple[int, int]], unlisted: Callable[[OSError], None]
+) -> Iterator[str]:
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            regular, place = entry.is_file(), _place(entry.stat()) if entry.is_dir() else None
+        except OSError:  # a link to itself
+            continue
+        if regular and not entry.name.lower().endswith(_UNFINISHED + _OTHERS):
+            yield entry.path
+        if place is None or place in seen or depth == _DEEPEST_FOLDER:
+            continue
+        seen.add(place)
+        try:
+            inner = os.scandir(entry.path)
+        except OSError as error:
+            unlisted(error)
+            continue
+        with inner:
+            yield from _files(inner, depth + 1, seen, unlisted)
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts ``i9`` before ``i10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(name)]

@@ -52,8 +52,21 @@ def affine(
     lps[:3, 2] = step
     lps[:3, 3] = corner
     ras: NDArray[np.float64] = _RAS @ lps
-    lengths = np.linalg.norm(ras[:3, :3], axis=0)
-    if not np.isfinite(ras).all() or abs(np.linalg.det(ras[:3, :3])) <= 1e-3 * np.prod(lengths) or not lengths.all():
+    return independent(path, ras)
+
+
+def independent(path: Path, ras: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an affine whose axes are finite and independent.
+
+    Raises
+    ------
+    VolumeError
+        If they are not.
+    """
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(ras[:3, :3], axis=0)
+        size, volume = np.prod(lengths), abs(np.linalg.det(ras[:3, :3]))
+    if not np.isfinite([*ras.ravel(), size, volume]).all() or not size > 0 or volume <= 1e-3 * size:
         raise VolumeError(path, "geometry", "three independent axes", ras[:3, :3].tolist())
     return ras
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 import struct
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rtdecode.acquire.stored import (
     Identity,
     Origin,
     inflate,
+    open_regular,
     read_bytes,
 )
 from rtdecode.errors import IncompleteFile, VolumeError
@@ -29,7 +31,7 @@ IMAGE_TYPE, MANUFACTURER, SOFTWARE = 0x00080008, 0x00080070, 0x00181020
 ROWS, COLUMNS, FRAMES = 0x00280010, 0x00280011, 0x00280008
 POSITION, ORIENTATION, PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
 BETWEEN, THICKNESS = 0x00180088, 0x00180050
-REPETITION_TIME, ECHO_NUMBER = 0x00180080, 0x00180086
+REPETITION_TIME, ECHO_NUMBER, ECHO_TIME = 0x00180080, 0x00180086, 0x00180081
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
 COMPONENT, CONTRAST = 0x00089208, 0x00089209
 SERIES_DESCRIPTION, PROTOCOL_NAME = 0x0008103E, 0x00181030
@@ -41,7 +43,9 @@ COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I"}
 
 _PREAMBLE = 128
 _LARGEST_COUNT = 1 << 31
-_MOST_ECHOES = 16
+_PEEK_BYTES = 1 << 16
+_LATEST_S = 1e11  # some days before the last that Python can tell
+_CONTRASTS = re.compile(rb"lContrasts\s*=\s*(\d{1,2})\b")
 _QUOTABLE = frozenset("0123456789.+-eE\\ ")
 _CLASSIC_COMPONENTS = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I", "PHASE MAP": "P"}
 _NUMBERS = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FD": "d", b"FL": "f"}
@@ -265,34 +269,25 @@ class Header(Fields):
             first=1,
             echo=int(echo) if echo is not None and 0 < echo < _LARGEST_COUNT else None,
             component=self.component(),
+            echo_ms=self.value(ECHO_TIME),
+            began_s=self.acquired_s(),
         )
 
-    def volume_identity(self, echo: int | None = None) -> Identity:
-        """Return which volume a file of one volume is.
-
-        Siemens counts instances across echoes, and acquisitions for volumes. The acquisition number is taken if it
-        fits: instance = (acquisition - 1) x echoes + echo.
-
-        Parameters
-        ----------
-        echo : int or None
-            Number of the echo where the top level does not tell.
+    def volume_identity(self) -> Identity:
+        """Return which volume a file of one volume is; `echoes` tells what its numbers count.
 
         Raises
         ------
         VolumeError
             If it has no identity.
         """
-        identity = self.identity()
-        acquisition, echo = self.value(ACQUISITION_NUMBER), echo or identity.echo or 1
-        if acquisition is None or not 1 <= acquisition < identity.instance:
-            return identity
-        before = identity.instance - echo
-        fits = before == 0 if acquisition == 1 else before % (acquisition - 1) == 0
-        echoes = before / (acquisition - 1) if acquisition > 1 else echo
-        if not fits or not max(echo, 2) <= echoes <= _MOST_ECHOES:
-            return identity
-        return dataclasses.replace(identity, instance=int(acquisition))
+        acquisition = self.value(ACQUISITION_NUMBER)
+        contrasts = _CONTRASTS.search(self.raw(SIEMENS_SERIES_HEADER))
+        return dataclasses.replace(
+            self.identity(),
+            acquisition=int(acquisition) if acquisition is not None and 0 < acquisition < _LARGEST_COUNT else None,
+            echoes=int(contrasts[1]) if contrasts else None,
+        )
 
     def component(self) -> str:
         """Which part of the complex image it is, by its labels."""
@@ -337,6 +332,21 @@ def open_header(path: Path, stop: int | None = None) -> Header:
     return Header(path, content, packed=True, stop=stop)
 
 
+def peek(path: Path, stop: int) -> Header:
+    """Find the header in the first bytes of a file, up to a tag; for what need not be read as a whole.
+
+    Raises
+    ------
+    VolumeError
+        If it is no DICOM file, or its header is longer.
+    OSError
+        If it cannot be read.
+    """
+    with open_regular(path) as file:
+        raw = file.read(_PEEK_BYTES)
+    return Header(path, inflate(path, raw, _PEEK_BYTES)[0] if raw.startswith(GZIP_MAGIC) else raw, stop=stop)
+
+
 def shown(text: str) -> str:
     """Quote a value for a message; what is no number or identifier may be anybody's name, and is not quoted."""
     short = text[:64]
@@ -349,7 +359,8 @@ def moment(text: str) -> float | None:
         return None
     for form in ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M%S.%f%z", "%Y%m%d%H%M%S%z"):
         try:
-            return datetime.datetime.strptime(text, form).timestamp()
+            found_s = datetime.datetime.strptime(text, form).timestamp()
+            return found_s if found_s < _LATEST_S else None
         except (ValueError, OverflowError, OSError):
             continue
     return None

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from rtdecode.acquire import folder, geometry
-from rtdecode.acquire.readers import Readers
+from rtdecode.acquire.intake import first_began
+from rtdecode.acquire.readers import Readers, seam
 from rtdecode.acquire.stack import Stacker
 from rtdecode.acquire.stored import Identity, StoredVolume
-from rtdecode.errors import VolumeError
+from rtdecode.acquire.timing import Timing
+from rtdecode.errors import VolumeError, named
 
 _WHITE_PERCENTILE = 99.5
 _INT32 = np.iinfo(np.int32)
@@ -80,7 +83,7 @@ class Findings:
     refused : tuple of str
         What could not be used, and why; each names its file.
     first : array of shape (i, j, k) or None
-        Stored values of the first volume, closest canonical axes.
+        Values of the first volume, stored ones where one scaling holds for all, closest canonical axes.
     """
 
     reports: tuple[Report, ...]
@@ -101,38 +104,87 @@ def inspect(
     affine : array of shape (4, 4) or None
         Voxel indices to RAS+ mm of files that do not tell.
     """
-    found: dict[tuple[Any, ...], Report] = {}
+    found: dict[tuple[Any, ...], tuple[Report, StoredVolume]] = {}
     refused: list[str] = []
-    from_zero: set[str] = set()
     lowest: tuple[tuple[Any, ...], NDArray[Any]] | None = None
     root = Path(os.path.commonpath([path.absolute() if path.is_dir() else path.absolute().parent for path in paths]))
     readers = Readers(root, t_r_s=t_r_s, affine=affine)
-    files = (file for path in paths for file in _files(path.absolute()))
+    files = (file for path in paths for file in _files(path.absolute(), refused))
     for path, stored in _volumes(readers, files, refused):
         report, canonical = _report(stored)
-        if stored.identity.first == 0 or stored.identity.instance == 0:
-            from_zero.add(stored.identity.series_uid)
         key = (*stored.identity.order, stored.identity.uid, report.sha256_i4)
         if key in found:
-            again = f"comes again in {path.name}"
-            found[key] = dataclasses.replace(found[key], problems=(*found[key].problems, again))
+            first, _ = found[key]
+            again = dataclasses.replace(first, problems=(*first.problems, f"comes again in {named(path.name)}"))
+            found[key] = again, found[key][1]
             continue
-        found[key] = report
+        voxels = np.broadcast_to(np.uint8(0), stored.data.shape)  # the true ones are not kept
+        found[key] = report, dataclasses.replace(stored, data=voxels)
         if lowest is None or key[:5] < lowest[0]:
             lowest = key[:5], canonical
-    reports = tuple(
-        dataclasses.replace(found[key], volume_index=key[2] if key[1] in from_zero else key[2] - 1)
-        for key in sorted(found, key=lambda key: (key[:5], key[5]))
+    placed = [(report, readers.placed(stored)) for report, stored in found.values()]
+    return Findings(
+        reports=_together(placed, t_r_s), refused=tuple(refused), first=None if lowest is None else lowest[1]
     )
-    return Findings(reports=reports, refused=tuple(refused), first=None if lowest is None else lowest[1])
 
 
-def _files(root: Path) -> Iterator[Path]:
-    if root.is_dir():
-        for name in sorted(folder.files(str(root), 0), key=folder.natural):
-            yield Path(name)
-    else:
+def _together(found: Sequence[tuple[Report, StoredVolume]], t_r_s: float | None) -> tuple[Report, ...]:
+    """Return the reports in volume order, with what all of a series tell of its numbers and timing."""
+    began = first_began(stored.identity for _, stored in found)
+    ordered = sorted(
+        found,
+        key=lambda pair: (
+            began.get(pair[1].identity.series_uid, 0.0),
+            *pair[1].identity.order,
+            pair[1].identity.uid,
+        ),
+    )
+    timings: dict[tuple[str, int | None, str], Timing] = defaultdict(lambda: Timing(t_r_s))
+    from_zero = {s.identity.series_uid for _, s in found if 0 in (s.identity.first, s.identity.instance)}
+    for _, stored in ordered:
+        timings[_part(stored.identity)].learn(stored.identity.instance, stored)
+    reports = []
+    for report, stored in ordered:
+        identity, checked = stored.identity, timings[_part(stored.identity)].checked(stored)
+        reports.append(
+            dataclasses.replace(
+                report,
+                volume_index=identity.instance - (identity.series_uid not in from_zero),
+                echo=identity.echo,
+                problems=(*checked.problems, *report.problems),
+                **_timing(checked),
+            )
+        )
+    return tuple(reports)
+
+
+def _part(identity: Identity) -> tuple[str, int | None, str]:
+    return identity.series_uid, identity.echo, identity.component
+
+
+def _timing(stored: StoredVolume) -> dict[str, Any]:
+    times, acquired = stored.slice_times_s, stored.acquired_s
+    return {
+        "t_r_s": stored.t_r_s,
+        "slice_times_s": None if times is None else np.round(times, 6).tolist(),
+        "acquired_at": None if acquired is None else datetime.datetime.fromtimestamp(acquired).isoformat(),
+    }
+
+
+def _files(root: Path, refused: list[str]) -> Iterator[Path]:
+    def unlisted(error: OSError) -> None:
+        refused.append(f"{named(Path(error.filename).name)}: {error.strerror}")
+
+    if not root.is_dir():
         yield root
+        return
+    try:
+        names = sorted(folder.files(str(root), unlisted), key=folder.natural)
+    except OSError as error:
+        unlisted(error)
+        return
+    for name in names:
+        yield Path(name)
 
 
 def _volumes(readers: Readers, files: Iterable[Path], refused: list[str]) -> Iterator[tuple[Path, StoredVolume]]:
@@ -146,7 +198,8 @@ def _volumes(readers: Readers, files: Iterable[Path], refused: list[str]) -> Ite
                 for stored in reading.volumes:
                     yield path, stored
                 for piece in reading.slices:
-                    volume = stacker.add(path, piece)
+                    with seam(path):
+                        volume = stacker.add(path, piece)
                     if volume is not None:
                         yield path, volume
                 taken += len(reading.volumes)
@@ -155,31 +208,34 @@ def _volumes(readers: Readers, files: Iterable[Path], refused: list[str]) -> Ite
         except VolumeError as error:
             refused.append(str(error))
         except OSError as error:
-            refused.append(f"{path.name}: {error.strerror}")
+            refused.append(f"{named(path.name)}: {error.strerror}")
     for key in stacker.partial:
         try:
-            yield stacker.partial[key].path, stacker.finish(key)
+            path = stacker.partial[key].path
+            with seam(path):
+                volume = stacker.finish(key)
+            yield path, volume
         except VolumeError as error:
             refused.append(str(error))
 
 
 def _report(stored: StoredVolume) -> tuple[Report, NDArray[Any]]:
-    identity: Identity = stored.identity
-    problems = list(stored.problems)
+    """Return what one volume tells, its own problems left to those who know the series; and its canonical values."""
+    identity, problems = stored.identity, []
     data, affine, centres = stored.data, stored.affine, None
+    shown, _, _ = stored.rescaled()
     if affine is None:
         problems.append("sha256_i4: of the voxels as stored, since their orientation is unknown")
     else:
         centres = geometry.slice_centres(affine, data.shape)
         turn = io_orientation(affine)
         affine = affine @ inv_ornt_aff(turn, data.shape)
-        data = apply_orientation(data, turn)
+        data, shown = apply_orientation(data, turn), apply_orientation(shown, turn)
     digest = _digest(data)
     if digest is None:
         problems.append(f"sha256_i4: values of type {data.dtype} are no 32-bit integers")
     if stored.zero_tail > stored.data.shape[0]:
         problems.append(f"the last {stored.zero_tail} values are zero: blank, or never written")
-    times, acquired = stored.slice_times_s, stored.acquired_s
     report = Report(
         vendor=stored.origin.vendor,
         format=stored.origin.format,
@@ -188,16 +244,14 @@ def _report(stored: StoredVolume) -> tuple[Report, NDArray[Any]]:
         volume_index=identity.instance,
         shape=data.shape,
         affine=None if affine is None else affine.tolist(),
-        t_r_s=stored.t_r_s,
-        slice_times_s=None if times is None else np.round(times, 6).tolist(),
         slice_centres_ras=None if centres is None else centres.tolist(),
-        acquired_at=None if acquired is None else datetime.datetime.fromtimestamp(acquired).isoformat(),
         image_type=stored.origin.image_type,
         echo=identity.echo,
         sha256_i4=digest,
         problems=tuple(problems),
+        **_timing(stored),
     )
-    return report, data
+    return report, shown
 
 
 def _digest(data: NDArray[Any]) -> str | None:

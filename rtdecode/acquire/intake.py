@@ -7,7 +7,8 @@ at again as long as it changes, and given up when it has not for as long as a ga
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from rtdecode.acquire.series import Selection
 from rtdecode.acquire.stored import Identity, Reading, StoredSlice, StoredVolume, ends_blank
 from rtdecode.errors import IncompleteFile, SurplusSlice, VolumeError
 
+MOST_FILES = 64
+"""Files of one look."""
 _BLANK_MARGIN = 10
 _WHOLE = -1
 
@@ -62,16 +65,29 @@ class Intake:
         self._stacker = stack.Stacker()
         self._partial: dict[stack.Key, folder.Unfinished] = {}
         self._growing: dict[str, folder.Growing] = {}
+        self._peeked: dict[str, Identity | None] = {}
         self._blank: dict[tuple[str, int], int] = {}
         self._settled: set[str] = set()
         self._unfinished: dict[str, folder.Unfinished] = {}
         self._lost: list[Finding] = []
 
     def pending(self, names: list[str]) -> list[str]:
-        """Return those of the files in the folder that are to be read: incomplete ones last, else in natural order."""
+        """Return the files of the folder that are to be read: incomplete ones last, else by series and name."""
         wanted = [name for name in names if self._wanted(name)]
         self._unfinished = {name: self._unfinished[name] for name in wanted if name in self._unfinished}
-        return sorted(wanted, key=lambda name: (name in self._unfinished, folder.natural(name)))
+        began = self._began([name for name in wanted if name not in self._unfinished])
+        return sorted(wanted, key=lambda name: (name in self._unfinished, began.get(name, 0.0), folder.natural(name)))
+
+    def _began(self, new: list[str]) -> dict[str, float]:
+        """Return when the series of each file began, where more wait than one look takes, and all of them tell."""
+        if len(new) <= MOST_FILES:
+            return {}
+        self._peeked = {
+            name: self._peeked[name] if name in self._peeked else self._readers.peek(Path(name)) for name in new
+        }
+        known = {name: identity.series_uid for name, identity in self._peeked.items() if identity is not None}
+        began = first_began(identity for identity in self._peeked.values() if identity is not None)
+        return {name: began[uid] for name, uid in known.items() if uid in began}
 
     def is_new(self, name: str) -> bool:
         """Whether a pending file has not been looked at yet."""
@@ -89,7 +105,8 @@ class Intake:
         for name in names:
             path = Path(name)
             try:
-                whole.extend(Finding(path=path, stored=stored) for stored in self._read(path, now_s))
+                with readers.seam(path):
+                    whole.extend(Finding(path=path, stored=stored) for stored in self._read(path, now_s))
             except FileNotFoundError:
                 self._unfinished.pop(name, None)
             except (IncompleteFile, OSError) as error:
@@ -104,8 +121,19 @@ class Intake:
                     lost.extend(self._reject(path, f"unreadable: {error}"))
         for finding in self._expired(now_s):
             (lost if finding.stored is None else whole).append(finding)
-        whole.sort(key=_order)
-        return lost + whole
+        return lost + self._sorted(whole)
+
+    def _sorted(self, whole: list[Finding]) -> list[Finding]:
+        """Return volumes in order: series by when they were acquired where all tell, else by number."""
+        out = []
+        for finding in whole:
+            assert finding.stored is not None
+            stored = self._readers.placed(finding.stored)
+            if stored.identity.echo == finding.stored.identity.echo or not self._left_out(finding.path, stored):
+                out.append((finding, stored))
+        began = first_began(stored.identity for _, stored in out)
+        out.sort(key=lambda pair: (began.get(pair[1].identity.series_uid, 0.0), *pair[1].identity.order))
+        return [dataclasses.replace(finding, stored=stored) for finding, stored in out]
 
     def _wanted(self, name: str) -> bool:
         grown = self._growing.get(name)
@@ -189,7 +217,9 @@ class Intake:
                 self._partial[key] = folder.Unfinished(state, now_s)
             elif now_s - known.since_s >= self._gap_timeout_s:
                 try:
-                    yield Finding(path=volume.path, stored=self._stacker.finish(key))
+                    with readers.seam(volume.path):
+                        finished = self._stacker.finish(key)
+                    yield Finding(path=volume.path, stored=finished)
                 except VolumeError as error:
                     yield Finding(path=volume.path, reason=f"incomplete: {error}", identity=volume.identity)
 
@@ -250,13 +280,18 @@ class Intake:
         if identity is not None:
             if self._selection.refuses(identity):
                 return []
-            self._stacker.drop((identity.series_uid, identity.instance, identity.echo, identity.component))
+            self._stacker.drop(identity.part)
         return [Finding(path=path, reason=reason, identity=identity)]
 
 
-def _order(finding: Finding) -> tuple[int, str, int, int, str]:
-    assert finding.stored is not None
-    return finding.stored.identity.order
+def first_began(identities: Iterable[Identity]) -> dict[str, float]:
+    """Return when each series began; nothing where one does not tell."""
+    found: dict[str, float] = {}
+    for identity in identities:
+        if identity.began_s is None:
+            return {}
+        found[identity.series_uid] = min(identity.began_s, found.get(identity.series_uid, math.inf))
+    return found
 
 
 def _zeros(path: Path, count: int) -> IncompleteFile:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.acquire import csa, geometry, pixels
+from rtdecode.acquire import csa, geometry, pixels, timing
 from rtdecode.acquire.header import (
     ACQUISITION_DATE,
     ACQUISITION_DATE_TIME,
@@ -90,10 +90,20 @@ class MosaicReader:
         if "VFRAME" in header.words(IMAGE_TYPE):
             return _united_imaging(header)
         key = tuple(header.raw(tag) for tag in _KEY)
-        tiles = self._known.get(key) or _siemens(header)
-        if tiles is not None:
-            self._known[key] = tiles
+        tiles = self._known.get(key)
+        if tiles is None:
+            tiles = _siemens(header)
+            if tiles is not None and _in_order(tiles.slice_times_s, header.t_r_s()):
+                self._known[key] = tiles
         return tiles
+
+
+def _in_order(times_s: NDArray[np.float64] | None, t_r_s: float | None) -> bool:
+    """Whether slice times are plain enough to hold for the whole series."""
+    if times_s is None:
+        return False
+    found, note = timing.slice_times(times_s, t_r_s)
+    return found is not None and not note
 
 
 def _siemens(header: Header) -> Tiles | None:
@@ -230,7 +240,9 @@ def _started_s(item: Fields) -> float | None:
 
 def _relative(times: Sequence[float | None]) -> NDArray[np.float64] | None:
     known = [time for time in times if time is not None]
-    return np.array(known) - min(known) if known and len(known) == len(times) and max(known) > min(known) else None
+    if not known or len(known) < len(times) or max(known) == min(known):
+        return None
+    return timing.since_first(known)
 
 
 def _cut(header: Header, tiles: Tiles) -> StoredVolume:
@@ -249,7 +261,8 @@ def _cut(header: Header, tiles: Tiles) -> StoredVolume:
     acquired = header.acquired_s()
     if acquired is None and tiles.layout == UNITED_IMAGING:
         slices = header.items(header.private(0x0065, "Image Private Header", _UIH_SLICES))
-        acquired = min((s for item in slices if (s := _started_s(item)) is not None), default=None)
+        known = timing.unwrapped([s for item in slices if (s := _started_s(item)) is not None])
+        acquired = float(known.min()) if known.size else None
     return StoredVolume(
         identity=header.volume_identity(),
         origin=header.origin(tiles.layout, tiles.volumes),

@@ -15,6 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from rtdecode.acquire import geometry, timing
 from rtdecode.acquire.stored import (
     MAX_FILE_BYTES,
     Identity,
@@ -22,10 +23,11 @@ from rtdecode.acquire.stored import (
     Reading,
     StoredVolume,
     inflate,
+    open_regular,
     read_bytes,
     trailing_zeros,
 )
-from rtdecode.errors import IncompleteFile, VolumeError
+from rtdecode.errors import IncompleteFile, VolumeError, named
 
 SUFFIXES = (".nii", ".nii.gz")
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -79,7 +81,7 @@ class NiftiReader:
                 raise IncompleteFile(path, "gzip", "an end marker", f"end of file at {len(raw)} bytes")
             content = content[layout.offset + skip * layout.nbytes :]
         else:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 header = _header(path, file.read(_LARGEST_HEADER))
                 layout = _layout(path, header)
                 file.seek(layout.offset + skip * layout.nbytes)
@@ -108,29 +110,32 @@ class NiftiReader:
     def _volume(
         self, path: Path, header: Any, layout: _Layout, values: NDArray[Any], turn: int, zero_tail: int
     ) -> StoredVolume:
-        slope, intercept = header.get_slope_inter()
+        slope, intercept = scaling(path, header)
         several = layout.volumes > 1
         identity = self._series(path, turn) if several else self._identity(path, values.tobytes())
+        t_r_s, note = repetition_time(header)
         return StoredVolume(
             identity=identity,
             origin=Origin(format="nifti-4d" if several else "nifti", names=(_name(path, several),)),
             data=_native(values).reshape(layout.shape, order="F").copy(order="C"),
-            slope=1.0 if slope is None else float(slope),
-            intercept=0.0 if intercept is None else float(intercept),
+            slope=slope,
+            intercept=intercept,
             affine=_affine(path, header),
-            t_r_s=_t_r_s(header),
+            t_r_s=t_r_s,
             slice_times_s=slice_times(header, layout.shape),
             acquired_s=None,
             zero_tail=zero_tail,
+            notes=(note,) if note and t_r_s is not None else (),
             unknown={
-                "t_r_s": "the header has no time axis, or no unit for it",
+                "t_r_s": note or "the header has no time axis, or no unit for it",
                 "slice_times_s": "the header has no slice order",
                 "acquired_s": "NIfTI does not tell",
             },
         )
 
     def _folder(self, path: Path) -> str:
-        return (path.parent.relative_to(self._root) if path.is_relative_to(self._root) else path.parent).as_posix()
+        folder = path.parent.relative_to(self._root) if path.is_relative_to(self._root) else path.parent
+        return named(folder.as_posix())
 
     def _series(self, path: Path, turn: int) -> Identity:
         """Name a volume of a file that holds a series."""
@@ -149,7 +154,7 @@ class NiftiReader:
         stem, folder = _stem(path), self._folder(path)
         number = _TRAILING_NUMBER.search(stem)
         if number is None:
-            raise VolumeError(path, "name", "a volume number at the end", path.name)
+            raise VolumeError(path, "name", "a volume number at the end", named(path.name))
         run = _RUN.search(stem) or _RUN.search(path.parent.name if folder != "." else "")
         return Identity(
             series_uid=f"{folder}/run-{run[1]}" if run else f"{folder}/{stem[: number.start()]}",
@@ -175,7 +180,7 @@ class _Layout:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return named(path.name.removesuffix(".gz").removesuffix(".nii"))
 
 
 def _name(path: Path, several: bool) -> str:
@@ -193,17 +198,36 @@ def _layout(path: Path, header: Any) -> _Layout:
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 3 <= len(shape) <= 7 or any(n < 1 for n in shape) or any(n != 1 for n in shape[4:]):
         raise VolumeError(path, "dim", "three or four dimensions", shape)
-    found = _Layout((shape[0], shape[1], shape[2]), (*shape, 1)[3], _dtype(path, header), int(header["vox_offset"]))
-    if found.offset < _SMALLEST_OFFSET or found.offset + found.nbytes > MAX_FILE_BYTES:
+    offset = float(header["vox_offset"])
+    if not _SMALLEST_OFFSET <= offset <= MAX_FILE_BYTES:
+        raise VolumeError(path, "vox_offset", f"{_SMALLEST_OFFSET} to {MAX_FILE_BYTES}", f"{offset:g}")
+    found = _Layout((shape[0], shape[1], shape[2]), (*shape, 1)[3], _dtype(path, header), int(offset))
+    if found.offset + found.nbytes > MAX_FILE_BYTES:
         raise VolumeError(path, "header", f"a volume within {MAX_FILE_BYTES} bytes", f"{found.nbytes} bytes")
     return found
 
 
 def _affine(path: Path, header: Any) -> NDArray[np.float64]:
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    if not np.isfinite(affine).all():
-        raise VolumeError(path, "affine", "finite numbers", affine.tolist())
-    return affine
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(path, "affine", "a quaternion of unit length", error) from None
+    return geometry.independent(path, affine)
+
+
+def scaling(path: Path, header: Any) -> tuple[float, float]:
+    """Slope and intercept: value = stored * slope + intercept.
+
+    Raises
+    ------
+    VolumeError
+        If they are no numbers.
+    """
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise VolumeError(path, "scl_slope, scl_inter", "finite numbers", error) from None
+    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
 
 
 def _header(path: Path, start: bytes) -> Any:
@@ -217,7 +241,7 @@ def _header(path: Path, start: bytes) -> Any:
         raise IncompleteFile(path, "header", f"{size} bytes", len(start))
     try:
         return _HEADERS[size].from_fileobj(io.BytesIO(start[:size]))
-    except (HeaderDataError, WrapStructError, ValueError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         raise VolumeError(path, "header", "a valid NIfTI header", error) from None
 
 
@@ -232,19 +256,31 @@ def _native(flat: NDArray[Any]) -> NDArray[Any]:
     return flat.astype(np.float32 if flat.dtype.kind == "f" else flat.dtype.newbyteorder("="), copy=False)
 
 
-def _t_r_s(header: Any) -> float | None:
-    """Repetition time, if the header has a time axis or at least a unit of time; else its field means nothing."""
-    unit = SECONDS.get(header.get_xyzt_units()[1], 1.0 if len(header.get_data_shape()) > 3 else None)
-    period = float(header["pixdim"][4])
-    return period * unit if unit is not None and np.isfinite(period) and period > 0 else None
+def _unit_s(header: Any) -> float | None:
+    """Return the unit of time in seconds; None if the header does not tell."""
+    try:
+        return SECONDS.get(header.get_xyzt_units()[1])
+    except KeyError:  # no code of the format
+        return None
+
+
+def repetition_time(header: Any) -> tuple[float | None, str]:
+    """Return repetition time in seconds and what was noticed; None without a time axis or at least a unit of time."""
+    unit = _unit_s(header) or (1.0 if len(header.get_data_shape()) > 3 else None)
+    told = float(header["pixdim"][4])
+    if unit is None or not np.isfinite(told) or told <= 0:
+        return None, ""
+    return timing.repetition_time(told, header.get_data_shape()[2], unit, tuple(SECONDS.values()))
 
 
 def slice_times(header: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """Return when each slice was acquired, seconds after the start of its volume; None if the header does not tell."""
-    unit = SECONDS.get(header.get_xyzt_units()[1], 1.0)
+    unit = _unit_s(header) or 1.0
     try:
         times = header.get_slice_times()
-    except HeaderDataError:
+        if not header.get_slice_duration() > 0:
+            return None
+    except (HeaderDataError, ValueError):
         return None
     if len(times) != shape[2] or any(t is None for t in times):
         return None

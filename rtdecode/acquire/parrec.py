@@ -24,16 +24,17 @@ from rtdecode.acquire.stored import (
     Origin,
     Reading,
     StoredVolume,
+    differing,
     read_bytes,
     trailing_zeros,
 )
-from rtdecode.errors import IncompleteFile, VolumeError
+from rtdecode.errors import IncompleteFile, VolumeError, named
 
 SUFFIX = ".par"
 
 _MAX_TEXT_BYTES = 64 * 2**20
 _MAX_SIDE = 4096
-_COLUMNS = 32
+_COLUMNS, _BEGAN = 32, 31
 _DUMP = re.compile(r"^(.*dump-)(\d{1,9})$", re.IGNORECASE)
 _GENERAL = re.compile(r"^\.\s+([^:]{1,60}?)\s*:\s*(.{0,200}?)\s*$", re.MULTILINE)
 _T_R, _FIELD_OF_VIEW = "Repetition time [ms]", "FOV (ap,fh,rl) [mm]"
@@ -94,7 +95,7 @@ class ParRecReader:
     def _identity(self, path: Path, instance: int) -> Identity:
         folder = path.parent.relative_to(self._root) if path.is_relative_to(self._root) else path.parent
         dump = _DUMP.match(path.stem)
-        name = f"{folder.as_posix()}/{dump[1] if dump else path.stem}"
+        name = named(f"{folder.as_posix()}/{dump[1] if dump else path.stem}")
         number = folder.name if dump and folder.name.isdecimal() else "0"
         return Identity(
             series_uid=name,
@@ -121,8 +122,7 @@ class ParRecReader:
         for (echo, kind), slices in sorted(parts.items()):
             for turn in range(whole):
                 rows = [rows[turn] for _, rows in sorted(slices.items())]
-                first = table[rows[0]]
-                slope, intercept = _scaling(first)
+                scales = [_scaling(table[row]) for row in rows]
                 last = table[rows, 6].max() == len(values) - 1
                 identity = self._identity(path, turn + 1)
                 component = MAGNITUDE if kind == kinds[0] else _TYPES.get(kind, f"type-{kind}")
@@ -137,12 +137,14 @@ class ParRecReader:
                             image_type=(_TYPES.get(kind, f"type-{kind}"),),
                         ),
                         data=np.ascontiguousarray(values[table[rows, 6].astype(int)].transpose(2, 1, 0)),
-                        slope=slope,
-                        intercept=intercept,
+                        slope=scales[0][0],
+                        intercept=scales[0][1],
+                        scales=differing(scales),
                         affine=affine,
                         t_r_s=t_r_s,
                         slice_times_s=None,
                         acquired_s=None,
+                        began_s=float(table[rows, _BEGAN].min()),
                         zero_tail=min(zeros, values[rows].size) if last else 0,
                         notes=tuple(notes),
                         unknown={

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 
 from rtdecode.acquire import nifti, parrec
 from rtdecode.acquire.dicom import DicomReader
+from rtdecode.acquire.echoes import Echoes
 from rtdecode.acquire.stored import Identity, Reading, StoredSlice, StoredVolume
+from rtdecode.errors import VolumeError
 
 
 class Reader(Protocol):
@@ -43,6 +47,7 @@ class Readers:
         self._dicom = DicomReader()
         self._nifti = nifti.NiftiReader(root)
         self._parrec = parrec.ParRecReader(root)
+        self._echoes = Echoes()
         self._t_r_s = t_r_s
         self._affine = affine
 
@@ -64,7 +69,10 @@ class Readers:
         OSError
             If it cannot be read.
         """
-        reading = self._nifti.read(path, skip) if is_nifti(path) else self._for(path).read(path)
+        with seam(path):
+            reading = self._nifti.read(path, skip) if is_nifti(path) else self._for(path).read(path)
+        for identity in [v.identity for v in reading.volumes] + [s.identity for s in reading.slices]:
+            self._echoes.learn(identity)
         if self._t_r_s is None and self._affine is None:
             return reading
         return Reading(
@@ -75,7 +83,27 @@ class Readers:
 
     def identify(self, path: Path) -> Identity | None:
         """Return which volume a file is, as far as it can be told from a damaged one."""
-        return self._nifti.identify(path) if is_nifti(path) else self._for(path).identify(path)
+        try:
+            with seam(path):
+                found = self._nifti.identify(path) if is_nifti(path) else self._for(path).identify(path)
+        except (VolumeError, OSError):
+            return None
+        return None if found is None else self._echoes.placed(found)
+
+    def peek(self, path: Path) -> Identity | None:
+        """Return which series and moment a file is of by its first bytes, where these tell."""
+        if is_nifti(path) or path.suffix.lower() == parrec.SUFFIX:
+            return None
+        try:
+            with seam(path):
+                return self._dicom.peek(path)
+        except (VolumeError, OSError):
+            return None
+
+    def placed(self, stored: StoredVolume) -> StoredVolume:
+        """Return a volume with the echo and number that all files of its series so far give it."""
+        identity = self._echoes.placed(stored.identity)
+        return stored if identity is stored.identity else dataclasses.replace(stored, identity=identity)
 
     def _for(self, path: Path) -> Reader:
         return self._parrec if path.suffix.lower() == parrec.SUFFIX else self._dicom
@@ -89,6 +117,23 @@ class Readers:
 
     def _timed(self, stored: StoredSlice) -> StoredSlice:
         return dataclasses.replace(stored, t_r_s=stored.t_r_s if stored.t_r_s is not None else self._t_r_s)
+
+
+@contextmanager
+def seam(path: Path) -> Iterator[None]:
+    """Let no exception but those that a reader promises leave it: anybody's file may hold anything.
+
+    Raises
+    ------
+    VolumeError
+        In place of whatever else the file at `path` leads to.
+    """
+    try:
+        yield
+    except (VolumeError, OSError):
+        raise
+    except Exception as error:
+        raise VolumeError(path, "content", "a file of its format", type(error).__name__) from error
 
 
 def is_nifti(path: Path) -> bool:

@@ -5,6 +5,8 @@ settings say; else 0 if a volume 0 is there when the series is first seen, compl
 its rule (1 in DICOM, in PAR files and in NIfTI of several volumes, 0 in dumps); else, for files that are numbered by
 their names alone, what an earlier series of the session began with; else the first volume waits until a second is
 there, or as long as a gap is waited for, and 1 is taken unless a 0 has come.
+
+**Its timing** is judged before its first volume goes on (`timing`); one that cannot be true waits as long for the next.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.acquire.intake import Finding
@@ -21,7 +22,9 @@ from rtdecode.acquire.order import Run, RunQueue
 from rtdecode.acquire.series import Selection
 from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.stored import Identity, StoredVolume
+from rtdecode.acquire.timing import Timing
 from rtdecode.clock import Clock
+from rtdecode.errors import named
 from rtdecode.records import KnownRun, Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings
 
@@ -56,6 +59,7 @@ class Runs:
         self._held_since_s: dict[str, float] = {}
         self._counted_from: int | None = None
         self._shape: tuple[int, ...] | None = None
+        self._timings: dict[str, Timing] = {}
         self._runs = {run.series_uid: self._resumed(run) for run in known}
 
     def take(self, findings: list[Finding], begun: Callable[[], list[Identity]], now_s: float) -> list[Arrival]:
@@ -96,6 +100,8 @@ class Runs:
             reason = self._selection.refusal(identity, stored.origin) or why
             return [_surplus(path, 0, reason)] if self._selection.is_news(identity) else []
         self._uids.add(identity.uid)
+        timing = self._timings.setdefault(identity.series_uid, Timing(self._settings.t_r_s))
+        timing.learn(identity.instance, stored)
         if run is not None:
             return self._place(run, path, stored, now_s)
         self._held.setdefault(identity.series_uid, []).append((path, stored))
@@ -115,7 +121,7 @@ class Runs:
         numbers |= {stored.identity.instance for _, stored in waiting}
         waited = now_s - self._held_since_s[uid] >= self._settings.gap_timeout_s
         base = self._base(first, numbers, waited)
-        if base is None:
+        if base is None or (not waited and self._timings[uid].needs_more(waiting[0][1])):
             return []
         del self._held[uid], self._held_since_s[uid]
         run = self._runs[uid] = self._opened(first, base, now_s)
@@ -169,7 +175,7 @@ class Runs:
         if not self._plausible(run, index) or not run.queue.takes(index):
             yield _surplus(finding.path, run.number, finding.reason)
             return
-        skipped = Skipped(run=run.number, volume=index, path=finding.path.name, reason=finding.reason)
+        skipped = Skipped(run=run.number, volume=index, path=named(finding.path.name), reason=finding.reason)
         run.queue.offer(index, Arrival(path=finding.path, item=skipped), now_s)
 
     def _place(self, run: Run, path: Path, stored: StoredVolume, now_s: float) -> list[Arrival]:
@@ -196,24 +202,21 @@ class Runs:
             reason = f"duplicate: another file holds volume {index}"
         if reason is not None:
             return [_surplus(path, run.number, reason)]
+        stored = self._timings[stored.identity.series_uid].checked(stored)
         item: Volume | Skipped
         if stored.affine is None:
             unplaced = "affine: the file does not tell; set affine in [scanner]"
-            item = Skipped(run=run.number, volume=index, path=path.name, reason=unplaced)
+            item = Skipped(run=run.number, volume=index, path=named(path.name), reason=unplaced)
         elif stored.data.shape != run.shape:
             wrong = f"wrong shape: expected {run.shape} as in the volumes before, got {stored.data.shape}"
-            item = Skipped(run=run.number, volume=index, path=path.name, reason=wrong)
+            item = Skipped(run=run.number, volume=index, path=named(path.name), reason=wrong)
         else:
             item = self._volume(path, stored, stored.affine, run, index)
         run.queue.offer(index, Arrival(path=path, item=item), now_s)
         return []
 
     def _volume(self, path: Path, stored: StoredVolume, affine: NDArray[Any], run: Run, index: int) -> Volume:
-        problems = list(stored.problems)
-        told, expected = stored.t_r_s, self._settings.t_r_s
-        if told is not None and expected is not None and not np.isclose(told, expected, rtol=1e-3):
-            problems.append(f"repetition time: expected {expected} s by the settings, got {told} s")
-        run.t_r_s = told or 0.0
+        run.t_r_s = stored.t_r_s or 0.0
         stamp = Stamp(
             session=self._session,
             run=run.number,
@@ -222,18 +225,20 @@ class Runs:
             received_s=self._clock.wall(),
             received_mono_s=self._clock.monotonic(),
         )
+        data, slope, intercept = stored.rescaled()
         return Volume(
             stamp=stamp,
-            data=frozen(stored.data),
-            slope=stored.slope,
-            intercept=stored.intercept,
+            data=frozen(data),
+            slope=slope,
+            intercept=intercept,
             affine=frozen(affine),
             t_r_s=stored.t_r_s,
+            t_r_measured=stored.t_r_measured,
             slice_times_s=None if stored.slice_times_s is None else frozen(stored.slice_times_s),
             series_uid=stored.identity.series_uid,
             instance=stored.identity.instance,
-            path=path.name,
-            problems=tuple(problems),
+            path=named(path.name),
+            problems=stored.problems,
         )
 
     def _release(self, now_s: float) -> Iterator[Arrival]:
@@ -253,7 +258,7 @@ class Runs:
 
 def _surplus(path: Path, run: int, reason: str) -> Arrival:
     """Report a file that takes no index away."""
-    return Arrival(path=path, item=Skipped(run=run, volume=None, path=path.name, reason=reason))
+    return Arrival(path=path, item=Skipped(run=run, volume=None, path=named(path.name), reason=reason))
 
 
 def _given_up(run: Run, index: int, why: str) -> Arrival:

@@ -49,6 +49,7 @@ class _Series:
 
     vendor: str
     n_slices: int | None
+    told_t_r_s: float | None
     t_r_s: float | None
     protocol_times_s: NDArray[np.float64] | None
     why_no_times: str
@@ -71,7 +72,7 @@ class SliceReader:
         """
         identity = self.identify(header)
         known = self._known.get(identity.series_uid)
-        if known is None:
+        if known is None or known.told_t_r_s != header.t_r_s():
             known = self._known[identity.series_uid] = _series(header)
         frame, zero_tail = pixels.frames(header)
         if frame.shape[0] != 1:
@@ -158,9 +159,9 @@ def _series(header: Header) -> _Series:
     vendor, n_slices = _vendor(header), _stated_slices(header)
     if vendor == "GE" and n_slices is not None:
         t_r_s, times, why = ge.timing(header, ge.protocol(header), n_slices)
-        return _Series(vendor, n_slices, t_r_s, times, why)
+        return _Series(vendor, n_slices, header.t_r_s(), t_r_s, times, why)
     why = NO_PHILIPS_TIMES if vendor == "PHILIPS" else "all slices carry the same acquisition time"
-    return _Series(vendor, n_slices, header.t_r_s(), None, why)
+    return _Series(vendor, n_slices, header.t_r_s(), header.t_r_s(), None, why)
 
 
 def scaling(fields: Fields, private: Fields) -> tuple[float, float]:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.acquire import ge, geometry
-from rtdecode.acquire.stored import SEVERAL_SCALES, Identity, StoredSlice, StoredVolume
+from rtdecode.acquire import ge, geometry, timing
+from rtdecode.acquire.stored import Identity, StoredSlice, StoredVolume, differing
 from rtdecode.errors import SurplusSlice, VolumeError
 
 MAX_OPEN_BYTES = 2**30
 
-Key = tuple[str, int, int | None, str]
+Key = tuple[str, int, int | None, str, float | None]
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Stacker:
             If the slice cannot belong to its volume, or its volume turns out unusable.
         """
         identity = stored.identity
-        key = (identity.series_uid, identity.instance, identity.echo, identity.component)
+        key = identity.part
         if key in self._closed:
             raise SurplusSlice(path, "slice", "one of an open volume", f"one of volume {key[1]}, which is closed")
         if self._held + stored.data.nbytes > MAX_OPEN_BYTES:
@@ -128,21 +128,20 @@ def _stack(path: Path, ordered: list[StoredSlice]) -> StoredVolume:
     data: NDArray[Any] = np.empty((*lowest.data.shape, len(ordered)), lowest.data.dtype)
     for k, stored in enumerate(ordered):
         data[:, :, k] = stored.data
-    scales = {(stored.slope, stored.intercept) for stored in ordered}
     times = _slice_times(ordered)
-    known = [stored.acquired_s for stored in ordered if stored.acquired_s is not None]
+    known = timing.unwrapped([stored.acquired_s for stored in ordered if stored.acquired_s is not None])
     return StoredVolume(
         identity=dataclasses.replace(first.identity, uid=f"{first.identity.uid}#volume"),
         origin=first.origin,
         data=data,
         slope=first.slope,
         intercept=first.intercept,
+        scales=differing([(stored.slope, stored.intercept) for stored in ordered]),
         affine=geometry.affine(path, lowest.orientation, lowest.spacing_mm, step, lowest.position),
         t_r_s=first.t_r_s,
         slice_times_s=times,
-        acquired_s=min(known) if len(known) == len(ordered) else None,
+        acquired_s=float(known.min()) if len(known) == len(ordered) else None,
         zero_tail=0,
-        notes=(SEVERAL_SCALES,) if len(scales) > 1 else (),
         unknown=first.unknown,
     )
 
@@ -161,5 +160,4 @@ def _slice_times(ordered: list[StoredSlice]) -> NDArray[np.float64] | None:
     times = [stored.acquired_s for stored in ordered if stored.acquired_s is not None]
     if len(times) != len(ordered) or max(times) == min(times):
         return None
-    relative = np.array(times) - min(times)
-    return relative if t_r_s is None or relative.max() < t_r_s else None
+    return timing.since_first(times)

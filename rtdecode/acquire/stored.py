@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ GZIP_WBITS = zlib.MAX_WBITS | 16
 MAX_SLICES = 4096
 MAGNITUDE = "M"
 NO_PHILIPS_TIMES = "Philips writes no slice times"
-SEVERAL_SCALES = "scaling differs between slices: that of the first is told"
+SEVERAL_SCALES = "scaling differs between slices: each has its own, the values are told scaled"
 
 _LAST_ECHO = 1 << 30
 _BLANK_BYTES = 8
+_CHUNK_BYTES = 1 << 16
+_MOST_MEMBERS = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,14 @@ class Identity:
         Number of the echo, from 1.
     component : str
         ``M`` magnitude, ``P`` phase, ``R`` real, ``I`` imaginary, or another name that the scanner gives.
+    echo_ms : float or None
+        Echo time, where only it may tell echoes apart.
+    acquisition : int or None
+        Another number of the file, which may count volumes where `instance` does not; see `echoes`.
+    echoes : int or None
+        Of the series, where the protocol tells.
+    began_s : float or None
+        Start of acquisition as the file states it, seconds since 1970: orders series that are first seen together.
     """
 
     series_uid: str
@@ -58,6 +69,15 @@ class Identity:
     first: int | None = None
     echo: int | None = None
     component: str = MAGNITUDE
+    echo_ms: float | None = None
+    acquisition: int | None = None
+    echoes: int | None = None
+    began_s: float | None = None
+
+    @property
+    def part(self) -> tuple[str, int, int | None, str, float | None]:
+        """What the slices of one volume have in common."""
+        return self.series_uid, self.instance, self.echo, self.component, self.echo_ms
 
     @property
     def order(self) -> tuple[int, str, int, int, str]:
@@ -109,13 +129,19 @@ class StoredVolume:
         The third axis counts slices.
     slope, intercept : float
         Value = ``data * slope + intercept``.
+    scales : tuple of k pairs of float
+        Slope and intercept of each slice, where they differ; empty where those of the volume hold.
     affine : array of shape (4, 4), float64, or None
         Voxel indices to RAS+ mm.
     t_r_s : float or None
+    t_r_measured : bool
+        `t_r_s` is not what the file tells but the distance of the acquisition times.
     slice_times_s : array of shape (k,) or None
         Seconds after the start of the volume.
     acquired_s : float or None
         Seconds since 1970 by the scanner's clock.
+    began_s : float or None
+        The same from a start that the file does not tell: only differences mean something.
     zero_tail : int
         Stored values at the end of the file that are zero and lie where the picture should be: a blank edge,
         or a file that was allocated first and is still being filled.
@@ -130,10 +156,13 @@ class StoredVolume:
     data: NDArray[Any]
     slope: float
     intercept: float
+    scales: tuple[tuple[float, float], ...] = ()
     affine: NDArray[np.float64] | None
     t_r_s: float | None
+    t_r_measured: bool = False
     slice_times_s: NDArray[np.float64] | None
     acquired_s: float | None
+    began_s: float | None = None
     zero_tail: int
     notes: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
@@ -141,8 +170,20 @@ class StoredVolume:
     @property
     def problems(self) -> tuple[str, ...]:
         """Notes, and a reason for each field that is None."""
+        several = (SEVERAL_SCALES,) if self.scales else ()
         absent = [name for name in ("affine", "t_r_s", "slice_times_s", "acquired_s") if getattr(self, name) is None]
-        return (*self.notes, *(f"{name}: {self.unknown.get(name, 'the file does not tell')}" for name in absent))
+        return (
+            *self.notes,
+            *several,
+            *(f"{name}: {self.unknown.get(name, 'the file does not tell')}" for name in absent),
+        )
+
+    def rescaled(self) -> tuple[NDArray[Any], float, float]:
+        """Return data, slope and intercept that hold for all slices: float32 where the slices' own differ."""
+        if not self.scales:
+            return self.data, self.slope, self.intercept
+        slopes, intercepts = np.array(self.scales, np.float64).T
+        return (self.data * slopes + intercepts).astype(np.float32), 1.0, 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -215,19 +256,39 @@ class Reading:
     growing: bool = False
 
 
+def differing(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Return slope and intercept of each slice for `StoredVolume.scales`: none where all are the same."""
+    return tuple(scales) if len(set(scales)) > 1 else ()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; what is no regular file is not touched: a pipe would be waited for without end.
+
+    Raises
+    ------
+    VolumeError
+        If it is a pipe, socket, device or folder.
+    OSError
+        If it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise VolumeError(path, "kind", "a regular file", "a pipe, socket, device or folder")
+    return path.open("rb")
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a whole file of bounded size.
 
     Raises
     ------
     VolumeError
-        If the file is larger than `MAX_FILE_BYTES`.
+        If the file is larger than `MAX_FILE_BYTES`, or no regular one.
     IncompleteFile
         If it is empty.
     OSError
         If it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_FILE_BYTES:
             raise VolumeError(path, "size", f"at most {MAX_FILE_BYTES} bytes", size)
@@ -238,7 +299,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def inflate(path: Path, raw: bytes, limit: int = MAX_FILE_BYTES) -> tuple[bytes, bool]:
-    """Decompress at most `limit` bytes and say whether the stream ended there, its checksum right.
+    """Decompress at most `limit` bytes, of all members, and say whether the last one ended, its checksum right.
 
     Raises
     ------
@@ -247,25 +308,36 @@ def inflate(path: Path, raw: bytes, limit: int = MAX_FILE_BYTES) -> tuple[bytes,
     VolumeError
         If it is damaged.
     """
+    view, at, size, members = memoryview(raw), 0, 0, 1
+    parts: list[bytes] = []
     stream = zlib.decompressobj(GZIP_WBITS)
     try:
-        content = stream.decompress(raw, limit)
-        if not stream.eof and len(content) == limit:
-            stream.decompress(stream.unconsumed_tail, 1)
+        while at < len(raw) and size <= limit:
+            if stream.eof:
+                if view[at : at + 2] != GZIP_MAGIC:  # padding
+                    break
+                members += 1
+                if members > _MOST_MEMBERS:
+                    raise VolumeError(path, "gzip", f"at most {_MOST_MEMBERS} members", "more")
+                stream = zlib.decompressobj(GZIP_WBITS)
+            chunk = view[at : at + _CHUNK_BYTES]
+            parts.append(stream.decompress(chunk, limit + 1 - size))
+            at += len(chunk) - len(stream.unconsumed_tail) - len(stream.unused_data)
+            size += len(parts[-1])
     except zlib.error as error:
         if not any(raw[-8:]):
             raise IncompleteFile(path, "gzip", "an end marker", "zeros at the end") from None
         raise VolumeError(path, "gzip", "a readable stream", error) from None
-    return content, stream.eof
+    return b"".join(parts)[:limit], stream.eof and size <= limit
 
 
 def ends_blank(path: Path) -> bool:
     """Say whether the last bytes of a file are zero."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(-min(_BLANK_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
             return not any(file.read())
-    except OSError:
+    except (OSError, VolumeError):
         return False
 
 

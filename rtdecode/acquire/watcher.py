@@ -15,30 +15,29 @@ from typing import Self
 import numpy as np
 
 from rtdecode.acquire import folder
-from rtdecode.acquire.intake import Intake
+from rtdecode.acquire.intake import MOST_FILES, Intake
 from rtdecode.acquire.readers import Readers
 from rtdecode.acquire.runs import Runs
 from rtdecode.acquire.series import Selection
 from rtdecode.acquire.source import Arrival
 from rtdecode.clock import Clock
+from rtdecode.errors import named
 from rtdecode.records import KnownRun
 from rtdecode.settings import ScannerSettings
 
 logger = logging.getLogger(__name__)
 
-_FILES_PER_POLL = 64
-
 
 class FolderWatcher:
     """A `Source` over a folder that a scanner writes to, sub-folders included.
 
-    The first series seen is run 1, the next one run 2 (several first seen together: by series number); NIfTI
-    files that name their run (``run-03`` in the name or the folder) keep that number. A series that is started again
-    is a new run. Index 0 is the first volume after ``n_dummy``; exported dummies are reported as `Skipped` without an
-    index. Volumes of a run wait until all earlier runs have nothing left behind a gap. A file may hold a slice, a
-    volume or many, and more may come in a file that grows. Of several echoes one is used, of complex images the
-    magnitude; series that are no BOLD series, or have another shape than the first run, are reported once and make no
-    run, unless the settings choose otherwise.
+    The first series seen is run 1, the next one run 2 (several first seen together: by time of acquisition, else by
+    series number); NIfTI files that name their run (``run-03`` in the name or the folder) keep that number. A series
+    that is started again is a new run. Index 0 is the first volume after ``n_dummy``; exported dummies are reported as
+    `Skipped` without an index. Volumes of a run wait until all earlier runs have nothing left behind a gap. A file may
+    hold a slice, a volume or many, and more may come in a file that grows. Of several echoes one is used, of complex
+    images the magnitude; series that are no BOLD series, or have another shape than the first run, are reported once
+    and make no run, unless the settings choose otherwise.
 
     Parameters
     ----------
@@ -64,6 +63,7 @@ class FolderWatcher:
         self._backlog = False
         self._wake = threading.Event()
         self._problem: str | None = None
+        self._unlisted: set[str] = set()
         remote = settings.watch == "auto" and folder.is_remote(settings.export_dir)
         self._native = settings.watch != "polling" and not remote
         self._observer = folder.observe(settings.export_dir, self._wake) if self._native else None
@@ -78,8 +78,8 @@ class FolderWatcher:
         self._wake.clear()
         now_s = self._clock.monotonic()
         names = self._intake.pending(self._names())
-        self._backlog = any(self._intake.is_new(name) for name in names[_FILES_PER_POLL:])
-        findings = self._intake.look(names[:_FILES_PER_POLL], now_s)
+        self._backlog = any(self._intake.is_new(name) for name in names[MOST_FILES:])
+        findings = self._intake.look(names[:MOST_FILES], now_s)
         return self._runs.take(findings, self._intake.begun, now_s)
 
     def wait(self, timeout_s: float) -> None:
@@ -109,7 +109,7 @@ class FolderWatcher:
     def _names(self) -> list[str]:
         """Paths of all files that may hold a volume; none while the folder cannot be listed."""
         try:
-            names = list(folder.files(str(self._export_dir), 0))
+            names = list(folder.files(str(self._export_dir), self._pass_over))
         except OSError as error:
             if self._problem is None:
                 logger.warning("cannot list the export folder: %s", error)
@@ -117,3 +117,10 @@ class FolderWatcher:
             return []
         self._problem = None
         return names
+
+    def _pass_over(self, error: OSError) -> None:
+        """Say once that a sub-folder cannot be listed."""
+        place = named(str(error.filename))
+        if place not in self._unlisted:
+            self._unlisted.add(place)
+            logger.warning("cannot list %s, what is in it is not read: %s", place, error.strerror)

@@ -150,7 +150,7 @@ class LocalService:
 def serve(connection: Connection, pack: str, options: dict[str, Any]) -> None:
     """Answer requests until told to end, or until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides when to end
-    outlet = _Outlet(connection)
+    outlet = Outlet(connection)
     try:
         service = LocalService(load_decoder(open_pack(pack), **options))
     except RtdecodeError as error:
@@ -168,7 +168,7 @@ def serve(connection: Connection, pack: str, options: dict[str, Any]) -> None:
         return  # the parent is gone
 
 
-class _Outlet:
+class Outlet:
     """The worker's end of the pipe: replies, and signs of life while one is worked on."""
 
     def __init__(self, connection: Connection) -> None:
@@ -176,16 +176,18 @@ class _Outlet:
         self._lock = threading.Lock()
 
     def send(self, number: int, frame: bytes) -> None:
+        """Send a frame that answers the request of that number."""
         with self._lock:
             self._connection.send_bytes(frames.number(number, frame))
 
     @contextmanager
-    def alive(self) -> Iterator[None]:
+    def alive(self, every_s: float = _PULSE_S) -> Iterator[None]:
+        """Give signs of life until the block ends."""
         done = threading.Event()
 
         def pulse() -> None:
             with suppress(OSError):  # the parent is gone; the worker's next reply tells it
-                while not done.wait(_PULSE_S):
+                while not done.wait(every_s):
                     self.send(0, frames.END)
 
         thread = threading.Thread(target=pulse, name="pulse")
@@ -197,7 +199,7 @@ class _Outlet:
             thread.join()
 
 
-def _answer(outlet: _Outlet, service: LocalService, number: int, content: dict[str, Any]) -> None:
+def _answer(outlet: Outlet, service: LocalService, number: int, content: dict[str, Any]) -> None:
     try:
         if content["kind"] == "load":
             identity = service.load(Path(content["folder"]))

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.errors import ProtocolError, VolumeError
-from rtdecode.estimate import registration
+from rtdecode.estimate import design, registration
 from rtdecode.estimate.calibrated import Calibrated, Learned
 from rtdecode.estimate.glm import apply_weights
-from rtdecode.estimate.inputs import motion_row, repetition_time, scaled
+from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
 from rtdecode.estimate.region import Regions, RegionSignal
@@ -108,6 +108,7 @@ class Estimator:
 
     def _start_run_state(self) -> None:
         self._index = -1
+        self._t_r_measured = False
         self._stamp: Stamp | None = None
         self._last_motion: NDArray[np.float64] | None = None
         self._quality = RunQuality()
@@ -228,7 +229,7 @@ class Estimator:
         Raises
         ------
         VolumeError
-            If the volume is of another shape or repetition time, not finite, or does not resemble the
+            If the volume is of another shape or repetition time, not finite in the brain, or does not resemble the
             reference. Nothing has changed then.
         ProtocolError
             If the run is not open or the volume is not after the last one.
@@ -237,8 +238,9 @@ class Estimator:
         """
         self._check_order(volume.stamp.run, volume.stamp.volume)
         data = scaled(volume, None if self._space is None else self._space.data.shape)
-        t_r_s = repetition_time(volume, self._t_r_s)
+        t_r_s = repetition_time(volume, self._t_r_s, measured=self._t_r_measured)
         space = self._space or self._first_space(data, volume)
+        data = filled(volume, data, space.needed)
         placed = space.place(data, volume.affine)
         if not placed.fit > _LOST_FIT:
             raise VolumeError(
@@ -247,6 +249,7 @@ class Estimator:
         motion = placed.motion
         if self._file_motion is not None:
             motion = motion_row(self._file_motion, volume)
+        self._t_r_measured |= volume.t_r_measured
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s
@@ -254,6 +257,11 @@ class Estimator:
             if space.regions:
                 signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
                 self._regions = Regions(space.regions, space.mask, signal)
+        elif t_r_s != self._t_r_s:
+            self._t_r_s = t_r_s
+            self._series.retime(t_r_s, design.reference_moment(t_r_s, volume.slice_times_s))
+            if self._regions is not None:
+                self._regions.retime(self._series.timing)
         change = np.zeros(6) if self._last_motion is None else motion - self._last_motion
         fd_mm = framewise_displacement(change)
         self._last_motion = motion

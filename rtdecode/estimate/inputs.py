@@ -11,10 +11,11 @@ from rtdecode.errors import VolumeError
 from rtdecode.records import Volume
 
 T_R_TOLERANCE_S = 1e-3
+SHORTEST_T_R_S, LONGEST_T_R_S = 0.01, 30.0
 
 
 def scaled(volume: Volume, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
-    """Return the values of a volume, shape (i, j, k).
+    """Return the values of a volume, shape (i, j, k), as they are: some may not be finite.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ def scaled(volume: Volume, shape: tuple[int, ...] | None) -> NDArray[np.float32]
     Raises
     ------
     VolumeError
-        If the shape is another or a value is not finite.
+        If the shape is another.
     """
     path = Path(volume.path)
     if shape is not None and volume.data.shape != shape:
@@ -35,31 +36,60 @@ def scaled(volume: Volume, shape: tuple[int, ...] | None) -> NDArray[np.float32]
     data = np.ascontiguousarray(volume.data, np.float32)
     if (volume.slope, volume.intercept) != (1.0, 0.0):
         data = data * np.float32(volume.slope) + np.float32(volume.intercept)
-    if not np.isfinite(data).all():
-        raise VolumeError(path, "data", "finite values", "nan or infinity")
     return data
 
 
-def repetition_time(volume: Volume, known_s: float | None) -> float:
-    """Return the repetition time of the run, seconds.
+def filled(volume: Volume, data: NDArray[np.float32], needed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the values of a volume with zeros where they are not finite, outside the head.
+
+    Parameters
+    ----------
+    volume : Volume
+    data : array of shape (i, j, k), float32
+        Its values.
+    needed : array of shape (i, j, k), bool
+        Voxels that must be finite.
+
+    Raises
+    ------
+    VolumeError
+        If one of them is not.
+    """
+    finite = np.isfinite(data)
+    if finite.all():
+        return data
+    lost = int((needed & ~finite).sum())
+    if lost:
+        raise VolumeError(Path(volume.path), "data", "finite values in the brain", f"nan or infinity in {lost} voxels")
+    return np.where(finite, data, np.float32(0))
+
+
+def repetition_time(volume: Volume, known_s: float | None, *, measured: bool = False) -> float:
+    """Return the repetition time of the run, seconds: as known, unless the volume brings one that was measured.
 
     Parameters
     ----------
     volume : Volume
     known_s : float or None
         From the settings or the volumes before.
+    measured : bool
+        `known_s` was measured: what headers say does not count.
 
     Raises
     ------
     VolumeError
-        If nothing tells it, or the volume contradicts what is known.
+        If nothing tells it, it cannot be true, or the volume contradicts what is known.
     """
     told_s = volume.t_r_s
-    if known_s is None and told_s is None:
+    if told_s is not None and (known_s is None or volume.t_r_measured):
+        known_s = float(told_s)
+    if known_s is None:
         raise VolumeError(Path(volume.path), "t_r_s", "seconds, in the file or the settings", None)
-    if known_s is not None and told_s is not None and abs(known_s - told_s) > T_R_TOLERANCE_S:
+    if not SHORTEST_T_R_S <= known_s <= LONGEST_T_R_S:
+        raise VolumeError(Path(volume.path), "t_r_s", f"{SHORTEST_T_R_S:g} to {LONGEST_T_R_S:g} s", known_s)
+    if told_s is not None and not measured and abs(known_s - told_s) > T_R_TOLERANCE_S:
         raise VolumeError(Path(volume.path), "t_r_s", known_s, told_s)
-    return float(known_s if known_s is not None else told_s)  # type: ignore[arg-type]
+    return known_s
 
 
 def motion_row(motion: NDArray[np.float64], volume: Volume) -> NDArray[np.float64]:

@@ -39,6 +39,10 @@ class RegionSignal:
         self._changes: list[FloatArray] = []
         self._values: list[FloatArray] = []
 
+    def retime(self, timing: design.RunTiming) -> None:
+        """Take the volumes so far as acquired at other times, which were not known before."""
+        self._timing = timing
+
     def add(self, index: int, values: FloatArray, motion: FloatArray, change: FloatArray) -> FloatArray:
         """Take a volume.
 
@@ -100,6 +104,10 @@ class Regions:
             self._members[name] = np.flatnonzero(region[mask])
             if not len(self._members[name]):
                 raise SettingsError([f"$.estimate.regions.{name}: expected voxels inside the mask, got none"])
+
+    def retime(self, timing: design.RunTiming) -> None:
+        """Do as `RegionSignal.retime` does."""
+        self._signal.retime(timing)
 
     def add(self, index: int, masked: NDArray[np.float32], motion: FloatArray, change: FloatArray) -> dict[str, float]:
         """Take a volume's values, shape (v,); return the percent signal change of each region."""

@@ -207,6 +207,8 @@ class Registrar:
         Voxel indices of the reference to RAS mm.
     exclude : array of shape (i, j, k), bool, or None
         Left out of the cost: responses to the stimuli would be taken for motion there.
+    brain : array of shape (i, j, k), bool, or None
+        None: as `brain_mask` finds it.
 
     Raises
     ------
@@ -215,10 +217,14 @@ class Registrar:
     """
 
     def __init__(
-        self, reference: NDArray[np.float32], affine: FloatArray, exclude: NDArray[np.bool_] | None = None
+        self,
+        reference: NDArray[np.float32],
+        affine: FloatArray,
+        exclude: NDArray[np.bool_] | None = None,
+        brain: NDArray[np.bool_] | None = None,
     ) -> None:
         self.affine = np.asarray(affine, np.float64)
-        brain = brain_mask(reference)
+        brain = brain_mask(reference) if brain is None else brain
         inner = np.zeros_like(brain)
         inner[2:-2, 2:-2, 2:-2] = True
         chosen = brain & inner

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.dataset import figure_path
 from rtdecode.estimate.quality import is_spike
 from rtdecode.records import RegisteredVolume
 
@@ -127,11 +128,20 @@ class RunReport:
         tsnr = np.zeros(mask.shape, np.float32)
         tsnr[mask] = self.tsnr()
         nib.Nifti1Image(tsnr, affine).to_filename(_file(stem, "stat-tsnr_boldmap.nii.gz"))
-        _save(_tsnr_plot(tsnr), _file(stem, "desc-tsnr_plot.png"))
-        _save(self._motion_plot(censor_fd_mm), _file(stem, "desc-motion_plot.png"))
-        _save(self._carpet_plot(), _file(stem, "desc-carpet_plot.png"))
+        plots = {
+            "tsnr": (_tsnr_plot(tsnr), f"tSNR, median {np.median(self.tsnr()):.0f}"),
+            "motion": (self._motion_plot(censor_fd_mm), self._motion_title(censor_fd_mm)),
+            "carpet": (self._carpet_plot(), "signal change"),
+        }
         if design is not None:
-            _save(_design_plot(design), _file(stem, "desc-design_plot.png"))
+            plots["design"] = _design_plot(design), "model"
+        for name, (figure, what) in plots.items():
+            figure.suptitle(f"{run_title(stem.name)}: {what}")
+            _save(figure, figure_path(stem, name))
+
+    def _motion_title(self, censor_fd_mm: float) -> str:
+        beyond = sum(figures[1] > censor_fd_mm for figures in self._figures)
+        return f"motion, {beyond} of {len(self._figures)} volumes beyond {censor_fd_mm:g} mm"
 
     def _motion_plot(self, censor_fd_mm: float) -> Figure:
         index, fd_mm, _, _, *motion = np.array(self._figures).T
@@ -142,9 +152,10 @@ class RunReport:
             turns.plot(index, np.rad2deg(motion[3 + column]), label=name)
         shifts.set_ylabel("translation (mm)")
         turns.set_ylabel("rotation (degrees)")
-        shifts.legend(loc="upper left", ncols=3)
-        displacement.plot(index, fd_mm, color="black")
-        displacement.axhline(censor_fd_mm, color="red", linestyle="--")
+        displacement.plot(index, fd_mm, color="black", label="FD")
+        displacement.axhline(censor_fd_mm, color="red", linestyle="--", label=f"limit {censor_fd_mm:g} mm")
+        for plot in (shifts, turns, displacement):  # beside the traces, not over them
+            plot.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         displacement.set_ylabel("FD (mm)")
         displacement.set_xlabel("volume")
         return figure
@@ -153,16 +164,42 @@ class RunReport:
         index, _, values, *_ = np.array(self._figures).T
         series = np.array(self._carpet, np.float64).T
         level = series.mean(1, keepdims=True)
-        percent = 100 * (series - level) / np.where(level > 0, level, 1.0)
+        percent = by_global_signal(100 * (series - level) / np.where(level > 0, level, 1.0))
         figure = _figure(9, 6)
         dvars, carpet = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
         dvars.plot(index, values, color="black")
         dvars.set_ylabel("DVARS (%)")
         extent = (index[0] - 0.5, index[-1] + 0.5, float(len(percent)), 0.0)
         carpet.imshow(percent, aspect="auto", cmap="gray", vmin=-_CARPET_PERCENT, vmax=_CARPET_PERCENT, extent=extent)
-        carpet.set_ylabel(f"every {self._step}. voxel, +-{_CARPET_PERCENT:g} %")
+        carpet.set_ylabel(
+            f"every {self._step}. voxel, +-{_CARPET_PERCENT:g} %\nby correlation with their mean, highest on top"
+        )
         carpet.set_xlabel("volume")
         return figure
+
+
+def by_global_signal(series: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Order the rows of a carpet by their correlation with the mean of all, highest first.
+
+    Parameters
+    ----------
+    series : array of shape (v, t), float64
+    """
+    deviation = series - series.mean(1, keepdims=True)
+    norm = np.linalg.norm(deviation, axis=1)
+    alike = deviation @ deviation.mean(0) / np.where(norm > 0, norm, 1.0)
+    return series[np.argsort(-alike, kind="stable")]
+
+
+def run_title(stem: str) -> str:
+    """Return the run that the beginning of a BIDS file name tells: ``sub-01_run-02`` is participant 01, run 02.
+
+    A name without such parts is its own title.
+    """
+    words = {"sub": "participant", "ses": "session", "run": "run", "task": "task"}
+    parts = [part.partition("-") for part in stem.split("_")]
+    told = [f"{words.get(key, key)} {value}" for key, dash, value in parts if dash and value]
+    return ", ".join(told) or stem
 
 
 def overlay(reference: NDArray[np.float32], moved: NDArray[np.float32], target: Path, title: str = "") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -131,6 +131,11 @@ class RunSeries:
         self._indices[count] = index
         self._motion[count] = motion, np.zeros(6) if change is None else change
         self._count = count + 1
+
+    def retime(self, t_r_s: float, phase_s: float) -> None:
+        """Take the volumes so far as acquired every `t_r_s` seconds, which was not known before."""
+        self.timing = replace(self.timing, t_r_s=t_r_s, phase_s=phase_s)
+        self._regressors.clear()
 
     def betas(
         self, wanted: Sequence[int], events: Sequence[TrialEvent], expected: Expectation

@@ -18,6 +18,7 @@ from rtdecode.estimate.mask import brain_mask
 from rtdecode.settings import EstimateSettings
 
 _AFFINE_MM = 1e-2
+_LARGEST_TURN = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,17 +37,20 @@ class Space:
     Attributes
     ----------
     data : array of shape (i, j, k), float32
-        The reference.
+        The reference; zero where it is not finite.
     affine : array of shape (4, 4), float64
         Its voxel indices to RAS mm.
     brain : array of shape (i, j, k), bool
     mask : array of shape (i, j, k), bool
         Voxels that have betas.
+    needed : array of shape (i, j, k), bool
+        Those of either.
     regions : dict of str to array of shape (i, j, k), bool
 
     Parameters
     ----------
     data : array of shape (i, j, k), float32
+        What is not finite is no brain, whatever the masks say.
     affine : array of shape (4, 4), float64
     settings : EstimateSettings
     mask : array of shape (i, j, k), bool, or None
@@ -67,19 +71,30 @@ class Space:
         settings: EstimateSettings,
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
+        finite = np.isfinite(data)
+        data = np.where(finite, data, np.float32(0))
         self.data = data
         self.affine = affine
-        self.brain = brain_mask(data)
-        if mask is None:
-            mask = self.brain if settings.mask == "auto" else _read_mask("mask", settings.mask, data.shape, affine)
-        self.mask = mask
+        given = mask
+        if given is None and settings.mask != "auto":
+            given = _read_mask("mask", settings.mask, data.shape, affine) & finite
+            if not given.any():
+                raise SettingsError([f"$.estimate.mask: expected voxels with values, got none: {settings.mask}"])
+        try:
+            self.brain = brain_mask(data) & finite
+        except ValueError:
+            if given is None:
+                raise
+            self.brain = given
+        self.mask = mask = self.brain if given is None else given
+        self.needed = self.mask | self.brain
         self.regions = {
             name: _read_mask(f"regions.{name}", path, data.shape, affine) for name, path in settings.regions.items()
         }
         self._registrar: registration.Registrar | None = None
         if settings.registration == "rigid":
             exclude = None if np.array_equal(mask, self.brain) else mask
-            self._registrar = registration.Registrar(data, affine, exclude)
+            self._registrar = registration.Registrar(data, affine, exclude, self.brain)
         index = np.argwhere(self.mask)
         self._points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
         self._values = data[self.brain]
@@ -123,6 +138,7 @@ class Space:
         """
         index = np.argwhere(np.ones(self.data.shape, np.bool_))
         points = (index @ self.affine[:3, :3].T + self.affine[:3, 3]).astype(np.float32)
+        data = np.where(np.isfinite(data), data, np.float32(0))
         return registration.resample(data, affine, points, matrix).reshape(self.data.shape)
 
 
@@ -170,4 +186,21 @@ def read_motion(path: Path) -> NDArray[np.float64]:
         raise SettingsError(
             [f"$.estimate.motion_file: expected six columns of numbers in {path}, got {motion.shape[1]}"]
         )
+    if (problem := not_radians(motion[:, 3:6])) is not None:
+        raise SettingsError([f"$.estimate.motion_file: {problem}: {path}"])
     return motion[:, :6]
+
+
+def not_radians(rotations: NDArray[np.float64]) -> str | None:
+    """Say why numbers are no rotations of a head in radians; None if they may be.
+
+    Parameters
+    ----------
+    rotations : array of shape (t, 3)
+    """
+    largest = float(np.abs(rotations).max(initial=0.0))
+    if largest <= _LARGEST_TURN:
+        return None
+    return (
+        f"expected rotations in radians, below {_LARGEST_TURN:g} for a head, got {largest:g}: degrees, or another order"
+    )

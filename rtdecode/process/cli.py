@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rtdecode.process.process import Motion, Processed, process
+from rtdecode.process.tables import MOTION_FORMATS
 from rtdecode.settings import load_estimate
 
 Subparsers = Any  # argparse keeps the type of its sub-parsers private
@@ -30,11 +31,18 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--events", type=Path, nargs="+", default=[], help="BIDS events.tsv, one a run")
     parser.add_argument(
+        "--trial-types",
+        default="",
+        metavar="A,B",
+        help="rows of the events that are trials (default: all but rest, fixation and the like, and answers)",
+    )
+    parser.add_argument(
         "--motion",
         nargs="+",
         default=["auto"],
         metavar="auto|none|FILE",
-        help="register (auto), take volumes as they lie (none), or also with the motion of these files, one a run",
+        help="register (auto), take volumes as they lie (none), or also with the motion of these files, one a run "
+        f"({MOTION_FORMATS})",
     )
     parser.add_argument("--bundle", type=Path, help="participant bundle: its mask and reference are used")
     parser.add_argument(
@@ -75,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = process(
             arguments.bold,
             events=arguments.events,
+            trial_types=[name.strip() for name in arguments.trial_types.split(",") if name.strip()],
             motion=_motion(arguments.motion),
             bundle=arguments.bundle,
             settings=settings,

@@ -6,7 +6,8 @@ OUT/sub-01/func/sub-01_task-x_boldref.nii.gz, ..._desc-brain_mask.nii.gz
   ..._run-1_desc-quality_timeseries.tsv              one row a volume
   ..._run-1_desc-roi_timeseries.tsv                  one row a volume, one column a region
   ..._run-1_desc-quality_summary.json, ..._run-1_stat-tsnr_boldmap.nii.gz
-  ..._run-1_desc-motion_plot.png, -carpet_, -tsnr_, -design_; with a bundle, ..._desc-alignment_plot.png
+  sub-01/figures/..._run-1_desc-motionplot_bold.png, -carpetplot_, -tsnrplot_, -designplot_; with a bundle,
+    ..._desc-alignmentplot_bold.png
   ..._run-1_desc-trial_betas.nii.gz and .json, ..._run-1_desc-trial_events.tsv      row i is volume i
   ..._run-1_desc-trial_stderr.nii.gz                 where standard errors were asked for
   ..._run-1_desc-revision_betas.nii.gz, ..._run-1_desc-revision_events.tsv          the same for every revision
@@ -25,10 +26,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.estimate.report import RunReport, overlay
 from rtdecode.process.process import Processed, ProcessedRun
 from rtdecode.process.tables import MOTION_NAMES
-from rtdecode.recording import describe_dataset
 from rtdecode.records import BetaUpdate
 
 MOTION_COLUMNS = (*MOTION_NAMES, "framewise_displacement")
@@ -77,7 +78,7 @@ def write(
                 title = (
                     f"first volume (red outline) over the calibration's reference: correlation {run.volumes[0].fit:.3f}"
                 )
-                overlay(found.reference, found.first, _file(session, "desc-alignment_plot.png"), title)
+                overlay(found.reference, found.first, figure_path(session, "alignment"), title)
         stem = folder / _stem(labels)
         _write_motion(found, run, stem)
         _write_quality(found, run, stem)

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _SESSION = "process"
 _AFTER_STIMULUS_S = 8.0
 _TOLD = 5
+_ALL_OF_IT = 0.95
 
 Motion = Literal["auto", "none"] | Path | Sequence[Path]
 Progress = Callable[[str, int, int | None], None]
@@ -111,6 +112,7 @@ def process(
     bold: Path | Sequence[Path],
     *,
     events: Path | Sequence[Path] = (),
+    trial_types: Sequence[str] = (),
     motion: Motion = "auto",
     bundle: Path | None = None,
     settings: EstimateSettings | None = None,
@@ -133,6 +135,8 @@ def process(
         earlier ones teach the priors of later ones.
     events : Path or sequence of Path
         BIDS events, one table a run; none: motion and quality only.
+    trial_types : sequence of str
+        Rows of the events that are trials; none: all but those of the baseline (rest, fixation) and of answers.
     motion : "auto", "none", Path or sequence of Path
         Register; take the volumes as they lie; or take them as they lie with the motion that these files tell,
         one a run.
@@ -176,7 +180,7 @@ def process(
     files = [] if isinstance(motion, str) else _listed(motion)
     if not any(path.is_dir() for path in paths):  # the series of a folder are not counted yet
         _check_count(len(paths), tables, files)
-    trials = [read_events(table, run) for run, table in enumerate(tables, start=1)]
+    trials = [read_events(table, run, trial_types) for run, table in enumerate(tables, start=1)]
     known_motion = [read_motion_table(file) for file in files]
     used = _settings(settings, motion, trials, final_at_s)
     used = replace(used, regions={**used.regions, **{_plain_name(path): path for path in regions}})
@@ -265,6 +269,8 @@ class _OneRun:
                 except VolumeError as error:
                     item = Skipped(run=self._run, volume=item.stamp.volume, path=item.path, reason=str(error))
                 else:
+                    if item.t_r_measured and item.t_r_s is not None:
+                        self.first_t_r_s = item.t_r_s
                     if not volumes and estimator.calibrated is not None:
                         data = scaled(item, estimator.space.data.shape)
                         self.first_aligned = estimator.space.aligned(data, item.affine, registered.matrix)
@@ -298,7 +304,7 @@ class _OneRun:
             for event in events.trials
             if event.onset_s >= end_s
         ]
-        run = replace(run, problems=(*run.problems, *late))
+        run = replace(run, problems=(*run.problems, *late, *_without_baseline(events, end_s)))
         for problem in run.problems:
             _log.warning("%s: %s", run.name, problem)
         for one in skipped[:_TOLD]:
@@ -306,6 +312,18 @@ class _OneRun:
         if len(skipped) > _TOLD:
             _log.warning("%s: %d more volumes skipped; see the quality table", run.name, len(skipped) - _TOLD)
         return run
+
+
+def _without_baseline(events: Events, end_s: float) -> list[str]:
+    """Say so where trials fill the run: their responses then have nothing to be compared with."""
+    filled_s, until_s = 0.0, 0.0
+    for trial in events.trials:
+        stop_s = min(trial.onset_s + trial.duration_s, end_s)
+        filled_s += max(stop_s - max(trial.onset_s, until_s), 0.0)
+        until_s = max(until_s, stop_s)
+    if filled_s < _ALL_OF_IT * end_s:
+        return []
+    return ["events: expected a baseline between trials, got trials in all of the time: choose rows with --trial-types"]
 
 
 def _check_count(runs: int, events: Sequence[Path], motion: Sequence[Path]) -> None:

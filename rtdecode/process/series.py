@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,14 +17,16 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from rtdecode.acquire import nifti
-from rtdecode.acquire.stored import GZIP_WBITS
+from rtdecode.acquire import nifti, timing
+from rtdecode.acquire.stored import inflate
 from rtdecode.acquire.watcher import FolderWatcher
-from rtdecode.errors import SettingsError
+from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings, SeriesRule
 
+_UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, AttributeError, zlib.error)
+_MIDDLE = "the middle of a volume stands for all of its slices"
 _QUIET_POLLS = 3  # one to read, one to give up what is unfinished, one to let out what waited behind it
 
 
@@ -140,7 +143,8 @@ def _numbered(item: Volume | Skipped, run: int) -> Volume | Skipped:
 def _nifti_run(path: Path, session: str, run: int, t_r_s: float | None) -> RecordedRun:
     try:
         image: Any = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
+        offset, scale = int(image.dataobj.offset), nifti.scaling(path, image.header)
+    except (ImageFileError, HeaderDataError, VolumeError, *_UNREADABLE) as error:
         raise SettingsError([f"BOLD: expected a 4-D NIfTI file, got {path}: {error}"]) from None
     header = image.header
     shape = tuple(int(n) for n in header.get_data_shape())
@@ -150,13 +154,12 @@ def _nifti_run(path: Path, session: str, run: int, t_r_s: float | None) -> Recor
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise SettingsError([f"BOLD: datatype: expected integers or floating point, got {dtype}: {path}"])
     sidecar = _sidecar(path)
-    period_s = _repetition_time(path, header, sidecar, t_r_s)
-    volumes = _voxels(path, int(image.dataobj.offset), shape, dtype)
-    problems = []
+    problems: list[str] = []
+    period_s = _repetition_time(path, header, sidecar, t_r_s, problems)
+    volumes = _voxels(path, offset, shape, dtype)
     if len(volumes) < shape[3]:
         problems.append(f"BOLD: dim[4]: expected {shape[3]} volumes, got {len(volumes)}: the file is cut short")
-    slope, intercept = header.get_slope_inter()
-    slice_times_s = _slice_times(header, shape, sidecar)
+    slice_times_s = _slice_times(header, shape, sidecar, period_s, problems)
     name = path.name.removesuffix(".gz").removesuffix(".nii")
 
     def items() -> Iterator[Volume]:
@@ -164,8 +167,8 @@ def _nifti_run(path: Path, session: str, run: int, t_r_s: float | None) -> Recor
             yield Volume(
                 stamp=Stamp(session=session, run=run, volume=index, received_s=0.0, received_mono_s=0.0),
                 data=frozen(data),
-                slope=1.0 if slope is None else float(slope),
-                intercept=0.0 if intercept is None else float(intercept),
+                slope=scale[0],
+                intercept=scale[1],
                 affine=frozen(np.asarray(image.affine, np.float64)),
                 t_r_s=period_s,
                 slice_times_s=slice_times_s,
@@ -179,14 +182,13 @@ def _nifti_run(path: Path, session: str, run: int, t_r_s: float | None) -> Recor
 
 def _voxels(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
     """Return the complete volumes of a file, stored values, also of one that is cut short."""
+    size = int(np.prod(shape[:3]))
     raw = path.read_bytes()
     if path.name.endswith(".gz"):
-        stream = zlib.decompressobj(GZIP_WBITS)
         try:
-            raw = stream.decompress(raw)
-        except zlib.error as error:
-            raise SettingsError([f"BOLD: gzip: expected a readable stream, got {path}: {error}"]) from None
-    size = int(np.prod(shape[:3]))
+            raw, _ = inflate(path, raw, offset + size * dtype.itemsize * shape[3])
+        except VolumeError as error:
+            raise SettingsError([f"BOLD: {error}"]) from None
     content = memoryview(raw)[offset:]
     count = min(shape[3], len(content) // (size * dtype.itemsize))
     stored = np.dtype(np.float32) if dtype.kind == "f" else dtype.newbyteorder("=")
@@ -205,24 +207,63 @@ def _sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _repetition_time(path: Path, header: Any, sidecar: dict[str, Any], given_s: float | None) -> float:
-    unit = nifti.SECONDS.get(header.get_xyzt_units()[1], 1.0)
-    told_s = float(header["pixdim"][4]) * unit
-    sources = {"header": told_s if np.isfinite(told_s) and told_s > 0 else None}
-    sources["sidecar RepetitionTime"] = sidecar.get("RepetitionTime")
-    sources["--tr"] = given_s
-    known = {name: float(value) for name, value in sources.items() if value is not None}
+def _repetition_time(
+    path: Path, header: Any, sidecar: dict[str, Any], given_s: float | None, problems: list[str]
+) -> float:
+    """Return the one that header, sidecar and option agree on, of those that can be true; adds to the problems."""
+    n_slices = int(header.get_data_shape()[2])
+    told = {"header": nifti.repetition_time(header)}
+    listed = sidecar.get("RepetitionTime")
+    if listed is not None:
+        if isinstance(listed, bool) or not isinstance(listed, int | float) or not 0 < listed < math.inf:
+            raise SettingsError([f"RepetitionTime: expected seconds in the sidecar, got {listed!r}: {path}"])
+        told["sidecar RepetitionTime"] = timing.repetition_time(float(listed), n_slices)
+    if given_s is not None:
+        if not timing.plausible(given_s, n_slices):
+            raise SettingsError([f"--tr: expected seconds between volumes, got {given_s:g}"])
+        told["--tr"] = given_s, ""
+    problems += [f"{name}: {note}" for name, (_, note) in told.items() if note]
+    known = {name: value for name, (value, _) in told.items() if value is not None}
     if not known:
-        raise SettingsError([f"t_r_s: expected seconds in the header or --tr, got none: {path}"])
-    (first, value), *others = known.items()
-    for name, other in others:
+        raise SettingsError([f"t_r_s: expected seconds in the header or --tr, got none: {path}", *problems])
+    others = {name: value for name, value in known.items() if name != "header"}
+    if others and known.get("header") == timing.HEADER_DEFAULT_S:  # written where nobody knew
+        name, value = next(iter(others.items()))
+        if abs(value - timing.HEADER_DEFAULT_S) > T_R_TOLERANCE_S:
+            problems.append(
+                f"t_r_s: {value:g} s as the {name} says; the header's 1 s is what converters write by default"
+            )
+        del known["header"]
+    (first, value), *rest = known.items()
+    for name, other in rest:
         if abs(other - value) > T_R_TOLERANCE_S:
             raise SettingsError([f"t_r_s: expected {value:g} s as the {first} says, got {other:g} s ({name}): {path}"])
     return value
 
 
-def _slice_times(header: Any, shape: tuple[int, ...], sidecar: dict[str, Any]) -> NDArray[np.float64] | None:
+def _slice_times(
+    header: Any, shape: tuple[int, ...], sidecar: dict[str, Any], t_r_s: float, problems: list[str]
+) -> NDArray[np.float64] | None:
+    """Return the slice times of the sidecar, else of the header, if they can be true; adds to the problems."""
     listed = sidecar.get("SliceTiming")
-    if isinstance(listed, list) and len(listed) == shape[2]:
-        return np.array(listed, np.float64)
-    return nifti.slice_times(header, shape)
+    if listed is None:
+        name, stated = "slice_times_s", nifti.slice_times(header, shape)
+        if stated is None:
+            return None
+    else:
+        name = "SliceTiming"
+        try:
+            stated = np.array(listed, np.float64)
+        except (TypeError, ValueError):
+            raise SettingsError(
+                [f"SliceTiming: expected a list of seconds in the sidecar, got {listed!r:.60}"]
+            ) from None
+        if stated.shape != (shape[2],):
+            problems.append(f"SliceTiming: expected {shape[2]} times, got {stated.size}: {_MIDDLE}")
+            return None
+        if str(sidecar.get("SliceEncodingDirection", "")).endswith("-"):
+            stated = stated[::-1]
+    times, note = timing.slice_times(stated, t_r_s)
+    if note:
+        problems.append(f"{name}: {note}" + ("" if times is not None else f": {_MIDDLE}"))
+    return times

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.acquire.nifti import repetition_time
 from rtdecode.clock import Clock
 from rtdecode.simulate.playback import (
     Announce,
@@ -26,10 +27,10 @@ from rtdecode.simulate.playback import (
     free,
     nothing,
 )
+from rtdecode.stimuli import is_baseline
 
 _RENAMED = {"scrambledpix": "scrambled"}
 _PREFERRED = "bold_1slice.nii.gz"
-_REST = ("rest", "n/a")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +198,7 @@ def _script(recorded: RecordedRun) -> RunScript:
         ) from None
     trials: list[ShownTrial] = []
     for onset_s, duration_s, label in sorted(shown):
-        if label not in _REST:
+        if not is_baseline(label):
             condition = _RENAMED.get(label, label)
             name = f"r{recorded.run:02d}t{len(trials) + 1:03d}"
             trials.append(
@@ -213,10 +214,10 @@ def _script(recorded: RecordedRun) -> RunScript:
 
 
 def _t_r_s(image: Any) -> float:
-    unit = {"sec": 1.0, "unknown": 1.0, "msec": 1e-3, "usec": 1e-6}[image.header.get_xyzt_units()[1]]
-    t_r_s = float(image.header.get_zooms()[3]) * unit
-    if not t_r_s > 0:
-        raise ValueError(f"{image.get_filename()}: expected a repetition time in the header, got {t_r_s}")
+    t_r_s, note = repetition_time(image.header)
+    if t_r_s is None:
+        told = image.header["pixdim"][4]
+        raise ValueError(f"{image.get_filename()}: expected a repetition time in the header, got {told:g}: {note}")
     return t_r_s
 
 

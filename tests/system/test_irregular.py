@@ -44,13 +44,13 @@ class Console:
         self.rig = Rig(parse(self._settings, root=self._out), self.clock)
         return self.rig
 
-    def write(self, series: int, index: int, **labels: Any) -> Path:
+    def write(self, series: int, index: int, *, slice_times_s: Any = PROTOCOL.slice_times_s, **labels: Any) -> Path:
         recorded = mosaic.MosaicSeries(
             study="irregular",
             number=series,
             affine=PROTOCOL.affine,
             t_r_s=PROTOCOL.t_r_s,
-            slice_times_s=PROTOCOL.slice_times_s,
+            slice_times_s=slice_times_s,
             start=datetime.datetime(2001, 1, 1),
         )
         made = mosaic.dataset(recorded, index + 1, self._volumes[index])
@@ -161,16 +161,35 @@ def test_an_experiment_that_counts_on_another_repetition_time_is_a_fault(
     console: Console, counted_s: float, faults: int
 ) -> None:
     rig = console.start()
-    for run in (1, 2):
-        rig.request(requests.Event, kind="run_start", run=run, t_r_s=counted_s if run == 2 else None)
+    rig.request(requests.Event, kind="run_start", run=1)
     console.write(3, 0)
     console.wait(1.0)
+    rig.request(requests.Event, kind="run_start", run=2, t_r_s=counted_s)
     rig._restart()
     console.scan(4, range(3))
     assert console.told() == (whole(1, 1) + whole(2, 3), [])
     found = [(fault.run, fault.part, fault.reason) for fault in rig.recorder.of(wire.Fault)]
     told = f"run 2: repetition time: expected 2 s as the experiment announced, got {PROTOCOL.t_r_s} s"
     assert found == [(2, "experiment", told)] * faults
+
+
+def test_timing_that_cannot_be_true_is_repaired_or_a_fault(console: Console) -> None:
+    """Run 1 tells the time of a shot, which acquisition times repair; run 2 slice times beyond the repetition time."""
+    rig = console.start()
+    for index in range(4):
+        console.write(3, index, RepetitionTime=55.0)
+    console.wait(1.0)
+    assert not rig.recorder.of(wire.Fault)
+    late = np.array(PROTOCOL.slice_times_s) * 10
+    for index in range(3):
+        console.write(4, index, slice_times_s=late)
+    console.wait(10.0)
+    assert console.told() == (whole(1, 4) + whole(2, 3), [])
+    (fault,) = (fault for fault in rig.recorder.of(wire.Fault) if fault.part == "timing")
+    assert (fault.run, fault.kind) == (2, "slice_times_s")
+    assert f"expected times within the repetition time ({PROTOCOL.t_r_s:g} s)" in fault.reason
+    assert fault.degraded
+    assert fault.remedy
 
 
 def test_a_last_volume_that_was_announced_is_missing_once(tmp_path: Path) -> None:

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from PIL import Image
 
 from rtdecode import client as wire
-from rtdecode.publish.display.server import Watcher, application
+from tests.page import Told, served
 
 pytestmark = pytest.mark.system
-Tell = Callable[..., None]
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[tuple[Any, Tell]]:
-    """The open page, and what tells it of messages."""
-    watcher = Watcher("inproc://none", "inproc://none")
-    config = uvicorn.Config(application(watcher, None), log_level="warning", timeout_graceful_shutdown=1, ws="none")
-    listening = config.bind_socket()
-    server = uvicorn.Server(config)
-    serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    serving.start()
+def told() -> Told:
+    return Told()
 
-    def tell(*messages: wire.Message) -> None:
-        with watcher.lock:
-            for message in messages:
-                watcher.board.apply(message)
 
-    browser.get(f"http://127.0.0.1:{listening.getsockname()[1]}/")
-    yield browser, tell
-    browser.get("about:blank")
-    server.should_exit = True
-    serving.join()
+@pytest.fixture
+def page(browser: Any, told: Told) -> Iterator[Any]:
+    """The open page of a daemon that has just sent a heartbeat."""
+    told.tell(wire.Heartbeat(session="01-01"))
+    with served(told) as address:
+        browser.get(address)
+        yield browser
+        browser.get("about:blank")
 
 
 def webp(grey: int) -> bytes:
@@ -77,41 +68,186 @@ def wait_for_picture(browser: Any, width: int) -> None:
     WebDriverWait(browser, 30, 0.05).until(lambda b: b.execute_script(script) == width)
 
 
-def test_the_page_follows_a_session(page: tuple[Any, Tell]) -> None:
-    browser, tell = page
-    session = {"participant": "01", "pack": "tiny", "categories": ("cat", "dog"), "calibration_runs": 2}
-    tell(wire.Session(state="started", mode="calibrate", **session), wire.Run(run=1, state="started", expected=40))
-    tell(wire.Volume(run=1, volume=9, motion=(0.1,) * 6, fd_mm=0.25, tsnr=80.0, stages={"total": 20.0}))
-    settled(
-        browser, mode="calibrating", volume="10 / 40", fd="· FD 0.25 mm · tSNR 80", caption="calibration run 1 of 2"
+def body(browser: Any, name: str) -> str:
+    return str(browser.execute_script("return document.body.dataset[arguments[0]] || ''", name))
+
+
+def reaches(browser: Any, script: str, wanted: object = True) -> None:
+    """Wait until a script of the page returns what is wanted."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 30, 0.05).until(lambda b: b.execute_script(f"return {script}") == wanted, script)
+
+
+def session(session: str = "01-01", **more: Any) -> wire.Session:
+    told = {"state": "running", "mode": "decode", "participant": "01", "pack": "tiny", "calibration_runs": 2, **more}
+    return wire.Session(session=session, categories=("cat", "dog"), censor_fd_mm=0.9, **told)
+
+
+def run(number: int, state: str = "started", session: str = "01-01") -> wire.Run:
+    return wire.Run(session=session, run=number, state=state, expected=40)
+
+
+def volume(index: int, **more: Any) -> wire.Volume:
+    return wire.Volume(
+        run=1, volume=index, motion=(0.1,) * 6, fd_mm=0.25, tsnr=80.0, stages={"total": 20.0}, t_published=9.0, **more
     )
 
-    tell(wire.Session(state="started", mode="decode", **session), wire.Run(run=3, state="started", expected=40))
-    tell(
+
+def test_the_page_follows_a_session(page: Any, told: Told) -> None:
+    told.tell(session(mode="calibrate"))
+    settled(page, says="waiting for the first volume", participant="participant 01 · tiny pack")
+    told.tell(run(1), volume(9, regions={"ffa": 0.5}))
+    settled(page, says="calibrating", run="run 1 of 2", volume="10 / 40", fd="0.25 · limit 0.9 mm")
+    for number in range(3):
+        told.tell(wire.Beta(run=1, trial=f"c{number}", final=True, onset_s=number, condition="cat"))
+    told.tell(wire.Calibration(trials=10, percentile=0.7, interval=(0.4, 0.9)))
+    settled(
+        page, counts="cat3dog0", collected="· 3", rank="70%", **{"rank-note": "percentile rank [40%, 90%], chance 50%"},
+        **{"calibration-shown": "last shown: cat", "calibration-name": "cat"},
+    )  # fmt: skip
+    told.tell(run(2, "ended"))
+    settled(page, says="fitting the decoder", run="run 2 of 2 done")
+    told.tell(run(3))
+    settled(page, says="fitting the decoder", run="run 3")
+
+    told.tell(session())
+    told.tell(
         score("t1", 0), wire.Caption(**head("t1", 0), text="a cat"), wire.Reconstruction(**head("t1", 0), image=webp(1))
     )
-    settled(browser, mode="decoding", run="run 3", caption="a cat", revision="· revision 0", evidence="cat, 80% sure")
-    wait_for_picture(browser, 9)
+    settled(page, says="decoding", run="run 3", caption="a cat", revision="· revision 0", evidence="cat, 80% sure")
+    wait_for_picture(page, 9)
 
-    tell(score("t1", 1, final=True), wire.Caption(**head("t1", 1, final=True), text="a grey cat"))
+    told.tell(score("t1", 1, final=True), wire.Caption(**head("t1", 1, final=True), text="a grey cat"))
     # The new words stand beside the old picture until its own revision is drawn.
-    settled(browser, caption="a grey cat", revision="· revision 0", tally="· 1 of 1 categories right")
-    tell(wire.Reconstruction(**head("t1", 1, final=True), image=webp(2)))
-    settled(browser, revision="· revision 1, final")
-    wait_for_picture(browser, 10)
+    settled(page, caption="a grey cat", revision="· revision 0", tally="· 1 of 1 categories right")
+    told.tell(wire.Reconstruction(**head("t1", 1, final=True), image=webp(2)))
+    settled(page, revision="· revision 1, final")
+    wait_for_picture(page, 10)
+    told.tell(session(state="ending"))
+    settled(page, says="ending the session")
+    told.tell(session(state="ended"))
+    settled(page, says="session ended")
+    assert page.get_log("browser") == []
 
 
-def test_weak_evidence_is_dimmed_and_faults_are_told(page: tuple[Any, Tell]) -> None:
-    browser, tell = page
-    tell(wire.Session(state="started", mode="decode", participant="01", pack="tiny"))
-    tell(score("t1", 0), score("t2", 0, evidence=0.14), wire.Reconstruction(**head("t2", 0), image=webp(3)))
-    settled(browser, evidence="weak evidence for cat: 14%")
-    assert "weak" in browser.find_element("id", "now").get_attribute("class")
-    assert len(browser.find_elements("css selector", "#list li")) == 2
+def test_weak_evidence_is_dimmed_and_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
+    told.tell(session(), run(3), score("t1", 0), score("<img src=x onerror=alert(1)>", 0, evidence=0.14))
+    told.tell(wire.Fault(part="<b>disk</b>", reason="<script>alert(1)</script>"))
+    settled(page, evidence="weak evidence for cat: 14%")
+    assert "weak" in page.find_element("id", "decoding").get_attribute("class")
+    rows = page.find_elements("css selector", "#list li")
+    assert "<img src=x onerror=alert(1)>" in rows[0].text
+    assert [len(row.find_elements("css selector", ".thumb")) for row in rows] == [1, 1]
+    reaches(page, "document.querySelectorAll('main script, #notices script, #notices li b b').length", 0)
+    told.tell(score("t3", 0))
+    settled(page, evidence="cat, 80% sure")
+    assert "weak" not in page.find_element("id", "decoding").get_attribute("class")
+    assert page.get_log("browser") == []
 
-    tell(wire.Skipped(run=3, volume=7, reason="truncated"), wire.Fault(part="decode", reason="gone"))
-    settled(browser, notices="fault: decode: goneskipped: run 3, volume 7: truncated")
-    tell(score("t3", 0))
-    settled(browser, evidence="cat, 80% sure")
-    assert "weak" not in browser.find_element("id", "now").get_attribute("class")
-    assert browser.get_log("browser") == []
+
+def test_a_dead_daemon_makes_the_whole_page_stale_and_a_reload_does_not_revive_it(page: Any, told: Told) -> None:
+    told.tell(session(), run(3), score("t1", 0))
+    settled(page, says="decoding", evidence="cat, 80% sure")
+    assert body(page, "lamp") == "good"
+    opacity = "parseFloat(getComputedStyle(document.querySelector('main')).opacity)"
+    reaches(page, opacity, 1)
+    reaches(page, f"{opacity} < 0.5")  # no more heartbeats came
+    assert body(page, "lamp") == "lost"
+    banner = page.find_element("id", "banner")
+    assert banner.is_displayed()
+    assert re.match(r"No contact with the daemon since \d\d:\d\d:\d\d \(\d+ s\)", banner.text)
+    page.refresh()
+    page.execute_script(
+        "window.lamps = new Set(); setInterval(() => lamps.add(document.body.dataset.lamp || 'none'), 10)"
+    )
+    reaches(page, "document.getElementById('says').textContent", "no contact")
+    assert not page.execute_script("return lamps.has('good')")
+    told.tell(wire.Heartbeat(session="01-01"))
+    settled(page, says="decoding")
+    assert not banner_shown(page)
+
+
+def banner_shown(browser: Any) -> bool:
+    return bool(browser.find_element("id", "banner").is_displayed())
+
+
+def test_a_page_that_loses_its_server_says_so(browser: Any, told: Told) -> None:
+    told.tell(wire.Heartbeat(session="01-01"), session(), run(3), score("t1", 0))
+    with served(told) as address:
+        browser.get(address)
+        settled(browser, says="decoding")
+    settled(browser, says="no contact with the page's server")
+    assert "stale" in browser.find_element("tag name", "body").get_attribute("class")
+
+
+def test_a_new_session_leaves_nothing_in_an_open_page(page: Any, told: Told) -> None:
+    told.tell(session(), run(3), volume(3), score("t1", 0), wire.Reconstruction(**head("t1", 0), image=webp(1)))
+    told.tell(wire.Fault(part="disk", reason="full"))
+    wait_for_picture(page, 9)
+    told.tell(wire.Heartbeat(session="02-01"))
+    settled(page, says="daemon found, asking for the session", notices="", list="", participant="", run="", volume="")
+    told.tell(session("02-01", participant="02"), run(3, session="02-01"), score("t1", 0))
+    settled(page, participant="participant 02 · tiny pack", says="decoding")
+    reaches(page, "document.getElementById('picture').hidden")
+    told.tell(wire.Reconstruction(**head("t1", 0), image=webp(2)))  # of the same name as the first one
+    wait_for_picture(page, 10)
+
+
+def test_a_fault_is_on_top_until_acknowledged_or_over(page: Any, told: Told) -> None:
+    told.tell(session(), run(3), score("t1", 0))
+    for _ in range(2):
+        told.tell(wire.Fault(part="decode", kind="worker", reason="gone", remedy="look at the log", t_published=5.0))
+    told.tell(wire.Skipped(run=3, volume=7, reason="truncated"))
+    settled(page, says="fault", does="· decoding")
+    first = page.find_elements("css selector", "#notices li")[0]
+    for words in ("decode: gone", "2 times", "look at the log"):
+        assert words in first.text
+    assert first.rect["y"] + first.rect["height"] < page.find_element("tag name", "main").rect["y"] + 1
+    assert re.search(r"\d\d:\d\d:\d\d", first.text)
+    first.find_element("tag name", "button").click()
+    settled(page, says="decoding")
+    assert ["truncated" in row.text for row in page.find_elements("css selector", "#notices li")] == [True]
+    settled(page, **{"earlier-count": "1 known"})
+    told.tell(wire.Fault(part="decode", kind="worker", reason="gone again"))
+    settled(page, says="fault")
+    told.tell(wire.Fault(part="decode", kind="worker", over=True))
+    settled(page, says="decoding")
+    told.tell(wire.Heartbeat(session="01-01"), wire.Fault(part="acquire", kind="no-volume", reason="none for 4 s"))
+    reaches(page, "document.body.dataset.phase", "no-volume")
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1024, 768)])
+@pytest.mark.parametrize("view", ["calibrate", "decode"])
+def test_what_matters_is_seen_without_scrolling(page: Any, told: Told, size: tuple[int, int], view: str) -> None:
+    width, height = size
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+    )
+    told.tell(session(mode=view), run(1), *(volume(i, regions={"ffa": 0.5, "ppa": -1.0}) for i in range(60)))
+    told.tell(*(wire.Fault(part=f"part {i}", reason="x" * 200, remedy="y" * 100) for i in range(6)))
+    told.tell(wire.Beta(run=1, trial="c", final=True, stimulus="cat01", condition="cat"))
+    told.tell(wire.Calibration(trials=10, percentile=0.7, interval=(0.4, 0.9), note="z" * 300))
+    shown = ["says", "notices", "translation", "rotation", "displacement", "regions", "figures"]
+    if view == "decode":
+        for number in range(30):
+            told.tell(score(f"t{number}", 0), wire.Caption(**head(f"t{number}", 0), text="long words " * 40))
+        told.tell(wire.Reconstruction(**head("t29", 0), image=webp(1)))
+        shown += ["picture", "caption", "evidence", "evidence-note", "list"]
+        wait_for_picture(page, 9)
+    else:
+        shown += ["curve", "rank", "counts", "note"]
+        settled(page, rank="70%")
+    root = "document.documentElement"
+    reaches(page, f"[{root}.scrollWidth, {root}.scrollHeight]", [width, height])
+    for name in shown:
+        box = page.execute_script("return document.getElementById(arguments[0]).getBoundingClientRect().toJSON()", name)
+        assert box["width"] > 20, name
+        assert box["height"] > 10, name
+        assert box["left"] >= 0, name
+        assert box["right"] <= width, name
+        assert box["bottom"] <= height, name
+    sizes = "[...document.querySelectorAll('body *')].map(node => parseFloat(getComputedStyle(node).fontSize))"
+    smallest = page.execute_script(f"return Math.min(...{sizes})")
+    assert smallest >= 12

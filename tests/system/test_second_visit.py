@@ -112,7 +112,7 @@ def test_betas_are_of_the_calibrated_voxels(first: Path, second: tuple[Recorder,
 
 
 def test_the_operator_sees_where_the_head_lies(second: tuple[Recorder, Path]) -> None:
-    (picture,) = second[1].rglob("*_desc-alignment_plot.png")
+    (picture,) = second[1].rglob("*_desc-alignmentplot_bold.png")
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     red = (pixels[..., 0] - pixels[..., 1] > 100).mean()
     assert 0.001 < red < 0.2

@@ -110,7 +110,7 @@ def test_a_header_that_is_being_written_into_zeros_is_waited_for(tmp_path: Path,
 def test_incomplete_files_do_not_hold_others_back(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher_module, "_FILES_PER_POLL", 3)
+    monkeypatch.setattr(watcher_module, "MOST_FILES", 3)
     source = watch(tmp_path, clock)
     for number in range(5):
         (tmp_path / f"000_broken_{number}.dcm").write_bytes(bytes(500))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rtdecode.acquire import csa
 from rtdecode.acquire.dicom import DicomReader
+from rtdecode.acquire.readers import Readers
 from rtdecode.errors import IncompleteFile, VolumeError
 from rtdecode.simulate import mosaic
 from tests.scans import manifest, unpack
@@ -133,16 +134,46 @@ def test_a_damaged_private_header_is_a_value_error(raw: bytes) -> None:
         csa.parse(raw, ["NumberOfImagesInMosaic"])
 
 
-@pytest.mark.parametrize(
-    ("instance", "acquisition", "echo", "volume"),
-    [(1, 1, 1, 1), (2, 1, 2, 1), (3, 2, 1, 2), (6, 3, 2, 3), (9, 3, 3, 3), (7, 7, 1, 7), (5, 1, 1, 5), (8, 3, 1, 8)],
-)
-def test_volumes_of_several_echoes_are_counted_by_acquisition(
-    tmp_path: Path, instance: int, acquisition: int, echo: int, volume: int
-) -> None:
-    made = mosaic.dataset(series(), instance, np.ones((8, 6, 4), np.uint16))
-    made.AcquisitionNumber, made.EchoNumbers = acquisition, echo
-    made.save_as(tmp_path / "echo.dcm", enforce_file_format=True)
-    (found,) = DicomReader().read(tmp_path / "echo.dcm").volumes
-    assert (found.identity.instance, found.identity.echo) == (volume, echo)
-    assert DicomReader().identify(tmp_path / "echo.dcm") == found.identity
+Numbers = tuple[int, int, int | None, float]  # instance, acquisition, echo, echo time
+
+
+def _numbered(folder: Path, files: list[Numbers]) -> list[tuple[int, int | None]]:
+    """Write mosaics of one series, read them in this order; return volume and echo of each, all known."""
+    readers = Readers(folder)
+    read = []
+    for instance, acquisition, echo, echo_ms in files:
+        made = mosaic.dataset(series(), instance, np.ones((8, 6, 4), np.uint16))
+        made.AcquisitionNumber, made.EchoTime = acquisition, echo_ms
+        if echo is not None:
+            made.EchoNumbers = echo
+        path = folder / f"{instance}.dcm"
+        made.save_as(path, enforce_file_format=True)
+        read.extend(readers.read(path).volumes)
+    found = [readers.placed(stored).identity for stored in read]
+    assert [readers.identify(folder / f"{number[0]}.dcm") for number in files] == found
+    return [(identity.instance, identity.echo) for identity in found]
+
+
+ECHOES_MS = (12.0, 28.0, 44.0)
+THREE_ECHOES = [(3 * volume + echo, volume + 1, echo, ECHOES_MS[echo - 1]) for volume in range(4) for echo in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("order", [1, -1, 5, 7])
+def test_volumes_of_several_echoes_are_counted_across_them(tmp_path: Path, order: int) -> None:
+    """Instances count across echoes, whatever order files come in."""
+    shuffled = [THREE_ECHOES[(place * order) % 12] for place in range(12)]
+    expected = [((instance - 1) // 3 + 1, echo) for instance, _, echo, _ in shuffled]
+    assert _numbered(tmp_path, list(shuffled)) == expected
+
+
+def test_echoes_without_numbers_are_told_by_their_times(tmp_path: Path) -> None:
+    unnumbered: list[Numbers] = [(i, acquisition, None, time) for i, acquisition, _, time in THREE_ECHOES]
+    assert _numbered(tmp_path, unnumbered) == [((i - 1) // 3 + 1, echo) for i, _, echo, _ in THREE_ECHOES]
+
+
+@pytest.mark.parametrize("restart", [0, 20])
+def test_an_acquisition_number_that_lags_or_starts_again_loses_no_volume(tmp_path: Path, restart: int) -> None:
+    """One echo: instances count volumes, and the acquisition number means nothing."""
+    counter = [(i - 1) % restart + 1 if restart else max(i - 1, 1) for i in range(1, 46)]
+    files: list[Numbers] = [(i, counter[i - 1], 1, 30.0) for i in range(1, 46)]
+    assert _numbered(tmp_path, files) == [(i, 1) for i in range(1, 46)]

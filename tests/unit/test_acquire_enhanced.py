@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from rtdecode.acquire.dicom import DicomReader
+from rtdecode.acquire.readers import Readers
 from rtdecode.acquire.stored import StoredVolume
 from rtdecode.errors import VolumeError
 
@@ -124,7 +125,8 @@ def test_later_files_of_a_series_are_read_as_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("numbered", [True, False])
 def test_echoes_in_files_of_their_own_are_told_apart(tmp_path: Path, numbered: bool) -> None:
-    reader = DicomReader()
+    readers = Readers(tmp_path)
+    read = []
     for instance, (volume, echo) in enumerate(itertools.product(range(3), range(2)), start=1):
         frames = [(volume, echo, "MAGNITUDE", place) for place in range(SHAPE[2])]
         path = write(tmp_path / f"{instance}.dcm", frames, instance=instance)
@@ -134,9 +136,10 @@ def test_echoes_in_files_of_their_own_are_told_apart(tmp_path: Path, numbered: b
             if numbered:
                 item.MREchoSequence[0].EchoNumbers = echo + 1
         dataset.save_as(path)
-        (found,) = reader.read(path).volumes
-        assert told(found) == (volume + 1, echo + 1, "M")
+        (found,) = readers.read(path).volumes
         np.testing.assert_array_equal(found.data, values(volume, echo, "MAGNITUDE"))
+        read.append(((volume + 1, echo + 1, "M"), found))
+    assert [told(readers.placed(found)) for _, found in read] == [expected for expected, _ in read]
 
 
 def test_echoes_without_numbers_are_ordered_once_all_are_there(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_copy_of_another_series_makes_no_run(tmp_path: Path, clock: FakeClock)
 def test_many_files_are_read_over_several_polls(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher_module, "_FILES_PER_POLL", 3)
+    monkeypatch.setattr(watcher_module, "MOST_FILES", 3)
     source = watch(tmp_path, clock)
     for instance in range(1, 9):
         put(tmp_path, instance)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rtdecode.bundle import PACK_SCHEMA, open_pack, seal, verify
+from rtdecode.bundle import PACK_SCHEMA, open_pack, open_participant, seal, verify
 from rtdecode.errors import BundleError
 
 
@@ -54,3 +54,19 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         seal(tmp_path / "a", PACK_SCHEMA, fail)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spoil", ["a file", "too long", "NUL", "a list", "not UTF-8"])
+def test_what_is_no_bundle_is_named_whatever_it_is(tmp_path: Path, spoil: str) -> None:
+    folder = tmp_path / "bundle"
+    if spoil == "a file":
+        folder.write_bytes(b"")
+    elif spoil == "too long":
+        folder = tmp_path / ("b" * 4000)
+    elif spoil == "NUL":
+        folder = tmp_path / "b\0c"
+    else:
+        folder.mkdir()
+        (folder / "manifest.json").write_bytes(b"[1]" if spoil == "a list" else b"\xff\xfe")
+    with pytest.raises(BundleError, match=r"sealed folder|JSON|schema"):
+        open_participant(folder)

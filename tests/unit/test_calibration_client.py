@@ -185,3 +185,9 @@ def test_trials_of_another_session_are_never_mixed_in(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.adapter["weights"], other.adapter["weights"])
     (said,) = [line for line in lines if "another session" in line]
     assert "another session began: 02-01, participant 02; the 13 trials of 01-01 are put aside" in said
+
+
+def test_a_session_that_decodes_from_its_start_is_not_calibrated(tmp_path: Path) -> None:
+    messages = [replace(session(tmp_path), mode="decode"), *visit(tmp_path)[1:]]
+    with pytest.raises(CalibrationError, match="decodes with a bundle from its start"):
+        calibration_run(ListClient(messages), tmp_path).run()

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from rtdecode.__main__ import main
 from rtdecode.decode import frames
-from rtdecode.decode.service import LocalService
+from rtdecode.decode.service import LocalService, Outlet
 from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Embedding, Reconstruction
@@ -68,6 +68,45 @@ def test_ctrl_c_is_left_to_the_parent(worker: WorkerService, tmp_path: Path) -> 
     worker.load(tmp_path / "bundle")
     assert len(list(worker.decode(category_update(0)))) == 3
     assert worker.restarts == 0
+
+
+def test_a_worker_that_is_stopped_is_seen_to_be_silent_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_category_bundle(tmp_path / "bundle")
+    worker = WorkerService(tiny_pack().folder, silence_s=3.0)
+    try:
+        worker.load(tmp_path / "bundle")
+        assert worker.silent_s == 0.0
+        seen: list[float] = []
+        restart = worker._restart
+
+        def watched() -> None:
+            seen.append(worker.silent_s)
+            restart()
+
+        monkeypatch.setattr(worker, "_restart", watched)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        parts = [type(part).__name__ for part, _ in worker.decode(category_update(0))]
+        assert parts == ["Embedding", "Caption", "Reconstruction"]
+        assert worker.restarts == 1
+        assert len(seen) == 1
+        assert seen[0] >= 3.0
+        assert worker.silent_s == 0.0
+    finally:
+        worker.close()
+
+
+def test_a_worker_that_takes_its_time_gives_signs_of_life(tmp_path: Path) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    outlet = Outlet(theirs)
+    with outlet.alive(every_s=0.01):
+        frame = ours.recv_bytes()
+    outlet.send(1, b"reply")
+    frames_left = [ours.recv_bytes() for _ in iter(lambda: ours.poll(0.1), False)]
+    assert frames.numbered(frame) == (0, frames.END)
+    assert frames.numbered(frames_left[-1]) == (1, b"reply")
 
 
 def test_closing_ends_the_process() -> None:

@@ -1,79 +1,280 @@
-import json
+"""What the page shows of the stream, rule by rule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
 
 from rtdecode import client as wire
-from rtdecode.publish.display.board import REPLACED_PICTURES, Board
+from rtdecode.publish.display.board import NO_CATEGORY, REPLACED_PICTURES, TRIALS, Board
+from rtdecode.publish.display.phase import PHASES
+from tests.conftest import FakeClock
 
 
-def decoded(revision: int, final: bool, evidence: float = 0.8) -> list[wire.Message]:
-    head = {
+def decoded(revision: int, final: bool, evidence: float = 0.8, trial: str = "t1", **more: Any) -> list[wire.Message]:
+    head: dict[str, Any] = {
+        "session": "01-01",
         "run": 7,
-        "trial": "t1",
+        "trial": trial,
         "revision": revision,
         "final": final,
         "stages": {"total": 50.0 + revision},
     }
-    score = wire.Score(**head, predicted="cat", evidence=evidence, chance=0.125, p_noise=0.01, stimulus="s1")  # type: ignore[arg-type]
-    caption = wire.Caption(**head, text=f"caption {revision}")  # type: ignore[arg-type]
-    picture = wire.Reconstruction(**head, image=bytes([revision]))  # type: ignore[arg-type]
+    score = wire.Score(**head, predicted="cat", evidence=evidence, chance=0.125, p_noise=0.01, stimulus="s1", **more)
+    caption = wire.Caption(**head, text=f"caption {revision}")
+    picture = wire.Reconstruction(**head, image=bytes([revision]))
     return [score, caption, picture]
 
 
-def test_a_picture_is_revised_in_place() -> None:
-    board = Board()
-    for message in decoded(0, final=False) + decoded(1, final=True):
+def session(session: str = "01-01", **more: Any) -> wire.Session:
+    told = {"state": "running", "mode": "calibrate", "participant": "01", "pack": "tiny", "calibration_runs": 6, **more}
+    return wire.Session(session=session, categories=("cat", "dog"), **told)
+
+
+def volume(index: int, **more: Any) -> wire.Volume:
+    told = {"motion": (0.0,) * 6, "stages": {"total": 20.0}, **more}
+    return wire.Volume(session="01-01", run=1, volume=index, **told)
+
+
+def beta(trial: str, *, final: bool = True, **more: Any) -> wire.Beta:
+    return wire.Beta(session="01-01", run=1, trial=trial, revision=0, final=final, **more)
+
+
+def board_of(*messages: wire.Message, clock: FakeClock | None = None) -> Board:
+    time = clock or FakeClock()
+    board = Board(time.monotonic, time.wall)
+    for message in messages:
         board.apply(message)
-    (trial,) = board.state()["trials"]
-    assert (trial["revision"], trial["final"], trial["caption"], trial["pictured"]) == (
-        1,
-        True,
-        "caption 1",
-        1,
-    )
-    assert board.picture("t1", 1) == b"\x01"
-    assert board.picture("t1", 0) == b"\x00"
+    return board
+
+
+def test_a_picture_is_revised_in_place() -> None:
+    board = board_of(*decoded(0, final=False), *decoded(1, final=True))
+    state = board.state()
+    (trial,) = state["trials"]
+    assert (trial["revision"], trial["final"], trial["caption"], trial["pictured"]) == (1, True, "caption 1", 1)
+    assert board.picture(state["key"], trial["picture"]) == b"\x01"
+    assert board.picture(state["key"], trial["picture"] - 1) == b"\x00"
 
 
 def test_replaced_pictures_are_forgotten_in_the_end() -> None:
-    board = Board()
-    for revision in range(REPLACED_PICTURES + 3):
-        board.apply(decoded(revision, final=False)[2])
-    assert board.picture("t1", 1) is None
-    assert board.picture("t1", 2) is not None
+    board = board_of(*(decoded(revision, final=False)[2] for revision in range(REPLACED_PICTURES + 3)))
+    key = board.state()["key"]
+    assert board.picture(key, 2) is None
+    assert board.picture(key, 3) is not None
+
+
+def test_of_many_trials_the_last_are_kept_and_all_are_counted() -> None:
+    board = board_of(session(mode="decode"))
+    for number in range(TRIALS + 5):
+        for message in decoded(0, final=True, trial=f"t{number}", condition="cat" if number % 2 else "dog"):
+            board.apply(message)
+    state = board.state()
+    assert [trial["trial"] for trial in state["trials"]] == [f"t{number}" for number in range(5, TRIALS + 5)]
+    assert state["tally"] == [(TRIALS + 5) // 2, TRIALS + 5]
+    assert board.picture(state["key"], 1) is None
+    assert board.picture(state["key"], 6) is not None
 
 
 def test_weak_evidence_is_marked() -> None:
-    board = Board()
-    for message in decoded(0, final=True, evidence=0.2):
-        board.apply(message)
-    assert board.state()["trials"][0]["weak"] is True
+    assert board_of(*decoded(0, final=True, evidence=0.2)).state()["trials"][0]["weak"] is True
 
 
-def test_state_is_json_without_nan_and_says_what_went_wrong() -> None:
-    board = Board()
-    board.apply(wire.Volume(run=1, volume=0, tsnr=float("nan"), motion=(0.0,) * 6, stages={"total": 20.0}))
-    board.apply(wire.Skipped(run=1, volume=3, reason="truncated"))
-    board.apply(wire.Fault(part="decode", reason="gone"))
-    board.apply(wire.Score(run=1, trial="t9", invalid="all volumes missing", final=True, stages={"total": 1.0}))
-    state = json.loads(json.dumps(board.state(), allow_nan=False))
-    assert state["quality"]["tsnr"] is None
-    text = " ".join(notice["text"] for notice in state["notices"])
-    assert all(part in text for part in ("run 1, volume 3: truncated", "decode: gone", "t9: all volumes missing"))
+def test_a_trial_without_a_result_is_shown_as_one_and_not_counted() -> None:
+    invalid = wire.Score(session="01-01", trial="t9", invalid="all volumes missing", final=True, condition="cat")
+    state = board_of(session(mode="decode"), *decoded(0, final=True, condition="cat"), invalid).state()
+    assert [trial.get("invalid") for trial in state["trials"]] == [None, "all volumes missing"]
+    assert state["tally"] == [1, 1]
 
 
-def test_the_learning_curve_grows() -> None:
-    board = Board()
-    board.apply(wire.Calibration(trials=5))
-    board.apply(wire.Calibration(trials=10, percentile=0.6, interval=(0.5, 0.7)))
-    board.apply(wire.Calibration(trials=20, percentile=0.7, interval=(0.6, 0.8)))
-    assert board.state()["curve"] == [[10, 0.6, 0.5, 0.7], [20, 0.7, 0.6, 0.8]]
+def test_the_learning_curve_grows_and_begins_again_with_a_new_calibration() -> None:
+    def status(trials: int, share: float | None = None, interval: tuple[float, ...] = ()) -> wire.Calibration:
+        return wire.Calibration(trials=trials, percentile=share, interval=interval)
+
+    board = board_of(status(5), status(10, 0.6, (0.5, 0.7)), status(20, 0.0, (0.0, 0.0)))
+    assert board.state()["curve"] == [[10, 0.6, 0.5, 0.7], [20, 0.0, 0.0, 0.0]]
+    board.apply(status(10, 0.55, (0.4, 0.7)))
+    assert board.state()["curve"] == [[10, 0.55, 0.4, 0.7]]
+
+
+def test_numbers_of_a_calibration_that_are_none_are_not_drawn() -> None:
+    board = board_of(wire.Calibration(trials=10, percentile=math.nan, interval=(math.nan, math.inf), note="so far"))
+    assert board.state()["curve"] == []
+    assert board.state()["calibration"] == {"trials": 10, "percentile": None, "interval": [], "note": "so far"}
+    board.apply(wire.Calibration(trials=20, percentile=0.7, interval=(math.nan, 0.8)))
+    assert board.state()["curve"] == [[20, 0.7, 0.7, 0.7]]
 
 
 def test_a_new_run_clears_the_trace_and_every_change_counts() -> None:
-    board = Board()
-    board.apply(wire.Volume(run=1, volume=0, motion=(0.0,) * 6, stages={"total": 20.0}))
+    board = board_of(wire.Run(session="01-01", run=1, state="started"), volume(0))
     before = board.version
-    board.apply(wire.Run(run=2, state="started"))
+    board.apply(wire.Run(session="01-01", run=2, state="started"))
     assert board.state()["trace"] == []
+    assert board.state()["quality"] == {}
     assert board.version == before + 1
-    board.apply(wire.Embedding(run=2))
+    board.apply(wire.Embedding(session="01-01", run=2))
     assert board.version == before + 1
+
+
+def test_the_trace_holds_motion_and_regions_with_gaps_where_there_is_no_number() -> None:
+    told = {"motion": (0.1, 0.2, 0.3, 0.01, 0.02, 0.03), "fd_mm": 0.5, "regions": {"ffa": 1.5, "ppa": math.nan}}
+    state = board_of(volume(4, tsnr=math.nan, **told)).state()
+    assert state["trace"] == [[4.0, 0.5, 0.1, 0.2, 0.3, 0.01, 0.02, 0.03, 1.5, None]]
+    assert state["regions"] == ["ffa", "ppa"]
+    assert state["quality"]["tsnr"] is None
+
+
+def test_calibration_trials_are_counted_once_each_by_category() -> None:
+    board = board_of(
+        session(),
+        beta("a", condition="cat", stimulus="x", final=False),
+        beta("a", condition="cat", stimulus="x", onset_s=1.0),
+        beta("b", stimulus="dog07", onset_s=5.0),  # named by its stimulus alone
+        beta("c", condition="rest"),  # of no category of the pack
+        beta("d", stimulus="picture-12"),
+        beta("e", condition="dog", invalid="all volumes missing"),
+    )
+    state = board.state()
+    assert state["collected"] == [["cat", 1], ["dog", 1], [NO_CATEGORY, 1], ["rest", 1]]
+    assert state["left_out"] == 1
+    assert (state["stimulus"]["stimulus"], state["stimulus"]["category"]) == ("dog07", "dog")
+
+
+def test_a_new_session_leaves_nothing_of_the_last_one() -> None:
+    board = board_of(
+        session(),
+        wire.Run(session="01-01", run=1, state="started", expected=9),
+        volume(0, regions={"ffa": 1.0}),
+        beta("a", condition="cat"),
+        wire.Calibration(session="01-01", trials=10, percentile=0.6, interval=(0.5, 0.7)),
+        wire.Fault(session="01-01", part="disk", reason="full"),
+        wire.Skipped(session="01-01", run=1, volume=3, reason="truncated"),
+        *decoded(0, final=True, condition="cat"),
+    )
+    old = board.state()
+    assert board.picture(old["key"], 1) is not None
+    board.apply(wire.Heartbeat(session="02-01"))
+    empty = {**Board().state(), "key": board.state()["key"]}
+    assert board.state() == empty
+    assert board.state()["key"] != old["key"]
+    assert board.picture(old["key"], 1) is None
+    board.apply(session("02-01", mode="decode"))
+    for message in decoded(0, final=True):
+        board.apply(wire.Heartbeat(session="02-01"))
+        board.apply(type(message)(**{**vars(message), "session": "02-01"}))
+    (trial,) = board.state()["trials"]
+    assert trial["picture"] == 2  # the number of a picture is used once, whatever the session
+
+
+def test_the_same_session_after_another_has_another_key() -> None:
+    board = board_of(session("01-01"))
+    first = board.state()["key"]
+    board.apply(session("02-01"))
+    board.apply(session("01-01"))
+    assert board.state()["key"] != first
+
+
+def test_what_cannot_be_shown_is_refused_and_changes_no_trial() -> None:
+    board = board_of(session(mode="decode"))
+    for strange in (
+        wire.Score(session="01-01", trial="t", evidence=math.nan, predicted="cat"),
+        wire.Score(session="01-01", trial="t", evidence="much"),  # type: ignore[arg-type]
+        wire.Reconstruction(session="01-01", trial="t", image=10**12),  # type: ignore[arg-type]
+        wire.Heartbeat(session=5),  # type: ignore[arg-type]
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            board.apply(strange)
+    assert board.state()["trials"] == []
+
+
+def phase_of(board: Board) -> str:
+    now = board.now()
+    assert now["says"] == PHASES[now["phase"]]
+    return str(now["phase"])
+
+
+def test_the_lamp_tells_what_the_session_is_at() -> None:
+    clock = FakeClock()
+    board = board_of(clock=clock)
+
+    def told(message: wire.Message) -> str:
+        board.contact.beat(wire.Heartbeat())
+        board.apply(message)
+        return phase_of(board)
+
+    run = {"session": "01-01", "expected": 9}
+    assert phase_of(board) == "waiting"
+    assert told(wire.Heartbeat(session="01-01")) == "asking"
+    assert told(session(state="resuming")) == "resuming"
+    assert told(session()) == "first-volume"
+    assert told(wire.Run(run=1, state="started", **run)) == "calibrating"
+    assert told(wire.Run(run=6, state="started", **run)) == "calibrating"
+    assert told(wire.Run(run=6, state="ended", **run)) == "fitting"
+    assert told(wire.Run(run=7, state="started", **run)) == "fitting"  # and no run 7 of 6
+    assert told(session(mode="decode")) == "decoding"
+    assert told(wire.Fault(session="01-01", part="disk", kind="low")) == "fault"
+    assert told(wire.Fault(session="01-01", part="acquire", kind="no-volume")) == "no-volume"
+    assert told(wire.Fault(session="01-01", part="acquire", kind="no-volume", over=True)) == "fault"
+    assert told(wire.Fault(session="01-01", part="disk", kind="low", over=True)) == "decoding"
+    assert told(session(mode="decode", state="ending")) == "ending"
+    clock.now += 60
+    assert phase_of(board) == "lost"  # it died while it was ending
+    assert told(session(mode="decode", state="ended")) == "ended"
+    clock.now += 60
+    assert phase_of(board) == "ended"
+
+
+def test_a_calibration_that_says_so_is_fitting() -> None:
+    board = board_of(session(), wire.Run(session="01-01", run=3, state="ended"))
+    board.contact.beat(wire.Heartbeat())
+    assert phase_of(board) == "calibrating"
+    board.apply(wire.Calibration(session="01-01", trials=50, note="fitting: 2 of 9 folds"))
+    assert phase_of(board) == "fitting"
+
+
+def test_a_second_visit_with_a_bundle_decodes_from_its_first_run() -> None:
+    board = board_of(session(mode="decode", bundle="abc"), wire.Run(session="01-01", run=1, state="started"))
+    board.contact.beat(wire.Heartbeat())
+    assert phase_of(board) == "decoding"
+
+
+def test_an_acknowledged_fault_no_longer_alarms_but_no_volume_stays_a_fact() -> None:
+    board = board_of(session(mode="decode"), wire.Run(session="01-01", run=1, state="started"))
+    board.contact.beat(wire.Heartbeat())
+    board.apply(wire.Fault(session="01-01", part="disk", kind="low"))
+    board.apply(wire.Fault(session="01-01", part="acquire", kind="no-volume"))
+    state = board.state()
+    for notice in state["notices"]["new"]:
+        before = board.version
+        assert not board.acknowledge("another session", notice["number"], 1)
+        assert board.acknowledge(state["key"], notice["number"], 1)
+        assert board.version == before + 1
+    assert phase_of(board) == "no-volume"
+    board.apply(wire.Fault(session="01-01", part="acquire", kind="no-volume", over=True))
+    assert phase_of(board) == "decoding"
+
+
+def test_seconds_since_the_last_volume_count_while_a_run_is_open() -> None:
+    clock = FakeClock()
+    board = board_of(session(), wire.Run(session="01-01", run=1, state="started"), clock=clock)
+    assert board.now()["volume_age_s"] is None
+    board.apply(volume(0, t_published=500.0))
+    clock.now += 4
+    assert board.now()["volume_age_s"] == 4.0
+    board.apply(wire.Run(session="01-01", run=1, state="ended"))
+    assert board.now()["volume_age_s"] is None
+
+
+def test_a_volume_that_was_asked_for_later_is_as_old_as_the_daemon_says() -> None:
+    clock = FakeClock()
+    board = board_of(clock=clock)
+    board.contact.beat(wire.Heartbeat(t_published=590.0))
+    board.apply(session())
+    board.apply(wire.Run(session="01-01", run=1, state="started"))
+    board.apply(volume(0, t_published=500.0))
+    clock.now += 2
+    assert board.now()["volume_age_s"] == 92.0
+    board.contact.beat(wire.Heartbeat(t_published=-3000.0))  # its clock was set back
+    assert board.now()["volume_age_s"] == 2.0

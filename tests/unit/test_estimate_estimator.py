@@ -372,3 +372,33 @@ def test_each_slice_has_its_moment() -> None:
     for k in range(2):  # alone, a slice's moment is the middle of the volume
         alone = betas(replace(settings, slice_timing="middle"), [k], times[[k]])
         np.testing.assert_allclose(both[:, :, k], alone[:, :, 0], rtol=1e-5, atol=1e-9)
+
+
+def test_a_repetition_time_that_was_measured_holds_for_the_whole_run() -> None:
+    """The header of the first volumes was wrong: betas are those of a run that told the right time from the start."""
+
+    def played(*told: tuple[float, bool]) -> list[BetaUpdate]:
+        estimator = Estimator(OFF, "s")
+        estimator.start_run(1, told[0][0])
+        for onset_s in (4.0, 20.0, 36.0):
+            estimator.add_event(event(onset_s))
+        updates = []
+        for index in range(30):
+            t_r_s, measured = told[min(index, len(told) - 1)]
+            updates += estimator.step(volume(index, t_r_s=t_r_s, t_r_measured=measured))[1]
+        return updates + estimator.finish_run()
+
+    right = played((T_R_S, False))
+    wrong = played((1.79, False), (1.79, False), (T_R_S, True), (1.79, False), (T_R_S, True))  # resumed in between
+    assert [(u.event.trial, u.final, u.delay_s) for u in wrong] == [(u.event.trial, u.final, u.delay_s) for u in right]
+    for one, other in zip(wrong, right, strict=True):
+        np.testing.assert_array_equal(one.beta, other.beta)
+
+
+@pytest.mark.parametrize("told", [0.0, -1.0, 1500.0, 1e-9])
+def test_a_repetition_time_that_cannot_be_is_refused(told: float) -> None:
+    estimator = Estimator(OFF, "s")
+    estimator.start_run(1, None)
+    with pytest.raises(VolumeError, match=r"t_r_s: expected 0\.01 to 30 s"):
+        estimator.step(volume(0, t_r_s=told))
+    estimator.step(volume(1))

@@ -7,10 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rtdecode.estimate.quality import is_spike
-from rtdecode.estimate.report import DesignMatrix, RunReport, column_names, overlay
+from rtdecode.estimate.report import DesignMatrix, RunReport, by_global_signal, column_names, overlay, run_title
 from rtdecode.records import RegisteredVolume, Stamp
 
 MASK = np.zeros((8, 9, 5), bool)
@@ -61,9 +62,50 @@ def test_map_and_figures(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.get_fdata()[MASK], report.tsnr(), rtol=1e-6)
     assert (image.get_fdata()[~MASK] == 0).all()
     for name in ("motion", "carpet", "tsnr", "design"):
-        picture = np.asarray(Image.open(tmp_path / f"sub-01_run-01_desc-{name}_plot.png").convert("L"))
+        picture = np.asarray(Image.open(tmp_path / "figures" / f"sub-01_run-01_desc-{name}plot_bold.png").convert("L"))
         assert min(picture.shape) > 300
         assert picture.std() > 5  # something is drawn
+
+
+def test_plots_tell_whose_they_are_and_hide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr("rtdecode.estimate.report._save", lambda figure, target: drawn.update({target.name: figure}))
+    report = RunReport()
+    for volume in volumes()[1]:
+        report.add(volume)
+    design = DesignMatrix(columns=np.eye(30)[:, :2], names=("a", "b"), rows=np.arange(30))
+    stem = tmp_path / "sub-07_ses-02_task-look_run-03"
+    report.write(stem, MASK, np.eye(4), 2.0, design)
+    titles = {name.split("_")[-2]: figure.get_suptitle() for name, figure in drawn.items()}
+    assert titles == {
+        "desc-tsnrplot": f"participant 07, session 02, task look, run 03: tSNR, median {np.median(report.tsnr()):.0f}",
+        "desc-motionplot": "participant 07, session 02, task look, run 03: motion, 1 of 30 volumes beyond 2 mm",
+        "desc-carpetplot": "participant 07, session 02, task look, run 03: signal change",
+        "desc-designplot": "participant 07, session 02, task look, run 03: model",
+    }
+    motion = drawn[f"{stem.name}_desc-motionplot_bold.png"]
+    motion.canvas.draw()
+    for axes in motion.axes:
+        legend = axes.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert "limit 2 mm" in [text.get_text() for text in motion.axes[2].get_legend().get_texts()]
+    assert "by correlation with their mean" in drawn[f"{stem.name}_desc-carpetplot_bold.png"].axes[1].get_ylabel()
+
+
+def test_the_carpet_is_sorted_by_correlation_with_the_mean_of_all() -> None:
+    rng = np.random.default_rng(2)
+    common = rng.standard_normal(80)
+    series = np.concatenate([rng.uniform(-2, 2, (40, 1)) * common + rng.standard_normal((40, 80)), np.ones((1, 80))])
+    ordered = by_global_signal(series)
+    right = [np.corrcoef(row, series.mean(0))[0, 1] if row.std() > 0 else 0.0 for row in ordered]
+    assert np.all(np.diff(right) <= 1e-12)
+    np.testing.assert_array_equal(np.sort(ordered, axis=0), np.sort(series, axis=0))
+
+
+def test_a_name_without_entities_is_its_own_title() -> None:
+    assert run_title("bold") == "bold"
+    assert run_title("sub-01_run-02") == "participant 01, run 02"
 
 
 def test_an_empty_run_leaves_nothing(tmp_path: Path) -> None:

@@ -106,8 +106,9 @@ def test_a_folder_of_volumes_is_the_same_run(tmp_path: Path) -> None:
     assert got == online(data, SETTINGS)
     one = nib.load(folder / "vol0001.nii")
     one.header.set_xyzt_units("mm", "sec")
+    one.header["pixdim"][4] = 1.5
     nib.save(one, _empty(tmp_path) / "vol0001.nii")
-    with pytest.raises(SettingsError, match="expected 1 s as the files say, got 2 s"):
+    with pytest.raises(SettingsError, match=r"expected 1\.5 s as the files say, got 2 s"):
         process(tmp_path / "empty", motion="none", t_r_s=T_R_S)
 
 
@@ -141,8 +142,8 @@ def test_derivatives(tmp_path: Path) -> None:
         assert rows["time_after_onset"].iloc[-1] >= 10.0  # 8 s after a stimulus of 2 s
         last = every[..., rows.index[-1]]
         np.testing.assert_array_equal(last, betas.get_fdata()[..., ONSETS_S.index(onset_s)])
-    plots = {path.name.split("_")[-2] for path in stem.parent.glob("*_plot.png")}
-    assert plots == {"desc-motion", "desc-carpet", "desc-tsnr", "desc-design"}
+    plots = {path.name.split("_")[-2] for path in stem.parents[2].glob("figures/*plot_bold.png")}
+    assert plots == {f"desc-{name}plot" for name in ("motion", "carpet", "tsnr", "design")}
     mask = nib.load(stem.parent / "sub-07_ses-02_task-pics_desc-brain_mask.nii.gz").get_fdata() > 0
     assert (every[~mask] == 0).all()
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
@@ -361,7 +362,7 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
 
     seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, fill)
     found = process(bold, motion="none", bundle=tmp_path / "bundle", out=tmp_path / "out")
-    (picture,) = (tmp_path / "out").rglob("*desc-alignment_plot.png")
+    (picture,) = (tmp_path / "out").rglob("*desc-alignmentplot_bold.png")
     assert picture.stat().st_size > 1000
     np.testing.assert_array_equal(found.mask, wanted > 0)
     np.testing.assert_array_equal(found.reference, reference)

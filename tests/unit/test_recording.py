@@ -12,12 +12,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import tomli_w
 
-from rtdecode.errors import JournalError
+from rtdecode.errors import JournalError, SettingsError
 from rtdecode.journal import read
-from rtdecode.recording import Recording
+from rtdecode.past import check_unchanged
+from rtdecode.recording import Recording, session_folder
 from rtdecode.records import Stamp, TrialEvent, Volume
-from rtdecode.settings import SessionSettings
+from rtdecode.settings import SessionSettings, parse
 from tests.conftest import FakeClock
 
 
@@ -178,3 +180,25 @@ def test_a_table_keeps_one_row_a_line(tmp_path: Path) -> None:
     recording.close()
     (table,) = recording.folder.rglob("*_events.tsv")
     assert table.read_text().splitlines()[1].split("\t") == ["0.0", "1.0", "n/a", "a b c", "n/a"]
+
+
+def test_a_session_is_resumed_with_the_settings_that_it_began_with(tmp_path: Path) -> None:
+    raw: dict[str, Any] = {
+        "session": {"participant": "a", "output": "."},
+        "scanner": {"export_dir": "export"},
+        "calibration": {"runs": 4},
+        "publish": {"heartbeat_s": 1.0},
+    }
+    (tmp_path / "export").mkdir()
+    began = parse(raw, root=tmp_path)
+    Recording(began.session, tomli_w.dumps(raw), FakeClock()).close()
+    folder = session_folder(began.session)
+    check_unchanged(began, folder, tmp_path)
+    check_unchanged(parse({**raw, "publish": {"heartbeat_s": 2.0}}, root=tmp_path), folder, tmp_path)
+    other = parse({**raw, "calibration": {"runs": 5}, "estimate": {"final_at_s": 9.0}}, root=tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        check_unchanged(other, folder, tmp_path)
+    assert caught.value.problems == [
+        "$.estimate.final_at_s: expected 8.0 as when the session began, got 9.0",
+        "$.calibration.runs: expected 4 as when the session began, got 5",
+    ]

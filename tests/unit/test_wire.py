@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdecode import client as wire
+from rtdecode.demo.processes import free_port
 from rtdecode.errors import ProtocolError
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
@@ -200,7 +201,7 @@ def test_a_gap_is_filled_in_order(served: tuple[Server, Publisher]) -> None:
     for i in range(6):
         out.publish(wire.Caption(text=str(i)))
     payloads = out.replay("caption", 0)["messages"]
-    with wire.Client(server.stream, server.requests) as client:
+    with wire.Client(f"tcp://127.0.0.1:{free_port()}", server.requests) as client:
         client._accept(wire.unpack(b"caption", payloads[0]))
         client._accept(wire.unpack(b"caption", payloads[4]))
         client._accept(wire.unpack(b"caption", payloads[3]))

@@ -3,143 +3,331 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable
+from time import monotonic, time
 from typing import Any
 
 from rtdecode import client as wire
+from rtdecode.publish.display.contact import Contact
+from rtdecode.publish.display.notices import Notices, text
+from rtdecode.publish.display.phase import PHASES, doing, phase
 
 TRACE_VOLUMES = 240
 LATENCIES = 200
+CURVE = 400
+TRIALS = 200
+REGIONS = 6
 WEAK_ODDS = 2.0
 REPLACED_PICTURES = 32  # kept a while: a page may still ask for them
+NO_CATEGORY = "no category told"
 
 
 class Board:
     """State of the page.
 
+    A message of another session than the last one's clears it: nothing of one participant stays for the next.
+
+    Parameters
+    ----------
+    clock, wall : callable
+        Monotonic and wall clock of this machine, in seconds.
+
     Attributes
     ----------
     version : int
         Grows with every message that changes what is shown.
+    session : str
+        Identifier of the session that is shown; empty before the first message.
+    contact : Contact
+        Told of heartbeats apart from the fold, at their receipt.
+    notices : Notices
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time) -> None:
         self.version = 0
+        self.contact = Contact(clock, wall)
+        self._clock = clock
+        self._pictured = 0
+        self._clear("")
+
+    def _clear(self, session: str) -> None:
+        self.session = session
+        self.notices = Notices()
+        self._key = f"{session}-{secrets.token_hex(4)}"
         self._session: dict[str, Any] = {}
         self._run: dict[str, Any] = {}
         self._calibration: dict[str, Any] = {}
-        self._curve: list[list[float]] = []
-        self._heartbeat: dict[str, Any] = {}
-        self._notices: deque[dict[str, Any]] = deque(maxlen=6)
-        self._trace: deque[list[float]] = deque(maxlen=TRACE_VOLUMES)
+        self._curve: deque[list[float]] = deque(maxlen=CURVE)
+        self._trace: deque[list[float | None]] = deque(maxlen=TRACE_VOLUMES)
+        self._regions: tuple[str, ...] = ()
         self._quality: dict[str, Any] = {}
+        self._heard: tuple[float, float] | None = None
+        self._collected: dict[str, str] = {}
+        self._left_out: set[str] = set()
+        self._stimulus: dict[str, Any] = {}
         self._trials: dict[str, dict[str, Any]] = {}
-        self._pictures: dict[tuple[str, int], bytes] = {}
-        self._replaced: deque[tuple[str, int]] = deque()
+        self._named: dict[str, bool] = {}
+        self._pictures: dict[int, bytes] = {}
+        self._replaced: deque[int] = deque()
         self._latency: dict[str, deque[float]] = {}
 
     def apply(self, message: wire.Message) -> None:
         """Take one message of the stream."""
+        if not isinstance(message.session, str):
+            raise TypeError(f"expected a session that is a text, got {message.session!r}")
+        if message.session and message.session != self.session:
+            known, was = self.session, self.notices
+            self._clear(message.session)
+            if not known:
+                self.notices = was  # what the page itself had to say before there was a session
+            self.version += 1
         match message:
             case wire.Session():
                 self._session = {
-                    "participant": message.participant,
-                    "state": message.state,
-                    "mode": message.mode,
-                    "calibration_runs": message.calibration_runs,
-                    "pack": message.pack,
-                    "categories": list(message.categories),
-                    "absent": list(message.absent),
+                    "participant": text(message.participant),
+                    "state": text(message.state),
+                    "mode": "decode" if message.mode == "decode" else "calibrate",
+                    "calibration_runs": int(message.calibration_runs),
+                    "pack": text(message.pack),
+                    "categories": [text(name) for name in message.categories],
+                    "absent": [text(name) for name in message.absent],
+                    "censor_fd_mm": _finite(message.censor_fd_mm),
                 }
             case wire.Run():
-                self._run = {"number": message.run, "state": message.state, "expected": message.expected}
-                if message.state == "started":
-                    self._trace.clear()
+                self._started(message)
             case wire.Volume():
                 self._volume(message)
             case wire.Skipped():
-                where = "" if message.volume is None else f", volume {message.volume}"
-                self._notices.appendleft({"kind": "skipped", "text": f"run {message.run}{where}: {message.reason}"})
+                self.notices.skipped(message)
             case wire.Fault():
-                self._notices.appendleft({"kind": "fault", "text": f"{message.part}: {message.reason}"})
+                self.notices.fault(message)
             case wire.Calibration():
-                self._calibration = {
-                    "trials": message.trials,
-                    "percentile": message.percentile,
-                    "interval": list(message.interval),
-                    "note": message.note,
-                }
-                if message.percentile is not None and len(message.interval) == 2:
-                    self._curve.append([message.trials, message.percentile, *message.interval])
-            case wire.Heartbeat():
-                self._heartbeat = {"t": message.t_published}
+                self._calibrated(message)
+            case wire.Beta():
+                self._beta(message)
             case wire.Score() if message.invalid is not None:
-                self._notices.appendleft({"kind": "skipped", "text": f"trial {message.trial}: {message.invalid}"})
+                self.notices.invalid(message)
+                self._entry(message).update(
+                    invalid=text(message.invalid),
+                    stimulus=text(message.stimulus),
+                    condition=text(message.condition),
+                )
             case wire.Score() | wire.Caption() | wire.Reconstruction():
                 self._decoded(message)
             case _:
                 return
         self.version += 1
 
-    def picture(self, trial: str, revision: int) -> bytes | None:
-        """Return an encoded picture."""
-        return self._pictures.get((trial, revision))
+    def acknowledge(self, key: str, number: int, count: int) -> bool:
+        """Take `count` reports of a notice as known to the operator.
+
+        Parameters
+        ----------
+        key, number, count
+            As `state` gives them.
+
+        Returns
+        -------
+        bool
+            Whether there is such a notice, in the session that is shown.
+        """
+        found = key == self._key and self.notices.acknowledge(number, count)
+        self.version += found
+        return found
+
+    def picture(self, key: str, number: int) -> bytes | None:
+        """Return an encoded picture of the session that is shown.
+
+        Parameters
+        ----------
+        key, number
+            As `state` gives them. No two sessions share a key, so that no browser takes one's picture for the other's.
+        """
+        return self._pictures.get(number) if key == self._key else None
 
     def state(self) -> dict[str, Any]:
-        """Return everything the page needs, ready for JSON."""
+        """Return what the page needs of the fold."""
+        named = len(self._named)
         return {
+            "key": self._key,
             "session": self._session,
             "run": self._run,
             "calibration": self._calibration,
-            "curve": self._curve,
-            "heartbeat": self._heartbeat,
-            "notices": list(self._notices),
+            "curve": list(self._curve),
+            "notices": self.notices.state(),
             "trace": list(self._trace),
+            "regions": list(self._regions),
             "quality": self._quality,
+            "collected": self._counts(),
+            "left_out": len(self._left_out),
+            "stimulus": self._stimulus,
             "trials": list(self._trials.values()),
+            "tally": [sum(self._named.values()), named] if named else None,
             "latency": {name: _quantiles(values) for name, values in self._latency.items()},
         }
 
-    def _volume(self, message: wire.Volume) -> None:
-        self._trace.append([float(message.volume or 0), message.fd_mm, *(round(m, 5) for m in message.motion)])
-        self._quality = {
-            "volume": message.volume,
-            "fd_mm": message.fd_mm,
-            "tsnr": message.tsnr if math.isfinite(message.tsnr) else None,
-            "lag": message.lag,
+    def now(self) -> dict[str, Any]:
+        """Return what the page needs that changes with time alone."""
+        does = doing(self._session, self._run, self._calibration.get("note", ""))
+        shown = phase(
+            does,
+            self._session.get("state", ""),
+            known=self.contact.known,
+            alive=self.contact.alive,
+            another=bool(self.session and self.contact.session) and self.session != self.contact.session,
+            starved=self.notices.is_open("acquire", "no-volume"),
+            alarming=self.notices.alarming,
+        )
+        return {
+            "phase": shown,
+            "says": PHASES[shown],
+            "doing": does,
+            "does": PHASES[does],
+            "contact": self.contact.state(),
+            "volume_age_s": self._volume_age_s(),
         }
-        self._latency.setdefault("volume", deque(maxlen=LATENCIES)).append(message.stages["total"])
+
+    def _volume_age_s(self) -> float | None:
+        if self._heard is None or self._run.get("state") != "started" or self._session.get("state") == "ended":
+            return None
+        return round(max(0.0, self.contact.since(*self._heard)), 1)
+
+    def _started(self, message: wire.Run) -> None:
+        run = int(message.run or 0)
+        if run != self._run.get("number"):
+            self._trace.clear()
+            self._quality, self._heard, self._regions = {}, None, ()
+        expected = None if message.expected is None else int(message.expected)
+        self._run = {"number": run, "state": text(message.state), "expected": expected}
+
+    def _volume(self, message: wire.Volume) -> None:
+        index, fd_mm, motion = int(message.volume or 0), _finite(message.fd_mm), [_finite(m) for m in message.motion]
+        regions = {text(name): _finite(value) for name, value in list(message.regions.items())[:REGIONS]}
+        if tuple(regions) != self._regions:
+            self._regions = tuple(regions)
+            self._trace.clear()
+        self._trace.append([float(index), fd_mm, *(motion + [None] * 6)[:6], *regions.values()])
+        self._heard = (float(message.t_published), self._clock())
+        self._quality = {"volume": index, "fd_mm": fd_mm, "tsnr": _finite(message.tsnr), "lag": int(message.lag)}
+        self._timed("volume", message)
+
+    def _calibrated(self, message: wire.Calibration) -> None:
+        share = None if message.percentile is None else _finite(message.percentile)
+        interval = [_finite(end) for end in message.interval]
+        if len(interval) != 2 or None in interval:
+            interval = []
+        trials = int(message.trials)
+        self._calibration = {"trials": trials, "percentile": share, "interval": interval, "note": text(message.note)}
+        if share is None:
+            return
+        while self._curve and self._curve[-1][0] >= trials:  # the last word on as many trials counts
+            self._curve.pop()
+        low, high = interval or (share, share)
+        self._curve.append([float(trials), share, low or 0.0, high or 0.0])
+
+    def _beta(self, message: wire.Beta) -> None:
+        trial, onset_s = text(message.trial), float(message.onset_s)
+        when = [int(message.run or 0), onset_s]
+        if not self._stimulus or when >= self._stimulus["when"]:
+            self._stimulus = {
+                "when": when,
+                "trial": trial,
+                "stimulus": text(message.stimulus),
+                "category": self._category(message),
+            }
+        if not message.final:
+            return
+        if message.invalid is not None:
+            self.notices.invalid(message)
+            self._left_out.add(trial)
+        else:
+            self._collected[trial] = self._category(message)
+
+    def _category(self, message: wire.Beta) -> str:
+        """Return a trial's condition, or the category that its stimulus is numbered in."""
+        if message.condition:
+            return text(message.condition)
+        named = text(message.stimulus).rstrip("0123456789_-. ")
+        return named if named in self._session.get("categories", ()) else NO_CATEGORY
+
+    def _counts(self) -> list[list[Any]]:
+        """Return the names of categories and their trials so far: those that the session names first, then others."""
+        counts = Counter(self._collected.values())
+        names = dict.fromkeys([*self._session.get("categories", ()), *sorted(counts)])
+        return [[name, counts[name]] for name in names]
+
+    def _entry(self, message: wire.Message) -> dict[str, Any]:
+        trial, revision = text(message.trial), int(message.revision or 0)
+        if trial not in self._trials and len(self._trials) >= TRIALS:
+            oldest = self._trials.pop(next(iter(self._trials)))
+            self._pictures.pop(oldest.get("picture", 0), None)
+        entry = self._trials.setdefault(trial, {"trial": trial})
+        entry.update(revision=revision, final=bool(message.final))
+        return entry
 
     def _decoded(self, message: wire.Score | wire.Caption | wire.Reconstruction) -> None:
-        trial, revision = message.trial or "", message.revision or 0
-        entry = self._trials.setdefault(trial, {"trial": trial, "revision": revision})
-        entry.update(revision=revision, final=message.final)
         match message:
             case wire.Score():
+                evidence, chance, p_noise = map(_number, (message.evidence, message.chance, message.p_noise))
+                entry = self._entry(message)
                 entry.update(
-                    predicted=message.predicted,
-                    evidence=message.evidence,
-                    chance=message.chance,
-                    p_noise=message.p_noise,
-                    weak=message.evidence < WEAK_ODDS * message.chance or message.p_noise > 0.5,
-                    rank=message.rank,
-                    pool=message.pool,
-                    stimulus=message.stimulus,
-                    condition=message.condition,
+                    predicted=text(message.predicted),
+                    evidence=evidence,
+                    chance=chance,
+                    p_noise=p_noise,
+                    weak=evidence < WEAK_ODDS * chance or p_noise > 0.5,
+                    rank=None if message.rank is None else _number(message.rank),
+                    pool=int(message.pool),
+                    stimulus=text(message.stimulus),
+                    condition=text(message.condition),
                 )
+                if message.final and message.condition in self._session.get("categories", ()):
+                    self._named[entry["trial"]] = message.predicted == message.condition
                 name = "score"
             case wire.Caption():
-                entry["caption"] = message.text
+                self._entry(message)["caption"] = text(message.text)
                 name = "caption"
             case wire.Reconstruction():
-                if entry.get("pictured", revision) != revision:
-                    self._replaced.append((trial, entry["pictured"]))
-                while len(self._replaced) > REPLACED_PICTURES:
-                    del self._pictures[self._replaced.popleft()]
-                self._pictures[trial, revision] = message.image
-                entry["pictured"] = revision
+                if not isinstance(message.image, bytes):
+                    raise TypeError(f"expected a picture in bytes, got {type(message.image).__name__}")
+                self._draw(self._entry(message), message.image)
                 name = "picture"
-        self._latency.setdefault(name, deque(maxlen=LATENCIES)).append(message.stages["total"])
+        self._timed(name, message)
+
+    def _draw(self, entry: dict[str, Any], image: bytes) -> None:
+        if "picture" in entry:
+            self._replaced.append(entry["picture"])
+        while len(self._replaced) > REPLACED_PICTURES:
+            self._pictures.pop(self._replaced.popleft(), None)
+        self._pictured += 1
+        self._pictures[self._pictured] = image
+        entry.update(picture=self._pictured, pictured=entry["revision"])
+
+    def _timed(self, name: str, message: wire.Message) -> None:
+        took_ms = _finite(message.stages.get("total"))
+        if took_ms is not None:
+            self._latency.setdefault(name, deque(maxlen=LATENCIES)).append(took_ms)
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number of the stream, None where it is none."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 5)
+
+
+def _number(value: Any) -> float:
+    """Return a number without which a message has no meaning.
+
+    Raises
+    ------
+    ValueError
+        It is not finite.
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {value!r}")
+    return number
 
 
 def _quantiles(values: deque[float]) -> dict[str, float]:

@@ -1,179 +1,193 @@
-"use strict";
-const $ = (id) => document.getElementById(id);
-const percent = (x) => `${Math.round(100 * x)}%`;
-const MODES = { calibrate: "calibrating", decode: "decoding" };
-let lastBeat = 0;
-let rows = new Map();
+// The operator's page: draws the state that its server sends, and says so when that state is old.
+import { colour, curve, displacement, traces } from "./charts.js";
+import { $, clock, image, lasting, made, percent, text } from "./dom.js";
+import { showNotices } from "./notices.js";
 
-function text(id, value) {
-  const node = $(id);
-  if (node.textContent !== value) node.textContent = value;
-}
+const SERVER_S = 3;  // the server speaks once a second
+const LAMPS = { calibrating: "good", fitting: "good", decoding: "good", "first-volume": "good", ending: "good", resuming: "good",
+  fault: "trouble", "no-volume": "trouble", lost: "lost" };
+const OPEN = new Set(["fault", "no-volume", "ending", "resuming"]);
+let latest = null;
+let heard = { at: performance.now(), wall: Date.now() / 1000 };
+let shownKey = "";
+const rows = new Map();
 
-function image(node, source) {
-  node.hidden = !source;
-  if (source && node.getAttribute("src") !== source) node.src = source;
-}
+const stimulusURL = (name) => name ? `/stimulus/${encodeURIComponent(name)}` : "";
+const pictureURL = (key, trial) => trial.picture === undefined ? "" : `/picture/${encodeURIComponent(key)}/${trial.picture}`;
 
-const stimulusURL = (trial) => trial.stimulus ? `/stimulus/${encodeURIComponent(trial.stimulus)}` : "";
-const pictureURL = (trial) => trial.pictured === undefined ? "" : `/picture/${encodeURIComponent(trial.trial)}/${trial.pictured}`;
-
-function showHeader(state) {
-  const { session, run, quality } = state;
-  if (!session.state) return;
-  text("mode", session.state === "ended" ? "session ended" : MODES[session.mode]);
-  const absent = session.absent.length ? `, which makes no ${session.absent.join(" and no ")}` : "";
-  text("participant", `participant ${session.participant} · ${session.pack} pack${absent}`);
-  if (!run.number) return;
-  text("run", `run ${run.number}${run.state === "ended" ? " done" : ""}`);
+function showHeader({ session, run, quality }, now) {
+  const running = session.state !== undefined;
+  const absent = running && session.absent.length ? `, makes no ${session.absent.join(" and no ")}` : "";
+  text("participant", running ? `participant ${session.participant} · ${session.pack} pack${absent}` : "");
+  const of = running && session.mode === "calibrate" && run.number <= session.calibration_runs ? ` of ${session.calibration_runs}` : "";
+  text("run", run.number ? `run ${run.number}${of}${run.state === "ended" ? " done" : ""}` : "");
   const seen = quality.volume === undefined ? 0 : quality.volume + 1;
   $("progress").hidden = !run.expected;
-  if (run.expected) $("progress").value = seen / run.expected;
-  text("volume", run.expected ? `${seen} / ${run.expected}` : `${seen} volumes`);
+  $("progress").value = run.expected ? Math.min(1, seen / run.expected) : 0;
+  text("volume", !run.number ? "" : run.expected ? `${seen} / ${run.expected}` : `${seen} volumes`);
+  text("age", now.volume_age_s === null || now.phase === "no-volume" ? "" : `last volume ${lasting(now.volume_age_s)} ago`);
 }
 
-function showNow(trial) {
-  const now = $("now");
-  now.classList.toggle("weak", Boolean(trial.weak));
-  image($("stimulus"), stimulusURL(trial));
-  $("no-stimulus").hidden = Boolean(trial.stimulus);
-  text("no-stimulus", trial.condition || "–");
-  image($("picture"), pictureURL(trial));
-  $("no-picture").hidden = trial.pictured !== undefined;
+function showPhase(now, unreachable) {
+  const phase = unreachable ? "lost" : now.phase;
+  document.body.dataset.phase = phase;
+  document.body.dataset.lamp = LAMPS[phase] || "quiet";
+  document.body.classList.toggle("stale", ["lost", "waiting", "asking"].includes(phase));
+  const since = phase === "no-volume" && now.volume_age_s !== null ? ` since ${lasting(now.volume_age_s)}` : "";
+  text("says", unreachable ? "no contact with the page's server" : `${now.says}${since}`);
+  document.title = `${$("says").textContent} · rtdecode`;
+  text("does", OPEN.has(phase) && now.does && now.doing !== "asking" ? `· ${now.does}` : "");
+  const banner = $("banner");
+  banner.hidden = phase !== "lost";
+  if (unreachable) {
+    text("banner", `No contact with the page's server since ${clock(heard.wall)} (${lasting((performance.now() - heard.at) / 1000)}). ` +
+      "What is below is old. Start it again: rtdecode display");
+  } else if (phase === "lost") {
+    text("banner", `No contact with the daemon since ${clock(now.contact.since_s)} (${lasting(now.contact.age_s)}). What is below is old.`);
+  }
+}
+
+function showIdle({ session, key }, now) {
+  const ready = session.state !== undefined;
+  text("idle-says", now.says.charAt(0).toUpperCase() + now.says.slice(1));
+  text("idle-help", ready ? `Participant ${session.participant}, ${session.pack} pack. The first volume that is exported starts run 1.`
+    : now.phase === "asking" ? "" : "Start it with: rtdecode run session.toml");
+}
+
+function showCalibration({ calibration, collected, left_out, stimulus, session, curve: points }, now) {
+  image($("calibration-stimulus"), stimulusURL(stimulus.stimulus), $("calibration-name"));
+  text("calibration-name", stimulus.stimulus || stimulus.category || "no trial yet");
+  text("calibration-shown", stimulus.trial === undefined ? "the last picture shown"
+    : `last shown: ${[stimulus.stimulus, stimulus.category].filter(Boolean).join(", ")}`);
+  const share = calibration.percentile;
+  const known = share !== null && share !== undefined;
+  text("rank", known ? percent(share) : "–");
+  text("rank-note", known ? `percentile rank${calibration.interval.length ? ` [${calibration.interval.map(percent).join(", ")}]` : ""}, chance 50%`
+    : "known after the first trials");
+  text("note", calibration.note || (now.doing === "fitting" ? "All calibration runs are there; the decoder is being fitted." : ""));
+  curve($("curve"), points);
+  const total = collected.reduce((sum, [, count]) => sum + count, 0), most = Math.max(1, ...collected.map(([, count]) => count));
+  text("collected", `· ${total}${left_out ? `, ${left_out} left out` : ""}`);
+  $("counts").replaceChildren(...collected.map(([name, count]) => {
+    const item = made("li"), bar = made("progress");
+    bar.max = most;
+    bar.value = count;
+    bar.setAttribute("aria-label", name);
+    item.append(made("span", "", name), bar, made("span", "", String(count)));
+    item.title = name;
+    return item;
+  }));
+}
+
+function showTrial(trial, { key, session }) {
+  const absent = session.absent && session.absent.includes("picture");
+  $("decoding").classList.toggle("weak", Boolean(trial.weak));
+  image($("stimulus"), stimulusURL(trial.stimulus), $("no-stimulus"));
+  text("no-stimulus", trial.stimulus || trial.condition || (trial.trial ? "not known" : ""));
+  image($("picture"), pictureURL(key, trial), $("no-picture"));
+  text("no-picture", trial.invalid ? "no result" : absent ? `the ${session.pack} pack makes no pictures` : trial.trial ? "no picture yet" : "");
   const drawn = trial.pictured === undefined ? trial.revision : trial.pictured;
-  text("revision", `· revision ${drawn}${trial.final && drawn === trial.revision ? ", final" : ""}`);
-  text("caption", trial.caption || "");
-  if (trial.evidence === undefined) return;
-  $("evidence-fill").style.width = percent(trial.evidence);
-  $("chance-mark").style.left = percent(trial.chance);
-  text("evidence", trial.weak ? `weak evidence for ${trial.predicted}: ${percent(trial.evidence)}`
+  text("revision", trial.revision === undefined ? "" : `· revision ${drawn}${trial.final && drawn === trial.revision ? ", final" : ""}`);
+  const known = trial.evidence !== undefined && !trial.invalid;
+  text("caption", trial.invalid ? `no result: ${trial.invalid}` : trial.caption || (known ? trial.predicted : trial.trial ? "" : "waiting for the first trial"));
+  $("evidence-fill").style.width = known ? percent(trial.evidence) : "0";
+  $("evidence-fill").parentNode.hidden = !known;
+  $("chance-mark").style.left = known ? percent(trial.chance) : "0";
+  text("evidence", !known ? "" : trial.weak ? `weak evidence for ${trial.predicted}: ${percent(trial.evidence)}`
     : `${trial.predicted}, ${percent(trial.evidence)} sure`);
-  const rank = trial.rank === null ? "" : ` · true picture ranked ${trial.rank} of ${trial.pool}`;
-  text("evidence-note", `(chance ${percent(trial.chance)}; noise looks this sure ${percent(trial.p_noise)} of the time)${rank}`);
+  const rank = !known || trial.rank === null ? "" : ` · true picture ranked ${trial.rank} of ${trial.pool}`;
+  text("evidence-note", known ? `(chance ${percent(trial.chance)}; noise looks this sure ${percent(trial.p_noise)} of the time)${rank}` : "");
 }
 
-function showWaiting(state) {
-  const { session, run, calibration } = state;
-  if (session.mode !== "calibrate" || !run.number) return;
-  const last = run.number >= session.calibration_runs && run.state === "ended";
-  text("caption", last ? "fitting the decoder …" : `calibration run ${run.number} of ${session.calibration_runs}`);
-  text("evidence", calibration.trials ? `${calibration.trials} trials collected` : "");
-  text("evidence-note", "");
-}
-
-function showTrials({ trials, session }) {
-  const scored = trials.filter((t) => t.final && session.categories && session.categories.includes(t.condition));
-  const hits = scored.filter((t) => t.predicted === t.condition).length;
-  text("tally", scored.length ? `· ${hits} of ${scored.length} categories right` : "");
-  const list = $("list");
+function showTrials({ trials, tally, key }) {
+  text("tally", tally ? `· ${tally[0]} of ${tally[1]} categories right` : "");
+  const list = $("list"), there = new Set(trials.map((trial) => trial.trial));
+  for (const [name, row] of rows) if (!there.has(name)) { row.remove(); rows.delete(name); }
   for (const trial of trials) {
     let row = rows.get(trial.trial);
     if (!row) {
-      row = document.createElement("li");
-      row.append(document.createElement("img"), document.createElement("span"), document.createElement("span"));
-      row.children[0].alt = "";
-      row.children[1].append(document.createTextNode(""), document.createElement("small"));
+      row = made("li");
+      const thumb = made("div", "thumb"), picture = made("img"), name = made("div", "name");
+      picture.alt = "";
+      thumb.append(picture, made("span", "", "–"));
+      name.append(made("b"), made("small"));
+      row.append(thumb, name, made("span", "sure"));
       rows.set(trial.trial, row);
       list.prepend(row);
     }
-    const key = `${trial.revision}/${trial.pictured}/${trial.final}/${trial.caption}`;
-    if (row.dataset.key === key) continue;
-    row.dataset.key = key;
-    image(row.children[0], pictureURL(trial));
-    row.children[1].firstChild.data = trial.predicted || "";
-    row.children[1].lastChild.textContent = `${trial.trial} · ${trial.condition || "?"}${trial.final ? "" : " …"}`;
-    row.children[2].textContent = trial.evidence === undefined ? "" : percent(trial.evidence);
-    row.className = trial.predicted === trial.condition ? "hit" : "miss";
+    const told = JSON.stringify([key, trial]);
+    if (row.dataset.told === told) continue;
+    row.dataset.told = told;
+    const [thumb, name, sure] = row.children;
+    image(thumb.firstChild, pictureURL(key, trial), thumb.lastChild);
+    const known = trial.predicted !== undefined && !trial.invalid, hit = known && trial.condition && trial.predicted === trial.condition;
+    name.firstChild.textContent = trial.invalid ? "no result" : known ? `${hit ? "✓ " : ""}${trial.predicted}` : "…";
+    name.lastChild.textContent = `${trial.trial}${trial.condition ? ` · ${trial.condition}` : ""}${trial.final ? "" : " …"}`;
+    sure.textContent = known ? percent(trial.evidence) : "";
+    row.className = trial.invalid ? "none" : hit ? "hit" : "miss";
+    row.title = trial.invalid || trial.caption || "";
   }
 }
 
-function showSignal(state) {
-  const { quality, latency, calibration } = state;
-  if (quality.fd_mm !== undefined) {
-    text("fd", `· FD ${quality.fd_mm.toFixed(2)} mm · tSNR ${quality.tsnr === null ? "–" : Math.round(quality.tsnr)}${quality.lag ? ` · ${quality.lag} volumes behind` : ""}`);
+function showSignals({ trace, regions, quality, latency, session }) {
+  const limit = session.censor_fd_mm || 0, known = quality.fd_mm !== undefined && quality.fd_mm !== null;
+  const beyond = limit ? trace.filter((row) => row[1] > limit).length : 0;
+  text("fd", `${known ? `${quality.fd_mm.toFixed(2)} ` : ""}${limit ? `· limit ${limit} ` : ""}mm`);
+  const axes = (from) => ["x", "y", "z"].map((label, i) => ({ column: from + i, label }));
+  traces($("translation"), trace, axes(2), { least: 0.2 });
+  traces($("rotation"), trace, axes(5), { least: 0.2, factor: 180 / Math.PI });
+  displacement($("displacement"), trace, limit);
+  $("regions-chart").hidden = !regions.length;
+  if (regions.length) {
+    $("regions-key").replaceChildren(...regions.map((name, which) => {
+      const key = made("span", "key", name);
+      key.style.color = colour(which);
+      return key;
+    }));
+    traces($("regions"), trace, regions.map((label, i) => ({ column: 8 + i, label })), { least: 0.5 });
   }
-  const body = $("latency").tBodies[0];
-  body.replaceChildren(...Object.entries(latency).map(([name, { p50, p99 }]) => {
-    const row = document.createElement("tr");
-    for (const value of [name, p50.toFixed(0), p99.toFixed(0)]) row.insertCell().textContent = value;
-    return row;
-  }));
-  $("calibration-title").hidden = calibration.trials === undefined;
-  if (calibration.trials !== undefined) {
-    const learnt = calibration.percentile === null ? "" :
-      `, held-out percentile rank ${percent(calibration.percentile)} [${calibration.interval.map(percent).join(", ")}] (chance 50%)`;
-    text("calibration", `${calibration.trials} trials${learnt}${calibration.note ? ` · ${calibration.note}` : ""}`);
-  }
-  $("curve").hidden = state.curve.length < 2;
-  drawCurve(state.curve);
-  $("notices").replaceChildren(...state.notices.map((notice) => {
-    const item = document.createElement("li");
-    item.className = notice.kind;
-    item.textContent = `${notice.kind}: ${notice.text}`;
-    return item;
-  }));
-  drawMotion(state.trace);
+  const took = Object.entries(latency).map(([name, { p50, p99 }]) => `${name} ${p50.toFixed(0)} (p99 ${p99.toFixed(0)})`).join(" · ");
+  text("figures", [
+    `tSNR ${typeof quality.tsnr === "number" ? Math.round(quality.tsnr) : "–"}`,
+    beyond ? `${beyond} of ${trace.length} volumes beyond the motion limit` : "",
+    quality.lag ? `${quality.lag} volumes behind` : "",
+    took ? `median ms from volume to: ${took}` : "",
+  ].filter(Boolean).join("  ·  "));
 }
 
-function drawMotion(trace) {
-  const canvas = $("motion"), pen = canvas.getContext("2d");
-  const { width, height } = canvas, middle = height * 0.42;
-  pen.clearRect(0, 0, width, height);
-  if (!trace.length) return;
-  const series = [[2, "#6fb1ff", 1], [3, "#6fb1ff", 1], [4, "#6fb1ff", 1], [5, "#c58bff", 50], [6, "#c58bff", 50], [7, "#c58bff", 50]];
-  let reach = 0.5;
-  for (const row of trace) for (const [column, , factor] of series) reach = Math.max(reach, Math.abs(row[column] * factor));
-  const x = (i) => 34 + (width - 40) * i / Math.max(60, trace.length - 1);
-  const y = (mm) => middle - mm / reach * (middle - 8);
-  pen.font = "13px system-ui"; pen.fillStyle = "#93a1b1"; pen.strokeStyle = "#2c3643"; pen.lineWidth = 1;
-  for (const mm of [-reach, 0, reach]) {
-    pen.fillText(mm.toFixed(1), 2, y(mm) + 5);
-    pen.beginPath(); pen.moveTo(34, y(mm)); pen.lineTo(width - 6, y(mm)); pen.stroke();
+function show({ board, now }) {
+  if (board.key !== shownKey) {  // another session: nothing of the last one stays
+    shownKey = board.key;
+    rows.clear();
+    $("list").replaceChildren();
+    $("earlier").open = false;
   }
-  pen.lineWidth = 1.6;
-  for (const [column, colour, factor] of series) {
-    pen.strokeStyle = colour; pen.beginPath();
-    trace.forEach((row, i) => pen[i ? "lineTo" : "moveTo"](x(i), y(row[column] * factor)));
-    pen.stroke();
+  const decoding = board.trials.length > 0 || (board.session.mode === "decode" && !board.calibration.trials);
+  const view = !board.run.number ? "idle" : decoding ? "decoding" : "calibrating";
+  document.body.dataset.view = view;
+  showHeader(board, now);
+  showNotices(board);
+  if (view === "idle") showIdle(board, now);
+  else showSignals(board);
+  if (view === "calibrating") showCalibration(board, now);
+  if (view === "decoding") {
+    showTrial(board.trials[board.trials.length - 1] || {}, board);
+    showTrials(board);
   }
-  const top = Math.max(0.5, ...trace.map((row) => row[1])), base = height - 4, tall = height - 2 * middle - 8;
-  pen.fillStyle = "#f2b84b";
-  trace.forEach((row, i) => { const h = row[1] / top * tall; pen.fillRect(x(i) - 1, base - h, 2, h); });
-  pen.fillText(top.toFixed(1), 2, base - tall + 10);
 }
 
-function drawCurve(curve) {
-  const canvas = $("curve"), pen = canvas.getContext("2d");
-  const { width, height } = canvas;
-  pen.clearRect(0, 0, width, height);
-  if (curve.length < 2) return;
-  const most = curve[curve.length - 1][0];
-  const x = (trials) => 44 + (width - 54) * trials / most;
-  const y = (share) => height - 10 - (height - 20) * (Math.max(share, 0.4) - 0.4) / 0.6;
-  pen.font = "13px system-ui"; pen.fillStyle = "#93a1b1"; pen.strokeStyle = "#2c3643"; pen.lineWidth = 1;
-  for (const share of [0.5, 0.75, 1]) {
-    pen.fillText(percent(share), 2, y(share) + 5);
-    pen.beginPath(); pen.moveTo(44, y(share)); pen.lineTo(width - 6, y(share)); pen.stroke();
-  }
-  pen.fillStyle = "#5fd38d33"; pen.beginPath();
-  curve.forEach(([trials, , low]) => pen.lineTo(x(trials), y(low)));
-  [...curve].reverse().forEach(([trials, , , high]) => pen.lineTo(x(trials), y(high)));
-  pen.fill();
-  pen.strokeStyle = "#5fd38d"; pen.lineWidth = 2; pen.beginPath();
-  curve.forEach(([trials, share]) => pen.lineTo(x(trials), y(share)));
-  pen.stroke();
+function check() {
+  const unreachable = performance.now() - heard.at > 1000 * SERVER_S;
+  if (latest || unreachable) showPhase(latest ? latest.now : {}, unreachable);
 }
 
-function show(state) {
-  if (state.heartbeat.t) lastBeat = Date.now();
-  showHeader(state);
-  const current = state.trials[state.trials.length - 1];
-  if (current) showNow(current);
-  else showWaiting(state);
-  showTrials(state);
-  showSignal(state);
-}
-
-setInterval(() => $("light").classList.toggle("alive", Date.now() - lastBeat < 4000), 500);
 const stream = new EventSource("/events");
-stream.onmessage = (event) => show(JSON.parse(event.data));
+stream.onmessage = (event) => {
+  latest = JSON.parse(event.data);
+  heard = { at: performance.now(), wall: Date.now() / 1000 };
+  check();
+  show(latest);
+};
+setInterval(check, 500);
+document.addEventListener("visibilitychange", check);
+window.addEventListener("resize", () => latest && show(latest));
