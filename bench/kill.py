@@ -46,6 +46,8 @@ def differences(folder: Path, reference: Path) -> list[str]:
     for topic in (*EXACT, *DECODED):
         if [m.seq for m in published(folder, topic)] != list(range(len(published(folder, topic)))):
             found.append(f"{topic} numbers")
+        if len({m.session for m in published(folder, topic)}) > 1:
+            found.append(f"{topic} sessions")
     found += [t for t in DECODED if finals(published(folder, t)) != finals(published(reference, t))]
     return found + [name for name, lines in tables(reference).items() if tables(folder).get(name) != lines]
 

@@ -20,7 +20,15 @@ from _report import print_table, write_json
 
 from rtdecode import client as wire
 from rtdecode.simulate.cli import speed
-from tests.system.test_two_visits import DAYS, Listener, Visits, out_of_order, page, shown, shows_second, unfinished
+from tests.system.test_two_visits import (
+    DAYS,
+    Listener,
+    Visits,
+    comes_to_show_the_second,
+    out_of_order,
+    page,
+    unfinished,
+)
 
 SHORT = tuple(replace(day, trials_per_run=12, volumes_per_run=40) for day in DAYS)
 
@@ -37,7 +45,7 @@ def main() -> int:
             codes = [visits.run(visit, listener) for visit in (1, 2)]
             for session in ("sim-01", "sim-02"):
                 listener.await_(wire.Session, session, state="ended")
-            second = shows_second(shown(address), SHORT)
+            second = comes_to_show_the_second(address, SHORT)
     missing = unfinished(listener, SHORT)
     figures = {
         "speed": args.speed,

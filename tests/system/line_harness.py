@@ -233,6 +233,6 @@ def calibrate(settings: Settings, rig: Rig) -> None:
 def without_times(message: wire.Message) -> tuple[object, ...]:
     """Everything of a message that must be the same when the same inputs come again."""
     volatile = {"t_acquired", "t_received", "t_published", "stages", "lag", "uptime_s", "folder", "bundle", "note"}
-    volatile |= {"decode_ms"}
+    volatile |= {"decode_ms", "session"}
     values = {name: value for name, value in vars(message).items() if name not in volatile}
     return (wire.topic_of(message), repr(sorted(values.items())))
