@@ -242,7 +242,7 @@ def dicom(series: int, index: int) -> bytes:
         affine=np.eye(4),
         t_r_s=2.0,
         slice_times_s=np.arange(SHAPE[2]) * 0.5,
-        start=datetime.datetime(2001, 1, 1),
+        start=datetime.datetime(2001, 1, 1, hour=series),  # what is found together is ordered by it
     )
     with tempfile.TemporaryDirectory() as folder:
         return mosaic.write(Path(folder), recorded, index + 1, values(series, index)).read_bytes()
