@@ -68,7 +68,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
             **_quantiles("reconstruction", seen.reconstruction_ms),
         },
         "volumes": {"expected": expected, "received": seen.received, "skipped": seen.skipped},
-        "faults": [f"{f.part}: {f.reason}" for f in seen.faults],
+        "faults": [f"{f.part}: {f.reason}" for f in seen.faults if not f.over],
         "session_dir": str(folder),
     }
     if not visit.repeats:
