@@ -79,14 +79,14 @@ def test_the_page_follows_a_whole_demo(tmp_path: Path, browser: Any) -> None:
             if not opened:
                 browser.get(f"http://127.0.0.1:{port}/")
                 opened = browser.title == "rtdecode"
-            picture, caption, revision, mode = browser.execute_script(
-                "return ['picture', 'caption', 'revision', 'mode'].map("
+            picture, caption, revision = browser.execute_script(
+                "return ['picture', 'caption', 'revision'].map("
                 "id => { const n = document.getElementById(id);"
                 " return n.tagName === 'IMG' ? (n.naturalWidth ? n.getAttribute('src') : '') : n.textContent; })"
             )
         except WebDriverException:
             continue
-        if picture and mode == "decoding":
+        if picture:
             seen.add((picture, caption, revision))
     check_identified(finished(demo, tmp_path))
     pictures, captions, revisions = (set(values) for values in zip(*seen, strict=True))
