@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -17,17 +19,42 @@ from rtdecode.acquire.echoes import Echoes
 from rtdecode.acquire.stored import Identity, Reading, StoredSlice, StoredVolume
 from rtdecode.errors import VolumeError
 
+GROUP = "rtdecode.readers"
+"""Entry points: the object is a `Format`."""
+
 
 class Reader(Protocol):
     """What reads the files of one format."""
 
     def read(self, path: Path) -> Reading:
-        """Decode one file, or raise `VolumeError` or `OSError`."""
+        """Decode all that is in one file, or raise `VolumeError` or `OSError`."""
         ...
 
     def identify(self, path: Path) -> Identity | None:
         """Return which volume a file is, as far as it can be told from a damaged one."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A format that an installed package reads.
+
+    Attributes
+    ----------
+    suffixes : tuple of str
+        Ends of the names of its files, in lower case. NIfTI and PAR/REC files are never given to it.
+    reader : callable
+        Is given the watched folder; makes what reads the files.
+    """
+
+    suffixes: tuple[str, ...]
+    reader: Callable[[Path], Reader]
+
+
+@functools.cache
+def installed() -> tuple[Format, ...]:
+    """Find the formats of the installed packages, by the names of their entry points."""
+    return tuple(point.load() for point in sorted(entry_points(group=GROUP), key=lambda point: point.name))
 
 
 class Readers:
@@ -47,6 +74,7 @@ class Readers:
         self._dicom = DicomReader()
         self._nifti = nifti.NiftiReader(root)
         self._parrec = parrec.ParRecReader(root)
+        self._others = [(form.suffixes, form.reader(root)) for form in installed()]
         self._echoes = Echoes()
         self._t_r_s = t_r_s
         self._affine = affine
@@ -70,7 +98,7 @@ class Readers:
             If it cannot be read.
         """
         with seam(path):
-            reading = self._nifti.read(path, skip) if is_nifti(path) else self._for(path).read(path)
+            reading = self._nifti.read(path, skip) if is_nifti(path) else _after(self._for(path).read(path), skip)
         for identity in [v.identity for v in reading.volumes] + [s.identity for s in reading.slices]:
             self._echoes.learn(identity)
         if self._t_r_s is None and self._affine is None:
@@ -92,7 +120,7 @@ class Readers:
 
     def peek(self, path: Path) -> Identity | None:
         """Return which series and moment a file is of by its first bytes, where these tell."""
-        if is_nifti(path) or path.suffix.lower() == parrec.SUFFIX:
+        if is_nifti(path) or self._for(path) is not self._dicom:
             return None
         try:
             with seam(path):
@@ -106,7 +134,10 @@ class Readers:
         return stored if identity is stored.identity else dataclasses.replace(stored, identity=identity)
 
     def _for(self, path: Path) -> Reader:
-        return self._parrec if path.suffix.lower() == parrec.SUFFIX else self._dicom
+        name = path.name.lower()
+        if name.endswith(parrec.SUFFIX):
+            return self._parrec
+        return next((reader for suffixes, reader in self._others if name.endswith(suffixes)), self._dicom)
 
     def _completed(self, volume: StoredVolume) -> StoredVolume:
         return dataclasses.replace(
@@ -117,6 +148,11 @@ class Readers:
 
     def _timed(self, stored: StoredSlice) -> StoredSlice:
         return dataclasses.replace(stored, t_r_s=stored.t_r_s if stored.t_r_s is not None else self._t_r_s)
+
+
+def _after(reading: Reading, skip: int) -> Reading:
+    """Leave out the volumes that were taken before."""
+    return dataclasses.replace(reading, volumes=reading.volumes[skip:])
 
 
 @contextmanager

@@ -1,0 +1,123 @@
+"""The worked example of a scanner format, installed beside the project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtdecode.acquire import readers
+from rtdecode.acquire.inspect import inspect
+from rtdecode.acquire.stored import Identity, Reading
+from rtdecode.records import Skipped, Volume
+from tests.conftest import FakeClock
+from tests.installed import EXAMPLES, install
+from tests.watching import told, watch
+
+PACKAGE = EXAMPLES / "scanner_format"
+SHAPE = (5, 4, 3)
+AFFINE = [[-3.0, 0.0, 0.0, 20.0], [0.0, 3.0, 0.0, -30.0], [0.0, 0.0, 3.5, 4.0], [0.0, 0.0, 0.0, 1.0]]
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path / "site", PACKAGE)
+    monkeypatch.setattr(readers, "installed", readers.installed.__wrapped__)  # as a process that starts now finds it
+
+
+def lvol(number: int, series: str = "faces-1") -> tuple[bytes, np.ndarray]:
+    """A file as the format's description says, written without the example's code, and its values."""
+    values = np.random.default_rng(number).integers(1, 4000, SHAPE, dtype=np.int16)
+    header = {"series": series, "number": number, "shape": SHAPE, "affine": AFFINE, "t_r_s": 1.5}
+    return b"LVOL 1\n" + json.dumps(header).encode() + b"\n" + values.tobytes(order="F"), values
+
+
+def test_a_package_adds_a_format_in_two_files() -> None:
+    assert sorted(path.name for path in PACKAGE.iterdir() if path.is_file()) == ["pyproject.toml", "rtdecode_lvol.py"]
+
+
+def test_files_of_an_installed_format_become_volumes_in_index_order(
+    package: None, tmp_path: Path, clock: FakeClock
+) -> None:
+    export = tmp_path / "export"
+    export.mkdir()
+    source, values = watch(export, clock), {}
+    for number in (3, 1, 2):
+        content, values[number] = lvol(number)
+        (export / f"image_{number}.LVOL").write_bytes(content)
+    arrivals = source.poll()
+    assert told(arrivals) == [(1, 0, "volume"), (1, 1, "volume"), (1, 2, "volume")]
+    for number, arrival in enumerate(arrivals, 1):
+        volume = arrival.item
+        assert isinstance(volume, Volume)
+        np.testing.assert_array_equal(volume.data, values[number])
+        np.testing.assert_array_equal(volume.affine, AFFINE)
+        assert (volume.t_r_s, volume.instance, volume.series_uid) == (1.5, number, "faces-1")
+
+
+def test_a_file_that_is_being_written_is_waited_for_and_then_named(
+    package: None, tmp_path: Path, clock: FakeClock
+) -> None:
+    export = tmp_path / "export"
+    export.mkdir()
+    source = watch(export, clock)
+    content, _ = lvol(1)
+    path = export / "image_1.lvol"
+    for end in (20, len(content) - 2):
+        path.write_bytes(content[:end])
+        assert source.poll() == []
+    path.write_bytes(content)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    (export / "image_2.lvol").write_bytes(lvol(2)[0][:-2])
+    assert source.poll() == []
+    clock.sleep(5.0)
+    (lost,) = source.poll()
+    assert isinstance(lost.item, Skipped)
+    assert (lost.item.volume, lost.item.reason) == (
+        1,
+        "truncated: image_2.lvol: values: expected 120 bytes, got 118",
+    )
+
+
+def test_a_damaged_header_is_told_with_its_field(package: None, tmp_path: Path) -> None:
+    content, _ = lvol(1)
+    (tmp_path / "image_1.lvol").write_bytes(content.replace(b'"t_r_s": 1.5', b'"t_r_s": "?"'))
+    (reason,) = inspect([tmp_path / "image_1.lvol"]).refused
+    assert "Expected `float`, got `str` - at `$.t_r_s`" in reason
+
+
+def test_without_the_package_the_files_are_no_dicom(tmp_path: Path) -> None:
+    (tmp_path / "image_1.lvol").write_bytes(lvol(1)[0] + bytes(100))
+    (reason,) = inspect([tmp_path / "image_1.lvol"]).refused
+    assert "expected DICM" in reason
+
+
+def test_a_growing_file_of_an_installed_format_gives_each_volume_once(
+    package: None, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rtdecode_lvol
+
+    class Growing(rtdecode_lvol.LvolReader):
+        """Several files in one, the header of the first telling how long each is."""
+
+        def read(self, path: Path) -> Reading:
+            whole, size, volumes = path.read_bytes(), len(lvol(1)[0]), []
+            for start in range(0, len(whole), size):
+                part = path.with_suffix(".part")
+                part.write_bytes(whole[start : start + size])
+                volumes += super().read(part).volumes
+            return Reading(volumes=tuple(volumes), growing=True)
+
+        def identify(self, path: Path) -> Identity | None:
+            return None
+
+    form = readers.Format(suffixes=(".grow",), reader=lambda _: Growing())
+    monkeypatch.setattr(readers, "installed", lambda: (form,))
+    source = watch(tmp_path, clock)
+    path = tmp_path / "run.grow"
+    path.write_bytes(lvol(1)[0] + lvol(2)[0])
+    assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume")]
+    path.write_bytes(lvol(1)[0] + lvol(2)[0] + lvol(3)[0])
+    assert told(source.poll()) == [(1, 2, "volume")]
