@@ -73,13 +73,13 @@ def register(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtdecode.acquire.watcher import FolderWatcher
-    from rtdecode.bundle import open_pack
     from rtdecode.check import missing
     from rtdecode.clock import SystemClock
     from rtdecode.decode.runtime.backends import choose
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
+    from rtdecode.packs import open_pack
     from rtdecode.publish.server import Server
     from rtdecode.session.daemon import Daemon
     from rtdecode.session.past import Past, check_unchanged

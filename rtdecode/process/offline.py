@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import open_participant
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import open_calibrated
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
+from rtdecode.packs import open_participant
 from rtdecode.process.recorded import RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Volume

@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
-from rtdecode.bundle import EnginePack
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
 from rtdecode.errors import BundleError, JournalError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
+from rtdecode.packs import EnginePack
 from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.records import BundleRequest, Skipped, Volume
 from rtdecode.session.announcements import Announcements

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rtdecode import client as wire
-from rtdecode.bundle import EnginePack, ParticipantBundle, open_participant
 from rtdecode.clock import Clock
 from rtdecode.errors import BundleError, Busy, Late, ProtocolError
 from rtdecode.estimate.calibrated import expected_provenance, strangeness
+from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BundleRequest

@@ -12,10 +12,10 @@ from calibration.calibrator import Calibrator
 from calibration.visit import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
-from rtdecode.bundle import open_pack
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import LocalService
 from rtdecode.estimate.calibrated import calibration_of
+from rtdecode.packs import open_pack
 from rtdecode.publish import requests
 from rtdecode.session.daemon import Daemon
 from rtdecode.session.lanes import Closed

@@ -14,16 +14,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from rtdecode.__main__ import main
-from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.errors import BundleError, SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import Learned
 from rtdecode.estimate.glm import Expectation
 from rtdecode.estimate.registration import rigid_matrix
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
+from rtdecode.packs.sealed import seal
 from rtdecode.process import process
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
 from tests import bids
+from tests.packs import write_provenance
 from tests.unit.test_estimate_registration import Phantom
 
 T_R_S = 2.0
@@ -356,7 +358,7 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
             save(folder / f"{name}.nii.gz", data)
         for name in ("adapter", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, folder / f"{name}.safetensors")
-        (folder / "provenance.json").write_text("{}")
+        write_provenance(folder)
         nothing = Learned(expectation=Expectation(scales=None), voxels=None)
         nothing.save(folder / "estimate.safetensors", EstimateSettings())
 
