@@ -16,8 +16,10 @@ import pytest
 from rtdecode import client as wire
 from rtdecode.errors import Busy, JournalError, ProtocolError
 from rtdecode.journal import enumerated, read
+from rtdecode.line import Progress
 from rtdecode.past import Past
 from rtdecode.publish import requests
+from rtdecode.publish.display.notices import Notices
 from rtdecode.recording import Recording, session_folder
 from rtdecode.recovery import recover_session
 from rtdecode.simulate.participant import ResponseParameters, make_participant
@@ -79,6 +81,24 @@ def test_each_trial_that_was_accepted_has_its_last_word(tmp_path: Path) -> None:
     assert [text.split(",")[0] for text in doubtful] == [
         "trial 'beyond' shows no stimulus", "trial 'never' shows no stimulus",
     ]  # fmt: skip
+
+
+def test_doubtful_trials_are_one_notice_that_counts_them(tmp_path: Path) -> None:
+    rig = Rig(settings_for(tmp_path, SHORT), FakeClock())
+    daemon: Any = rig._daemon
+    daemon._line.progress = Progress(closed=0, run=1, volumes=40, scanned_s=60.0)
+    trial = {"kind": "trial", "run": 1, "duration_s": 1.0, "stimulus": "nowhere"}
+    for number in range(30):
+        answer = rig.request(requests.Event, **trial, trial=f"t{number}", onset_s=float(number))
+        assert len(answer["warnings"]) == 2
+    notices = Notices()
+    for fault in rig.recorder.of(wire.Fault):
+        notices.fault(fault)
+    (notice,) = notices.state()["new"]
+    assert (notice["title"], notice["count"]) == ("experiment", 30)
+    assert "'t29' shows 'nowhere'" in notice["reason"]
+    assert "was announced 31 s after its onset" in notice["reason"]
+    rig.finish()
 
 
 def test_a_trial_of_a_run_that_was_passed_over_is_told_when_it_is_clear(tmp_path: Path) -> None:
