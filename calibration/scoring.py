@@ -10,8 +10,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from rtdecode.decode.evidence import Evidence, margin
-from rtdecode.decode.retrieval import Scorer
+from rtdecode.decode.score.evidence import Evidence, margin
+from rtdecode.decode.score.retrieval import Scorer
 
 Float64 = NDArray[np.float64]
 

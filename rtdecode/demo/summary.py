@@ -14,14 +14,14 @@ from rich.table import Table
 
 from rtdecode import client as wire
 from rtdecode.bundle import open_pack, open_participant
-from rtdecode.decode.adapter import adapter_from
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
-from rtdecode.decode.retrieval import scorer_from
+from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.demo.collector import Collected, Trial
 from rtdecode.demo.sources import Visit
 from rtdecode.demo.statistics import accuracy_p, identification, wilson_interval
-from rtdecode.recording import session_folder
+from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
 
 
@@ -50,7 +50,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
     predicted = [t.score.predicted if t.score else "" for t in trials]
     hits = sum(a == b for a, b in zip(true, predicted, strict=True))
     pack = open_pack(settings.decode.pack)
-    decoder = load_decoder(pack, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
+    decoder = load_decoder(pack, settings.decode)
     summary: dict[str, Any] = {
         "participant": settings.session.participant,
         "seed": settings.session.seed,

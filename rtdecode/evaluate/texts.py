@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.evaluate.networks import clip
+from rtdecode.evaluate.judges import clip
 
 Alike = Callable[[str, Sequence[str]], float]
 """A caption and its references to how alike they are, the best reference counting."""

@@ -9,8 +9,9 @@ import pytest
 
 from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.bundle import open_participant
-from rtdecode.decode.candidates import Candidates, embed_pictures
-from rtdecode.decode.retrieval import mid_rank
+from rtdecode.decode.families.tiny.stimulus_tokens import embed_pictures
+from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.retrieval import mid_rank
 from rtdecode.errors import CalibrationError
 from rtdecode.simulate import world
 from tests.decode_small import category_calibrator, tiny_categories, tiny_stages

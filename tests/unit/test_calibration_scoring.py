@@ -9,7 +9,7 @@ from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
 from calibration import scoring
-from rtdecode.decode.retrieval import mid_rank
+from rtdecode.decode.score.retrieval import mid_rank
 
 
 @given(seed=st.integers(0, 500), n=st.integers(3, 40), k=st.integers(2, 12))

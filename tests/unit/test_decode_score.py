@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from rtdecode.decode.captions import sentence
-from rtdecode.decode.evidence import CEILING, Evidence, evidence_from, margin, tempered
-from rtdecode.decode.retrieval import mid_rank, scorer_from
+from rtdecode.decode.families.tiny.sentence import sentence
+from rtdecode.decode.score.evidence import CEILING, Evidence, evidence_from, margin, tempered
+from rtdecode.decode.score.retrieval import mid_rank, scorer_from
 from rtdecode.errors import BundleError
 
 scores_of_few_levels = st.lists(st.integers(0, 4), min_size=2, max_size=12)

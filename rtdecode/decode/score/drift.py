@@ -1,0 +1,45 @@
+"""Whether the betas of a session still are what the decoder was calibrated on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.decode.score.adapter import Adapter
+from rtdecode.records import Drift
+
+
+class DriftMonitor:
+    """Follows mean and deviation of each voxel's beta, in units of the calibration's.
+
+    Parameters
+    ----------
+    adapter : Adapter
+        Its voxels, means and scales are the calibration's.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._count = 0
+        self._mean = np.zeros(len(adapter.voxels))
+        self._squares = np.zeros(len(adapter.voxels))
+
+    @property
+    def drift(self) -> Drift | None:
+        """Of the betas so far; None before the second."""
+        if self._count < 2:
+            return None
+        return Drift(
+            trials=self._count,
+            shift=float(np.median(np.abs(self._mean))),
+            spread=float(np.median(np.sqrt(self._squares / (self._count - 1)))),
+        )
+
+    def add(self, beta: NDArray[np.float32]) -> None:
+        """Take the final beta of a trial, shape (v,); a voxel without an estimate counts as its mean."""
+        z = (beta[self._adapter.voxels].astype(np.float64) - self._adapter.mean) / self._adapter.scale
+        z[~np.isfinite(z)] = 0.0
+        self._count += 1
+        change = z - self._mean
+        self._mean += change / self._count
+        self._squares += change * (z - self._mean)
