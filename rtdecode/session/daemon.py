@@ -219,8 +219,10 @@ class Daemon:
         """
         with self._watch.turn("ingest"):
             arrivals = self._source.poll()
-            for arrival in arrivals:
+        for arrival in arrivals:
+            with self._watch.turn("ingest"):  # many that wait for the estimate one after another are not stuck
                 self._take_in(arrival.item)
+        with self._watch.turn("ingest"):
             self._recording.sync_if_due()
         return len(arrivals)
 

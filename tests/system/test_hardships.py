@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from rtdecode import client as wire
+from rtdecode.acquire.source import Arrival
 from rtdecode.errors import Busy, JournalError, ProtocolError
 from rtdecode.publish import requests
 from rtdecode.publish.display.notices import Notices
+from rtdecode.records import Skipped
 from rtdecode.session.journal import enumerated, read
 from rtdecode.session.line import Progress
 from rtdecode.session.past import Past
@@ -81,6 +83,27 @@ def test_each_trial_that_was_accepted_has_its_last_word(tmp_path: Path) -> None:
     assert [text.split(",")[0] for text in doubtful] == [
         "trial 'beyond' shows no stimulus", "trial 'never' shows no stimulus",
     ]  # fmt: skip
+
+
+def test_many_volumes_that_wait_for_the_estimate_are_not_one_that_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    rig = Rig(settings_for(tmp_path, SHORT), clock)
+    daemon: Any = rig._daemon
+    clock.on_sleep = lambda: daemon.watch_once()
+    waiting = [
+        Arrival(path=None, item=Skipped(run=1, volume=None, path=f"{n}.dcm", reason="no image")) for n in range(4)
+    ]
+    monkeypatch.setattr(rig._source, "poll", lambda: waiting)
+    monkeypatch.setattr(daemon._intake, "scanned", lambda item: clock.sleep(3.0))
+    assert daemon.ingest_once() == 4
+    assert not [f for f in rig.recorder.of(wire.Fault) if f.kind == "stuck"]
+    monkeypatch.setattr(daemon._intake, "scanned", lambda item: clock.sleep(6.0))
+    daemon.ingest_once()
+    assert [f.over for f in rig.recorder.of(wire.Fault) if f.kind == "stuck"] == [False]
+    monkeypatch.undo()
+    rig.finish()
 
 
 def test_doubtful_trials_are_one_notice_that_counts_them(tmp_path: Path) -> None:
