@@ -181,11 +181,12 @@ class CalibrationRun:
         self, request: Callable[..., object], *arguments: object, attempts: int = ATTEMPTS, **fields: object
     ) -> None:
         """Make a request, again while the daemon is being restarted."""
-        for _ in range(attempts - 1):
+        for attempt in range(attempts - 1):
             try:
                 request(*arguments, **fields)
             except TimeoutError:
-                _log.warning("the daemon does not answer; asking again")
+                if attempt == 0:
+                    _log.warning("the daemon does not answer; asking it again for a while")
             else:
                 return
         request(*arguments, **fields)

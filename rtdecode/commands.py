@@ -124,9 +124,11 @@ def _run(args: argparse.Namespace) -> int:
             ):
                 daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated)
                 server.start(daemon.desk.answer)
-                daemon.begin(past)
-                print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
-                daemon.run(stop)
+                if daemon.begin(past, stop):
+                    print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
+                    daemon.run(stop)
+                else:
+                    print("rtdecode run: ended before the session was resumed; --resume goes on with it", flush=True)
     finally:
         server.close()
     return 0

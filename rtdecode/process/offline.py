@@ -286,6 +286,8 @@ class _OneRun:
             reason = skipped[0].reason if skipped else "no volumes"
             if "registration" in reason:
                 reason += "; --motion none takes the volumes as they lie"
+            if "estimate.mask" in reason:
+                reason += " (--mask)"
             raise VolumeError(Path(self._recorded.name), "data", "at least one usable volume", reason)
         betas += estimator.finish_run()
         run = ProcessedRun(

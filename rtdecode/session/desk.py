@@ -120,14 +120,15 @@ class Desk:
         doubts = self._announcements.judge(item, self._line.progress)
         self._intake.announced(event.kind, item)
         self._announcements.take(item)
-        for doubt in doubts:
-            _log.warning("%s", doubt)
+        if doubts:
+            reason = "; ".join(doubts)
+            _log.warning("%s", reason)
             self._publisher.publish(
                 wire.Fault(
                     run=event.run,
                     part="experiment",
                     kind="announcement",
-                    reason=doubt,
+                    reason=reason,
                     degraded="it was taken as it is",
                     remedy="mend the experiment's script",
                 )

@@ -48,12 +48,16 @@ def check_unchanged(settings: Settings, folder: Path, root: Path) -> None:
     except OSError as error:
         raise JournalError(f"{folder}: no session to resume: {error}") from None
     problems = [
-        f"$.{name}: expected {was!r} as when the session began, got {now!r}"
+        f"$.{name}: expected {_worded(was)} as when the session began, got {_worded(now)}"
         for (name, was), (_, now) in zip(_flat(began), _flat(settings), strict=True)
         if was != now and name not in _FREE and name.partition(".")[0] not in _FREE
     ]
     if problems:
         raise SettingsError(problems)
+
+
+def _worded(value: Any) -> str:
+    return repr(str(value) if isinstance(value, Path) else value)
 
 
 def _flat(settings: Settings) -> list[tuple[str, Any]]:

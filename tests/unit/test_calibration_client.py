@@ -124,7 +124,7 @@ def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failures", [3, STARTING])
 def test_a_daemon_that_is_being_started_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failures: int
 ) -> None:
     client = ListClient(visit(with_reference(tmp_path)))
     left = iter(range(failures))
@@ -139,6 +139,7 @@ def test_a_daemon_that_is_being_started_is_waited_for(
     else:
         with pytest.raises(CalibrationError, match="no answer"):
             calibration_run(client, tmp_path).run()
+    assert sum("does not answer" in line for line in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])

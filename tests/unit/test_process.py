@@ -340,6 +340,14 @@ def test_a_slab_needs_no_registration(tmp_path: Path) -> None:
         process(bold)
 
 
+def test_a_volume_without_a_head_leads_to_the_option_for_a_mask(tmp_path: Path) -> None:
+    dots = np.full((24, 24, 16, 3), 100, np.int16)
+    dots[::5, ::5, ::5] = 1000
+    bold = save(tmp_path / "bold.nii", dots)
+    with pytest.raises(VolumeError, match=r"give estimate\.mask a file \(--mask\)"):
+        process(bold)
+
+
 def test_a_mask_of_another_shape_is_named(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     mask = save(tmp_path / "mask.nii", np.ones((3, 3, 3), np.uint8))
