@@ -73,13 +73,13 @@ def register(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtdecode.acquire.watcher import FolderWatcher
-    from rtdecode.bundle import open_pack
     from rtdecode.check import missing
     from rtdecode.clock import SystemClock
     from rtdecode.decode.runtime.backends import choose
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
+    from rtdecode.packs import open_pack
     from rtdecode.publish.server import Server
     from rtdecode.session.daemon import Daemon
     from rtdecode.session.past import Past, check_unchanged
@@ -124,9 +124,11 @@ def _run(args: argparse.Namespace) -> int:
             ):
                 daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated)
                 server.start(daemon.desk.answer)
-                daemon.begin(past)
-                print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
-                daemon.run(stop)
+                if daemon.begin(past, stop):
+                    print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
+                    daemon.run(stop)
+                else:
+                    print("rtdecode run: ended before the session was resumed; --resume goes on with it", flush=True)
     finally:
         server.close()
     return 0

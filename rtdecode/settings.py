@@ -379,12 +379,14 @@ def _section(kind: type[Any], raw: Any, where: str, root: Path, problems: list[s
         try:
             values[spec.name] = _convert(raw[spec.name], hints[spec.name], root)
         except msgspec.ValidationError as error:
-            problems.append(f"{where}.{spec.name}: {_label_problem(raw[spec.name], hints[spec.name]) or error}")
+            problems.append(f"{where}.{spec.name}: {_plain_problem(raw[spec.name], hints[spec.name]) or error}")
     return kind(**values) if len(problems) == before else None
 
 
-def _label_problem(value: Any, hint: Any) -> str:
-    """Say what is wrong with a BIDS label; nothing of another setting."""
+def _plain_problem(value: Any, hint: Any) -> str:
+    """Say what is wrong with a BIDS label or one of few words; nothing of another setting."""
+    if typing.get_origin(hint) is Literal:
+        return f"expected one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}"
     if hint is not Name or not isinstance(value, str):
         return ""
     entity, dash, label = value.partition("-")

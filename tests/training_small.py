@@ -9,7 +9,7 @@ import tomli_w
 import torch
 from safetensors.torch import save_file
 
-from rtdecode.bundle import open_pack
+from rtdecode.packs import open_pack
 
 SMALL = {"hidden": 16, "blocks": 1, "low_level": False, "prior_depth": 1, "prior_heads": 1, "prior_dim_head": 16}
 
@@ -39,11 +39,11 @@ def write_settings(path: Path, **changed: Any) -> Path:
 
 def write_distilling(folder: Path, pack: Path, n: int = 6) -> tuple[list[object], list[object]]:
     """Write pictures and trials for a pack; return the words that name the pictures, and the trials."""
-    config = open_pack(str(pack)).config
+    said = open_pack(str(pack)).description
     draw = torch.Generator().manual_seed(0)
-    tokens = torch.randn(n, config["tokens"]["count"], config["tokens"]["channels"], generator=draw)
+    tokens = torch.randn(n, said.tokens.count, said.tokens.channels, generator=draw)
     save_file({"tokens": tokens, "latent": torch.randn(n, 4, 8, 8, generator=draw)}, folder / "shown.safetensors")
-    (voxels,) = config["stages"]["ridge"]["sizes"]["voxels"]
+    (voxels,) = said.stage("ridge").sizes["voxels"]
     betas, rows = torch.randn(2 * n, voxels, generator=draw), torch.arange(2 * n) % n
     save_file({"betas": betas, "picture": rows}, folder / "trials.safetensors")
     shown, trials = folder / "shown.safetensors", folder / "trials.safetensors"

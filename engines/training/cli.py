@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from rtdecode.bundle import open_pack
+from rtdecode.packs import open_pack
 
 if TYPE_CHECKING:
     from engines.training.loop import Fitted

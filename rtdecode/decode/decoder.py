@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack, ParticipantBundle
 from rtdecode.decode.pipeline import Embedded, Pipeline
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
@@ -15,6 +14,7 @@ from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, temp
 from rtdecode.decode.score.pool import ImagePool
 from rtdecode.decode.score.retrieval import Scorer, mid_rank, scorer_from
 from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack, ParticipantBundle
 from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
 
 _TOP = 5
@@ -58,27 +58,23 @@ class Decoder:
         BundleError
             The bundle lacks tensors, or was calibrated for another pack or other categories.
         """
-        if bundle.provenance.get("pack") != self._pack:
+        if bundle.provenance.pack != self._pack:
             raise BundleError(
-                f"{bundle.folder}: calibrated for pack {bundle.provenance.get('pack')}, this is {self._pack}; "
-                "calibrate again"
+                f"{bundle.folder}: calibrated for pack {bundle.provenance.pack}, this is {self._pack}; calibrate again"
             )
-        known = tuple(bundle.provenance.get("categories", ()))
+        known = tuple(bundle.provenance.categories)
         if known != self.candidates.categories:
             raise BundleError(
                 f"{bundle.folder}: calibrated to tell {', '.join(known)} apart, the stimuli here are of "
                 f"{', '.join(self.candidates.categories)}; calibrate again"
             )
-        mask_voxels = bundle.provenance.get("mask_voxels")
-        if not isinstance(mask_voxels, int):
-            raise BundleError(f"{bundle.folder}: expected the number of mask_voxels in its provenance; calibrate again")
         adapter = adapter_from(bundle.adapter)
         participant = _Participant(
             adapter=adapter,
-            mask_voxels=mask_voxels,
+            mask_voxels=bundle.provenance.mask_voxels,
             scorer=scorer_from(bundle.evidence),
             evidence=evidence_from(bundle.evidence),
-            pool=self.candidates.without(set(bundle.provenance.get("stimuli", ()))),
+            pool=self.candidates.without(set(bundle.provenance.stimuli)),
         )
         self._pipeline.take(adapter)
         self._participant = participant

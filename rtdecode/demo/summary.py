@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from rtdecode import client as wire
-from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.score.adapter import adapter_from
@@ -21,6 +20,7 @@ from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.demo.collector import Collected, Trial
 from rtdecode.demo.sources import Visit
 from rtdecode.demo.statistics import accuracy_p, identification, wilson_interval
+from rtdecode.packs import open_pack, open_participant
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.loading import load_embedder
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import EngineError, SettingsError
 from rtdecode.evaluate import judges as networks
 from rtdecode.evaluate import metrics, texts, words
 from rtdecode.evaluate.recorded_session import Pairs
+from rtdecode.packs import EnginePack
 
 CANDIDATES = 300
 DRAWS = 30

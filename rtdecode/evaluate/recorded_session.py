@@ -14,7 +14,7 @@ from PIL import Image
 from rtdecode import client as wire
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import SettingsError
-from rtdecode.session.journal import read
+from rtdecode.session.entries import read_outputs
 from rtdecode.stimuli import picture_of
 
 PX = 256
@@ -125,10 +125,10 @@ def _tokens(session: Path) -> dict[str, Float32]:
     path = session / "journal" / "outputs.journal"
     if not path.is_file():
         return found
-    for record in read(path):
-        if record["topic"] != "embedding":
+    for _, entry in read_outputs(path):
+        if entry.topic != "embedding":
             continue
-        message = wire.unpack(record["topic"].encode(), record["payload"])
+        message = wire.unpack(entry.topic.encode(), entry.payload)
         if isinstance(message, wire.Embedding) and message.final and message.trial and message.tokens is not None:
             packed = message.tokens
             found[message.trial] = np.frombuffer(packed.data, packed.dtype).astype(np.float32)

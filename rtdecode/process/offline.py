@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import open_participant
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import open_calibrated
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
+from rtdecode.packs import open_participant
 from rtdecode.process.recorded import RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Volume
@@ -286,6 +286,8 @@ class _OneRun:
             reason = skipped[0].reason if skipped else "no volumes"
             if "registration" in reason:
                 reason += "; --motion none takes the volumes as they lie"
+            if "estimate.mask" in reason:
+                reason += " (--mask)"
             raise VolumeError(Path(self._recorded.name), "data", "at least one usable volume", reason)
         betas += estimator.finish_run()
         run = ProcessedRun(

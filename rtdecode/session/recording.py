@@ -35,7 +35,8 @@ from rtdecode.clock import Clock
 from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.errors import JournalError
 from rtdecode.records import BetaUpdate, Caption, Drift, RegisteredVolume, Score, TrialEvent, Volume
-from rtdecode.session.journal import Journal, read
+from rtdecode.session.entries import SessionEntry, read_inputs
+from rtdecode.session.journal import Journal
 from rtdecode.session.kept import KeptVolumes
 from rtdecode.session.lock import FolderLock
 from rtdecode.settings import SessionSettings
@@ -73,7 +74,7 @@ def session_identifier(folder: Path) -> str:
     """
     path = folder / "journal" / "inputs.journal"
     try:
-        return str(next(record["session"] for record in read(path) if record["kind"] == "session"))
+        return str(next(entry.session for entry in read_inputs(path) if isinstance(entry, SessionEntry)))
     except OSError as error:
         raise JournalError(f"{folder}: no session to resume: {error}") from None
     except StopIteration:

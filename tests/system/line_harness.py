@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +13,10 @@ from calibration.calibrator import Calibrator
 from calibration.visit import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
-from rtdecode.bundle import open_pack
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import LocalService
 from rtdecode.estimate.calibrated import calibration_of
+from rtdecode.packs import open_pack
 from rtdecode.publish import requests
 from rtdecode.session.daemon import Daemon
 from rtdecode.session.lanes import Closed
@@ -107,14 +108,33 @@ class Rig:
     ----------
     settings : Settings
     clock : FakeClock
+    recorder : Recorder, optional
+    resume : bool
+        Go on with a session that is there.
+    stop : Event, optional
+        Tells the daemon to end while it resumes.
+
+    Attributes
+    ----------
+    begun : bool
+        Whether the session is under way.
     """
 
-    def __init__(self, settings: Settings, clock: FakeClock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: FakeClock,
+        recorder: Recorder | None = None,
+        *,
+        resume: bool = False,
+        stop: threading.Event | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
-        self.recorder = Recorder()
+        self._stop = stop
+        self.recorder = recorder or Recorder()
         self.restarts = 0
-        self._start(resume=False)
+        self._start(resume=resume)
         clock.on_sleep = self._turn
 
     def request(self, kind: type[requests.AnyRequest], /, **fields: Any) -> dict[str, Any]:
@@ -136,10 +156,14 @@ class Rig:
                 break
             except Killed:
                 self._restart()
+        self.leave()
+        return self._recording.folder
+
+    def leave(self) -> None:
+        """Close what the daemon was given, whatever has become of the session."""
         self._recording.close()
         self._source.close()
         self._clock.on_sleep = lambda: None
-        return self._recording.folder
 
     def _start(self, *, resume: bool) -> None:
         settings, clock = self._settings, self._clock
@@ -161,7 +185,7 @@ class Rig:
             calibrated=calibrated,
         )
         self.recorder.answer = self._daemon.desk.answer
-        self._daemon.begin(past)
+        self.begun = self._daemon.begin(past, self._stop)
 
     def _restart(self) -> None:
         while True:

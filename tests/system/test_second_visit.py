@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from rtdecode import client as wire
-from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.errors import RtdecodeError, SettingsError
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
+from rtdecode.packs.sealed import seal
 from rtdecode.publish import requests
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner

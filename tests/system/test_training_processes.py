@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.training import loop  # noqa: E402
 from engines.training.state import Ema  # noqa: E402
-from rtdecode.bundle import open_pack  # noqa: E402
 from rtdecode.demo.processes import free_port  # noqa: E402
+from rtdecode.packs import open_pack  # noqa: E402
 from tests.system.training_process import PLAN, Line, batches  # noqa: E402
 from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
 

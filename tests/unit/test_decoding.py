@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.bundle import open_participant
 from rtdecode.errors import EngineError
+from rtdecode.packs import open_participant
 from rtdecode.records import BetaUpdate, Embedding, Part, Score
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.lanes import PictureLane

@@ -14,16 +14,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from rtdecode.__main__ import main
-from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.errors import BundleError, SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import Learned
 from rtdecode.estimate.glm import Expectation
 from rtdecode.estimate.registration import rigid_matrix
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
+from rtdecode.packs.sealed import seal
 from rtdecode.process import process
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
 from tests import bids
+from tests.packs import write_provenance
 from tests.unit.test_estimate_registration import Phantom
 
 T_R_S = 2.0
@@ -338,6 +340,14 @@ def test_a_slab_needs_no_registration(tmp_path: Path) -> None:
         process(bold)
 
 
+def test_a_volume_without_a_head_leads_to_the_option_for_a_mask(tmp_path: Path) -> None:
+    dots = np.full((24, 24, 16, 3), 100, np.int16)
+    dots[::5, ::5, ::5] = 1000
+    bold = save(tmp_path / "bold.nii", dots)
+    with pytest.raises(VolumeError, match=r"give estimate\.mask a file \(--mask\)"):
+        process(bold)
+
+
 def test_a_mask_of_another_shape_is_named(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     mask = save(tmp_path / "mask.nii", np.ones((3, 3, 3), np.uint8))
@@ -356,7 +366,7 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
             save(folder / f"{name}.nii.gz", data)
         for name in ("adapter", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, folder / f"{name}.safetensors")
-        (folder / "provenance.json").write_text("{}")
+        write_provenance(folder)
         nothing = Learned(expectation=Expectation(scales=None), voxels=None)
         nothing.save(folder / "estimate.safetensors", EstimateSettings())
 

@@ -34,6 +34,12 @@ def test_every_problem_is_listed_with_its_path(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 7
 
 
+def test_a_word_that_is_none_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse({**MINIMAL, "estimate": {"registration": "rigged"}}, root=tmp_path)
+    assert caught.value.problems == ["$.estimate.registration: expected one of 'rigid', 'off', got 'rigged'"]
+
+
 def test_revisions_come_before_the_final_beta(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"revise_at_s.*before final_at_s"):
         parse({**MINIMAL, "estimate": {"revise_at_s": [9.0], "final_at_s": 8.0}}, root=tmp_path)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from scipy.fft import dct
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.score.mapped import map_tensor
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 LARGE = 100_000
 """Pictures from which an index is worth its approximation."""
@@ -168,8 +168,8 @@ def open_pool(path: Path, pack: EnginePack, *, large: int = LARGE) -> ImagePool:
             known, said = set(stored.keys()), stored.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise EngineError(f"{path}: expected embeddings of rtdecode engines embed: {error}") from None
-    embedder = pack.config["stages"].get("embedder", {}).get("file", "")
-    if not embedder or said.get("embedder") != pack.digest(embedder):
+    embedder = pack.description.stages.get("embedder")
+    if embedder is None or said.get("embedder") != pack.digest(embedder.file):
         raise EngineError(f"{path}: expected pictures embedded by the embedder of pack {pack.name}; embed them anew")
     narrow = map_tensor(path, PROJECTED) if PROJECTED in known else None
     return ImagePool(json.loads(said["names"]), map_tensor(path, "tokens"), narrow=narrow, large=large)

@@ -17,9 +17,8 @@ from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, M
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe
 from rtdecode.decode.families.mindeye2.unclip_step import Unclip
 from rtdecode.decode.resample import bilinear
-from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
 from rtdecode.decode.sampling.edm import euler, euler_times, refinement_times, unclip_start
-from rtdecode.decode.sampling.few import few_times, sample_few
+from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.errors import EngineError
 
 OUTPUT_PX = 256
@@ -52,6 +51,7 @@ class MindEye2:
             )
         if self.recipe.small_autoencoder and stages.small_picture is None:
             raise EngineError("the recipe asks for the small autoencoder: import one with --small-autoencoder")
+        self._sampler = prior_sampler(self.recipe.prior_sampler, stages.schedule, self.recipe.prior_steps)
         self.take_ridge(*stages.ridge)
 
     @property
@@ -122,18 +122,13 @@ class MindEye2:
 
     def clean(self, hidden: Hidden, *, seed: int) -> Any:
         """Sample clean tokens (1, tokens, dim) with the prior."""
-        schedule, recipe = self._stages.schedule, self.recipe
-        draws = 1 if recipe.prior_distilled else count_draws(schedule.timesteps, recipe.prior_steps)
-        noise = draw(seed, _PRIOR, draws, *hidden.tokens.shape)
+        guidance = self.recipe.prior_guidance
+        noise = draw(seed, _PRIOR, self._sampler.draws, *hidden.tokens.shape)
 
         def predict(x: Any, t: int) -> Any:
-            return self._stages.prior(x, t, hidden.tokens, recipe.prior_guidance)
+            return self._stages.prior(x, t, hidden.tokens, guidance)
 
-        given = list(self._stages.array(noise))
-        if recipe.prior_distilled:
-            times = few_times(schedule.timesteps, recipe.prior_steps)
-            return sample_few(predict, given[0], schedule.alphas_cumprod, times)
-        return sample_prior(predict, given, schedule, steps=recipe.prior_steps)
+        return self._sampler.sample(predict, list(self._stages.array(noise)))
 
     def caption(self, tokens: Any) -> str | None:
         """Caption clean tokens (1, tokens, dim); None without the stages."""
