@@ -48,7 +48,16 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Array:
-    """A numeric array: ``numpy.frombuffer(a.data, a.dtype).reshape(a.shape)``."""
+    """A numeric array: ``numpy.frombuffer(a.data, a.dtype).reshape(a.shape)``.
+
+    Attributes
+    ----------
+    dtype : str
+        As numpy names it, for example ``"<f4"``: little-endian, four bytes, floating point.
+    shape : tuple of int
+    data : bytes
+        The values, the last axis fastest.
+    """
 
     dtype: str
     shape: Tuple[int, ...]
@@ -59,10 +68,32 @@ class Array:
 class Message:
     """Header that all messages share.
 
-    Times are seconds since 1970; `stages` are milliseconds per stage; `seq` counts without gaps per session and
-    topic (None for heartbeats). `volume` is the index of the last volume the message rests on. `revision` counts
-    the betas of a trial from 0; embedding, score, caption and picture of one beta share it. `invalid` says why a
-    trial has no result (it is then `final`).
+    Attributes
+    ----------
+    session : str
+        Identifier of the session; no other recording has it.
+    run : int or None
+        Number of the run, from 1.
+    seq : int or None
+        Counts without gaps per session and topic, from 0; None for heartbeats.
+    trial : str or None
+        Name of the trial, as the experiment announced it.
+    volume : int or None
+        Index of the last volume that the message rests on, from 0 after dummies.
+    revision : int or None
+        Counts the betas of a trial, from 0; embedding, score, caption and picture of one beta share it.
+    final : bool
+        No later revision of the trial comes.
+    t_acquired : float or None
+        Start of acquisition of that volume by the scanner's clock, seconds since 1970; None if unknown.
+    t_received : float or None
+        When its file was found complete, seconds since 1970.
+    t_published : float
+        When the message was sent, seconds since 1970.
+    stages : dict of str to float
+        Milliseconds per stage; ``total`` counts from `t_received`.
+    invalid : str or None
+        Why a trial has no result (it is then `final`).
     """
 
     session: str = ""
@@ -83,10 +114,28 @@ class Message:
 class Session(Message):
     """State of the session: sent at its start and whenever it changes.
 
-    `mode` is ``"calibrate"`` until a bundle is asked for, then ``"decode"``; `state` is ``"resuming"`` (what came
-    before a crash is worked through again), ``"running"``, ``"ending"`` (what has come is finished) or ``"ended"``;
-    `folder` is the name of the session folder; `absent` names what the engine pack cannot make: ``"caption"`` or
-    ``"picture"``. Volumes that moved by more than `censor_fd_mm` are left out of the fit.
+    Attributes
+    ----------
+    state : {"resuming", "running", "ending", "ended"}
+        Resuming: what came before a crash is worked through again. Ending: what has come is finished.
+    mode : {"calibrate", "decode"}
+        Calibrate until a bundle is asked for.
+    participant : str
+        BIDS label.
+    folder : str
+        Name of the session folder.
+    pack : str
+        Name of the engine pack.
+    bundle : str or None
+        Identity of the participant bundle that is loaded.
+    categories : tuple of str
+        What a score decides between.
+    calibration_runs : int
+        Runs 1 to this one calibrate.
+    absent : tuple of str
+        What the engine pack cannot make: ``"caption"`` or ``"picture"``.
+    censor_fd_mm : float
+        Volumes that moved by more than this, mm, are left out of the fit.
     """
 
     state: str = ""
@@ -103,7 +152,18 @@ class Session(Message):
 
 @dataclass(frozen=True)
 class Run(Message):
-    """A run starts or ends. `state` is ``"started"`` or ``"ended"``; counts are those known by then."""
+    """A run starts or ends; counts are those known by then.
+
+    Attributes
+    ----------
+    state : {"started", "ended"}
+    expected : int or None
+        Volumes that the experiment announced.
+    received : int
+        Volumes that could be used.
+    skipped : int
+        Volumes that could not, or never came.
+    """
 
     state: str = ""
     expected: Optional[int] = None
@@ -115,9 +175,22 @@ class Run(Message):
 class Volume(Message):
     """One volume passed registration and the GLM.
 
-    `motion` is x, y, z in mm then rotations about x, y, z in radians; `fd_mm` framewise displacement; `dvars` in
-    percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts inputs waiting behind this one; `regions`
-    gives the percent signal change of each region of the settings (nan where the volume is censored).
+    Attributes
+    ----------
+    motion : tuple of float
+        x, y, z in mm, then rotations about x, y, z in radians.
+    fd_mm : float
+        Framewise displacement, mm.
+    dvars : float
+        Root mean square of the change from the volume before, percent of the mean.
+    tsnr : float
+        Median temporal signal-to-noise ratio of the run so far; nan before 8 volumes.
+    fit : float
+        Correlation of the registered volume with the reference, at most 1.
+    lag : int
+        Inputs that wait behind this one.
+    regions : dict of str to float
+        Percent signal change of each region of the settings; nan where the volume is censored.
     """
 
     motion: Tuple[float, ...] = ()
@@ -131,7 +204,14 @@ class Volume(Message):
 
 @dataclass(frozen=True)
 class Skipped(Message):
-    """A volume or file that could not be used, and why."""
+    """A volume or file that could not be used, and why.
+
+    Attributes
+    ----------
+    path : str
+        Name of the file, without its folder; empty where none came.
+    reason : str
+    """
 
     path: str = ""
     reason: str = ""
@@ -139,7 +219,21 @@ class Skipped(Message):
 
 @dataclass(frozen=True)
 class Beta(Message):
-    """Response estimate of a trial, percent signal change per voxel of the session's mask."""
+    """Response estimate of a trial.
+
+    Attributes
+    ----------
+    onset_s, duration_s : float
+        Of the trial, seconds from the start of acquisition of volume 0 of the run.
+    delay_s : float
+        From the onset to the end of the last volume used, seconds.
+    stimulus : str or None
+        Name of the picture that was shown.
+    condition : str or None
+        ``trial_type`` of BIDS events.
+    beta : Array or None
+        Percent signal change per voxel of the session's mask, shape (voxels,).
+    """
 
     onset_s: float = 0.0
     duration_s: float = 0.0
@@ -151,10 +245,14 @@ class Beta(Message):
 
 @dataclass(frozen=True)
 class Embedding(Message):
-    """Tokens of shape (tokens, width).
+    """Tokens decoded from a beta.
 
-    `nearest` names the pictures of the session's pool (``decode.pool``) that are most like them and gives their
-    cosines, best first.
+    Attributes
+    ----------
+    tokens : Array or None
+        Shape (tokens, width).
+    nearest : dict of str to float
+        Pictures of the session's pool (``decode.pool``) that are most like the tokens, and their cosines, best first.
     """
 
     tokens: Optional[Array] = None
@@ -163,12 +261,37 @@ class Embedding(Message):
 
 @dataclass(frozen=True)
 class Score(Message):
-    """Category probabilities, retrieval rank (1 is best; None if the truth is unknown) and evidence.
+    """Category probabilities, retrieval rank and evidence.
 
-    `evidence` is the probability, learned from held-out calibration trials, that `predicted` is right; `chance`
-    what guessing gives; `p_noise` how often noise alone looks at least this sure. `shift` and `spread` tell how the
-    decoded trials' final betas before this one differ from those of the calibration, in its standard deviations:
-    median over voxels of the mean's distance (about .67 / sqrt(trials) without drift) and of the deviation (1).
+    `shift` and `spread` tell how the decoded trials' final betas before this one differ from those of the calibration,
+    in its standard deviations.
+
+    Attributes
+    ----------
+    predicted : str
+        Best category.
+    probabilities : dict of str to float
+        Of each category; they sum to one.
+    top : tuple of str
+        Best candidates of the retrieval pool, best first, at most five.
+    rank : float or None
+        Of what was shown among the candidates, 1 is best; None if the truth is unknown.
+    pool : int
+        Number of candidates.
+    evidence : float
+        Probability, learned from held-out calibration trials, that `predicted` is right.
+    chance : float
+        What guessing gives.
+    p_noise : float
+        How often noise alone looks at least this sure.
+    shift : float or None
+        Median over voxels of the distance of the mean; about .67 / sqrt(trials) without drift.
+    spread : float or None
+        Median over voxels of the deviation; about 1 without drift.
+    stimulus, condition : str or None
+        As of `Beta`.
+    onset_s : float
+        As of `Beta`, seconds.
     """
 
     predicted: str = ""
@@ -188,14 +311,31 @@ class Score(Message):
 
 @dataclass(frozen=True)
 class Caption(Message):
-    """A sentence decoded from the beta."""
+    """A sentence decoded from the beta.
+
+    Attributes
+    ----------
+    text : str
+    """
 
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Reconstruction(Message):
-    """A picture, encoded as `format` (``"webp"``), `width` x `height`, in `color_space` (``"sRGB"``)."""
+    """A picture decoded from the beta.
+
+    Attributes
+    ----------
+    image : bytes
+        The encoded picture, as a file holds it.
+    format : str
+        ``"webp"``.
+    width, height : int
+        Pixels.
+    color_space : str
+        ``"sRGB"``.
+    """
 
     image: bytes = b""
     format: str = ""
@@ -206,7 +346,21 @@ class Reconstruction(Message):
 
 @dataclass(frozen=True)
 class Calibration(Message):
-    """Progress of calibration. `percentile` is the held-out mean percentile rank with its 95 % interval."""
+    """Progress of calibration.
+
+    Attributes
+    ----------
+    trials : int
+        Collected so far.
+    percentile : float or None
+        Held-out mean percentile rank, .5 is chance; None before there are enough trials.
+    interval : tuple of float
+        Its 95 % interval.
+    p_value : float or None
+        How often shuffled labels reach it.
+    note : str
+        What goes on, for the page.
+    """
 
     trials: int = 0
     percentile: Optional[float] = None
@@ -217,10 +371,24 @@ class Calibration(Message):
 
 @dataclass(frozen=True)
 class Fault(Message):
-    """A part is broken; `degraded` says what is missing until it is mended, `remedy` what to do.
+    """A part is broken.
 
     Faults of one part and `kind` tell of one trouble. Once it is mended the last of them comes with `over` set;
     a trouble that cannot be mended in this session stays.
+
+    Attributes
+    ----------
+    part : str
+        What is broken, for example ``"decode"`` or ``"disk"``.
+    kind : str
+        Tells troubles of one part apart.
+    reason : str
+        What was expected and what came.
+    degraded : str
+        What is missing until it is mended.
+    remedy : str
+        What to do.
+    over : bool
     """
 
     part: str = ""
@@ -235,10 +403,26 @@ class Fault(Message):
 class Heartbeat(Message):
     """Sent every `every_s` seconds: the daemon lives.
 
-    `last` gives the `seq` of the latest message of each topic, so that it is known when one was missed.
-
-    `decode_ms` gives the median over the latest betas of each decoding stage; `gpu_bytes` the GPU memory that the
-    decode worker holds (None without a GPU); `worker_restarts` how often it had to be replaced.
+    Attributes
+    ----------
+    lag : int
+        Inputs that wait to be estimated.
+    superseded : int
+        Betas that a newer one of the same trial replaced before they were decoded.
+    rejected : int
+        Requests that were refused.
+    uptime_s : float
+        Since the daemon started, seconds.
+    every_s : float
+        Time between heartbeats, seconds.
+    decode_ms : dict of str to float
+        Median over the latest betas of each decoding stage, milliseconds.
+    gpu_bytes : int or None
+        GPU memory that the decode worker holds; None without a GPU.
+    worker_restarts : int
+        How often the decode worker had to be replaced.
+    last : dict of str to int
+        `seq` of the latest message of each topic, so that it is known when one was missed.
     """
 
     lag: int = 0

@@ -18,10 +18,17 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", forbid_unknown_fields=True):
-    """Fields that every request has: version and a number that its answer repeats.
+    """One msgpack map; `request` holds the name of its kind.
 
-    `expires`, by the daemon's monotonic clock in seconds as `Ping` tells it, is when the client gives the request up:
-    it is not carried out after that.
+    Attributes
+    ----------
+    v : int
+        Version of the wire.
+    id : int
+        The answer repeats it.
+    expires : float or None
+        When the client gives the request up, seconds by the daemon's monotonic clock as `ping` tells it: it is not
+        carried out after that. None: never.
     """
 
     v: Literal[1]
@@ -38,21 +45,49 @@ class Snapshot(Request, frozen=True, tag="snapshot"):
 
 
 class Replay(Request, frozen=True, tag="replay"):
-    """Asks for the messages of a topic from a sequence number on."""
+    """Asks for the messages of a topic from a sequence number on.
+
+    Attributes
+    ----------
+    topic : str
+    since_seq : int
+        `seq` of the first that is wanted.
+    """
 
     topic: Label
     since_seq: Count
 
 
 class Mode(Request, frozen=True, tag="mode"):
-    """Asks to decode with a bundle; to go back to calibration is refused."""
+    """Asks to decode with a bundle; to go back to calibration is refused.
+
+    Attributes
+    ----------
+    mode : {"calibrate", "decode"}
+    bundle : str or None
+        Folder of the ParticipantBundle, as the daemon's machine sees it; needed to decode.
+    """
 
     mode: Literal["calibrate", "decode"]
     bundle: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")] | None = None
 
 
 class Calibration(Request, frozen=True, tag="calibration"):
-    """Publishes the progress of a calibration."""
+    """Publishes the progress of a calibration.
+
+    Attributes
+    ----------
+    trials : int
+        Collected so far.
+    percentile : float or None
+        Held-out mean percentile rank, .5 is chance.
+    interval : list of float
+        Its 95 % interval.
+    p_value : float or None
+        How often shuffled labels reach it.
+    note : str
+        What the page shows beside it.
+    """
 
     trials: Count
     percentile: Fraction | None = None
@@ -66,6 +101,26 @@ class Event(Request, frozen=True, tag="event"):
 
     ``run_start``: run, optionally expected_volumes and the t_r_s that the experiment counts on. ``trial``: run, trial,
     onset_s, duration_s, optionally stimulus and condition. ``run_end``: run, optionally volumes.
+
+    Attributes
+    ----------
+    kind : {"run_start", "trial", "run_end"}
+    run : int
+        From 1.
+    trial : str or None
+        Name of the trial, unique in the session.
+    onset_s, duration_s : float or None
+        Seconds; onsets count from the start of acquisition of volume 0 of the run.
+    stimulus : str or None
+        Name of the picture that is shown.
+    condition : str or None
+        ``trial_type`` of the events table.
+    expected_volumes : int or None
+        That the run will have.
+    volumes : int or None
+        That the run had; it is closed as soon as these are there.
+    t_r_s : float or None
+        Repetition time that the experiment counts on, seconds; another one of the volumes is a `fault`.
     """
 
     kind: Literal["run_start", "trial", "run_end"]
