@@ -20,18 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault(name, "1")
     from zmq import ZMQError
 
-    from rtdecode import __version__, commands
     from rtdecode.client import RequestError
     from rtdecode.errors import BundleError, RtdecodeError, SettingsError
 
-    parser = argparse.ArgumentParser(prog="rtdecode", description="Real-time fMRI decoding.")
-    parser.add_argument("--version", action="version", version=f"rtdecode {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands.register(subparsers)
-    for point in sorted(entry_points(group="rtdecode.commands"), key=lambda p: p.name):
-        point.load()(subparsers)
-    args = parser.parse_args(argv)
+    args = command_line().parse_args(argv)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, handlers=[handler])
@@ -52,6 +44,20 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of all commands, those of installed packages among them."""
+    from rtdecode import __version__, commands
+
+    parser = argparse.ArgumentParser(prog="rtdecode", description="Real-time fMRI decoding.")
+    parser.add_argument("--version", action="version", version=f"rtdecode {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.register(subparsers)
+    for point in sorted(entry_points(group="rtdecode.commands"), key=lambda p: p.name):
+        point.load()(subparsers)
+    return parser
 
 
 class _OneLine(logging.Formatter):
