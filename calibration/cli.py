@@ -23,9 +23,9 @@ def _calibrate(args: argparse.Namespace) -> int:
     from rtdecode.decode.loading import load_candidates
     from rtdecode.packs import open_pack
     from rtdecode.session.recording import session_folder
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
-    settings = load(args.settings)
+    settings = load_settings(args.settings)
     pack = open_pack(settings.decode.pack)
     calibrator = Calibrator(
         load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),

@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of all commands, those of installed packages among them."""
-    from rtdecode import __version__, commands
+    from rtdecode import commands
+    from rtdecode.version import __version__
 
     parser = argparse.ArgumentParser(prog="rtdecode", description="Real-time fMRI decoding.")
     parser.add_argument("--version", action="version", version=f"rtdecode {__version__}")

@@ -84,9 +84,9 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.session.daemon import Daemon
     from rtdecode.session.past import Past, check_unchanged
     from rtdecode.session.recording import Recording, session_folder
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
-    settings = load(args.settings)
+    settings = load_settings(args.settings)
     absent = missing(settings)
     if absent:
         raise SettingsError([f"$.{name}: {problem}" for name, problem in absent.items()])
@@ -147,12 +147,12 @@ def _check(args: argparse.Namespace) -> int:
 
     from rtdecode.check import EXAMPLE, check
     from rtdecode.clock import SystemClock
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
     if args.example:
         print(EXAMPLE, end="")
         return 0
-    findings = check(load(args.settings), SystemClock())
+    findings = check(load_settings(args.settings), SystemClock())
     table = Table("", "what", "found", "to do", title=f"rtdecode check {args.settings}")
     for finding in findings:
         mark = "[red]FAIL[/]" if finding.problem else "[green]ok[/]"
@@ -165,9 +165,9 @@ def _check(args: argparse.Namespace) -> int:
 
 def _display(args: argparse.Namespace) -> int:
     from rtdecode.publish.display.web import open_page, serve
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
-    settings = None if args.settings is None else load(args.settings)
+    settings = None if args.settings is None else load_settings(args.settings)
     stream, requests, stimuli = (
         (client.STREAM, client.REQUESTS, None)
         if settings is None

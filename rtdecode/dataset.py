@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rtdecode import __version__
+from rtdecode.version import __version__
 
 _BIDS_IGNORED = (
     "journal", "recon", "bundle", "settings.toml", "evaluation.*", "*_boldref.nii.gz", "*_boldmap.nii.gz", "*_betas.*",

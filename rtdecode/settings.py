@@ -257,7 +257,7 @@ class Settings:
     publish: PublishSettings = field(default_factory=PublishSettings)
 
 
-def load(path: Path) -> Settings:
+def load_settings(path: Path) -> Settings:
     """Read a settings file.
 
     Relative paths in it are relative to its folder.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +19,7 @@ from engines.compile.parity import Parity, agrees, compare
 from engines.sealed_copies import exported_files, seal_copy
 from rtdecode.decode.runtime.engine import Engine, OnnxEngine
 from rtdecode.decode.runtime.parts import Part
-from rtdecode.decode.runtime.plans import PlanRuntime, Profile, exported, plan_keys, sizes_of, write_plan
+from rtdecode.decode.runtime.plans import SCHEMA, PlanKey, PlanRuntime, Profile, exported, plan_keys, sizes_of
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import PackDescription, PartTable, Precision
@@ -134,6 +137,39 @@ def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...
         written.append(write_plan(pack.folder, part.name, key, plan, {one.output: one.difference for one in found}))
         report(f"{part.name}: {_told(found)}, plan {key.digest}")
     return written
+
+
+def write_plan(folder: Path, stage: str, key: PlanKey, plan: bytes, parity: Mapping[str, float]) -> Path:
+    """Write a plan with its key beside it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the pack.
+    stage : str
+    key : PlanKey
+    plan : bytes
+    parity : mapping of str to float
+        Largest difference of each output from the reference on fixed inputs.
+
+    Returns
+    -------
+    Path
+        The plan.
+    """
+    target = folder / "plans" / key.digest / f"{stage}.plan"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sidecar = {
+        "schema": SCHEMA,
+        "key": key.fields(),
+        "sha256": hashlib.sha256(plan).hexdigest(),
+        "parity": dict(parity),
+    }
+    for path, content in ((target, plan), (target.with_suffix(".json"), json.dumps(sidecar, indent=1).encode())):
+        draft = path.with_name(f".{path.name}.draft")
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    return target
 
 
 def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list[Parity]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -20,12 +19,7 @@ def installed_family(kind: str, *, source: str) -> Any:
     EngineError
         None of that kind is installed; `source` says where the kind stands.
     """
-    known = _known()
+    known = {point.name: point for point in entry_points(group=GROUP)}
     if kind not in known:
         raise EngineError(f"{source}: expected one of {', '.join(sorted(known))}, got {kind}")
     return known[kind].load()
-
-
-@cache
-def _known() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=GROUP)}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rtdecode.process.offline import Motion, Processed, process
+from rtdecode.process.offline import Motion, Processed, process_runs
 from rtdecode.process.tables import MOTION_FORMATS
 from rtdecode.settings import load_estimate
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done)
 
-        found = process(
+        found = process_runs(
             arguments.bold,
             events=arguments.events,
             trial_types=[name.strip() for name in arguments.trial_types.split(",") if name.strip()],

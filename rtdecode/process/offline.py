@@ -108,7 +108,7 @@ class Processed:
     first: NDArray[np.float32] | None = None
 
 
-def process(
+def process_runs(
     bold: Path | Sequence[Path],
     *,
     events: Path | Sequence[Path] = (),

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rtdecode.client import Client
 from rtdecode.clock import SystemClock
 from rtdecode.errors import SettingsError
-from rtdecode.settings import load
+from rtdecode.settings import load_settings
 from rtdecode.simulate.faults import FAULTS, Fault, make_plan, parse_fault
 from rtdecode.simulate.playback import Announce, Speed
 from rtdecode.simulate.visit import VisitPlan
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.fault and visit_only["requests"]:
         raise SettingsError(["--fault: expected no --requests, a replay of files has no trials to announce"])
     if arguments.settings is not None:
-        settings = load(arguments.settings)
+        settings = load_settings(arguments.settings)
         arguments.out = arguments.out or settings.scanner.export_dir
         if arguments.replay is None and not arguments.fault:
             arguments.requests = arguments.requests or settings.publish.requests

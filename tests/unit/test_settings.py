@@ -4,14 +4,14 @@ import pytest
 
 from rtdecode.check import EXAMPLE
 from rtdecode.errors import SettingsError
-from rtdecode.settings import SeriesRule, load, parse
+from rtdecode.settings import SeriesRule, load_settings, parse
 
 MINIMAL = {"session": {"participant": "01"}, "scanner": {"export_dir": "export"}}
 
 
 def test_example_is_valid(tmp_path: Path) -> None:
     (tmp_path / "session.toml").write_text(EXAMPLE)
-    settings = load(tmp_path / "session.toml")
+    settings = load_settings(tmp_path / "session.toml")
     assert settings.scanner.export_dir == tmp_path / "export"
     assert settings.estimate.revise_at_s == (5.0, 6.5)
     assert settings.estimate.mask == "auto"
@@ -51,7 +51,7 @@ def test_unreadable_file(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=r"s\.toml"):
-        load(path)
+        load_settings(path)
 
 
 def test_rules_for_series(tmp_path: Path) -> None:

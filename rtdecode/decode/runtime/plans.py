@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,39 +147,6 @@ def plan_keys(pack: EnginePack, hardware: Hardware, flags: tuple[str, ...] = ())
         )
         for name, part in exported(pack).items()
     }
-
-
-def write_plan(folder: Path, stage: str, key: PlanKey, plan: bytes, parity: Mapping[str, float]) -> Path:
-    """Write a plan with its key beside it.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the pack.
-    stage : str
-    key : PlanKey
-    plan : bytes
-    parity : mapping of str to float
-        Largest difference of each output from the reference on fixed inputs.
-
-    Returns
-    -------
-    Path
-        The plan.
-    """
-    target = folder / "plans" / key.digest / f"{stage}.plan"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sidecar = {
-        "schema": SCHEMA,
-        "key": key.fields(),
-        "sha256": hashlib.sha256(plan).hexdigest(),
-        "parity": dict(parity),
-    }
-    for path, content in ((target, plan), (target.with_suffix(".json"), json.dumps(sidecar, indent=1).encode())):
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    return target
 
 
 def sidecars(pack: EnginePack, stage: str) -> dict[Path, dict[str, Any]]:
