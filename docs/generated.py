@@ -26,6 +26,13 @@ _LARGEST = 1 << 62
 _WORDS = {"bytes": "bytes", "str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
 
 
+def on_config(config: dict[str, Any]) -> None:
+    """List the decision records in the navigation; called by mkdocs."""
+    for entry in config["nav"]:
+        if isinstance(entry, dict) and "Decisions" in entry:
+            entry["Decisions"] = ["decisions/index.md", *(f"decisions/{path.name}" for path in _records())]
+
+
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Replace the marks of a page; called by mkdocs."""
     return _MARK.sub(lambda found: _made(*found[1].split()), markdown)
@@ -285,6 +292,24 @@ def file(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
+def _records() -> list[Path]:
+    return sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+
+
+def decisions() -> str:
+    """Return a list of the decision records."""
+    rows = []
+    for path in _records():
+        text = path.read_text(encoding="utf-8")
+        head = re.match(r"# (\d+)\. (.+)\n\nDate: (\S+)\. Status: (.+?)\.\n", text)
+        if head is None:
+            raise ValueError(
+                f"{path.name}: expected '# NUMBER. TITLE' and 'Date: YYYY-MM-DD. Status: ...' in its first lines"
+            )
+        rows.append((head[1], f"[{head[2]}]({path.name})", head[3], head[4]))
+    return table(("", "decision", "date", "status"), rows)
+
+
 MAKERS: dict[str, Callable[..., str]] = {
     "messages": messages,
     "requests": requests,
@@ -296,4 +321,5 @@ MAKERS: dict[str, Callable[..., str]] = {
     "journal": journal,
     "commands": commands,
     "file": file,
+    "decisions": decisions,
 }

@@ -270,3 +270,18 @@ def test_a_reader_finds_from_the_readme_where_to_add_a_scanner_format() -> None:
     assert "rtdecode/acquire/readers.py" in page
     for link in re.findall(r"\]\(([^)#:]+)\)", readme + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
         assert (ROOT / link).exists(), link
+
+
+def test_every_decision_has_its_date_status_and_alternatives() -> None:
+    records = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    table = generated().decisions().splitlines()[2:]
+    assert len(table) == len(records) > 0
+    for record, line in zip(records, table, strict=True):
+        number, title, date, status = (cell.strip() for cell in line.strip("|").split("|"))
+        assert int(number) == int(record.name[:4])
+        assert record.name in title
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", date)
+        assert status.split(" ")[0] in ("proposed", "accepted", "replaced")
+        assert re.search(r"^## (Alternatives|What was weighed)$", record.read_text(encoding="utf-8"), re.MULTILINE), (
+            record
+        )

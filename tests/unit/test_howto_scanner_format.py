@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,18 +14,18 @@ from rtdecode.acquire.inspect import inspect
 from rtdecode.acquire.stored import Identity, Reading
 from rtdecode.records import Skipped, Volume
 from tests.conftest import FakeClock
-from tests.installed import EXAMPLES, install
+from tests.examples import EXAMPLES, install
 from tests.watching import told, watch
 
-PACKAGE = EXAMPLES / "scanner_format"
 SHAPE = (5, 4, 3)
 AFFINE = [[-3.0, 0.0, 0.0, 20.0], [0.0, 3.0, 0.0, -30.0], [0.0, 0.0, 3.5, 4.0], [0.0, 0.0, 0.0, 1.0]]
 
 
 @pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, tmp_path / "site", PACKAGE)
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    (tmp_path / "site").mkdir()
     monkeypatch.setattr(readers, "installed", readers.installed.__wrapped__)  # as a process that starts now finds it
+    return install("scanner_format", tmp_path / "site", monkeypatch)
 
 
 def lvol(number: int, series: str = "faces-1") -> tuple[bytes, np.ndarray]:
@@ -35,11 +36,13 @@ def lvol(number: int, series: str = "faces-1") -> tuple[bytes, np.ndarray]:
 
 
 def test_a_package_adds_a_format_in_two_files() -> None:
-    assert sorted(path.name for path in PACKAGE.iterdir() if path.is_file()) == ["pyproject.toml", "rtdecode_lvol.py"]
+    folder = EXAMPLES / "scanner_format"
+    files = [path.relative_to(folder).as_posix() for end in ("*.py", "*.toml") for path in folder.rglob(end)]
+    assert files == ["lvol/__init__.py", "pyproject.toml"]
 
 
 def test_files_of_an_installed_format_become_volumes_in_index_order(
-    package: None, tmp_path: Path, clock: FakeClock
+    package: ModuleType, tmp_path: Path, clock: FakeClock
 ) -> None:
     export = tmp_path / "export"
     export.mkdir()
@@ -58,7 +61,7 @@ def test_files_of_an_installed_format_become_volumes_in_index_order(
 
 
 def test_a_file_that_is_being_written_is_waited_for_and_then_named(
-    package: None, tmp_path: Path, clock: FakeClock
+    package: ModuleType, tmp_path: Path, clock: FakeClock
 ) -> None:
     export = tmp_path / "export"
     export.mkdir()
@@ -81,7 +84,7 @@ def test_a_file_that_is_being_written_is_waited_for_and_then_named(
     )
 
 
-def test_a_damaged_header_is_told_with_its_field(package: None, tmp_path: Path) -> None:
+def test_a_damaged_header_is_told_with_its_field(package: ModuleType, tmp_path: Path) -> None:
     content, _ = lvol(1)
     (tmp_path / "image_1.lvol").write_bytes(content.replace(b'"t_r_s": 1.5', b'"t_r_s": "?"'))
     (reason,) = inspect([tmp_path / "image_1.lvol"]).refused
@@ -95,11 +98,9 @@ def test_without_the_package_the_files_are_no_dicom(tmp_path: Path) -> None:
 
 
 def test_a_growing_file_of_an_installed_format_gives_each_volume_once(
-    package: None, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    package: ModuleType, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import rtdecode_lvol
-
-    class Growing(rtdecode_lvol.LvolReader):
+    class Growing(package.LvolReader):
         """Several files in one, the header of the first telling how long each is."""
 
         def read(self, path: Path) -> Reading:
@@ -115,8 +116,8 @@ def test_a_growing_file_of_an_installed_format_gives_each_volume_once(
 
     form = readers.Format(suffixes=(".grow",), reader=lambda _: Growing())
     monkeypatch.setattr(readers, "installed", lambda: (form,))
-    source = watch(tmp_path, clock)
-    path = tmp_path / "run.grow"
+    (tmp_path / "export").mkdir()
+    source, path = watch(tmp_path / "export", clock), tmp_path / "export" / "run.grow"
     path.write_bytes(lvol(1)[0] + lvol(2)[0])
     assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume")]
     path.write_bytes(lvol(1)[0] + lvol(2)[0] + lvol(3)[0])
