@@ -220,13 +220,13 @@ def described(place: str) -> str:
 
 
 def arrays(place: str) -> str:
-    """Return the arrays that a class holds, given as ``module:Class``."""
+    """Return what a class holds by its docstring alone, given as ``module:Class``."""
     module, _, name = place.partition(":")
     kind = getattr(importlib.import_module(module), name)
     rows = []
-    for array, (sort, meaning) in meanings(kind).items():
-        rows.append((f"`{array}`", sort.replace("ndarray of ", ""), meaning))
-    return f"{prose(kind)}\n\n{table(('tensor', 'shape and type', 'meaning'), rows)}"
+    for name_of, (sort, meaning) in meanings(kind).items():
+        rows.append((f"`{name_of}`", sort.replace("ndarray of ", ""), meaning))
+    return f"{prose(kind)}\n\n{table(('name', 'type', 'meaning'), rows)}"
 
 
 def layout(module: str) -> str:
