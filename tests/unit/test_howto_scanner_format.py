@@ -12,6 +12,7 @@ import pytest
 from rtdecode.acquire import readers
 from rtdecode.acquire.inspect import inspect
 from rtdecode.acquire.stored import Identity, Reading
+from rtdecode.process.recorded import read_runs
 from rtdecode.records import Skipped, Volume
 from tests.conftest import FakeClock
 from tests.examples import EXAMPLES, install
@@ -82,6 +83,19 @@ def test_a_file_that_is_being_written_is_waited_for_and_then_named(
         1,
         "truncated: image_2.lvol: values: expected 120 bytes, got 118",
     )
+
+
+def test_recorded_runs_and_rules_of_series_know_the_format(
+    package: ModuleType, tmp_path: Path, clock: FakeClock
+) -> None:
+    export = tmp_path / "export"
+    export.mkdir()
+    for number in (1, 2):
+        for series in ("faces-1", "localizer"):
+            (export / f"{series}_{number}.lvol").write_bytes(lvol(number, series)[0])
+    recorded = read_runs(export, session="01", first_run=1, t_r_s=None)
+    assert [len(list(run.items)) for run in recorded] == [2, 2]
+    assert told(watch(export, clock).poll()) == [(0, None, "left out"), (1, 0, "volume"), (1, 1, "volume")]
 
 
 def test_a_damaged_header_is_told_with_its_field(package: ModuleType, tmp_path: Path) -> None:

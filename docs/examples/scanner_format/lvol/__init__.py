@@ -54,7 +54,7 @@ class LvolReader:
         flat = np.frombuffer(values, _VALUES, math.prod(header.shape))
         volume = StoredVolume(
             identity=_identity(header),
-            origin=Origin(format="lvol"),
+            origin=Origin(format="lvol", names=(header.series,)),
             data=np.ascontiguousarray(flat.reshape(header.shape, order="F")),
             slope=1.0,
             intercept=0.0,
