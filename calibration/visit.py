@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.calibrator import Calibrator, Status, write_bundle
+from rtdecode import derivatives
 from rtdecode.bundle import EnginePack
 from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
@@ -202,9 +203,9 @@ class CalibrationRun:
             pack=self._pack.identity,
             curve=self.calibrator.curve,
             copies={
-                REFERENCE: _only(session, "*_boldref.nii.gz"),
-                MASK: _only(session, "*_desc-brain_mask.nii.gz"),
-                MODEL: _only(session, "*_desc-estimate_model.safetensors"),
+                REFERENCE: _only(session, f"*_{derivatives.REFERENCE}"),
+                MASK: _only(session, f"*_{derivatives.BRAIN_MASK}"),
+                MODEL: _only(session, f"*_{derivatives.MODEL}"),
             },
             provenance={
                 "participant": self._session.participant,
