@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import open_calibrated
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
+from rtdecode.process.kept_runs import session_of, session_runs
 from rtdecode.process.recorded import RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table, told_apart
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, TrialEvent, Volume
@@ -136,9 +137,10 @@ def process(
     ----------
     bold : Path or sequence of Path
         4-D NIfTI files or folders of volumes (DICOM, 3-D NIfTI); several are runs of one session, in order, and
-        earlier ones teach the priors of later ones.
+        earlier ones teach the priors of later ones. A session folder, or folders of runs in its ``journal/volumes``,
+        are read from its journal: with the settings of the session, its files come out again.
     events : Path or sequence of Path
-        BIDS events, one table a run; none: motion and quality only.
+        BIDS events, one table a run; none: those of the journal, elsewhere motion and quality only.
     trial_types : sequence of str
         Rows of the events that are trials; none: all but those of the baseline (rest, fixation) and of answers.
     motion : "auto", "none", Path or sequence of Path
@@ -179,6 +181,8 @@ def process(
         If the bundle is missing or altered.
     VolumeError
         If no volume can be used.
+    JournalError
+        If the journal of a session is damaged.
     """
     paths, tables = _listed(bold), _listed(events)
     files = [] if isinstance(motion, str) else _listed(motion)
@@ -199,7 +203,7 @@ def process(
     runs: list[ProcessedRun] = []
     first: NDArray[np.float32] | None = None
     for path in paths:
-        for recorded in read_runs(path, session=_SESSION, first_run=len(runs) + 1, t_r_s=t_r_s):
+        for recorded in _opened(path, len(runs) + 1, t_r_s):
             place = len(runs)
             one = _OneRun(place + 1, recorded, t_r_s, progress)
             if estimator is None:
@@ -229,6 +233,13 @@ def process(
 
         write(found, out, sources=paths, every_volume=every_volume, entities=entities or {})
     return found
+
+
+def _opened(path: Path, first_run: int, t_r_s: float | None) -> Iterator[RecordedRun]:
+    recorded = session_of(path)
+    if recorded is None:
+        return read_runs(path, session=_SESSION, first_run=first_run, t_r_s=t_r_s)
+    return session_runs(*recorded, first_run=first_run)
 
 
 class _OneRun:

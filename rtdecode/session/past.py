@@ -112,13 +112,15 @@ class Past:
             found[number] = KnownRun(number=number, series_uid=uid, offset=offset, next_index=index + 1)
         return [found[number] for number in sorted(found)]
 
-    def inputs(self, now_mono_s: float) -> Iterator[Input]:
+    def inputs(self, now_mono_s: float, *, run: int | None = None) -> Iterator[Input]:
         """Yield the inputs again, in their order.
 
         Parameters
         ----------
         now_mono_s : float
             Stands for the moment of arrival on the monotonic clock, which did not outlive its process.
+        run : int or None
+            Leave out what belongs to other runs.
 
         Raises
         ------
@@ -128,11 +130,13 @@ class Past:
         accounted: dict[int, int] = {}
         for record in self._inputs:
             kind = record["kind"]
+            if run is not None and record.get("run", run) != run:
+                continue
             if kind in ("volume", "skipped", "missing") and record["volume"] is not None:
-                run, index = record["run"], record["volume"]
-                for lost in range(accounted.get(run, index), index):
-                    yield Skipped(run=run, volume=lost, path="", reason="its record in the journal was damaged")
-                accounted[run] = max(accounted.get(run, 0), index + 1)
+                number, index = record["run"], record["volume"]
+                for lost in range(accounted.get(number, index), index):
+                    yield Skipped(run=number, volume=lost, path="", reason="its record in the journal was damaged")
+                accounted[number] = max(accounted.get(number, 0), index + 1)
             match kind:
                 case "volume":
                     yield self._volume(record, now_mono_s)
