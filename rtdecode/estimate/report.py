@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.dataset import figure_path
+from rtdecode.derivatives import figure_path, file_path, write_image
 from rtdecode.estimate.quality import is_spike
 from rtdecode.records import RegisteredVolume
 
@@ -127,7 +126,7 @@ class RunReport:
             return
         tsnr = np.zeros(mask.shape, np.float32)
         tsnr[mask] = self.tsnr()
-        nib.Nifti1Image(tsnr, affine).to_filename(_file(stem, "stat-tsnr_boldmap.nii.gz"))
+        write_image(file_path(stem, "stat-tsnr_boldmap.nii.gz"), tsnr, affine)
         plots = {
             "tsnr": (_tsnr_plot(tsnr), f"tSNR, median {np.median(self.tsnr()):.0f}"),
             "motion": (self._motion_plot(censor_fd_mm), self._motion_title(censor_fd_mm)),
@@ -224,6 +223,15 @@ def overlay(reference: NDArray[np.float32], moved: NDArray[np.float32], target: 
     _save(figure, target)
 
 
+def place_of_head(registered: RegisteredVolume) -> str:
+    """Return the title of the `overlay` of the first volume of a visit over the reference of an earlier one."""
+    millimetres, degrees = np.abs(registered.motion[:3]).max(), np.degrees(np.abs(registered.motion[3:]).max())
+    return (
+        f"first volume (red outline) over the calibration's reference: correlation {registered.fit:.3f}, "
+        f"moved {millimetres:.1f} mm, turned {degrees:.1f} degrees"
+    )
+
+
 def _tsnr_plot(tsnr: NDArray[np.float32]) -> Figure:
     shown = np.unique(np.linspace(0, tsnr.shape[2] - 1, min(12, tsnr.shape[2])).round().astype(int))
     columns = min(4, len(shown))
@@ -259,10 +267,6 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, target: Path) -> None:
     figure.savefig(target, dpi=100)
-
-
-def _file(stem: Path, suffix: str) -> Path:
-    return stem.with_name(f"{stem.name}_{suffix}")
 
 
 def column_names(drift: int, motion: int, trials: Sequence[str], total: int) -> tuple[str, ...]:
