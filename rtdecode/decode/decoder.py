@@ -13,9 +13,10 @@ from rtdecode.decode.candidates import Candidates
 from rtdecode.decode.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.generator import Embedded, Generator
 from rtdecode.decode.pool import ImagePool
-from rtdecode.decode.retrieval import Scorer, mid_rank, scorer_from
+from rtdecode.decode.retrieval import Scorer, scorer_from
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
+from rtdecode.statistics import mid_ranks
 
 _TOP = 5
 
@@ -170,7 +171,7 @@ class _Participant:
             predicted=categories[int(np.argmax(by_category))],
             probabilities={name: float(p) for name, p in zip(categories, probabilities, strict=True)},
             top=tuple(self._pool.names[int(i)] for i in best),
-            rank=mid_rank(by_candidate, known[0]) if known else None,
+            rank=float(mid_ranks(by_candidate)[known[0]]) if known else None,
             pool=len(self._pool.names),
             evidence=evidence,
             chance=chance,

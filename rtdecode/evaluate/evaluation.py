@@ -17,6 +17,7 @@ from rtdecode.decode.resample import bilinear
 from rtdecode.errors import EngineError, SettingsError
 from rtdecode.evaluate import metrics, networks, texts, words
 from rtdecode.evaluate.session import Pairs
+from rtdecode.statistics import bootstrap_interval
 
 CANDIDATES = 300
 DRAWS = 30
@@ -123,13 +124,10 @@ def read_references(path: Path) -> dict[str, list[str]]:
 def _figure(name: str, each: NDArray[Any], chance: float | None = None, *, lower_is_better: bool = False) -> Figure:
     each = np.asarray(each, np.float64)
     each = each[np.isfinite(each)]
-    rng = np.random.default_rng(0)
-    means = each[rng.integers(0, len(each), (_RESAMPLES, len(each)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975]).tolist()
     return Figure(
         name=name,
         value=float(each.mean()),
-        interval=(low, high),
+        interval=bootstrap_interval(each, np.random.default_rng(0), resamples=_RESAMPLES),
         chance=chance,
         n=len(each),
         lower_is_better=lower_is_better,
