@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from _report import print_table, write_json
 
-from engines.published.fake import write_fake_mindeye2
-from engines.timing import time_pack
+from engines.compile.part_times import time_pack
+from engines.importing.fake import write_fake_mindeye2
 from rtdecode.bundle import open_pack
-from rtdecode.decode.backends import choose
-from rtdecode.decode.mindeye2.decoder import MindEye2
-from rtdecode.decode.mindeye2.recipe import Recipe
-from rtdecode.decode.mindeye2.stages import Stages
-from rtdecode.decode.networks.stages import load_stages
+from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
+from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
+from rtdecode.decode.families.mindeye2.recipe import Recipe
+from rtdecode.decode.families.mindeye2.torch_stages import load_stages
+from rtdecode.decode.runtime.backends import choose
 
 # ms from beta to picture by px and steps: 2 evaluations of the prior, a small autoencoder, batch 1. Bytes over
 # 4.3 TB/s or multiplications over 790 TFLOP/s, whichever takes longer: an H200's rates as given, not measured here.
@@ -85,7 +85,7 @@ def agreement(folder: Path, device: str) -> float:
     return difference
 
 
-def at_side(stages: Stages, side: int, beta: Any, times: int) -> dict[str, Any]:
+def at_side(stages: MindEye2Stages, side: int, beta: Any, times: int) -> dict[str, Any]:
     """Time what one beta goes through, part by part and as a whole, at one size of the picture."""
     stages = replace(stages, latent_side=side)
     mind = MindEye2(stages, recipe(2))

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from _report import print_table, write_json
 
-from engines.build import export_pack, verify_parts
-from engines.parity import agrees
-from engines.published.fake import write_fake_mindeye2
-from engines.published.shapes import mindeye2_sizes
+from engines.compile.parity import agrees
+from engines.compile.plan_building import export_pack, verify_parts
+from engines.importing.fake import write_fake_mindeye2
+from engines.importing.shapes import mindeye2_sizes
 from rtdecode.bundle import open_pack
 
 

@@ -21,7 +21,7 @@ from _report import print_table, write_json
 from rtdecode.estimate.inputs import scaled
 from rtdecode.estimate.mask import brain_mask
 from rtdecode.estimate.registration import Registrar
-from rtdecode.process.series import read_runs
+from rtdecode.process.recorded import read_runs
 from rtdecode.records import Volume
 
 FEWEST = 3  # volumes

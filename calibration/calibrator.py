@@ -18,10 +18,10 @@ from calibration.judgement import judge
 from calibration.ridge import centred
 from calibration.targets import Targets, make_targets
 from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
-from rtdecode.decode.adapter import Adapter
-from rtdecode.decode.candidates import Candidates
-from rtdecode.decode.evidence import Evidence
-from rtdecode.decode.retrieval import Scorer
+from rtdecode.decode.score.adapter import Adapter
+from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.evidence import Evidence
+from rtdecode.decode.score.retrieval import Scorer
 from rtdecode.errors import CalibrationError
 from rtdecode.statistics import percentile_ranks, permutation_p
 

@@ -18,11 +18,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _calibrate(args: argparse.Namespace) -> int:
     from calibration.calibrator import Calibrator
-    from calibration.client import TOPICS, CalibrationRun
+    from calibration.visit import TOPICS, CalibrationRun
     from rtdecode.bundle import open_pack
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
-    from rtdecode.recording import session_folder
+    from rtdecode.session.recording import session_folder
     from rtdecode.settings import load
 
     settings = load(args.settings)

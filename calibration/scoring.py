@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rtdecode.decode.evidence import Evidence, margin
-from rtdecode.decode.retrieval import Scorer
+from rtdecode.decode.score.evidence import Evidence, margin
+from rtdecode.decode.score.retrieval import Scorer
 
 Float64 = NDArray[np.float64]
 

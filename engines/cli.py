@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines import compiled
-from engines.published import cli as published
+from engines.compile import cli as compiled
+from engines.importing import cli as published
 from engines.training import cli as training
 
 

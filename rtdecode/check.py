@@ -14,13 +14,13 @@ from typing import TypeVar
 from rtdecode.acquire.folder import is_remote
 from rtdecode.bundle import EnginePack, open_pack, open_participant
 from rtdecode.clock import Clock
-from rtdecode.decode.backends import choose
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
+from rtdecode.decode.runtime.backends import choose
 from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
-from rtdecode.recording import session_folder
-from rtdecode.settings import DecodeSettings, Settings
+from rtdecode.session.recording import session_folder
+from rtdecode.settings import Settings
 
 T = TypeVar("T")
 DISK_BYTES = 5 << 30
@@ -152,7 +152,7 @@ def _engines(settings: Settings) -> list[Finding]:
     if pack is not None:
         backend, finding = _attempt("backend", lambda: choose(decode.backend, pack))
         findings.append(finding if backend is None else Finding("backend", f"{backend.name}: {backend.reason}"))
-        decoder, finding = _attempt("engines and stimuli", lambda: _decoder(pack, decode))
+        decoder, finding = _attempt("engines and stimuli", lambda: load_decoder(pack, decode))
         findings.append(finding if decoder is None else Finding(finding.subject, _ready(decoder)))
     if decode.bundle is not None:
         folder = decode.bundle
@@ -162,18 +162,6 @@ def _engines(settings: Settings) -> list[Finding]:
             Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
         )
     return findings
-
-
-def _decoder(pack: EnginePack, decode: DecodeSettings) -> Decoder:
-    return load_decoder(
-        pack,
-        stimuli=decode.stimuli,
-        pool=decode.pool,
-        backend=decode.backend,
-        threads=decode.threads,
-        prior_steps=decode.prior_steps,
-        unclip_steps=decode.unclip_steps,
-    )
 
 
 def _ready(decoder: Decoder) -> str:

@@ -7,13 +7,14 @@ import contextlib
 import logging
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtdecode import client
 
 if TYPE_CHECKING:
-    from rtdecode.past import Past
+    from rtdecode.session.past import Past
 
 _log = logging.getLogger(__name__)
 Subparsers = Any  # argparse keeps the type of its sub-parsers private
@@ -21,11 +22,11 @@ Subparsers = Any  # argparse keeps the type of its sub-parsers private
 
 def register(subparsers: Subparsers) -> None:
     """Add the commands to the parser."""
-    from rtdecode import recovery
     from rtdecode.acquire import cli as inspect
     from rtdecode.demo import cli as demo
     from rtdecode.evaluate import cli as evaluate
     from rtdecode.process import cli as process
+    from rtdecode.session import recovery
     from rtdecode.simulate import cli as simulate
 
     run = subparsers.add_parser("run", help="decode one session: start this before the participant goes in")
@@ -75,14 +76,14 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.bundle import open_pack
     from rtdecode.check import missing
     from rtdecode.clock import SystemClock
-    from rtdecode.daemon import Daemon
-    from rtdecode.decode.backends import choose
+    from rtdecode.decode.runtime.backends import choose
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
-    from rtdecode.past import Past, check_unchanged
     from rtdecode.publish.server import Server
-    from rtdecode.recording import Recording, session_folder
+    from rtdecode.session.daemon import Daemon
+    from rtdecode.session.past import Past, check_unchanged
+    from rtdecode.session.recording import Recording, session_folder
     from rtdecode.settings import load
 
     settings = load(args.settings)
@@ -112,16 +113,8 @@ def _run(args: argparse.Namespace) -> int:
     server = Server(settings.publish.stream, settings.publish.requests)
     try:
         text = args.settings.read_text(encoding="utf-8")
-        worker = WorkerService(
-            pack.folder,
-            stimuli=settings.decode.stimuli,
-            pool=settings.decode.pool,
-            backend=backend.name,
-            threads=settings.decode.threads,
-            seed=settings.session.seed,
-            prior_steps=settings.decode.prior_steps,
-            unclip_steps=settings.decode.unclip_steps,
-        )
+        decode = replace(settings.decode, pack=str(pack.folder), backend=backend.name)
+        worker = WorkerService(decode, seed=settings.session.seed)
         with contextlib.closing(worker) as decoder:
             if settings.decode.bundle is not None:
                 decoder.load(settings.decode.bundle)  # one that cannot be used is refused before a folder is made
@@ -169,7 +162,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _display(args: argparse.Namespace) -> int:
-    from rtdecode.publish.display.server import open_page, serve
+    from rtdecode.publish.display.web import open_page, serve
     from rtdecode.settings import load
 
     settings = None if args.settings is None else load(args.settings)

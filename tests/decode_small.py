@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.bundle import EnginePack, open_pack
-from rtdecode.decode.candidates import Candidates, embed_candidates
 from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates
+from rtdecode.decode.families.tiny.tiny_stages import TinyStages, load_stages
 from rtdecode.decode.loading import load_decoder
-from rtdecode.decode.stages import Stages, load_stages
+from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
+from rtdecode.settings import DecodeSettings
 
 N_VOXELS = 60
 
@@ -30,7 +32,7 @@ def tiny_pack() -> EnginePack:
 
 
 @functools.cache
-def tiny_stages() -> Stages:
+def tiny_stages() -> TinyStages:
     return load_stages(tiny_pack())
 
 
@@ -40,7 +42,7 @@ def tiny_categories() -> Candidates:
 
 
 def tiny_decoder(stimuli: Path | None = None) -> Decoder:
-    return load_decoder(tiny_pack(), stimuli=stimuli)
+    return load_decoder(tiny_pack(), DecodeSettings(stimuli=stimuli))
 
 
 def category_beta(category: int, noise: float, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 
 SHAPE = (24, 20, 9)
 N_VOLUMES = 6

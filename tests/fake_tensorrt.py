@@ -23,7 +23,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from rtdecode.decode.engines import CRASHES_ON_HALVES
+from rtdecode.decode.runtime.engine import CRASHES_ON_HALVES
 
 _HEAD = b"fake plan "
 
@@ -252,7 +252,7 @@ class _Context:
 
 def install(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
     """Put the stand-in where the runtime looks for the library, and the CPU where it looks for a GPU."""
-    from rtdecode.decode import tensorrt
+    from rtdecode.decode.runtime import tensorrt
 
     current = [Stream()]
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rtdecode import client as wire
-from rtdecode.publish.display.server import bound
-from rtdecode.publish.display.watcher import Watcher
+from rtdecode.publish.display.follower import Watcher
+from rtdecode.publish.display.web import bound
 
 
 class Told(Watcher):

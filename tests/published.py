@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.published.fake import random_pieces, write_tokenizer
-from engines.published.shapes import mindeye2_sizes
+from engines.importing.fake import random_pieces, write_tokenizer
+from engines.importing.shapes import mindeye2_sizes
+from rtdecode.decode.networks.backbone import Backbone, BackboneShape
 from rtdecode.decode.networks.build import empty
-from rtdecode.decode.networks.mindeye2 import Backbone, BackboneShape
 from rtdecode.decode.sampling.schedule import cosine_schedule
 
 State = dict[str, Tensor]

@@ -12,7 +12,7 @@ from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.records import Volume
 from rtdecode.settings import ScannerSettings
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 
 SHAPE = (8, 6, 4)

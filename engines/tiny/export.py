@@ -23,7 +23,7 @@ from engines.tiny.few_steps import FewSteps
 from engines.tiny.stages import Stage, stages
 from engines.tiny.train import Trained, embed_all
 from rtdecode.bundle import PACK_SCHEMA, seal
-from rtdecode.decode.engines import OnnxEngine
+from rtdecode.decode.runtime.engine import OnnxEngine
 from rtdecode.errors import EngineError
 from rtdecode.simulate.world import CATEGORIES
 

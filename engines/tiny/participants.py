@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from engines.tiny import networks
 from engines.tiny.data import Sample
-from engines.training.shared import Trials
+from engines.training.shared_model import Trials
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 
 FIRST_SEED = 7_310_000_000

@@ -12,9 +12,9 @@ from engines.tiny.few_steps import FewSteps
 from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.students import guided
 from engines.tiny.train import Trained
+from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
 from rtdecode.decode.sampling.edm import euler, euler_times
 from rtdecode.decode.sampling.few import few_times, sample_few
-from rtdecode.decode.sampling.prior import count_draws, sample_prior
 
 PRIOR_TEACHER_STEPS = 20
 UNCLIP_TEACHER_STEPS = 8

@@ -16,9 +16,9 @@ from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
 from engines.training.objective import MindEye2Objective, Weights
-from engines.training.shared import SharedModel, Trials
+from engines.training.shared_model import SharedModel, Trials
 from engines.training.state import Ema
-from rtdecode.decode.networks.mindeye2 import BackboneShape
+from rtdecode.decode.networks.backbone import BackboneShape
 
 SHARED = Plan(name="shared", steps=600, rate=1.5e-3)
 HIDDEN = 256

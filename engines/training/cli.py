@@ -24,7 +24,7 @@ _SKIP = {"prior": 5, "unclip": 20}
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; each sets ``handler``."""
     train = commands.add_parser("train", help="train ridge, backbone and prior of MindEye2 on several participants")
-    train.add_argument("settings", type=Path, help="TOML file; see engines/training/run.py")
+    train.add_argument("settings", type=Path, help="TOML file; see engines/training/multi_participant.py")
     train.add_argument("--out", type=Path, required=True, help="folder of the pack; checkpoints go beside it")
     train.add_argument("--licence", required=True, help="licence of the weights, for whoever gets the pack")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints")
@@ -85,7 +85,7 @@ def _missing(error: ImportError) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     try:
-        from engines.training.run import train_from
+        from engines.training.multi_participant import train_from
     except ImportError as error:
         return _missing(error)
     return _told(args.out, *train_from(args.settings, args.out, licence=args.licence, resume=args.resume))
@@ -93,7 +93,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _distill(args: argparse.Namespace) -> int:
     try:
-        from engines.distill import published
+        from engines.distill import imported_packs as published
         from engines.distill.consistency import Distillation
         from engines.training.loop import Plan
     except ImportError as error:
@@ -119,7 +119,7 @@ def _told(out: Path, identity: str, fitted: Fitted) -> int:
 
 
 def _latents(args: argparse.Namespace) -> int:
-    from engines.latents import Order, learn_latents
+    from engines.embed.latent_fit import Order, learn_latents
 
     order = Order(pictures=args.pictures, participants=args.participant, components=args.components)
     with Progress() as bar:

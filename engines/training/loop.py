@@ -17,8 +17,8 @@ from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 
-from engines.losses import half_cosine
-from engines.training.processes import agreed
+from engines.training.agreement import agreed
+from engines.training.losses import half_cosine
 from engines.training.state import Ema, load_training, save_training
 from rtdecode.errors import TrainingError
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engines.losses import (
+from engines.training.losses import (
     bimixco,
     contrastive_features,
     draw_keep,
@@ -21,8 +21,8 @@ from engines.losses import (
     soft_clip,
     soft_cont,
 )
-from engines.training.shared import SharedModel, Trials
-from rtdecode.decode.networks.mindeye2 import BackboneOutput
+from engines.training.shared_model import SharedModel, Trials
+from rtdecode.decode.networks.backbone import BackboneOutput
 from rtdecode.decode.sampling.schedule import CosineSchedule
 from rtdecode.errors import TrainingError
 

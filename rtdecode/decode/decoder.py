@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack, ParticipantBundle
-from rtdecode.decode.adapter import Adapter, adapter_from
-from rtdecode.decode.candidates import Candidates
-from rtdecode.decode.evidence import Evidence, evidence_from, margin, tempered
-from rtdecode.decode.generator import Embedded, Generator
-from rtdecode.decode.pool import ImagePool
-from rtdecode.decode.retrieval import Scorer, scorer_from
+from rtdecode.decode.pipeline import Embedded, Pipeline
+from rtdecode.decode.score.adapter import Adapter, adapter_from
+from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
+from rtdecode.decode.score.pool import ImagePool
+from rtdecode.decode.score.retrieval import Scorer, scorer_from
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
 from rtdecode.statistics import mid_ranks
@@ -29,17 +29,17 @@ class Decoder:
     pack : EnginePack
     candidates : Candidates
         What a trial may have shown.
-    generator : Generator
+    pipeline : Pipeline
         The pack's networks.
     pool : ImagePool or None
         Pictures to name the nearest of, for every beta.
     """
 
     def __init__(
-        self, pack: EnginePack, candidates: Candidates, generator: Generator, pool: ImagePool | None = None
+        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, pool: ImagePool | None = None
     ) -> None:
         self._pack = pack.identity
-        self._generator = generator
+        self._pipeline = pipeline
         self._pool = pool
         self.candidates = candidates
         self._participant: _Participant | None = None
@@ -47,7 +47,7 @@ class Decoder:
     @property
     def absent(self) -> tuple[str, ...]:
         """Parts that `decode` never yields, as the pack has no stage for them."""
-        return self._generator.absent
+        return self._pipeline.absent
 
     def load(self, bundle: ParticipantBundle) -> None:
         """Take a participant; nothing is rebuilt.
@@ -81,7 +81,7 @@ class Decoder:
             evidence=evidence_from(bundle.evidence),
             pool=self.candidates.without(set(bundle.provenance.get("stimuli", ()))),
         )
-        self._generator.take(adapter)
+        self._pipeline.take(adapter)
         self._participant = participant
 
     def embed(self, beta: NDArray[np.float32], truth: Sequence[str | None] = ()) -> Embedding:
@@ -118,11 +118,11 @@ class Decoder:
         """
         embedded, embedding = self._embed(beta, truth)
         yield embedding
-        settled = self._generator.settle(embedded, embedding.score.predicted, trial)
-        caption = self._generator.caption(settled)
+        settled = self._pipeline.settle(embedded, embedding.score.predicted, trial)
+        caption = self._pipeline.caption(settled)
         if caption is not None:
             yield Caption(text=caption)
-        picture = self._generator.picture(settled, trial)
+        picture = self._pipeline.picture(settled, trial)
         if picture is not None:
             yield Reconstruction(image=frozen(picture))
 
@@ -134,7 +134,7 @@ class Decoder:
             raise EngineError(
                 f"expected a beta of the {person.mask_voxels} voxels of the calibrated mask, got {len(beta)}"
             )
-        embedded = self._generator.embed(person.adapter.chosen(beta))
+        embedded = self._pipeline.embed(person.adapter.chosen(beta))
         return embedded, Embedding(
             tokens=frozen(embedded.tokens),
             components=frozen(embedded.components),

@@ -25,6 +25,7 @@ from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.errors import RtdecodeError
 from rtdecode.records import BetaUpdate, Part
+from rtdecode.settings import DecodeSettings
 
 _PULSE_S = 1.0
 
@@ -147,12 +148,12 @@ class LocalService:
         """Nothing to release."""
 
 
-def serve(connection: Connection, pack: str, options: dict[str, Any]) -> None:
+def serve(connection: Connection, settings: DecodeSettings, seed: int) -> None:
     """Answer requests until told to end, or until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides when to end
     outlet = Outlet(connection)
     try:
-        service = LocalService(load_decoder(open_pack(pack), **options))
+        service = LocalService(load_decoder(open_pack(settings.pack), settings, seed=seed))
     except RtdecodeError as error:
         outlet.send(0, frames.pack_error(error))
         return

@@ -16,6 +16,7 @@ from rtdecode.decode import frames
 from rtdecode.decode.service import serve
 from rtdecode.errors import EngineError
 from rtdecode.records import BetaUpdate, Part
+from rtdecode.settings import DecodeSettings
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 2
@@ -27,9 +28,9 @@ class WorkerService:
 
     Parameters
     ----------
-    pack : Path
-        Folder of the engine pack.
-    stimuli, pool, backend, threads, seed, prior_steps, unclip_steps
+    settings : DecodeSettings
+        All but its bundle.
+    seed : int
         As of `load_decoder`.
     reply_timeout_s : float
         A worker that works on one part for this long counts as hung and is replaced.
@@ -46,29 +47,14 @@ class WorkerService:
 
     def __init__(
         self,
-        pack: Path,
+        settings: DecodeSettings,
         *,
-        stimuli: Path | None = None,
-        pool: Path | None = None,
-        backend: str = "auto",
-        threads: int = 1,
         seed: int = 0,
-        prior_steps: int | None = None,
-        unclip_steps: int | None = None,
         reply_timeout_s: float = 60.0,
         silence_s: float = 15.0,
         start_timeout_s: float = 600.0,
     ) -> None:
-        options = {
-            "stimuli": stimuli,
-            "pool": pool,
-            "backend": backend,
-            "threads": threads,
-            "seed": seed,
-            "prior_steps": prior_steps,
-            "unclip_steps": unclip_steps,
-        }
-        self._arguments = (str(pack), options)
+        self._arguments = (settings, seed)
         self._reply_timeout_s = reply_timeout_s
         self._silence_s = silence_s
         self._owed_since: float | None = None

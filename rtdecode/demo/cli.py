@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rtdecode.demo.visit import DemoOptions, run_demo
+from rtdecode.demo.whole_visit import DemoOptions, run_demo
 from rtdecode.errors import SettingsError
 from rtdecode.simulate.playback import Speed
 

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from rtdecode import client as wire
 from rtdecode.bundle import open_pack, open_participant
-from rtdecode.decode.adapter import adapter_from
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
-from rtdecode.decode.retrieval import scorer_from
+from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.demo.collector import Collected, Trial
 from rtdecode.demo.sources import Visit
-from rtdecode.recording import session_folder
+from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
 from rtdecode.statistics import mid_ranks, percentile_ranks, permutation_p, wilson_interval
 
@@ -52,7 +52,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
     predicted = [t.score.predicted if t.score else "" for t in trials]
     hits = sum(a == b for a, b in zip(true, predicted, strict=True))
     pack = open_pack(settings.decode.pack)
-    decoder = load_decoder(pack, stimuli=settings.decode.stimuli, threads=settings.decode.threads)
+    decoder = load_decoder(pack, settings.decode)
     summary: dict[str, Any] = {
         "participant": settings.session.participant,
         "seed": settings.session.seed,

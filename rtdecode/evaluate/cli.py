@@ -9,7 +9,7 @@ from typing import Any
 
 def register(subparsers: Any) -> None:
     """Add the command; it sets ``handler``."""
-    from rtdecode.evaluate.networks import default_weights
+    from rtdecode.evaluate.judges import default_weights
 
     parser = subparsers.add_parser("evaluate", help="compare what a session decoded with what was shown")
     parser.add_argument("session", type=Path, metavar="SESSION", help="session folder")
@@ -26,8 +26,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from rtdecode.evaluate.evaluation import evaluate, read_references
-    from rtdecode.evaluate.report import write
-    from rtdecode.evaluate.session import read_pairs
+    from rtdecode.evaluate.recorded_session import read_pairs
+    from rtdecode.evaluate.results_page import write
 
     pairs = read_pairs(args.session, args.images)
     references = None if args.captions is None else read_references(args.captions)

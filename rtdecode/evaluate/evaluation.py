@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.embedding import load_embedder
+from rtdecode.decode.loading import load_embedder
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import EngineError, SettingsError
-from rtdecode.evaluate import metrics, networks, texts, words
-from rtdecode.evaluate.session import Pairs
+from rtdecode.evaluate import judges as networks
+from rtdecode.evaluate import metrics, texts, words
+from rtdecode.evaluate.recorded_session import Pairs
 from rtdecode.statistics import bootstrap_interval
 
 CANDIDATES = 300

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.evaluate.networks import clip
+from rtdecode.evaluate.judges import clip
 from rtdecode.statistics import cosines
 
 Alike = Callable[[str, Sequence[str]], float]

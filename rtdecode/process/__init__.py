@@ -1,5 +1,5 @@
 """Runs recorded series through the online estimator; writes BIDS derivatives."""
 
-from rtdecode.process.process import Processed, ProcessedRun, process
+from rtdecode.process.offline import Processed, ProcessedRun, process
 
 __all__ = ["Processed", "ProcessedRun", "process"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rtdecode.process.process import Motion, Processed, process
+from rtdecode.process.offline import Motion, Processed, process
 from rtdecode.process.tables import MOTION_FORMATS
 from rtdecode.settings import load_estimate
 

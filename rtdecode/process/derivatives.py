@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.estimate.report import RunReport, overlay
-from rtdecode.process.process import Processed, ProcessedRun
+from rtdecode.process.offline import Processed, ProcessedRun
 from rtdecode.process.tables import MOTION_NAMES
 from rtdecode.records import BetaUpdate
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from rtdecode.simulate import render
 from rtdecode.simulate.head import smooth_noise
-from rtdecode.simulate.mosaic import LARGEST_VALUE
+from rtdecode.simulate.mosaic_writer import LARGEST_VALUE
 from rtdecode.simulate.participant import HRF_STEP_S, Participant, hrf_library
 from rtdecode.simulate.seeds import generator
 from rtdecode.simulate.visit import Trial

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.clock import Clock
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from rtdecode.simulate.acquisition import Acquisition, NoiseParameters
 from rtdecode.simulate.participant import Participant
 from rtdecode.simulate.playback import (

@@ -13,7 +13,8 @@ from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Reconstruction
-from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
+from rtdecode.settings import DecodeSettings
+from tests.decode_small import category_update, tiny_decoder, write_category_bundle
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["local", "worker"])
 def service(request: pytest.FixtureRequest) -> Iterator[DecodeService]:
-    made: DecodeService = (
-        LocalService(tiny_decoder()) if request.param == "local" else WorkerService(tiny_pack().folder)
-    )
+    made: DecodeService = LocalService(tiny_decoder()) if request.param == "local" else WorkerService(DecodeSettings())
     yield made
     made.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtdecode.decode.engines import Engine, OnnxEngine
+from rtdecode.decode.runtime.engine import Engine, OnnxEngine
 from rtdecode.errors import EngineError
 from tests.decode_small import FakeEngine
 

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from rtdecode.decode.plans import Profile
+from rtdecode.decode.runtime.plans import Profile
 from rtdecode.errors import EngineError
 
 torch = pytest.importorskip("torch")
 
-from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
+from rtdecode.decode.runtime.tensorrt import TensorRT  # noqa: E402
 from tests.fake_tensorrt import Library, Stream, install  # noqa: E402
 
 PROFILE: Profile = {name: ((1, 3), (1, 3), (4, 3)) for name in "ab"}

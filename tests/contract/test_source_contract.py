@@ -16,7 +16,7 @@ from rtdecode.acquire.source import Arrival, Source
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.records import Skipped, Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 
 SHAPE = (6, 5, 4)

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from calibration.calibrator import Calibrator
-from calibration.client import TOPICS, CalibrationRun
+from calibration.visit import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.bundle import open_pack
-from rtdecode.daemon import Daemon
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import LocalService
 from rtdecode.estimate.calibrated import calibration_of
-from rtdecode.lanes import Closed
-from rtdecode.past import Past
 from rtdecode.publish import requests
-from rtdecode.recording import Recording, session_folder
+from rtdecode.session.daemon import Daemon
+from rtdecode.session.lanes import Closed
+from rtdecode.session.past import Past
+from rtdecode.session.recording import Recording, session_folder
 from rtdecode.settings import Settings, parse
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.protocol import Protocol
@@ -149,7 +149,7 @@ class Rig:
         self._recording = Recording(settings.session, "", clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
-        decoder = LocalService(load_decoder(pack, stimuli=settings.decode.stimuli))
+        decoder = LocalService(load_decoder(pack, settings.decode))
         self._daemon = Daemon(
             settings,
             self._source,

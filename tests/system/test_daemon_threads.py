@@ -14,11 +14,11 @@ from rtdecode import client as wire
 from rtdecode.acquire.source import Arrival
 from rtdecode.bundle import open_pack
 from rtdecode.clock import SystemClock
-from rtdecode.daemon import Daemon
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.service import LocalService
 from rtdecode.errors import JournalError, ProtocolError
-from rtdecode.recording import Recording
+from rtdecode.session.daemon import Daemon
+from rtdecode.session.recording import Recording
 from tests.system.line_harness import PLAN, Recorder, settings_for
 
 
@@ -57,7 +57,7 @@ class Running:
         self.heard = Recorder()
         self.source: Any = Scripted(look)
         self.recording = Recording(settings.session, "", SystemClock())
-        decoder = LocalService(load_decoder(pack, stimuli=settings.decode.stimuli))
+        decoder = LocalService(load_decoder(pack, settings.decode))
         self.daemon = Daemon(settings, self.source, decoder, pack, self.recording, self.heard, SystemClock())
         self.daemon.begin()
         self.stop = threading.Event()
@@ -104,7 +104,7 @@ Start = Callable[[Callable[[int], list[Arrival]]], Running]
 def test_a_look_at_the_folder_that_hangs_leaves_the_heartbeats_and_is_told(
     running: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtdecode.watch.STUCK_S", 0.2)
+    monkeypatch.setattr("rtdecode.session.health.STUCK_S", 0.2)
     go = threading.Event()
 
     def hang(look: int) -> list[Arrival]:

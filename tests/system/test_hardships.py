@@ -15,11 +15,11 @@ import pytest
 
 from rtdecode import client as wire
 from rtdecode.errors import Busy, JournalError, ProtocolError
-from rtdecode.journal import enumerated, read
-from rtdecode.past import Past
 from rtdecode.publish import requests
-from rtdecode.recording import Recording, session_folder
-from rtdecode.recovery import recover_session
+from rtdecode.session.journal import enumerated, read
+from rtdecode.session.past import Past
+from rtdecode.session.recording import Recording, session_folder
+from rtdecode.session.recovery import recover_session
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
 from tests.conftest import FakeClock
@@ -115,7 +115,7 @@ def test_what_failed_live_does_not_block_the_resume(tmp_path: Path, monkeypatch:
             raise RuntimeError("as it did live")
         handle(line, item, lag)
 
-    monkeypatch.setattr("rtdecode.line.Line.handle", fail)
+    monkeypatch.setattr("rtdecode.session.line.Line.handle", fail)
     visit.rig._restart()
     assert [f.reason for f in visit.heard.of(wire.Fault) if f.part == "estimate"] == ["RuntimeError: as it did live"]
     assert content(visit.folder)[: len(before)] == before
@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_for_a_while_changes_nothing_in_the_end(
     whole = Visit(tmp_path / "whole")
     reference = whole.rig.finish()
     monkeypatch.setattr(Path, "write_bytes", refusing(Path.write_bytes))
-    monkeypatch.setattr("rtdecode.journal.os.pwrite", refusing(os.pwrite))
+    monkeypatch.setattr("rtdecode.session.journal.os.pwrite", refusing(os.pwrite))
 
     class Filling(Scanner):
         def play(self, announce: Any, hold: Any = None, on_volume: Any = None) -> None:
@@ -265,8 +265,8 @@ def test_while_a_session_is_resumed_its_clients_are_told_how_far_it_is(
         daemons.append(daemon)
         begin(daemon, past)
 
-    monkeypatch.setattr("rtdecode.daemon.Daemon.begin", seen)
-    monkeypatch.setattr("rtdecode.line.Line.handle", watched)
+    monkeypatch.setattr("rtdecode.session.daemon.Daemon.begin", seen)
+    monkeypatch.setattr("rtdecode.session.line.Line.handle", watched)
     visit.rig._start(resume=True)
     monkeypatch.undo()
     count = len(Past(visit.folder))

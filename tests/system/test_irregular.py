@@ -14,7 +14,7 @@ import pytest
 from rtdecode import client as wire
 from rtdecode.publish import requests
 from rtdecode.settings import parse
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from rtdecode.simulate.acquisition import Acquisition
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from tests.conftest import FakeClock

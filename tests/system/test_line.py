@@ -17,7 +17,7 @@ from PIL import Image
 from rtdecode import client as wire
 from rtdecode.acquire.dicom import DicomReader
 from rtdecode.bundle import open_participant
-from rtdecode.journal import read
+from rtdecode.session.journal import read
 from tests import bids
 from tests.conftest import FakeClock
 from tests.system.line_harness import PLAN, Recorder, run_visit, without_times

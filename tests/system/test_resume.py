@@ -18,8 +18,8 @@ from rtdecode import client as wire
 from rtdecode.clock import SystemClock
 from rtdecode.demo.processes import free_port
 from rtdecode.errors import JournalError
-from rtdecode.journal import Journal, read
-from rtdecode.past import Past
+from rtdecode.session.journal import Journal, read
+from rtdecode.session.past import Past
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
 from rtdecode.simulate.visit import VisitPlan

@@ -17,7 +17,7 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from engines.published.fake import write_fake_mindeye2  # noqa: E402
+from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.training import loop  # noqa: E402
 from engines.training.state import Ema  # noqa: E402
 from rtdecode.bundle import open_pack  # noqa: E402

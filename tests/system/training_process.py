@@ -85,7 +85,10 @@ def run(folder: Path, commands: list[tuple[str, int | None, list[str]]]) -> None
     codes = {}
     for name, stop_at, words in commands:
         fit = functools.partial(watched, weights=folder / f"{name}-{process}.safetensors", stop_at=stop_at)
-        with mock.patch("engines.training.run.fit", fit), mock.patch("engines.distill.consistency.fit", fit):
+        with (
+            mock.patch("engines.training.multi_participant.fit", fit),
+            mock.patch("engines.distill.consistency.fit", fit),
+        ):
             try:
                 codes[name] = main(["engines", *words])
             except SystemExit as ended:

@@ -9,7 +9,7 @@ import pytest
 
 from rtdecode.acquire import watcher as watcher_module
 from rtdecode.records import Volume
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 from tests.watching import SHAPE, nifti, put, series, told, watch
 

@@ -15,7 +15,7 @@ from rtdecode.acquire import csa
 from rtdecode.acquire.dicom import DicomReader
 from rtdecode.acquire.readers import Readers
 from rtdecode.errors import IncompleteFile, VolumeError
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.scans import manifest, unpack
 from tests.watching import series
 

@@ -24,7 +24,7 @@ from rtdecode.acquire.inspect import inspect
 from rtdecode.acquire.readers import Readers
 from rtdecode.errors import IncompleteFile, VolumeError
 from rtdecode.records import Skipped
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 from tests.scans import manifest, series_ids, unpack
 from tests.watching import series, watch

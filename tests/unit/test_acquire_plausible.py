@@ -14,7 +14,7 @@ from rtdecode.acquire import timing
 from rtdecode.acquire.inspect import inspect
 from rtdecode.acquire.readers import Readers
 from rtdecode.records import Skipped, Volume
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 from tests.watching import SHAPE, series, watch
 

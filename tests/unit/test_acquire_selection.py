@@ -14,7 +14,7 @@ from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.records import Skipped
 from rtdecode.settings import SeriesRule
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 from tests.scans import unpack
 from tests.watching import SHAPE, nifti, put, series, told, watch

@@ -10,7 +10,7 @@ import pytest
 
 from rtdecode.acquire.inspect import inspect
 from rtdecode.records import Volume
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 from tests.watching import SHAPE, series, told, watch
 

@@ -16,7 +16,7 @@ from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.clock import SystemClock
 from rtdecode.records import Skipped, Volume
 from rtdecode.settings import ScannerSettings
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from tests.conftest import FakeClock
 from tests.watching import SHAPE, nifti, put, series, told, watch
 

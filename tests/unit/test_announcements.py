@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rtdecode.announcements import Announcements
 from rtdecode.errors import ProtocolError
-from rtdecode.line import Progress
 from rtdecode.records import RunEnd, RunStart, TrialEvent
+from rtdecode.session.announcements import Announcements
+from rtdecode.session.line import Progress
 
 OPEN = Progress(closed=2, run=3, volumes=20, scanned_s=30.0)
 

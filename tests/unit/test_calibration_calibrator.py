@@ -9,7 +9,8 @@ import pytest
 
 from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.bundle import open_participant
-from rtdecode.decode.candidates import Candidates, embed_pictures
+from rtdecode.decode.families.tiny.stimulus_tokens import embed_pictures
+from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import CalibrationError
 from rtdecode.simulate import world
 from rtdecode.statistics import mid_ranks

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 
 from calibration import identification, regression
 from calibration.calibrator import Calibrator, Status
-from rtdecode.decode.candidates import Candidates
+from rtdecode.decode.score.candidates import Candidates
 from tests.decode_small import tiny_categories
 
 N_SETS = 200

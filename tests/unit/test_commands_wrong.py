@@ -103,7 +103,7 @@ def test_simulate_and_display_take_addresses_and_folders_from_the_settings(
     settings = write_settings(tmp_path, publish=addresses, decode={"stimuli": "pictures"})
     told: list[object] = []
     monkeypatch.setattr(
-        "rtdecode.publish.display.server.serve",
+        "rtdecode.publish.display.web.serve",
         lambda stream, requests, **more: told.append((stream, requests, more["stimuli"])) or 0,
     )
     assert main(["display", str(settings), "--no-browser"]) == 0
@@ -164,8 +164,8 @@ def test_a_session_that_ended_in_order_is_not_resumed_unasked(
 ) -> None:
     from rtdecode.clock import SystemClock
     from rtdecode.commands import _ended
-    from rtdecode.past import Past
-    from rtdecode.recording import Recording
+    from rtdecode.session.past import Past
+    from rtdecode.session.recording import Recording
     from rtdecode.settings import load
 
     (tmp_path / "export").mkdir()

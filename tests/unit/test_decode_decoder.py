@@ -9,9 +9,9 @@ from PIL import Image
 
 from calibration.calibrator import write_bundle
 from rtdecode.bundle import open_participant
-from rtdecode.decode.adapter import adapter_from
-from rtdecode.decode.candidates import embed_candidates, embed_pictures
-from rtdecode.decode.tiny import TinyGenerator
+from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates, embed_pictures
+from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
+from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.simulate import world
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_adapter_is_two_matrix_products(bundle: Path) -> None:
     adapter = adapter_from(open_participant(bundle).adapter)
     beta = category_beta(2, 1.0, np.random.default_rng(0))
-    generator = TinyGenerator(tiny_stages())
+    generator = TinyPipeline(tiny_stages())
     generator.take(adapter)
     embedded = generator.embed(adapter.chosen(beta))
     components, tokens = embedded.components, embedded.tokens

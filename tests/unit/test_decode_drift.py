@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rtdecode.decode.adapter import Adapter
-from rtdecode.decode.drift import DriftMonitor
+from rtdecode.decode.score.adapter import Adapter
+from rtdecode.decode.score.drift import DriftMonitor
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rtdecode.decode.mapped import fill_tensors, map_tensor
+from rtdecode.decode.score.mapped import fill_tensors, map_tensor
 
 RNG = np.random.default_rng(0)
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)

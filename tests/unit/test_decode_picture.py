@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rtdecode.bundle import EnginePack
-from rtdecode.decode.picture import Painter
-from rtdecode.decode.stages import load_stages
+from rtdecode.decode.families.tiny.painter import Painter
+from rtdecode.decode.families.tiny.tiny_stages import load_stages
 from rtdecode.errors import EngineError
 from tests.decode_small import tiny_pack, tiny_stages
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from rtdecode.decode.pool import NARROW, ImagePool, narrowed
+from rtdecode.decode.score.pool import NARROW, ImagePool, narrowed
 from rtdecode.errors import EngineError
 
 RNG = np.random.default_rng(0)

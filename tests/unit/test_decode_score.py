@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtdecode.decode.captions import sentence
-from rtdecode.decode.evidence import CEILING, Evidence, evidence_from, margin, tempered
-from rtdecode.decode.retrieval import scorer_from
+from rtdecode.decode.families.tiny.sentence import sentence
+from rtdecode.decode.score.evidence import CEILING, Evidence, evidence_from, margin, tempered
+from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.errors import BundleError
 
 

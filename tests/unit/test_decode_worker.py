@@ -18,13 +18,14 @@ from rtdecode.decode.service import LocalService, Outlet
 from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import Embedding, Reconstruction
+from rtdecode.settings import DecodeSettings
 from rtdecode.simulate import world
-from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
+from tests.decode_small import category_update, tiny_decoder, write_category_bundle
 
 
 @pytest.fixture
 def worker() -> Iterator[WorkerService]:
-    made = WorkerService(tiny_pack().folder)
+    made = WorkerService(DecodeSettings())
     yield made
     made.close()
 
@@ -74,7 +75,7 @@ def test_a_worker_that_is_stopped_is_seen_to_be_silent_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_category_bundle(tmp_path / "bundle")
-    worker = WorkerService(tiny_pack().folder, silence_s=3.0)
+    worker = WorkerService(DecodeSettings(), silence_s=3.0)
     try:
         worker.load(tmp_path / "bundle")
         assert worker.silent_s == 0.0
@@ -110,7 +111,7 @@ def test_a_worker_that_takes_its_time_gives_signs_of_life(tmp_path: Path) -> Non
 
 
 def test_closing_ends_the_process() -> None:
-    worker = WorkerService(tiny_pack().folder)
+    worker = WorkerService(DecodeSettings())
     pid = worker.pid
     worker.close()
     assert pid not in {child.pid for child in multiprocessing.active_children()}
@@ -118,10 +119,10 @@ def test_closing_ends_the_process() -> None:
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="engine pack"):
-        WorkerService(tmp_path / "none")
+        WorkerService(DecodeSettings(pack=str(tmp_path / "none")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="found none"):
-        WorkerService(tiny_pack().folder, stimuli=tmp_path / "empty")
+        WorkerService(DecodeSettings(stimuli=tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("error", [BundleError("a"), EngineError("b")])
@@ -143,7 +144,7 @@ def test_the_nearest_pictures_of_a_pool_are_named(tmp_path: Path) -> None:
     pool = tmp_path / "pool.safetensors"
     assert main(["engines", "embed", str(tmp_path / "pictures"), "--out", str(pool)]) == 0
     write_category_bundle(tmp_path / "bundle")
-    worker = WorkerService(tiny_pack().folder, pool=pool)
+    worker = WorkerService(DecodeSettings(pool=pool))
     try:
         worker.load(tmp_path / "bundle")
         embedding = next(part for part, _ in worker.decode(category_update(3)))

@@ -12,10 +12,10 @@ import pytest
 
 from rtdecode import client as wire
 from rtdecode.bundle import open_participant
-from rtdecode.decoding import Decoding
 from rtdecode.errors import EngineError
-from rtdecode.lanes import PictureLane
 from rtdecode.records import BetaUpdate, Embedding, Part, Score
+from rtdecode.session.decoding import Decoding
+from rtdecode.session.lanes import PictureLane
 from tests.conftest import FakeClock
 from tests.decode_small import category_update, write_category_bundle
 

@@ -19,7 +19,7 @@ from PIL import Image
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
 from rtdecode.publish.display import guard
-from rtdecode.publish.display.server import ASSETS, bound, plain
+from rtdecode.publish.display.web import ASSETS, bound, plain
 from tests.page import Told, served
 
 ROUTES = ("/", "/assets/page.js", "/events", "/picture/a/1", "/stimulus/cat01", "/acknowledge", "/nothing")

@@ -12,8 +12,8 @@ import pytest
 import zmq
 
 from rtdecode import client as wire
-from rtdecode.publish.display import watcher as watching
-from rtdecode.publish.display.watcher import Watcher
+from rtdecode.publish.display import follower as watching
+from rtdecode.publish.display.follower import Watcher
 
 HEARTBEAT = wire.Heartbeat(session="s")
 

@@ -15,27 +15,28 @@ from safetensors.numpy import save_file
 
 torch = pytest.importorskip("torch")
 
-from engines.build import build_plans, export_pack  # noqa: E402
-from engines.copies import seal_copy  # noqa: E402
-from engines.embed import embed_folder  # noqa: E402
-from engines.export import export_part, parts_of  # noqa: E402
-from engines.parity import agrees, compare  # noqa: E402
-from engines.published.fake import write_fake_mindeye2  # noqa: E402
+from engines.compile.onnx_export import export_part, parts_of  # noqa: E402
+from engines.compile.parity import agrees, compare  # noqa: E402
+from engines.compile.plan_building import build_plans, export_pack  # noqa: E402
+from engines.embed.folder_embedding import embed_folder  # noqa: E402
+from engines.importing.fake import write_fake_mindeye2  # noqa: E402
+from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
-from rtdecode.decode.backends import choose, load_mindeye2  # noqa: E402
-from rtdecode.decode.candidates import embed_candidates  # noqa: E402
-from rtdecode.decode.engines import OnnxEngine  # noqa: E402
-from rtdecode.decode.mindeye2.engines import onnx_runner  # noqa: E402
+from rtdecode.decode.families.mindeye2 import load_mindeye2  # noqa: E402
+from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates  # noqa: E402
+from rtdecode.decode.families.tiny.tiny_stages import load_stages  # noqa: E402
 from rtdecode.decode.networks.build import load  # noqa: E402
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names  # noqa: E402
-from rtdecode.decode.networks.engine import TorchEngine  # noqa: E402
-from rtdecode.decode.networks.parts import parts  # noqa: E402
 from rtdecode.decode.networks.unclip import Denoiser, unclip_config  # noqa: E402
-from rtdecode.decode.plans import load_plan, plan_keys  # noqa: E402
-from rtdecode.decode.pool import narrowed, open_pool  # noqa: E402
-from rtdecode.decode.stages import load_stages  # noqa: E402
-from rtdecode.decode.tensorrt import TensorRT  # noqa: E402
+from rtdecode.decode.runtime.backends import choose  # noqa: E402
+from rtdecode.decode.runtime.engine import OnnxEngine  # noqa: E402
+from rtdecode.decode.runtime.parts import parts  # noqa: E402
+from rtdecode.decode.runtime.plans import load_plan, plan_keys  # noqa: E402
+from rtdecode.decode.runtime.runner import onnx_runner  # noqa: E402
+from rtdecode.decode.runtime.tensorrt import TensorRT  # noqa: E402
+from rtdecode.decode.runtime.torch_engine import TorchEngine  # noqa: E402
+from rtdecode.decode.score.pool import narrowed, open_pool  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from tests.fake_tensorrt import Library, install  # noqa: E402
 

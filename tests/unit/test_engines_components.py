@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Peer
 
-from engines.components import Components, Float64, fit_ridge, principal
+from engines.embed.components import Components, Float64, fit_ridge, principal
 from rtdecode.errors import TrainingError
 
 N, WIDTH = 20, 60

@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from engines.copies import exported_files, seal_copy
+from engines.sealed_copies import exported_files, seal_copy
 from rtdecode.bundle import PACK_SCHEMA, EnginePack, open_pack, seal
 
 FILES = {"kept.bin": b"kept", "captioner/words.json": b"{}", "part.onnx": b"old", "part.onnx.data": b"weights"}

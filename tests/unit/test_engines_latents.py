@@ -21,15 +21,15 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file as load_torch  # noqa: E402
 from safetensors.torch import save_file as save_torch  # noqa: E402
 
-from engines.build import export_pack  # noqa: E402
-from engines.copies import seal_copy  # noqa: E402
-from engines.latents import Order, learn_latents  # noqa: E402
-from engines.published.fake import write_fake_mindeye2  # noqa: E402
-from engines.published.shapes import mindeye2_sizes  # noqa: E402
+from engines.compile.plan_building import export_pack  # noqa: E402
+from engines.embed.latent_fit import Order, learn_latents  # noqa: E402
+from engines.importing.fake import write_fake_mindeye2  # noqa: E402
+from engines.importing.shapes import mindeye2_sizes  # noqa: E402
+from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
-from rtdecode.decode.mindeye2.engines import ridge_layer  # noqa: E402
-from rtdecode.decode.mindeye2.latents import EMBEDDINGS, LatentMap, latent_map  # noqa: E402
+from rtdecode.decode.families.mindeye2.assembly import ridge_layer  # noqa: E402
+from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LatentMap, latent_map  # noqa: E402
 from rtdecode.decode.networks.build import load as load_network  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
 
@@ -108,7 +108,7 @@ def outputs(pack: EnginePack, data: Data) -> tuple[list[int], NDArray[np.float64
 def test_the_map_is_a_ridge_on_principal_components(
     pack: EnginePack, data: Data, tmp_path: Path, components: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.latents._TRIALS", 16)
+    monkeypatch.setattr("engines.embed.latent_fit._TRIALS", 16)
     learned = learn_latents(pack, order_of(tmp_path, data, components=components), tmp_path / "new", progress=silent)
     made = open_pack(str(tmp_path / "new"))
     table = made.config["latents"]
@@ -204,7 +204,7 @@ def test_a_map_is_applied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = tokens.reshape(7, 60).astype(np.float64)
     expected = (flat - arrays[0]) @ basis.T.astype(np.float64) @ arrays[1] + arrays[2]
     for block in (1, 7 * 11, 1 << 23):
-        monkeypatch.setattr("rtdecode.decode.mindeye2.latents._BLOCK", block)
+        monkeypatch.setattr("rtdecode.decode.families.mindeye2.latent_map._BLOCK", block)
         np.testing.assert_allclose(made(tokens), expected, rtol=1e-4, atol=1e-4)
         assert made(tokens).dtype == np.float32
     assert made(tokens[:0]).shape == (0, 3)

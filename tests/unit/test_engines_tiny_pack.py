@@ -12,9 +12,9 @@ import pytest
 from engines import cli
 from engines.tiny import layout, pack_path
 from engines.tiny.data import Sample, draw_sample
-from rtdecode.decode.candidates import embed_pictures
-from rtdecode.decode.captions import sentence
-from rtdecode.decode.picture import Painter
+from rtdecode.decode.families.tiny.painter import Painter
+from rtdecode.decode.families.tiny.sentence import sentence
+from rtdecode.decode.families.tiny.stimulus_tokens import embed_pictures
 from rtdecode.errors import BundleError
 from rtdecode.simulate import world
 from tests.decode_small import tiny_pack, tiny_stages

@@ -25,8 +25,8 @@ from engines.tiny.diffusion import Autoencoder, Unclip  # noqa: E402
 from engines.tiny.few_steps import FewSteps, train_few_steps  # noqa: E402
 from engines.tiny.noise import GROUPS, GroupNoise  # noqa: E402
 from engines.tiny.prior import DiffusionPrior  # noqa: E402
-from rtdecode.decode.engines import OnnxEngine  # noqa: E402
-from rtdecode.decode.picture import Painter  # noqa: E402
+from rtdecode.decode.families.tiny.painter import Painter  # noqa: E402
+from rtdecode.decode.runtime.engine import OnnxEngine  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from tests.decode_small import tiny_stages  # noqa: E402
 

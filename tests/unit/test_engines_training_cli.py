@@ -15,12 +15,12 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engines import cli  # noqa: E402
-from engines.copies import seal_copy  # noqa: E402
-from engines.distill import published  # noqa: E402
-from engines.published.fake import write_fake_mindeye2  # noqa: E402
+from engines.distill import imported_packs as published  # noqa: E402
+from engines.importing.fake import write_fake_mindeye2  # noqa: E402
+from engines.sealed_copies import seal_copy  # noqa: E402
 from engines.training.loop import Fitted  # noqa: E402
 from rtdecode.bundle import open_pack  # noqa: E402
-from rtdecode.decode.networks.stages import load_stages  # noqa: E402
+from rtdecode.decode.families.mindeye2.torch_stages import load_stages  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
 from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
 

@@ -16,12 +16,13 @@ from rtdecode.bundle import open_pack
 from rtdecode.clock import SystemClock
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import SettingsError
-from rtdecode.evaluate import networks, texts
+from rtdecode.evaluate import judges as networks
+from rtdecode.evaluate import texts
 from rtdecode.evaluate.evaluation import evaluate, read_references
-from rtdecode.evaluate.session import PX, read_pairs
+from rtdecode.evaluate.recorded_session import PX, read_pairs
 from rtdecode.evaluate.words import rouge_1, rouge_l
-from rtdecode.journal import Journal
-from rtdecode.recording import DECODED_COLUMNS
+from rtdecode.session.journal import Journal
+from rtdecode.session.recording import DECODED_COLUMNS
 
 RNG = np.random.default_rng(0)
 N = 6
@@ -62,7 +63,7 @@ def visit(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def embedded(colours: np.ndarray) -> np.ndarray:
-    from rtdecode.decode.engines import OnnxEngine
+    from rtdecode.decode.runtime.engine import OnnxEngine
 
     pack = open_pack("tiny")
     engine = OnnxEngine(pack.folder / pack.config["stages"]["embedder"]["file"], name="embedder", threads=1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 
-from rtdecode.decode.mindeye2.unclip import size_features
+from rtdecode.decode.families.mindeye2.unclip_step import size_features
 from rtdecode.decode.sampling.edm import (
     euler,
     euler_times,

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from engines.published.mindeye1 import Sources as Sources1
-from engines.published.mindeye1 import draft_mindeye1
-from engines.published.mindeye2 import Sources, draft_mindeye2
-from engines.published.packs import Draft
+from engines.importing.drafts import Draft
+from engines.importing.mindeye1_files import Sources as Sources1
+from engines.importing.mindeye1_files import draft_mindeye1
+from engines.importing.mindeye2_files import Sources, draft_mindeye2
 from rtdecode.bundle import open_pack
+from rtdecode.decode.networks.backbone import BackboneShape
 from rtdecode.decode.networks.build import load
-from rtdecode.decode.networks.mindeye2 import BackboneShape
-from rtdecode.decode.sampling.prior import count_draws, sample_prior
+from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered
 from tests.published import mindeye1_state, mindeye2_state, old_names, random_state, save_last, sizes_of

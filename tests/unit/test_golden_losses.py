@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engines.losses import (
+from engines.training.losses import (
     Mix,
     add_noise,
     bimixco,

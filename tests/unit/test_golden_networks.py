@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from rtdecode.decode.networks.backbone import Backbone, BackboneShape, Ridge, fold_mixers, mixer_constant
+from rtdecode.decode.networks.brain import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.converter import ClipConverter
-from rtdecode.decode.networks.mindeye1 import BrainNetwork, BrainShape, LowLevel
-from rtdecode.decode.networks.mindeye2 import Backbone, BackboneShape, Ridge, fold_mixers, mixer_constant
 from rtdecode.decode.networks.preprocess import bigg_input, resize
 from tests.golden import FORWARD, Golden, close, goldens, numbered
 

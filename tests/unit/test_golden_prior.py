@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
-from rtdecode.decode.sampling.prior import count_draws, ddim_times, sample_prior
+from rtdecode.decode.sampling.ddpm import count_draws, ddim_times, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered, said
 

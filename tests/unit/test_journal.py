@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rtdecode.errors import JournalError
-from rtdecode.journal import Journal, enumerated, read, recover
-from rtdecode.recording import Recording
 from rtdecode.records import Stamp, Volume
+from rtdecode.session.journal import Journal, enumerated, read, recover
+from rtdecode.session.recording import Recording
 from rtdecode.settings import SessionSettings
 from tests.conftest import FakeClock
 
@@ -98,7 +98,7 @@ def test_what_the_disk_refuses_is_held_in_order_and_written_when_it_takes_it(
             return pwrite(file, data[:takes], place)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("rtdecode.journal.os.pwrite", full)
+    monkeypatch.setattr("rtdecode.session.journal.os.pwrite", full)
     places = [journal.append("thing", n=n) for n in (2, 3)]
     assert journal.problem is not None
     assert "No space left" in journal.problem
@@ -117,8 +117,8 @@ def test_what_can_be_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     journal = Journal(tmp_path / "j", FakeClock())
-    monkeypatch.setattr("rtdecode.journal.os.pwrite", full)
-    monkeypatch.setattr("rtdecode.journal.HELD_BYTES", 1000)
+    monkeypatch.setattr("rtdecode.session.journal.os.pwrite", full)
+    monkeypatch.setattr("rtdecode.session.journal.HELD_BYTES", 1000)
     for _ in range(9):
         journal.append("thing", payload=bytes(50))
     with pytest.raises(JournalError, match="No space left"):
@@ -183,7 +183,7 @@ def test_a_torn_end_is_kept_beside_the_journal(nine: tuple[Path, list[int]]) -> 
 
 
 def test_a_journal_of_an_older_version_is_named(tmp_path: Path) -> None:
-    payload = msgpack.packb({"kind": "journal", "t_wall": 0.0, "schema": "rtdecode.journal/1"})
+    payload = msgpack.packb({"kind": "journal", "t_wall": 0.0, "schema": "rtdecode.session.journal/1"})
     (tmp_path / "j").write_bytes(struct.pack("<II", len(payload), zlib.crc32(payload)) + payload)
     with pytest.raises(JournalError, match="older version"):
         list(read(tmp_path / "j"))
@@ -200,7 +200,7 @@ def test_another_file_is_refused_and_none_is_overwritten(tmp_path: Path) -> None
 def test_what_records_tell_of_reaches_the_disk_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     done: list[str] = []
-    monkeypatch.setattr("rtdecode.journal.os.fsync", lambda _: done.append("journal"))
+    monkeypatch.setattr("rtdecode.session.journal.os.fsync", lambda _: done.append("journal"))
     journal = Journal(tmp_path / "a.journal", clock, fsync_s=1.0, before_sync=lambda: done.append("volumes"))
     journal.append("volume", n=1)
     assert done == []
@@ -268,7 +268,7 @@ def test_kept_volumes_are_brought_to_the_disk_once(tmp_path: Path, monkeypatch: 
     session = SessionSettings(participant="a", output=tmp_path)
     recording = Recording(session, "", clock)
     synced: list[str] = []
-    monkeypatch.setattr("rtdecode.kept._sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr("rtdecode.session.kept._sync", lambda path: synced.append(path.name))
     for index in range(2):
         volume = volume_of(index)
         recording.keep(volume)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rtdecode.lanes import Closed, PictureLane, VolumeLane
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
+from rtdecode.session.lanes import Closed, PictureLane, VolumeLane
 
 
 def beta(trial: str, revision: int, final: bool = False) -> BetaUpdate:

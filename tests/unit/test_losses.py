@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines.losses import (
+from engines.training.losses import (
     Mix,
     bimixco,
     contrastive_features,

@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-from engines.build import build_plans, export_pack
-from engines.published.diffusion import SD_SCALE, autoencoder_config
-from engines.published.mindeye1 import Sources, draft_mindeye1
-from engines.published.shapes import mindeye2_sizes
+from engines.compile.plan_building import build_plans, export_pack
+from engines.importing.diffusion_files import SD_SCALE, autoencoder_config
+from engines.importing.mindeye1_files import Sources, draft_mindeye1
+from engines.importing.shapes import mindeye2_sizes
 from rtdecode.bundle import EnginePack, open_pack
-from rtdecode.decode import mindeye1
-from rtdecode.decode.backends import choose, load_mindeye1, load_mindeye2
-from rtdecode.decode.mindeye1 import MindEye1
-from rtdecode.decode.mindeye2.engines import tensor_runner
+from rtdecode.decode.families.mindeye1 import load_mindeye1
+from rtdecode.decode.families.mindeye1 import mindeye1_decoder as mindeye1
+from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1
+from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.networks.build import load
-from rtdecode.decode.pool import ImagePool
-from rtdecode.decode.tensorrt import TensorRT
+from rtdecode.decode.runtime.backends import choose
+from rtdecode.decode.runtime.runner import tensor_runner
+from rtdecode.decode.runtime.tensorrt import TensorRT
+from rtdecode.decode.score.pool import ImagePool
 from rtdecode.errors import EngineError
 from tests.fake_tensorrt import Library, install
 from tests.golden import LOOP, close, goldens, numbered

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from engines.build import build_plans, export_pack
-from engines.published.fake import write_fake_mindeye2
-from engines.published.mindeye2 import Sources, draft_mindeye2
-from engines.published.shapes import mindeye2_sizes
+from engines.compile.plan_building import build_plans, export_pack
+from engines.importing.fake import write_fake_mindeye2
+from engines.importing.mindeye2_files import Sources, draft_mindeye2
+from engines.importing.shapes import mindeye2_sizes
 from rtdecode.bundle import open_pack
-from rtdecode.decode.backends import Backend, choose, load_mindeye2
-from rtdecode.decode.mindeye2.decoder import MindEye2
-from rtdecode.decode.mindeye2.recipe import Decoded, Recipe, recipe_of
-from rtdecode.decode.mindeye2.stages import Stages
-from rtdecode.decode.networks.mindeye2 import BackboneShape
-from rtdecode.decode.networks.stages import load_stages
+from rtdecode.decode.families.mindeye2 import load_mindeye2
+from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
+from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
+from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe, recipe_of
+from rtdecode.decode.families.mindeye2.torch_stages import load_stages
+from rtdecode.decode.networks.backbone import BackboneShape
 from rtdecode.decode.resample import bilinear
-from rtdecode.decode.tensorrt import TensorRT
+from rtdecode.decode.runtime.backends import Backend, choose
+from rtdecode.decode.runtime.tensorrt import TensorRT
 from rtdecode.errors import EngineError
 from tests.fake_tensorrt import Library, install
 from tests.published import mindeye2_state, random_state, save_last, stripped
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stages(folder: Path) -> Stages:
+def stages(folder: Path) -> MindEye2Stages:
     return load_stages(open_pack(str(folder)))
 
 
@@ -52,23 +53,24 @@ def betas() -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def decoded(stages: Stages, betas: np.ndarray[Any, Any]) -> Decoded:
+def decoded(stages: MindEye2Stages, betas: np.ndarray[Any, Any]) -> MindEye2Decoded:
     return MindEye2(stages, QUICK).decode(betas[0], seed=7)
 
 
-def pictures(decoded: Decoded) -> dict[str, np.ndarray[Any, Any]]:
+def pictures(decoded: MindEye2Decoded) -> dict[str, np.ndarray[Any, Any]]:
     found = {name: getattr(decoded, name) for name in ("picture", "blurry", "refined", "blended")}
     return {name: picture for name, picture in found.items() if picture is not None}
 
 
 def test_the_base_path_does_not_load_torch() -> None:
-    names = "rtdecode.decode.mindeye2.decoder, rtdecode.decode.sampling.edm, rtdecode.evaluate.metrics, engines.cli"
+    family = "rtdecode.decode.families.mindeye2"
+    names = f"{family}.mindeye2_decoder, rtdecode.decode.sampling.edm, rtdecode.evaluate.metrics, engines.cli"
     code = f"import sys, {names}; print(sorted({{'torch', 'diffusers', 'transformers'}} & sys.modules.keys()))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
-def test_every_stage_gives_its_shape_and_finite_values(decoded: Decoded) -> None:
+def test_every_stage_gives_its_shape_and_finite_values(decoded: MindEye2Decoded) -> None:
     assert decoded.absent == ()
     assert decoded.tokens.shape == (16, 104)
     assert isinstance(decoded.caption, str)
@@ -87,7 +89,7 @@ def test_every_stage_gives_its_shape_and_finite_values(decoded: Decoded) -> None
 
 
 def test_equal_betas_and_seed_give_the_same_pictures_and_others_do_not(
-    folder: Path, stages: Stages, betas: np.ndarray[Any, Any], decoded: Decoded
+    folder: Path, stages: MindEye2Stages, betas: np.ndarray[Any, Any], decoded: MindEye2Decoded
 ) -> None:
     again = load_mindeye2(open_pack(str(folder)), recipe=QUICK).decode(betas[0], seed=7)
     assert again.caption == decoded.caption
@@ -100,7 +102,7 @@ def test_equal_betas_and_seed_give_the_same_pictures_and_others_do_not(
 
 
 def test_noise_of_a_stage_does_not_depend_on_the_others(
-    stages: Stages, betas: np.ndarray[Any, Any], decoded: Decoded
+    stages: MindEye2Stages, betas: np.ndarray[Any, Any], decoded: MindEye2Decoded
 ) -> None:
     fewer = MindEye2(replace(stages, blurry=None, caption=None, refiner=None, embed=None), QUICK)
     alone = fewer.decode(betas[0], seed=7)
@@ -120,7 +122,7 @@ def test_noise_of_a_stage_does_not_depend_on_the_others(
     ],
 )
 def test_an_absent_stage_is_named_and_the_rest_runs(
-    tmp_path: Path, betas: np.ndarray[Any, Any], decoded: Decoded, left_out: set[str], absent: tuple[str, ...]
+    tmp_path: Path, betas: np.ndarray[Any, Any], decoded: MindEye2Decoded, left_out: set[str], absent: tuple[str, ...]
 ) -> None:
     write_fake_mindeye2(tmp_path / "p", dims="small", stages=[name for name in SIZES if name not in left_out])
     mind = load_mindeye2(open_pack(str(tmp_path / "p")), recipe=QUICK)
@@ -159,7 +161,7 @@ def test_an_unknown_participant_is_refused(folder: Path) -> None:
         load_mindeye2(open_pack(str(folder)), participant=3)
 
 
-def test_betas_of_another_mask_or_not_finite_are_refused(stages: Stages, betas: np.ndarray[Any, Any]) -> None:
+def test_betas_of_another_mask_or_not_finite_are_refused(stages: MindEye2Stages, betas: np.ndarray[Any, Any]) -> None:
     mind = MindEye2(stages, QUICK)
     with pytest.raises(EngineError, match=f"expected betas of {VOXELS} voxels"):
         mind.embed(betas[0, :-1])
@@ -172,7 +174,7 @@ def test_betas_of_another_mask_or_not_finite_are_refused(stages: Stages, betas: 
         mind.embed(spoiled)
 
 
-def test_repeats_are_averaged_behind_the_backbone(stages: Stages, betas: np.ndarray[Any, Any]) -> None:
+def test_repeats_are_averaged_behind_the_backbone(stages: MindEye2Stages, betas: np.ndarray[Any, Any]) -> None:
     mind = MindEye2(stages, QUICK)
     together = mind.embed(betas)
     alone = [mind.embed(beta) for beta in betas]
@@ -184,7 +186,9 @@ def test_repeats_are_averaged_behind_the_backbone(stages: Stages, betas: np.ndar
     assert not torch.allclose(other.retrieval, together.retrieval, atol=1e-3)
 
 
-def test_a_ridge_fitted_in_the_visit_takes_the_place_of_the_packs(stages: Stages, betas: np.ndarray[Any, Any]) -> None:
+def test_a_ridge_fitted_in_the_visit_takes_the_place_of_the_packs(
+    stages: MindEye2Stages, betas: np.ndarray[Any, Any]
+) -> None:
     mind = MindEye2(stages, QUICK)
     before = mind.embed(betas[0])
     weight, bias = stages.ridge
@@ -197,7 +201,7 @@ def test_a_ridge_fitted_in_the_visit_takes_the_place_of_the_packs(stages: Stages
         mind.take_ridge(weight[:-1], bias[:-1])
 
 
-def test_the_picture_is_blended_three_to_one_or_as_set(stages: Stages, decoded: Decoded) -> None:
+def test_the_picture_is_blended_three_to_one_or_as_set(stages: MindEye2Stages, decoded: MindEye2Decoded) -> None:
     assert decoded.refined is not None
     assert decoded.blurry is not None
     refined, blurry = bilinear(decoded.refined, 256), bilinear(decoded.blurry, 256)
@@ -206,7 +210,7 @@ def test_the_picture_is_blended_three_to_one_or_as_set(stages: Stages, decoded: 
     np.testing.assert_allclose(fifth, 0.8 * refined + 0.2 * blurry, rtol=0, atol=1e-6)
 
 
-def test_retrieval_is_the_cosine_over_all_tokens(stages: Stages, decoded: Decoded) -> None:
+def test_retrieval_is_the_cosine_over_all_tokens(stages: MindEye2Stages, decoded: MindEye2Decoded) -> None:
     mind = MindEye2(stages, QUICK)
     own = stages.host(decoded.hidden.retrieval)[0]
     generator = np.random.default_rng(0)
@@ -221,7 +225,7 @@ def test_retrieval_is_the_cosine_over_all_tokens(stages: Stages, decoded: Decode
 
 
 def test_the_best_of_several_pictures_is_the_likeliest(
-    stages: Stages, betas: np.ndarray[Any, Any], decoded: Decoded
+    stages: MindEye2Stages, betas: np.ndarray[Any, Any], decoded: MindEye2Decoded
 ) -> None:
     embedded: list[float] = []
     own = stages.host(decoded.hidden.retrieval).ravel()
@@ -243,7 +247,9 @@ def test_the_best_of_several_pictures_is_the_likeliest(
         MindEye2(replace(stages, embed=None), replace(QUICK, best_of=2))
 
 
-def test_the_small_autoencoder_draws_where_the_pack_has_one(folder: Path, stages: Stages, decoded: Decoded) -> None:
+def test_the_small_autoencoder_draws_where_the_pack_has_one(
+    folder: Path, stages: MindEye2Stages, decoded: MindEye2Decoded
+) -> None:
     assert recipe_of(open_pack(str(folder)).config) == Recipe(small_autoencoder=True)
     recipe = replace(QUICK, small_autoencoder=True)
     latents: list[Any] = []
@@ -268,7 +274,7 @@ def test_the_small_autoencoder_draws_where_the_pack_has_one(folder: Path, stages
     assert "picture" not in MindEye2(fewer, QUICK).absent
 
 
-def test_the_published_number_of_steps_runs(stages: Stages, decoded: Decoded) -> None:
+def test_the_published_number_of_steps_runs(stages: MindEye2Stages, decoded: MindEye2Decoded) -> None:
     calls: list[int] = []
 
     def counted(values: Any) -> Any:
@@ -284,7 +290,9 @@ def test_the_published_number_of_steps_runs(stages: Stages, decoded: Decoded) ->
     assert calls[:3] == [999, 972, 946]
 
 
-def test_half_precision_stays_finite_and_near(tmp_path: Path, betas: np.ndarray[Any, Any], decoded: Decoded) -> None:
+def test_half_precision_stays_finite_and_near(
+    tmp_path: Path, betas: np.ndarray[Any, Any], decoded: MindEye2Decoded
+) -> None:
     write_fake_mindeye2(tmp_path / "p", dims="small", stages=list(SIZES), precision="bfloat16")
     backend = Backend(name="torch", device="cpu", precision="bfloat16", reason="")
     half = load_mindeye2(open_pack(str(tmp_path / "p")), backend=backend, recipe=QUICK).decode(betas[0], seed=7)
@@ -341,7 +349,7 @@ def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.Monke
     assert (chosen.device, chosen.precision, chosen.reason) == ("cuda", "float16", "a GPU was found")
 
 
-def test_a_distilled_pack_is_decoded_in_two_steps(stages: Stages, decoded: Decoded) -> None:
+def test_a_distilled_pack_is_decoded_in_two_steps(stages: MindEye2Stages, decoded: MindEye2Decoded) -> None:
     recipe = recipe_of({"distilled": {"prior": {}, "unclip": {}}})
     assert (recipe.unclip_steps, recipe.unclip_guidance, recipe.prior_distilled) == (2, 1.0, True)
     assert recipe_of({}) == Recipe()

@@ -14,19 +14,20 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from calibration.calibrator import Calibrator, write_bundle
-from engines.published.fake import write_fake_mindeye2
-from engines.published.shapes import mindeye2_sizes
+from engines.importing.fake import write_fake_mindeye2
+from engines.importing.shapes import mindeye2_sizes
 from rtdecode.bundle import PACK_SCHEMA, EnginePack, open_pack, open_participant, seal
-from rtdecode.decode.adapter import adapter_from
-from rtdecode.decode.backends import load_mindeye2
 from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.families.mindeye2 import load_mindeye2
+from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS
+from rtdecode.decode.families.mindeye2.stimulus_latents import CATEGORIES
 from rtdecode.decode.loading import load_candidates, load_decoder
-from rtdecode.decode.mindeye2.latents import EMBEDDINGS
-from rtdecode.decode.mindeye2.stimuli import CATEGORIES
+from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.service import LocalService
 from rtdecode.decode.worker import WorkerService
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Stamp, TrialEvent
+from rtdecode.settings import DecodeSettings
 
 HIDDEN = mindeye2_sizes("small")["backbone"][1]["hidden"]
 DECODED = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder")
@@ -103,7 +104,7 @@ def bundle(pack: EnginePack, stimuli: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def decoder(pack: EnginePack, stimuli: Path, bundle: Path) -> Decoder:
-    made = load_decoder(pack, stimuli=stimuli, seed=5, **STEPS)
+    made = load_decoder(pack, DecodeSettings(stimuli=stimuli, **STEPS), seed=5)
     made.load(open_participant(bundle))
     return made
 
@@ -171,12 +172,12 @@ def test_a_pack_without_stimuli_or_without_a_map_is_refused(pack: EnginePack, st
         load_decoder(pack)
     write_fake_mindeye2(tmp_path / "bare", dims="small", stages=DECODED)
     with pytest.raises(BundleError, match="rtdecode engines latents"):
-        load_decoder(open_pack(str(tmp_path / "bare")), stimuli=stimuli)
+        load_decoder(open_pack(str(tmp_path / "bare")), DecodeSettings(stimuli=stimuli))
 
 
 def test_a_pack_of_another_kind_is_refused(pack: EnginePack) -> None:
     other = EnginePack(folder=pack.folder, identity="x", config={**pack.config, "kind": "mindeye1"})
-    with pytest.raises(EngineError, match="kind tiny or mindeye2 for a session, got mindeye1"):
+    with pytest.raises(EngineError, match="a session can run, got one of kind mindeye1"):
         load_candidates(other, None)
 
 
@@ -226,7 +227,7 @@ def test_parts_come_in_order_and_the_trial_fixes_the_noise(decoder: Decoder) -> 
 def test_absent_stages_are_told_and_the_rest_runs(bundle: Path, tmp_path: Path) -> None:
     pack = make_pack(tmp_path, ("ridge", "backbone", "prior"))
     write_stimuli(tmp_path / "stimuli", pack)
-    service = LocalService(load_decoder(pack, stimuli=tmp_path / "stimuli"))
+    service = LocalService(load_decoder(pack, DecodeSettings(stimuli=tmp_path / "stimuli")))
     assert service.absent == ("caption", "picture")
     fit = open_participant(bundle)
 
@@ -246,7 +247,7 @@ def test_a_bundle_of_other_categories_is_refused(pack: EnginePack, bundle: Path,
     told = json.loads((tmp_path / "stimuli" / CATEGORIES).read_text())
     renamed = {name: kind.replace("vase", "jug") for name, kind in told.items()}
     (tmp_path / "stimuli" / CATEGORIES).write_text(json.dumps(renamed))
-    decoder = load_decoder(pack, stimuli=tmp_path / "stimuli", **STEPS)
+    decoder = load_decoder(pack, DecodeSettings(stimuli=tmp_path / "stimuli", **STEPS))
     with pytest.raises(BundleError, match=r"bird, boat, tree, vase apart.*bird, boat, jug, tree"):
         decoder.load(open_participant(bundle))
 
@@ -255,7 +256,7 @@ def test_the_worker_gives_the_same_bytes_as_the_caller_s_process(
     pack: EnginePack, stimuli: Path, bundle: Path, decoder: Decoder
 ) -> None:
     beta = beta_of(decoder.candidates.tokens[100, 0], 0.3, 0)
-    worker = WorkerService(pack.folder, stimuli=stimuli, seed=5, **STEPS)
+    worker = WorkerService(DecodeSettings(pack=str(pack.folder), stimuli=stimuli, **STEPS), seed=5)
     try:
         assert worker.categories == KINDS
         assert worker.absent == ()

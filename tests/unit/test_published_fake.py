@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from engines.published.fake import random_pieces, write_fake_mindeye2
-from engines.published.shapes import mindeye2_sizes
-from engines.published.tensors import write_tensors
+from engines.importing.fake import random_pieces, write_fake_mindeye2
+from engines.importing.shapes import mindeye2_sizes
+from engines.importing.tensors import write_tensors
 from rtdecode.__main__ import main
 from rtdecode.bundle import open_pack
 from rtdecode.decode.networks.build import empty

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engines.published.mindeye1 import Sources as Sources1
-from engines.published.mindeye1 import draft_mindeye1
-from engines.published.mindeye2 import Sources, draft_mindeye2
-from engines.published.sources import locate, read
+from engines.importing.mindeye1_files import Sources as Sources1
+from engines.importing.mindeye1_files import draft_mindeye1
+from engines.importing.mindeye2_files import Sources, draft_mindeye2
+from engines.importing.weight_files import locate, read
 from rtdecode.__main__ import main
 from rtdecode.bundle import PACK_SCHEMA, open_pack, seal
-from rtdecode.decode.networks.mindeye2 import BackboneShape
+from rtdecode.decode.networks.backbone import BackboneShape
 from rtdecode.errors import BundleError, CheckpointError
 from tests.published import (
     State,

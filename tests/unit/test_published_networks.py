@@ -13,18 +13,19 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, GitConfig, GitForCausalLM
 
-from engines.published.fake import write_fake_mindeye2
+from engines.importing.fake import write_fake_mindeye2
 from rtdecode.bundle import open_pack
-from rtdecode.decode.mindeye2.engines import load_engines, tensor_runner
-from rtdecode.decode.mindeye2.unclip import size_features
+from rtdecode.decode.families.mindeye2.assembly import load_engines
+from rtdecode.decode.families.mindeye2.unclip_step import size_features
 from rtdecode.decode.networks.build import empty
 from rtdecode.decode.networks.captioner import build_captioner
-from rtdecode.decode.networks.engine import TorchEngine
-from rtdecode.decode.networks.parts import parts
 from rtdecode.decode.networks.preprocess import bigg_input
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import word_numbers
-from rtdecode.decode.networks.stages import open_stage
+from rtdecode.decode.runtime.parts import parts
+from rtdecode.decode.runtime.runner import tensor_runner
+from rtdecode.decode.runtime.torch_engine import TorchEngine
+from rtdecode.decode.runtime.torch_runner import open_stage
 from tests.published import State, random_state, sizes_of
 
 

@@ -15,10 +15,10 @@ import pytest
 import tomli_w
 
 from rtdecode.errors import JournalError, SettingsError
-from rtdecode.journal import read
-from rtdecode.past import check_unchanged
-from rtdecode.recording import Recording, session_folder
 from rtdecode.records import Stamp, TrialEvent, Volume
+from rtdecode.session.journal import read
+from rtdecode.session.past import check_unchanged
+from rtdecode.session.recording import Recording, session_folder
 from rtdecode.settings import SessionSettings, parse
 from tests.conftest import FakeClock
 
@@ -70,7 +70,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         return written
 
     monkeypatch.setattr(Path, "write_bytes", refuse(write_bytes))
-    monkeypatch.setattr("rtdecode.journal.os.pwrite", refuse(pwrite))
+    monkeypatch.setattr("rtdecode.session.journal.os.pwrite", refuse(pwrite))
     return lambda value: state.update(full=value)
 
 
@@ -121,7 +121,7 @@ def test_what_can_be_held_is_bounded(
     tmp_path: Path, full: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recording = make(tmp_path)
-    monkeypatch.setattr("rtdecode.kept.HELD_BYTES", 1000)
+    monkeypatch.setattr("rtdecode.session.kept.HELD_BYTES", 1000)
     full(True)
     recording.keep(volume(0))
     recording.keep(volume(1))

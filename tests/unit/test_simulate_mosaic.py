@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from rtdecode.acquire.dicom import DicomReader
-from rtdecode.simulate import mosaic
+from rtdecode.simulate import mosaic_writer as mosaic
 from rtdecode.simulate.protocol import Protocol
 
 START = datetime.datetime(2000, 1, 1, 9)

@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 pytest.importorskip("diffusers")
 
-from engines.losses import draw_mix  # noqa: E402
 from engines.training.loop import Plan, fit  # noqa: E402
+from engines.training.losses import draw_mix  # noqa: E402
 from engines.training.objective import MindEye2Objective, Weights  # noqa: E402
-from engines.training.shared import SharedModel, Trials  # noqa: E402
-from rtdecode.decode.networks.mindeye2 import BackboneShape  # noqa: E402
+from engines.training.shared_model import SharedModel, Trials  # noqa: E402
+from rtdecode.decode.networks.backbone import BackboneShape  # noqa: E402
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape  # noqa: E402
 from rtdecode.decode.sampling.schedule import cosine_schedule  # noqa: E402
 from rtdecode.errors import TrainingError  # noqa: E402

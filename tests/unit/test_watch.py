@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.watch import Watch
+from rtdecode.session.health import Watch
 from tests.conftest import FakeClock
 
 
@@ -95,7 +95,7 @@ def test_the_disk_is_told_before_it_is_full_and_its_loss_is_survived(rig: Rig, m
             raise OSError(errno.ENOENT, "gone")
         return SimpleNamespace(free=free["bytes"])
 
-    monkeypatch.setattr("rtdecode.watch.shutil.disk_usage", usage)
+    monkeypatch.setattr("rtdecode.session.health.shutil.disk_usage", usage)
     assert rig.faults() == [("disk", "low", False)]
     assert rig.recording.saving
     free["bytes"] = 1 << 40

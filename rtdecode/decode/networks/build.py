@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rtdecode.decode.networks.backbone import Backbone, BackboneShape, Ridge
+from rtdecode.decode.networks.brain import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.captioner import build_captioner
 from rtdecode.decode.networks.converter import ClipConverter
 from rtdecode.decode.networks.embedder import ImageEmbedder, TowerShape
-from rtdecode.decode.networks.mindeye1 import BrainNetwork, BrainShape, LowLevel
-from rtdecode.decode.networks.mindeye2 import Backbone, BackboneShape, Ridge
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import PromptEncoder
 from rtdecode.decode.networks.unclip import Autoencoder, Denoiser, SmallAutoencoder

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.sampling.prior import Predict
+from rtdecode.decode.sampling.ddpm import Predict
 
 
 def few_times(levels: int, steps: int) -> list[int]:

@@ -1,0 +1,173 @@
+"""`engines export`, `build`, `verify`, `list`, `bench` and `embed`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from engines.compile.part_times import BACKENDS
+from rtdecode.bundle import EnginePack, check_numbers, open_pack
+from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LATENTS
+from rtdecode.decode.runtime.plans import sidecars
+from rtdecode.errors import BundleError
+
+_PRECISIONS = ("float32", "float16", "bfloat16")
+_UNTRIED = "TensorRT plans of this project were compiled and run behind a stand-in only, never on a GPU yet"
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands; each sets ``handler``."""
+    export = commands.add_parser("export", help="write a pack with ONNX files, compared with torch")
+    export.add_argument("pack", help="name of an installed pack, or a folder, with weights of networks")
+    export.add_argument("--out", type=Path, required=True, help="folder of the new pack")
+    export.add_argument("--precision", choices=_PRECISIONS, default="float32", help="of the tensors in the files")
+    export.add_argument(
+        "--tolerance", type=float, help="largest difference from torch, relative, of ONNX files and of plans from them"
+    )
+    export.set_defaults(handler=_export)
+
+    build = commands.add_parser("build", help="compile TensorRT plans for this GPU; kept only if they equal torch")
+    build.add_argument("pack", help="folder of an exported pack")
+    build.add_argument("--flag", action="append", default=[], metavar="NAME", help="builder flag; may be repeated")
+    build.set_defaults(handler=_build)
+
+    verify = commands.add_parser(
+        "verify", help="check a pack against its manifest, its numbers, and its ONNX files against torch"
+    )
+    verify.add_argument("pack", help="name of an installed pack, or a folder")
+    verify.add_argument("--threads", type=int, default=1, help="CPU threads")
+    verify.set_defaults(handler=_verify)
+
+    listing = commands.add_parser("list", help="list installed packs, or the given ones, and their plans")
+    listing.add_argument("packs", nargs="*", help="folders")
+    listing.set_defaults(handler=_list)
+
+    bench = commands.add_parser("bench", help="time every part of a pack")
+    bench.add_argument("pack", help="name of an installed pack, or a folder")
+    bench.add_argument("--backend", choices=BACKENDS, default="onnx")
+    bench.add_argument("--threads", type=int, default=1, help="CPU threads")
+    bench.add_argument("--times", type=int, default=30, help="runs of each part")
+    bench.set_defaults(handler=_bench)
+
+    embed = commands.add_parser("embed", help="embed pictures, for retrieval from a pool and to calibrate")
+    embed.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures named <stimulus>.png or .jpg")
+    embed.add_argument("--pack", default="tiny", help="name of an installed pack, or a folder")
+    embed.add_argument("--out", type=Path, help=f"safetensors file to write; default: IMAGES/{EMBEDDINGS}")
+    embed.add_argument("--threads", type=int, default=1, help="CPU threads")
+    embed.add_argument(
+        "--unclip-latents", action="store_true", help="also the pictures as the unCLIP makes them, to distil it with"
+    )
+    embed.set_defaults(handler=_embed)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from engines.compile.plan_building import export_pack
+
+    identity = export_pack(
+        open_pack(args.pack), args.out, precision=args.precision, tolerance=args.tolerance, report=print
+    )
+    print(f"{args.out}: sealed as {identity}")
+    return 0
+
+
+def _build(args: argparse.Namespace) -> int:
+    from engines.compile.plan_building import build_plans
+    from rtdecode.decode.runtime.tensorrt import TensorRT
+
+    build_plans(open_pack(args.pack), TensorRT(), flags=tuple(args.flag), report=print)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    pack = open_pack(args.pack)
+    print(f"{pack.folder}: {pack.name}, sealed as {pack.identity}")
+    check_numbers(pack.folder)
+    for stage, spec in pack.config["stages"].items():
+        print(f"  {stage}: {', '.join(spec['inputs'])} -> {', '.join(spec['outputs'])}")
+    if LATENTS in pack.config:
+        print(
+            "  latents: image tokens -> hidden, {components} components, held-out R2 {held_out_r2:.3f} over {pictures} "
+            "pictures".format(**pack.config[LATENTS])
+        )
+    if "parts" not in pack.config:
+        return 0
+    from engines.compile.parity import agrees
+    from engines.compile.plan_building import verify_parts
+
+    table = Table("part", "output", "difference from torch, relative", "at most", title="ONNX Runtime against torch")
+    right = True
+    for part, found in verify_parts(pack, threads=args.threads):
+        tolerance = pack.config["parts"][part.name]["tolerance"]
+        right = right and agrees(found, tolerance)
+        if not found:
+            table.add_row(part.name, "", "not compared: ONNX Runtime runs no bfloat16", "")
+        for one in found:
+            table.add_row(one.part, one.output, f"{one.difference:.1e}", f"{tolerance:g}")
+    Console().print(table)
+    return 0 if right else 1
+
+
+def _list(args: argparse.Namespace) -> int:
+    table = Table("pack", "folder", "stages", "plans")
+    points = sorted(entry_points(group="rtdecode.packs"), key=lambda point: point.name)
+    names = args.packs or [point.name for point in points]
+    failed = False
+    for name in names:
+        try:
+            pack = open_pack(name)
+        except BundleError as error:
+            failed = True
+            table.add_row(name, "", f"[red]{error}[/]", "")
+            continue
+        table.add_row(pack.name, str(pack.folder), ", ".join(pack.config["stages"]), _plans(pack) or "none")
+    Console().print(table)
+    print(_UNTRIED)
+    return 2 if failed else 0
+
+
+def _plans(pack: EnginePack) -> str:
+    kinds = Counter(
+        "TensorRT {tensorrt}, {gpu}, {precision}".format(**said["key"])
+        for part in pack.config.get("parts", {})
+        for said in sidecars(pack, part).values()
+        if "key" in said
+    )
+    return "; ".join(f"{count} for {kind}" for kind, count in kinds.items())
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from engines.compile.part_times import time_pack
+
+    pack = open_pack(args.pack)
+    table = Table(
+        "part", "median ms", "p99 ms", title=f"{pack.name}, {args.backend}, {args.threads} CPU threads, batch 1"
+    )
+    for one in time_pack(pack, args.backend, threads=args.threads, times=args.times):
+        table.add_row(one.part, f"{one.median_ms:.2f}", f"{one.p99_ms:.2f}")
+    Console().print(table)
+    return 0
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from engines.embed.folder_embedding import embed_folder
+
+    pack, out = open_pack(args.pack), args.out or args.images / EMBEDDINGS
+    with Progress() as bar:
+        task = bar.add_task("embedding", total=None)
+        shape = embed_folder(
+            pack,
+            args.images,
+            out,
+            threads=args.threads,
+            unclip_latents=args.unclip_latents,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    latents = ", and their latents" if LATENTS in pack.config else ""
+    print(f"{out}: {shape[0]} pictures, {shape[1]} tokens of {shape[2]} channels each{latents}")
+    return 0

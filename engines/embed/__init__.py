@@ -1,0 +1,1 @@
+"""Embeddings of pictures, and the map that a participant is calibrated through."""

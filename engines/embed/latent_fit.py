@@ -1,0 +1,203 @@
+"""`engines latents`: what a MindEye2 pack's backbone is given for a picture, learned from its own participants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from engines.embed.columns import Columns
+from engines.embed.components import Float64, fit_ridge, principal
+from engines.sealed_copies import seal_copy
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.families.mindeye2.assembly import ridge_layer
+from rtdecode.decode.families.mindeye2.latent_map import LATENTS
+from rtdecode.errors import EngineError, TrainingError
+
+FEWEST = 8
+"""Pictures that a map may be fitted on."""
+_FILE = "latents.safetensors"
+_TRIALS = 1024
+_BLOCK = 1 << 25
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the map is learned from.
+
+    Attributes
+    ----------
+    pictures : Path
+        A safetensors file with ``tokens`` (p, t, d), float16 or float32.
+    participants : sequence of (int, Path)
+        Number of a ridge layer of the pack, and a safetensors file with ``betas`` (n, voxels), standardised as that
+        layer wants them, and ``picture`` (n,), rows of `pictures`.
+    components : int
+        At most.
+    block : int
+        Values of tokens in memory at a time.
+    """
+
+    pictures: Path
+    participants: Sequence[tuple[int, Path]]
+    components: int = 512
+    block: int = _BLOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What came of it.
+
+    Attributes
+    ----------
+    identity : str
+        Of the new pack.
+    pictures, trials, components : int
+    held_out_r2 : float
+        See `engines.embed.components.Ridge`.
+    """
+
+    identity: str
+    pictures: int
+    trials: int
+    components: int
+    held_out_r2: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Seen:
+    """Pictures that somebody saw: rows (n,), the mean output (n, hidden) of the ridge layers, and number of trials."""
+
+    rows: NDArray[np.int64]
+    outputs: Float64
+    trials: int
+
+
+def learn_latents(pack: EnginePack, order: Order, out: Path, *, progress: Progress) -> Learned:
+    """Learn the map and seal a copy of the pack with it; all else in the pack stays.
+
+    Parameters
+    ----------
+    pack : EnginePack
+        Of kind ``mindeye2``, with ridge and backbone.
+    order : Order
+    out : Path
+        Folder of the new pack.
+    progress : callable
+        Is told, block by block, what share of the reading was done; the shares sum to 1.
+
+    Raises
+    ------
+    EngineError
+        The pack has no such ridge layers.
+    TrainingError
+        The data are not for this pack, too few, or not finite.
+    """
+    if order.components < 1:
+        raise TrainingError(f"components: expected at least 1, got {order.components}")
+    layout = _layout(pack)
+    pictures = Columns(order.pictures, {"tokens": 3}, "numpy")
+    if pictures.shape("tokens") != layout:
+        raise TrainingError(
+            f"{order.pictures}: tokens: expected (tokens, dim) {layout} for this pack, got {pictures.shape('tokens')}: "
+            "embed the pictures with this pack"
+        )
+    seen = _see(pack, order, pictures)
+    width = layout[0] * layout[1]
+    found = principal(
+        lambda: _blocks(pictures, seen.rows, order.block, progress),
+        (len(seen.rows), width),
+        most=order.components,
+        dtype=np.float32 if pack.config["precision"] == "float32" else np.float16,
+    )
+    ridge = fit_ridge(found, seen.outputs)
+
+    def change(folder: Path) -> dict[str, Any]:
+        arrays = {
+            "token_mean": found.mean,
+            "basis": found.basis,
+            "weights": ridge.weights.astype(np.float32),
+            "intercept": ridge.intercept.astype(np.float32),
+        }
+        save_file(arrays, folder / _FILE)
+        table = {
+            "file": _FILE,
+            "components": len(found.values),
+            "pictures": len(seen.rows),
+            "trials": seen.trials,
+            "participants": sorted({number for number, _ in order.participants}),
+            "penalty": ridge.penalty,
+            "held_out_r2": ridge.held_out_r2,
+        }
+        return {**pack.config, "name": out.name, LATENTS: table}
+
+    return Learned(
+        identity=seal_copy(pack, out, change),
+        pictures=len(seen.rows),
+        trials=seen.trials,
+        components=len(found.values),
+        held_out_r2=ridge.held_out_r2,
+    )
+
+
+def _layout(pack: EnginePack) -> tuple[int, int]:
+    """Return number and width of the backbone's tokens."""
+    kind, stages = pack.config.get("kind"), pack.config["stages"]
+    if kind != "mindeye2" or not {"ridge", "backbone"} <= stages.keys():
+        raise EngineError(
+            f"pack {pack.name}: expected a pack of kind mindeye2 with stages ridge and backbone, got kind {kind} with "
+            f"{', '.join(stages)}: rtdecode engines import mindeye2"
+        )
+    sizes = stages["backbone"]["sizes"]
+    return int(sizes["tokens"]), int(sizes["dim"])
+
+
+def _see(pack: EnginePack, order: Order, pictures: Columns) -> _Seen:
+    people = [(number, Columns(path, {"betas": 2, "picture": 1}, "numpy")) for number, path in order.participants]
+    for number, table in people:
+        (given,), wanted = table.shape("betas"), ridge_layer(pack, number)[0].shape[1]
+        if given != wanted:
+            raise TrainingError(
+                f"{table.path}: betas: expected {wanted} voxels, those of ridge layer {number}, got {given}"
+            )
+    shown = [table.refer("picture", pictures) for _, table in people]
+    rows, index, counts = np.unique(np.concatenate(shown), return_inverse=True, return_counts=True)
+    if len(rows) < FEWEST:
+        raise TrainingError(f"expected trials of at least {FEWEST} pictures, got {len(rows)}: give more participants")
+    outputs = np.zeros((len(rows), pack.config["stages"]["ridge"]["sizes"]["hidden"]))
+    done = 0
+    for number, table in people:
+        weight, bias = ridge_layer(pack, number)
+        for at in range(0, len(table), _TRIALS):
+            betas = table.part("betas")[at : min(at + _TRIALS, len(table))].astype(np.float32)
+            if wrong := int(np.sum(~np.isfinite(betas))):
+                raise TrainingError(
+                    f"{table.path}: betas: expected finite values, got {wrong} that are not in trials {at} to "
+                    f"{at + len(betas) - 1}: give those voxels the mean, 0"
+                )
+            np.add.at(outputs, index[done : done + len(betas)], betas @ weight.T + bias)
+            done += len(betas)
+    return _Seen(rows=rows, outputs=outputs / counts[:, None], trials=done)
+
+
+def _blocks(pictures: Columns, rows: NDArray[np.int64], values: int, progress: Progress) -> Iterator[Float64]:
+    """Tokens (n, columns) of some pictures, so many values at a time but a whole token at least."""
+    part = pictures.part("tokens")
+    tokens, dim = pictures.shape("tokens")
+    step = max(1, values // (len(rows) * dim))
+    for at in range(0, tokens, step):
+        size = min(step, tokens - at)
+        block = np.empty((len(rows), size * dim))
+        for i, row in enumerate(rows.tolist()):
+            block[i] = part[row : row + 1, at : at + size].reshape(-1)
+        if not np.isfinite(block).all():
+            row = int(rows[~np.isfinite(block).all(1)][0])
+            raise TrainingError(f"{pictures.path}: tokens: expected finite values, got others in row {row}")
+        yield block
+        progress(size / tokens / 2)  # every block is read twice

@@ -1,0 +1,129 @@
+"""`engines import` and `engines fake`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines.importing.drafts import Draft
+
+_PRECISIONS = ("float32", "float16", "bfloat16")
+_DIMS = ("small", "cut", "full")
+_PICTURE = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder", "blurry_autoencoder")
+_STAGES = (*_PICTURE, "small_autoencoder", "embedder", "refiner", "refiner_autoencoder", "prompt")
+_HUB = "datasets/pscotti/mindeyev2"
+_WHERE = "a path, [datasets/]owner/repository:file on the Hugging Face hub"
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the two commands; each sets ``handler``."""
+    importing = commands.add_parser("import", help="turn published checkpoints into a sealed engine pack")
+    models = importing.add_subparsers(required=True, metavar="MODEL")
+
+    second = models.add_parser("mindeye2", help="MindEye2 with its SDXL unCLIP", description=f"FILE is {_WHERE}.")
+    second.add_argument(
+        "--weights",
+        metavar="FILE",
+        required=True,
+        help=f"last.pth of a model, for example {_HUB}:train_logs/final_subj01_pretrained_40sess_24bs/last.pth",
+    )
+    second.add_argument("--unclip", metavar="FILE", help=f"{_HUB}:unclip6_epoch0_step110000.ckpt")
+    second.add_argument("--converter", metavar="FILE", help=f"{_HUB}:bigG_to_L_epoch8.pth")
+    second.add_argument("--captioner", metavar="FOLDER", help="a folder, or microsoft/git-large-coco")
+    second.add_argument("--refiner", metavar="FILE", help="an SDXL checkpoint; the published one is zavychromaxl_v30")
+    second.add_argument(
+        "--small-autoencoder",
+        metavar="FILE",
+        help="madebyollin/taesdxl:diffusion_pytorch_model.safetensors; pictures are then decoded by it",
+    )
+    second.add_argument(
+        "--participant",
+        metavar="N",
+        type=int,
+        action="append",
+        help="ridge layer to keep, by its number in the checkpoint; may be repeated; all by default",
+    )
+    second.set_defaults(handler=_import_mindeye2)
+
+    first = models.add_parser("mindeye1", help="MindEye1", description=f"FILE is {_WHERE}.")
+    first.add_argument("--weights", metavar="FILE", required=True, help="last.pth of the high-level model")
+    first.add_argument("--low-level", metavar="FILE", help="checkpoint of the low-level model")
+    first.set_defaults(handler=_import_mindeye1)
+
+    for parser in (second, first):
+        parser.add_argument("--blurry-autoencoder", metavar="FILE", help=f"{_HUB}:sd_image_var_autoenc.pth")
+        parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
+        parser.add_argument("--name", help="name of the pack; its folder's by default")
+        parser.add_argument("--licence", required=True, help="licence of the weights, for whoever gets the pack")
+        parser.add_argument("--precision", choices=_PRECISIONS, default="float32")
+        parser.add_argument(
+            "--ignore",
+            metavar="REGEX",
+            action="append",
+            default=[],
+            help="leave out unexpected keys that match in full",
+        )
+
+    faking = commands.add_parser("fake", help="write a pack of random weights, to measure time and memory with")
+    kinds = faking.add_subparsers(required=True, metavar="MODEL")
+    fake = kinds.add_parser("mindeye2", help="MindEye2's shapes")
+    fake.add_argument("--out", type=Path, required=True, help="folder of the pack")
+    fake.add_argument("--dims", choices=_DIMS, default="full", help="cut: the token layout, but few layers")
+    fake.add_argument("--precision", choices=_PRECISIONS, default="float16")
+    fake.add_argument("--seed", type=int, default=0)
+    fake.add_argument("--stages", nargs="+", choices=_STAGES, default=_PICTURE, help="by default what a picture needs")
+    fake.set_defaults(handler=_fake_mindeye2)
+
+
+def _missing(error: ImportError) -> int:
+    print(f"published networks need torch, diffusers, transformers and open_clip ({error}): pip install '.[gpu]'")
+    return 2
+
+
+def _import_mindeye2(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.mindeye2_files import Sources, draft_mindeye2
+    except ImportError as error:
+        return _missing(error)
+    sources = Sources(
+        weights=args.weights,
+        converter=args.converter,
+        captioner=args.captioner,
+        unclip=args.unclip,
+        blurry_autoencoder=args.blurry_autoencoder,
+        refiner=args.refiner,
+        small_autoencoder=args.small_autoencoder,
+    )
+    return _seal(draft_mindeye2(sources, participants=args.participant, ignored=args.ignore), args)
+
+
+def _import_mindeye1(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.mindeye1_files import Sources, draft_mindeye1
+    except ImportError as error:
+        return _missing(error)
+    sources = Sources(weights=args.weights, low_level=args.low_level, blurry_autoencoder=args.blurry_autoencoder)
+    return _seal(draft_mindeye1(sources, ignored=args.ignore), args)
+
+
+def _seal(draft: Draft, args: argparse.Namespace) -> int:
+    for line in draft.left_out():
+        print(line)
+    name = args.name or args.out.name
+    identity = draft.seal(args.out, name=name, licence=args.licence, precision=args.precision)
+    print(f"{args.out}: stages {', '.join(draft.stages)}; sealed as {identity}")
+    return 0
+
+
+def _fake_mindeye2(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.fake import write_fake_mindeye2
+    except ImportError as error:
+        return _missing(error)
+    identity = write_fake_mindeye2(
+        args.out, dims=args.dims, stages=args.stages, precision=args.precision, seed=args.seed, report=print
+    )
+    print(f"{args.out}: sealed as {identity}")
+    return 0

@@ -1,0 +1,107 @@
+"""The seam to a family of decoders, and how one is found: by the `kind` of a pack, among installed entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.pipeline import Pipeline
+from rtdecode.decode.runtime.backends import Backend
+from rtdecode.decode.score.candidates import Candidates
+from rtdecode.errors import EngineError
+from rtdecode.settings import DecodeSettings
+
+GROUP = "rtdecode.families"
+"""Entry points: the name is the `kind` in ``pack.toml``, the object is a `Family`."""
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedder:
+    """A loaded embedder of pictures.
+
+    Attributes
+    ----------
+    run : callable
+        Pictures (n, 3, h, w) in 0..1 to tokens (n, t, d), float32.
+    picture_px : tuple of int or None
+        Height and width that it takes; None where it resizes by itself.
+    """
+
+    run: Callable[[Float32], Float32]
+    picture_px: tuple[int, int] | None
+
+
+class Family(Protocol):
+    """All that a session needs of one kind of pack."""
+
+    def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
+        """Load what a trial may have shown, without the networks that decode.
+
+        Parameters
+        ----------
+        pack : EnginePack
+        stimuli : Path or None
+            Folder of pictures named by stimulus.
+        threads : int
+            CPU threads.
+
+        Raises
+        ------
+        EngineError, BundleError
+            The pack or the stimuli cannot be used.
+        """
+        ...
+
+    def pipeline(self, pack: EnginePack, settings: DecodeSettings, backend: Backend, *, seed: int) -> Pipeline:
+        """Load the networks that decode, and warm them up.
+
+        Parameters
+        ----------
+        pack : EnginePack
+        settings : DecodeSettings
+            Threads and numbers of steps.
+        backend : Backend
+            What runs the networks.
+        seed : int
+            Of the session: fixes, with the trial, the noise that a picture starts from.
+
+        Raises
+        ------
+        EngineError, BundleError
+            The pack cannot be used in a session.
+        """
+        ...
+
+    def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
+        """Load what embeds pictures.
+
+        Raises
+        ------
+        EngineError
+            The pack has none, or what runs it is not installed.
+        """
+        ...
+
+
+def family_of(pack: EnginePack) -> Family:
+    """Find the family of a pack.
+
+    Raises
+    ------
+    EngineError
+        No installed family is of its kind.
+    """
+    kind = str(pack.config.get("kind", "tiny"))
+    known = {point.name: point for point in entry_points(group=GROUP)}
+    if kind not in known:
+        raise EngineError(f"pack {pack.name}: expected a kind among {', '.join(sorted(known))}, got {kind}")
+    family: Family = known[kind].load()
+    return family

@@ -1,0 +1,139 @@
+"""A MindEye2 decoder's stages, put together from parts, whatever runs these: ONNX Runtime, TensorRT or torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.families.guided_prior import guided_prior
+from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
+from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, Unclip, size_features
+from rtdecode.decode.runtime.runner import LONGEST, Compute, Runner
+from rtdecode.decode.sampling.schedule import cosine_schedule
+from rtdecode.errors import EngineError
+
+NEEDED = ("ridge", "backbone", "prior")
+CONTEXT = "unclip_context"
+"""Part of the unCLIP whose answers go into its other part only."""
+
+
+def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> MindEye2Stages:
+    """Put the parts of a MindEye2 pack together; stages that it lacks are None, and so are embedder and refinement.
+
+    Parameters
+    ----------
+    pack : EnginePack
+    runner : Runner
+    participant : int
+        Which ridge layer of the pack starts; `MindEye2.take_ridge` gives another.
+
+    Raises
+    ------
+    EngineError
+        A part that every picture needs is missing, or one cannot be loaded.
+    """
+    parts, stages = runner.parts, pack.config["stages"]
+    if missing := [name for name in NEEDED if name not in parts]:
+        raise EngineError(f"pack {pack.name}: missing stages {', '.join(missing)}; import the weights again")
+
+    def simple(name: str) -> Callable[[Any], Any] | None:
+        if name not in parts:
+            return None
+        decode = runner.open(name)
+        return lambda latent: decode({"latent": latent})["picture"]
+
+    return MindEye2Stages(
+        ridge=ridge_layer(pack, participant),
+        schedule=cosine_schedule(int(stages["prior"]["sizes"].get("timesteps", 100))),
+        backbone=_backbone(runner.open("backbone")),
+        prior=guided_prior(runner),
+        caption=_captions(pack, runner) if {"converter", "captioner"} <= set(parts) else None,
+        unclip=_unclip(runner) if {"unclip", CONTEXT} <= set(parts) else None,
+        latent_side=int(stages["unclip"]["sizes"]["sample_size"]) if "unclip" in stages else 0,
+        picture=simple("autoencoder"),
+        small_picture=simple("small_autoencoder"),
+        blurry=simple("blurry_autoencoder") if stages["backbone"]["sizes"]["low_level"] else None,
+        embed=None,
+        refiner=None,
+        array=runner.array,
+        host=runner.host,
+    )
+
+
+def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:
+    """Read one ridge layer of a pack: weights (hidden, voxels) and bias (hidden,).
+
+    Raises
+    ------
+    EngineError
+        The pack has no such layer, or it is in bfloat16 and there is no torch to read it.
+    """
+    path = pack.folder / pack.config["stages"]["ridge"]["file"]
+    weight, bias = (f"linears.{participant}.{part}" for part in ("weight", "bias"))
+    with safe_open(path, framework="numpy") as file:
+        names = file.keys()
+        if weight not in names:
+            raise EngineError(
+                f"pack {pack.name}: expected a participant from 0 to {len(names) // 2 - 1}, got {participant}"
+            )
+        if file.get_slice(weight).get_dtype() != "BF16":
+            return file.get_tensor(weight).astype(np.float32), file.get_tensor(bias).astype(np.float32)
+    if importlib.util.find_spec("torch") is None:
+        raise EngineError(
+            f"pack {pack.name}: expected a ridge in float16 or float32, got bfloat16: rtdecode engines export "
+            f"{pack.folder}, or pip install '.[gpu]'"
+        )
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(weight).float().numpy(), file.get_tensor(bias).float().numpy()
+
+
+def _backbone(compute: Compute) -> Callable[[Any], Hidden]:
+    def run(hidden: Any) -> Hidden:
+        found = compute({"hidden": hidden[:, None]})
+        return Hidden(tokens=found["tokens"], retrieval=found["retrieval"], latent=found.get("latent"))
+
+    return run
+
+
+def _unclip(runner: Runner) -> Unclip:
+    return Unclip(
+        context_part=runner.open(CONTEXT),
+        step_part=runner.open("unclip"),
+        vector=runner.array(size_features(UNCLIP_SIZES)),
+        join=runner.join,
+        level=runner.level,
+    )
+
+
+def _captions(pack: EnginePack, runner: Runner) -> Callable[[Any], list[str]]:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise EngineError(f"captions need tokenizers: pip install '.[gpu]' ({error})") from None
+    convert, score = runner.open("converter"), runner.open("captioner")
+    sizes = pack.config["stages"]["captioner"]["sizes"]
+    first, last = int(sizes["bos_token_id"]), int(sizes["eos_token_id"])
+    tokenizer = Tokenizer.from_file(str(pack.folder / "captioner" / "tokenizer.json"))
+
+    def run(tokens: Any) -> list[str]:
+        features = convert({"tokens": tokens})["features"]
+        words = np.full((len(tokens), LONGEST), last, np.int64)
+        words[:, 0] = first
+        for place in range(LONGEST - 1):
+            given = {"features": features, "words": runner.array(words), "place": runner.level(place, words)}
+            words[:, place + 1] = runner.host(score(given)["scores"]).argmax(1)
+            if (words[:, 1 : place + 2] == last).any(1).all():
+                break
+        return [tokenizer.decode(_said(row.tolist(), last)).strip() for row in words]
+
+    return run
+
+
+def _said(words: list[int], last: int) -> list[int]:
+    """Words between the first, which begins every caption, and the one that ends it."""
+    return words[1 : words.index(last)] if last in words else words[1:]

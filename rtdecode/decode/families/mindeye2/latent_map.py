@@ -1,0 +1,78 @@
+"""From image tokens to the backbone's hidden values, without a brain: what a new participant's ridge is fitted to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32
+from rtdecode.errors import EngineError
+
+EMBEDDINGS = "embeddings.safetensors"
+"""Embeddings of a folder of pictures, in that folder, as ``rtdecode engines embed`` writes them."""
+LATENTS = "latents"
+"""Table of ``pack.toml`` that describes the map, and tensor of the embeddings that holds what it gives."""
+_BLOCK = 1 << 23
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentMap:
+    """Ridge regression on principal components of image tokens.
+
+    Attributes
+    ----------
+    token_mean : ndarray of shape (m,), float32
+        Of all tokens of a picture behind each other.
+    basis : ndarray of shape (k, m), float16 or float32
+        Orthonormal components.
+    weights : ndarray of shape (k, hidden), float32
+    intercept : ndarray of shape (hidden,), float32
+    """
+
+    token_mean: Float32
+    basis: NDArray[np.floating[Any]]
+    weights: Float32
+    intercept: Float32
+
+    def __call__(self, tokens: NDArray[np.floating[Any]]) -> Float32:
+        """Hidden values (n, hidden), float32, of pictures with tokens (n, t, d), computed in float32.
+
+        Raises
+        ------
+        EngineError
+            The tokens are of another layout.
+        """
+        components, width = self.basis.shape
+        got = math.prod(tokens.shape[1:])
+        if tokens.ndim != 3 or got != width:
+            raise EngineError(
+                f"expected tokens (n, t, d) with {width} values of each picture, got shape {tokens.shape}: were they "
+                "embedded by another pack?"
+            )
+        rows = tokens.reshape(len(tokens), width)
+        scores = np.zeros((len(rows), components), np.float32)
+        step = max(1, _BLOCK // max(len(rows), components))  # neither basis nor tokens are whole in float32
+        for at in range(0, width, step):
+            part = slice(at, at + step)
+            scores += (rows[:, part] - self.token_mean[part]) @ self.basis[:, part].T.astype(np.float32)
+        return scores @ self.weights + self.intercept
+
+
+def latent_map(pack: EnginePack) -> LatentMap:
+    """Load the map of a pack.
+
+    Raises
+    ------
+    EngineError
+        The pack has none.
+    """
+    if LATENTS not in pack.config:
+        raise EngineError(
+            f"pack {pack.name}: expected a table {LATENTS}, got none: rtdecode engines latents {pack.folder}"
+        )
+    return LatentMap(**pack.tensors(pack.config[LATENTS]["file"]))

@@ -1,0 +1,105 @@
+"""How a picture is made, and all that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden
+
+NEGATIVE_PROMPT = (
+    "painting, extra fingers, mutated hands, poorly drawn hands, poorly drawn face, deformed, ugly, blurry, bad "
+    "anatomy, bad proportions, extra limbs, cloned face, skinny, glitchy, double torso, extra arms, extra hands, "
+    "mangled fingers, missing lips, ugly face, distorted face, extra legs, anime"
+)
+
+STUDENT_STEPS = 2
+"""Evaluations a picture of a distilled network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a picture is made; the defaults are the published ones.
+
+    Attributes
+    ----------
+    prior_steps : int
+        Of DDIM, or all of the prior's noise levels for DDPM; n steps of DDIM are n - 1 evaluations. Of a distilled
+        prior: evaluations.
+    prior_distilled : bool
+        Whether the prior is a student that is sampled in few steps without fresh noise.
+    prior_guidance : float
+        1 is none.
+    unclip_steps : int
+    unclip_guidance : float
+    small_autoencoder : bool
+        Whether pictures are decoded by the small autoencoder instead of the published one.
+    refine_steps, refine_timepoint : int
+        Steps of the whole path, and sigmas of it that are kept.
+    refine_guidance : float
+    negative_prompt : str
+    blend : tuple of float
+        Shares of the picture and of the blurry one. 3 to 1 as in the published code; the paper says 4 to 1.
+    best_of : int
+        Pictures made, of which the one whose tokens are most like the brain's is kept; above 1 needs the embedder.
+    """
+
+    prior_steps: int = 20
+    prior_distilled: bool = False
+    prior_guidance: float = 1.0
+    unclip_steps: int = 38
+    unclip_guidance: float = 5.0
+    small_autoencoder: bool = False
+    refine_steps: int = 25
+    refine_timepoint: int = 13
+    refine_guidance: float = 5.0
+    negative_prompt: str = NEGATIVE_PROMPT
+    blend: tuple[float, float] = (3.0, 1.0)
+    best_of: int = 1
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """Return the published recipe but, for what a pack says was distilled, two steps without guidance.
+
+    A small autoencoder is used where the pack has one.
+
+    Parameters
+    ----------
+    config : mapping
+        Content of ``pack.toml``.
+    """
+    distilled = config.get("distilled", {})
+    recipe = Recipe(small_autoencoder="small_autoencoder" in config.get("stages", {}))
+    if "prior" in distilled:
+        recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_distilled=True)
+    if "unclip" in distilled:
+        recipe = replace(recipe, unclip_steps=STUDENT_STEPS, unclip_guidance=1.0)
+    return recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MindEye2Decoded:
+    """All that one beta, or several repeats, gave; None where a stage is absent.
+
+    Attributes
+    ----------
+    hidden : Hidden
+    tokens : ndarray of shape (tokens, dim), float32
+        Clean image tokens.
+    caption : str or None
+    picture, blurry, refined, blended : ndarray of shape (3, h, w), float32, or None
+        In 0..1: the unCLIP's picture, the low-level branch's, the picture after refinement, and the best of the
+        former mixed with the blurry one at 256 px.
+    absent : tuple of str
+        What could not be made because the pack lacks a stage.
+    """
+
+    hidden: Hidden
+    tokens: Float32
+    caption: str | None
+    picture: Float32 | None
+    blurry: Float32 | None
+    refined: Float32 | None
+    blended: Float32 | None
+    absent: tuple[str, ...]

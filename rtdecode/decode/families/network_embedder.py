@@ -1,0 +1,32 @@
+"""The embedder of a pack of published networks, run by torch: on a GPU where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.families.family import Embedder, Float32
+from rtdecode.decode.runtime.backends import import_torch_runtime, torch_place
+from rtdecode.errors import EngineError
+
+
+def network_embedder(pack: EnginePack, *, threads: int) -> Embedder:
+    """Load it; see `Family.embedder`."""
+    spec = pack.config["stages"].get("embedder")
+    if spec is None:
+        raise EngineError(f"pack {pack.name}: expected a stage embedder, got none; import it with the unCLIP")
+    with import_torch_runtime(pack, threads):
+        import torch
+
+        from rtdecode.decode.networks.build import load
+        from rtdecode.decode.runtime.torch_runner import DTYPES
+    device, precision = torch_place()
+    path = pack.folder / spec["file"]
+    network = load(spec["network"], dict(spec["sizes"]), path, device=device, dtype=DTYPES[precision])
+
+    def run(pictures: Float32) -> Float32:
+        with torch.no_grad():
+            found = network(torch.from_numpy(pictures).to(device))
+        return np.asarray(found.float().cpu().numpy())
+
+    return Embedder(run=run, picture_px=None)

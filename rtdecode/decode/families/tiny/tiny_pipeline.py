@@ -1,0 +1,90 @@
+"""Packs of the tiny kind: ONNX stages that commit to one thing before they draw it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.decode.families.tiny.painter import Painter
+from rtdecode.decode.families.tiny.sentence import sentence
+from rtdecode.decode.families.tiny.tiny_stages import TinyStages
+from rtdecode.decode.pipeline import Embedded, Float32
+from rtdecode.decode.score.adapter import Adapter
+from rtdecode.errors import EngineError
+
+_COMMIT = np.float32(1e4)
+"""Added to the logit of the category that the score chose, so that the picture shows that category."""
+
+
+class TinyPipeline:
+    """A `Pipeline` over the stages of a tiny pack.
+
+    Parameters
+    ----------
+    stages : TinyStages
+    seed : int
+        Of the session: fixes, with the trial, the noise that a picture starts from.
+    prior_steps, unclip_steps : int or None
+        Evaluations a picture; None takes what the pack says.
+
+    Raises
+    ------
+    EngineError
+        A number of steps is out of range.
+    """
+
+    absent: tuple[str, ...] = ()
+
+    def __init__(
+        self, stages: TinyStages, *, seed: int = 0, prior_steps: int | None = None, unclip_steps: int | None = None
+    ) -> None:
+        self._stages = stages
+        self._painter = Painter(stages, seed=seed, prior_steps=prior_steps, unclip_steps=unclip_steps)
+        self._adapter: Adapter | None = None
+        tokens = self._commit(stages.prototypes[:1], np.full(len(stages.groups), 0.5), stages.categories[0])
+        self.caption(tokens)
+        self.picture(tokens, "")
+
+    def take(self, adapter: Adapter) -> None:
+        """Take a participant; see `Pipeline.take`."""
+        self._adapter = adapter
+
+    def embed(self, beta: Float32) -> Embedded:
+        """Embed a beta; the tokens are shrunk toward the mean in proportion to their reliability."""
+        adapter = self._loaded()
+        out = self._stages.adapter.run(
+            {
+                "beta": beta[None],
+                "mean": adapter.mean,
+                "scale": adapter.scale,
+                "weights": adapter.weights,
+                "intercept": adapter.intercept,
+                "basis": adapter.basis,
+                "token_mean": adapter.token_mean,
+            }
+        )
+        return Embedded(components=out["components"][0], tokens=out["tokens"][0], state=None)
+
+    def settle(self, embedded: Embedded, predicted: str, trial: str) -> Float32:
+        """Commit to one thing of the predicted category: tokens (1, t, d)."""
+        return self._commit(embedded.tokens[None], self._loaded().group_r2, predicted)
+
+    def caption(self, settled: Float32) -> str:
+        """Sentence of committed tokens."""
+        words = self._stages.captioner.run({"tokens": settled})["words"][0]
+        return sentence(words, self._stages.vocabulary, self._stages.end)
+
+    def picture(self, settled: Float32, trial: str) -> NDArray[np.uint8]:
+        """Picture of committed tokens; see `Pipeline.picture`."""
+        return self._painter.paint(settled[0], trial)
+
+    def _commit(self, tokens: Float32, r2: NDArray[np.floating], category: str) -> Float32:
+        bias = np.zeros((1, len(self._stages.categories)), dtype=np.float32)
+        bias[0, self._stages.categories.index(category)] = _COMMIT
+        given = {"tokens": tokens, "r2": np.clip(r2, 0, 1).astype(np.float32)[None], "category_bias": bias}
+        return np.asarray(self._stages.commit.run(given)["tokens_clean"], dtype=np.float32)
+
+    def _loaded(self) -> Adapter:
+        if self._adapter is None:
+            raise EngineError("no participant is loaded: calibrate, or set decode.bundle")
+        return self._adapter

@@ -1,0 +1,67 @@
+"""What makes tokens, captions and pictures of betas: one class for each kind of pack, behind one seam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtdecode.decode.score.adapter import Adapter
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedded:
+    """What the first stages say of a beta.
+
+    Attributes
+    ----------
+    components : ndarray of shape (k,), float32
+        As the participant's adapter predicts them.
+    tokens : ndarray of shape (t, d)
+        For clients and for retrieval.
+    state : object
+        What the pipeline needs to go on.
+    """
+
+    components: Float32
+    tokens: NDArray[Any]
+    state: Any
+
+
+class Pipeline(Protocol):
+    """Runs the networks of a pack; loaded and warm when made."""
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """What the pack has no stage for: ``"caption"`` or ``"picture"``."""
+        ...
+
+    def take(self, adapter: Adapter) -> None:
+        """Take a participant; nothing is rebuilt.
+
+        Raises
+        ------
+        BundleError
+            The adapter belongs to other networks.
+        """
+        ...
+
+    def embed(self, beta: Float32) -> Embedded:
+        """Embed the values (s,) of the adapter's voxels, all finite."""
+        ...
+
+    def settle(self, embedded: Embedded, predicted: str, trial: str) -> Any:
+        """Decide what picture and caption will be of, given the category that the score chose."""
+        ...
+
+    def caption(self, settled: Any) -> str | None:
+        """Sentence of what was settled; None without the stages."""
+        ...
+
+    def picture(self, settled: Any, trial: str) -> NDArray[np.uint8] | None:
+        """Picture (h, w, 3) of what was settled; the same and the same trial give the same bytes. None if absent."""
+        ...

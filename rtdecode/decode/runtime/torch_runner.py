@@ -1,0 +1,77 @@
+"""The stages of a pack run by torch on one device, each in the precision that it bears."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.networks.build import load
+from rtdecode.decode.runtime.parts import CONTEXT_OF, parts
+from rtdecode.decode.runtime.runner import Compute, Runner, tensor_runner
+from rtdecode.decode.runtime.torch_engine import TorchEngine
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_FULL = ("autoencoder", "prior")
+"""Kinds of networks that are not in half precision as a whole."""
+
+
+def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Collection[str] = ()) -> Runner:
+    """Run the parts of a pack by torch; parameters as of `open_stage` and `tensor_runner`."""
+    opened: dict[str, TorchEngine] = {}
+
+    def open_part(name: str) -> Compute:
+        if name not in opened:
+            stage = name.removesuffix(CONTEXT_OF)
+            opened.update(
+                {engine.name: engine for engine in open_stage(pack, stage, device=device, precision=precision)}
+            )
+        return opened[name].compute
+
+    specs: dict[str, Any] = pack.config["stages"]
+    contexts = {f"{name}{CONTEXT_OF}" for name, spec in specs.items() if spec["network"] == "denoiser"}
+    return tensor_runner(specs.keys() | contexts, open_part, device=device, internal=internal)
+
+
+def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> list[TorchEngine]:
+    """Load the parts of one stage as a session runs them.
+
+    Parameters
+    ----------
+    pack : EnginePack
+    stage : str
+    device : str
+        As torch names it.
+    precision : {"float32", "float16", "bfloat16"}
+        Of the networks. Autoencoders stay in float32 and, in half precision, the prior runs under autocast, both as
+        published.
+    """
+    spec, dtype = pack.config["stages"][stage], DTYPES[precision]
+    kind = spec["network"]
+    given = torch.float32 if kind in _FULL else dtype
+    network = load(kind, dict(spec["sizes"]), pack.folder / spec["file"], device=device, dtype=given)
+    made = parts(stage, spec, network)
+    if kind == "prior" and dtype != torch.float32:
+        made = [replace(part, module=_Autocast(part.module, dtype)) for part in made]
+    # What Transformers does for the captioner's masks need not be possible in a graph.
+    return [TorchEngine(part, device=device, dtype=given, graph=kind != "captioner") for part in made]
+
+
+class _Autocast(nn.Module):  # type: ignore[misc]
+    """A network under autocast, its linear layers converted once and for all: the same values, half the memory."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self._dtype = dtype
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(dtype)
+
+    def forward(self, *values: Tensor) -> Any:
+        with torch.autocast(values[0].device.type, self._dtype, cache_enabled=False):
+            return self.network(*values)

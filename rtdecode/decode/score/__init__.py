@@ -1,0 +1,1 @@
+"""How well what a brain predicts fits what may have been shown, and how sure that is."""

@@ -1,0 +1,174 @@
+"""A pool of pictures to search by their embeddings: exactly, or by an index where it is very large."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from scipy.fft import dct
+
+from rtdecode.bundle import EnginePack
+from rtdecode.decode.score.mapped import map_tensor
+from rtdecode.errors import EngineError
+from rtdecode.statistics import row_cosines
+
+LARGE = 100_000
+"""Pictures from which an index is worth its approximation."""
+_BLOCK = 256
+NARROW = 1024
+"""Values of an embedding that an index holds; wider ones are projected."""
+PROJECTED = "narrow"
+"""Tensor of the projections, beside the embeddings of a large pool."""
+_PROBED = 0.1
+"""Share of an index's cells that a search looks into."""
+_A_CELL = 40
+"""Pictures a cell that its centre is learned from."""
+_COMPARED = 200
+"""Pictures that an index finds, of which the nearest are told by all their values."""
+
+
+class ImagePool:
+    """Pictures and their embeddings.
+
+    Parameters
+    ----------
+    names : sequence of n str
+    embeddings : ndarray of shape (n, ...)
+        Of any float type; they may be mapped from the disk, and are then read in blocks.
+    narrow : ndarray of shape (n, m), float32, or None
+        As `narrowed` makes of them, for the index; None computes it.
+    large : int
+        From this number on the pool is indexed (inverted file of FAISS; Johnson et al. 2019, on random projections of
+        wide embeddings), and answers may miss a near picture. The cosines told are exact all the same.
+
+    Raises
+    ------
+    EngineError
+        Names and embeddings are not of one length, an embedding is zero, or the index's library is missing.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        embeddings: NDArray[Any],
+        *,
+        narrow: NDArray[np.float32] | None = None,
+        large: int = LARGE,
+    ) -> None:
+        if len(names) != len(embeddings) or not len(names):
+            raise EngineError(f"pool: expected a name for each embedding, got {len(names)} and {len(embeddings)}")
+        self.names = tuple(names)
+        self._rows = embeddings.reshape(len(embeddings), -1)
+        if len(names) < large:
+            self._index = None
+            self._norms = np.concatenate([np.linalg.norm(block, axis=1) for block in self._blocks()])
+            self._check(self._norms > 0)
+        else:
+            if narrow is None:
+                narrow = np.concatenate([narrowed(block) for block in self._blocks()])
+            self._check(np.asarray(np.isfinite(narrow).all(1)))
+            self._index = _indexed(narrow)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every search looks at every picture."""
+        return self._index is None
+
+    def nearest(self, query: NDArray[np.floating[Any]], k: int) -> list[tuple[str, float]]:
+        """Return the `k` most similar pictures and their cosines, best first.
+
+        Parameters
+        ----------
+        query : ndarray of shape (...)
+            Of as many values as an embedding.
+        k : int
+        """
+        flat = np.asarray(query, np.float32).reshape(-1)
+        if flat.size != self._rows.shape[1]:
+            raise EngineError(f"pool: expected a query of {self._rows.shape[1]} values, got {flat.size}")
+        if self._index is None:
+            every = row_cosines(flat, self._rows, norms=self._norms, at_once=_BLOCK)
+            best = np.argsort(-every, kind="stable")[:k]
+            return [(self.names[i], float(every[i])) for i in best]
+        found = self._index.search(narrowed(flat[None] / np.linalg.norm(flat)), max(k, _COMPARED))[1][0]
+        near = np.sort(found[found >= 0])
+        cosines = row_cosines(flat, self._rows[near])
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return [(self.names[near[i]], float(cosines[i])) for i in best]
+
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(self._rows), _BLOCK):
+            yield np.asarray(self._rows[start : start + _BLOCK], np.float32)
+
+    def _check(self, right: NDArray[np.bool_]) -> None:
+        if not right.all():
+            raise EngineError(f"pool: {self.names[int(np.argmin(right))]}: expected an embedding, got zeros")
+
+
+def _indexed(narrow: NDArray[np.float32]) -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise EngineError(f"a pool of {len(narrow)} pictures wants an index: pip install faiss-cpu ({error})") from None
+    n, width = narrow.shape
+    cells = max(1, min(int(4 * np.sqrt(n)), n // _A_CELL))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.train(narrow[np.sort(np.random.default_rng(0).permutation(n)[: _A_CELL * cells])])
+    index.add(narrow)
+    index.nprobe = max(1, int(_PROBED * cells))
+    return index
+
+
+def narrowed(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Make unit rows of at most `NARROW` values, with nearly the cosines of the rows (n, m) given.
+
+    Wider rows are given random signs, and some values of their cosine transform are kept (Ailon & Chazelle 2009).
+    """
+    values = np.asarray(rows, np.float32)
+    if values.shape[1] > NARROW:
+        signs, kept = _projection(values.shape[1])
+        values = dct(values * signs, norm="ortho", axis=1)[:, kept]
+    with np.errstate(invalid="ignore"):
+        return np.ascontiguousarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
+
+
+@cache
+def _projection(width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    rng = np.random.default_rng(0)
+    return rng.choice(np.array([-1, 1], np.float32), width), rng.permutation(width)[:NARROW]
+
+
+def open_pool(path: Path, pack: EnginePack, *, large: int = LARGE) -> ImagePool:
+    """Open what ``rtdecode engines embed`` has written.
+
+    Parameters
+    ----------
+    path : Path
+        Safetensors file.
+    pack : EnginePack
+        The one that decodes.
+    large : int
+        See `ImagePool`.
+
+    Raises
+    ------
+    EngineError
+        The file cannot be read, or another embedder embedded the pictures.
+    """
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            stored.get_slice("tokens")
+            known, said = set(stored.keys()), stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise EngineError(f"{path}: expected embeddings of rtdecode engines embed: {error}") from None
+    embedder = pack.config["stages"].get("embedder", {}).get("file", "")
+    if not embedder or said.get("embedder") != pack.digest(embedder):
+        raise EngineError(f"{path}: expected pictures embedded by the embedder of pack {pack.name}; embed them anew")
+    narrow = map_tensor(path, PROJECTED) if PROJECTED in known else None
+    return ImagePool(json.loads(said["names"]), map_tensor(path, "tokens"), narrow=narrow, large=large)

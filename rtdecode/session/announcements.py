@@ -1,0 +1,119 @@
+"""What the experiment announces, judged before it is taken: an answer that says yes is a promise of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rtdecode.errors import ProtocolError
+from rtdecode.publish.requests import Event
+from rtdecode.records import RunEnd, RunStart, TrialEvent
+from rtdecode.session.line import Progress
+
+Announced = TrialEvent | RunStart | RunEnd
+SAME_MOMENT_S = 0.001
+
+
+class Announcements:
+    """What was announced so far; used from one thread at a time.
+
+    Parameters
+    ----------
+    stimuli : collection of str
+        Names that the decoder knows.
+    final_at_s : float
+        When the beta of a trial is final, seconds after its onset.
+    """
+
+    def __init__(self, stimuli: Collection[str], final_at_s: float) -> None:
+        self._stimuli = frozenset(stimuli)
+        self._final_at_s = final_at_s
+        self._trials: dict[str, Mapping[str, Any]] = {}
+        self._onsets: dict[int, dict[float, str]] = {}
+        self._runs: dict[tuple[type, int], RunStart | RunEnd] = {}
+
+    def take(self, item: Announced) -> None:
+        """Remember an announcement that is journalled."""
+        if isinstance(item, TrialEvent):
+            self._trials[item.trial] = asdict(item)
+            self._onsets.setdefault(item.run, {})[item.onset_s] = item.trial
+        else:
+            self._runs[type(item), item.run] = item
+
+    def repeated(self, item: Announced) -> bool:
+        """Whether just this was announced before: the answer was lost on its way."""
+        if isinstance(item, TrialEvent):
+            return self._trials.get(item.trial) == asdict(item)
+        return self._runs.get((type(item), item.run)) == item
+
+    def judge(self, item: Announced, progress: Progress) -> list[str]:
+        """Say what is doubtful about an announcement that is new.
+
+        Parameters
+        ----------
+        item : TrialEvent, RunStart or RunEnd
+        progress : Progress
+            How far the scan has come.
+
+        Raises
+        ------
+        ProtocolError
+            It cannot have a result.
+        """
+        if item.run <= progress.closed:
+            raise ProtocolError(f"run {item.run} is over: expected a run that is open or to come")
+        if isinstance(item, TrialEvent):
+            return self._judge_trial(item, progress)
+        if isinstance(item, RunStart):
+            under_way = progress.run == item.run and progress.volumes > 0
+            if under_way and (RunStart, item.run) in self._runs:
+                raise ProtocolError(f"run {item.run} was announced otherwise before, and is under way")
+            to_come = (progress.run or progress.closed) + 1
+            if item.run > to_come:
+                return [f"run {item.run} was announced, but the next that the scanner begins is run {to_come}"]
+        return []
+
+    def _judge_trial(self, event: TrialEvent, progress: Progress) -> list[str]:
+        if event.trial in self._trials:
+            raise ProtocolError(f"trial {event.trial!r} was announced before; trial names are unique")
+        for onset_s, other in self._onsets.get(event.run, {}).items():
+            if abs(onset_s - event.onset_s) < SAME_MOMENT_S:
+                raise ProtocolError(
+                    f"trial {event.trial!r} begins when trial {other!r} does, {onset_s:g} s: their responses cannot be "
+                    "told apart; announce them as one trial"
+                )
+        doubts = []
+        named = [name for name in (event.stimulus, event.condition) if name is not None]
+        if not any(name in self._stimuli for name in named):
+            what = " and ".join(repr(name) for name in named) or "no stimulus"
+            doubts.append(
+                f"trial {event.trial!r} shows {what}, which is none of decode.stimuli: it cannot teach the "
+                "decoder, nor be ranked"
+            )
+        late_s = progress.scanned_s - event.onset_s
+        if event.run == progress.run and late_s > self._final_at_s:
+            doubts.append(
+                f"trial {event.trial!r} was announced {late_s:.0f} s after its onset: it has one beta only, later than "
+                f"those of other trials ({self._final_at_s:g} s)"
+            )
+        return doubts
+
+
+def announced(event: Event) -> Announced:
+    """Turn a request into what it announces."""
+    if event.kind == "run_start":
+        return RunStart(run=event.run, expected=event.expected_volumes, t_r_s=event.t_r_s)
+    if event.kind == "run_end":
+        return RunEnd(run=event.run, volumes=event.volumes)
+    assert event.trial is not None
+    assert event.onset_s is not None
+    assert event.duration_s is not None
+    return TrialEvent(
+        run=event.run,
+        trial=event.trial,
+        onset_s=event.onset_s,
+        duration_s=event.duration_s,
+        stimulus=event.stimulus,
+        condition=event.condition,
+    )

@@ -1,0 +1,356 @@
+"""`rtdecode run`: threads around the line.
+
+    ingest   watches the folder, keeps every volume, fills the volume lane
+    estimate takes from the volume lane: registration, GLM, betas (the `Line`)
+    decode   takes from the picture lane and asks the decode worker (a process of its own)
+    watch    sends heartbeats and tells what is broken, whatever the others do (the `Watch`)
+    publish  owns the sockets (`Server`) and answers requests (the `Desk`)
+
+Each thread repeats one `*_once` method; tests call these directly, with a clock of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from rtdecode import client as wire
+from rtdecode.acquire.source import Source
+from rtdecode.bundle import EnginePack
+from rtdecode.clock import Clock
+from rtdecode.decode.service import DecodeService
+from rtdecode.errors import BundleError, JournalError, ProtocolError
+from rtdecode.estimate.calibrated import Calibrated
+from rtdecode.estimate.estimator import Estimator
+from rtdecode.publish.publisher import Publisher, Transport
+from rtdecode.records import BundleRequest, Skipped, Volume
+from rtdecode.session.announcements import Announcements
+from rtdecode.session.decoding import Decoding
+from rtdecode.session.desk import Desk
+from rtdecode.session.health import Watch
+from rtdecode.session.inlet import Intake
+from rtdecode.session.lanes import Closed, PictureLane
+from rtdecode.session.line import Line
+from rtdecode.session.past import Past
+from rtdecode.session.recording import Recording
+from rtdecode.settings import Settings
+
+_LATEST = (("reconstruction", "picture"), ("caption", "caption"), ("score", ""))
+"""Topics from the last that is published of a beta on, and the part of the pack without which there is none."""
+PROGRESS_S = 5.0
+"""Time between two lines on what keeps the daemon busy."""
+_log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """One session.
+
+    Parameters
+    ----------
+    settings : Settings
+    source : Source
+        Where volumes come from.
+    decoder : DecodeService
+        The decode worker.
+    pack : EnginePack
+    recording : Recording
+    transport : Transport
+        Where messages go.
+    clock : Clock
+    calibrated : Calibrated, optional
+        What `estimate.calibrated.calibration_of` returns.
+
+    Attributes
+    ----------
+    desk : Desk
+        Answers requests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        decoder: DecodeService,
+        pack: EnginePack,
+        recording: Recording,
+        transport: Transport,
+        clock: Clock,
+        *,
+        calibrated: Calibrated | None = None,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._pack = pack
+        self._decoder = decoder
+        self._recording = recording
+        self._transport = transport
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._intake = Intake(recording)
+        self._pictures = PictureLane()
+        self._publisher = publisher = Publisher(recording.session, clock, transport, recording)
+        estimator = Estimator(settings.estimate, recording.session, calibrated=calibrated, scratch=recording.scratch)
+        estimator.warm_up()
+        self._line = Line(settings, estimator, recording, publisher, self._pictures, clock)
+        self._decoding = Decoding(
+            decoder, self._pictures, recording, publisher, clock, lambda: self._publish_session("running")
+        )
+        self._announcements = Announcements(decoder.stimuli, settings.estimate.final_at_s)
+        self.desk = Desk(
+            settings,
+            recording.session,
+            pack,
+            publisher,
+            self._line,
+            self._decoding,
+            self._intake,
+            self._announcements,
+            clock,
+        )
+        self._watch = Watch(
+            source,
+            self._line,
+            decoder,
+            recording,
+            self._beat,
+            publisher.publish,
+            clock,
+            settings.publish.heartbeat_s,
+        )
+        self.desk.busy = "the session begins"
+        if decoder.absent:
+            _log.warning("pack %s cannot make: %s", pack.name, ", ".join(decoder.absent))
+
+    def begin(self, past: Past | None = None) -> None:
+        """Announce the session; fold an interrupted one again.
+
+        Raises
+        ------
+        BundleError
+            The bundle of the settings cannot be used.
+        JournalError
+            A volume that was kept cannot be read.
+        """
+        if past is not None:
+            self._refold(past)
+        elif self._settings.decode.bundle is not None:
+            self.desk.decode_with(str(self._settings.decode.bundle))
+        self.desk.busy = None
+        self._publish_session("running")
+
+    def _refold(self, past: Past) -> None:
+        """Fold the inputs of an interrupted session again; what it had published stays as it was."""
+        self._publisher.restore(past.outputs())
+        self._publish_session("resuming")
+        told_at = self._clock.monotonic()
+        with self._recording.refolding():
+            for place, item in enumerate(past.inputs(told_at)):
+                self.desk.busy = f"the session is being resumed: {place} of {len(past)} records"
+                if isinstance(item, BundleRequest):
+                    self.desk.bundle = item
+                elif not isinstance(item, Volume | Skipped):
+                    self._announcements.take(item)
+                try:
+                    self._line.handle(item, 0)
+                except Exception as error:  # it failed live as well, and the session went on
+                    self._tell_failed("estimate", error)
+                self._watch.once()
+                if self._clock.monotonic() - told_at >= PROGRESS_S:
+                    told_at = self._clock.monotonic()
+                    _log.info("%s", self.desk.busy)
+        decided = self._recording.decided()
+        last = next(topic for topic, part in _LATEST if part not in self._decoder.absent)
+        waiting = [beta for beta in iter(lambda: self._pictures.get(0), None) if beta is not None]
+        for beta in waiting:
+            trial = beta.event.trial
+            done = trial in decided if beta.final else self._publisher.has_said(last, trial, beta.revision)
+            if not done:
+                self._pictures.put(beta)
+            elif beta.final:
+                self._decoding.remember(beta)
+        if self.desk.bundle is not None:
+            self._load_again(self.desk.bundle.folder)
+
+    def _load_again(self, folder: str) -> None:
+        try:
+            self._decoding.ask(self.desk.usable(folder))
+        except BundleError as error:  # a scan that goes on is worth more than its decoding
+            remedy = "put the bundle back and ask for it again (mode)"
+            self._publisher.publish(
+                wire.Fault(part="decode", kind="bundle", reason=str(error), degraded="no scores", remedy=remedy)
+            )
+
+    def _publish_session(self, state: str) -> None:
+        self._publisher.publish(
+            wire.Session(
+                state=state,
+                mode="calibrate" if self.desk.bundle is None else "decode",
+                participant=self._settings.session.participant,
+                folder=self._recording.folder.name,
+                pack=self._pack.name,
+                bundle=self._decoding.bundle,
+                categories=self._decoder.categories,
+                calibration_runs=self._settings.calibration.runs,
+                absent=self._decoder.absent,
+                censor_fd_mm=self._settings.estimate.censor_fd_mm,
+            )
+        )
+
+    # one turn of each thread --------------------------------------------------------------------------------
+
+    def ingest_once(self) -> int:
+        """Look at the folder once, keep what is new and hand it on; return how many items came.
+
+        Raises
+        ------
+        JournalError
+            The disk has refused volumes for so long that no more can be held.
+        """
+        with self._watch.turn("ingest"):
+            arrivals = self._source.poll()
+            for arrival in arrivals:
+                self._take_in(arrival.item)
+            self._recording.sync_if_due()
+        return len(arrivals)
+
+    def _take_in(self, item: Volume | Skipped) -> None:
+        """Keep one item and hand it on; a volume that this fails on is missing, and named."""
+        try:
+            self._intake.scanned(item)
+        except JournalError:
+            raise
+        except Exception as error:
+            self._tell_failed("acquire", error)
+            if isinstance(item, Volume):
+                why = f"it could not be kept: {type(error).__name__}: {error}"
+                stamp = item.stamp
+                self._intake.scanned(Skipped(run=stamp.run, volume=stamp.volume, path=item.path, reason=why))
+
+    def watch_once(self) -> bool:
+        """Look at what may be broken and send a heartbeat, if one is due."""
+        return self._watch.once()
+
+    def estimate_once(self, timeout_s: float) -> bool:
+        """Take one item from the volume lane; False if none came.
+
+        Raises
+        ------
+        Closed
+            The session is ending and the lane is empty.
+        """
+        item = self._intake.lane.get(timeout_s)
+        if item is None:
+            self._line.tick()
+            return False
+        with self._watch.turn("estimate"):
+            self._line.handle(item, len(self._intake.lane))
+        return True
+
+    def decode_once(self, timeout_s: float) -> bool:
+        """Take one turn of `Decoding.once`."""
+        return self._decoding.once(timeout_s)
+
+    def _beat(self) -> wire.Heartbeat:
+        return wire.Heartbeat(
+            lag=len(self._intake.lane),
+            superseded=self._pictures.superseded,
+            rejected=self._transport.rejected,
+            uptime_s=self._clock.monotonic() - self._started,
+            every_s=self._settings.publish.heartbeat_s,
+            **self._decoding.health(),
+        )
+
+    # the whole session ------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then finish what has arrived and close the session.
+
+        Raises
+        ------
+        JournalError
+            The disk has refused volumes for so long that no more can be held.
+        ProtocolError
+            The stream broke.
+        """
+        done = threading.Event()
+        estimate = self._thread("estimate", lambda: self.estimate_once(0.2))
+        decode = self._thread("decode", lambda: self.decode_once(0.2))
+        watch = threading.Thread(target=self._keep_watching, args=(done,), name="watch")
+        watch.start()
+        try:
+            while not stop.is_set():
+                if self._transport.broken is not None:
+                    raise ProtocolError(f"the stream broke: {self._transport.broken}")
+                if not self._ingest_safely():
+                    self._source.wait(self._settings.scanner.poll_s)
+            self._ingest_safely()
+        finally:
+            self._end(estimate, decode)
+            done.set()
+            watch.join()
+            self._publish_session("ended")
+
+    def _ingest_safely(self) -> int:
+        try:
+            came = self.ingest_once()
+        except JournalError:
+            raise
+        except Exception as error:  # what one look fails on must not take the next one with it
+            if self._watch.failure is None:
+                _log.exception("the export folder could not be looked at")
+            self._watch.failure = f"{type(error).__name__}: {error}"
+            return 0
+        self._watch.failure = None
+        return came
+
+    def _end(self, estimate: threading.Thread, decode: threading.Thread) -> None:
+        self._publish_session("ending")
+        self._decoding.end()
+        self._intake.close()
+        self._await(estimate, lambda: f"{len(self._intake.lane)} inputs wait to be estimated")
+        self.close()
+        self._await(decode, lambda: f"{len(self._pictures)} trials wait to be decoded")
+
+    def _await(self, thread: threading.Thread, what: Callable[[], str]) -> None:
+        while thread.is_alive():
+            _log.info("ending: %s", what())
+            thread.join(PROGRESS_S)
+
+    def close(self) -> None:
+        """Finish the open run; no further betas will come."""
+        self._line.finish()
+        self._pictures.close()
+
+    def _keep_watching(self, done: threading.Event) -> None:
+        while not done.wait(self._settings.publish.heartbeat_s / 4):
+            try:
+                self._watch.once()
+            except Exception:  # the heartbeat goes on
+                _log.exception("one look at the daemon's health failed")
+
+    def _thread(self, name: str, once: Callable[[], bool]) -> threading.Thread:
+        def repeat() -> None:
+            while True:
+                try:
+                    once()
+                except Closed:
+                    return
+                except Exception as error:  # a broken part must not take the recording of the scan with it
+                    self._tell_failed(name, error)
+
+        thread = threading.Thread(target=repeat, name=name)
+        thread.start()
+        return thread
+
+    def _tell_failed(self, part: str, error: Exception) -> None:
+        _log.error("%s failed on one item", part, exc_info=error)
+        self._publisher.publish(
+            wire.Fault(
+                part=part,
+                kind=type(error).__name__,
+                reason=f"{type(error).__name__}: {error}",
+                degraded="the item at hand was left out",
+                remedy="look at the daemon's log",
+            )
+        )

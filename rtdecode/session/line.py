@@ -1,0 +1,406 @@
+"""The straight line from inputs to messages: a fold over its inputs, without threads or waiting.
+
+Everything that arrives (volumes, skipped files, events, control) is one call of `Line.handle`, in the order of the
+volume lane. What leaves are messages, records in the session folder, and betas in the picture lane.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rtdecode import client as wire
+from rtdecode.acquire.timing import doubts
+from rtdecode.clock import Clock
+from rtdecode.errors import VolumeError
+from rtdecode.estimate.estimator import Estimator
+from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
+from rtdecode.estimate.report import RunReport, overlay
+from rtdecode.publish import messages
+from rtdecode.publish.publisher import Publisher
+from rtdecode.records import (
+    BetaUpdate,
+    BundleRequest,
+    RegisteredVolume,
+    RunEnd,
+    RunStart,
+    Skipped,
+    Stamp,
+    TrialEvent,
+    Volume,
+)
+from rtdecode.session.lanes import PictureLane
+from rtdecode.session.past import Input
+from rtdecode.session.recording import Recording
+from rtdecode.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the scan has come.
+
+    Attributes
+    ----------
+    closed : int
+        Runs up to this one are over.
+    run : int or None
+        The run that is open.
+    volumes : int
+        Of it, how many have come or been given up.
+    scanned_s : float
+        Their time, seconds; 0 while the repetition time is not known.
+    """
+
+    closed: int = 0
+    run: int | None = None
+    volumes: int = 0
+    scanned_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _RunState:
+    run: int
+    expected: int | None = None
+    received: int = 0
+    skipped: int = 0
+    doubted: set[str] = field(default_factory=set)
+    accounted: int = 0
+    finals: list[BetaUpdate] = field(default_factory=list)
+    report: RunReport = field(default_factory=RunReport)
+
+
+class Line:
+    """Owner of the run state; called from one thread.
+
+    Parameters
+    ----------
+    settings : Settings
+    estimator : Estimator
+    recording : Recording
+    publisher : Publisher
+    pictures : PictureLane
+        Gets the betas of the trials that are to be decoded: those that come after a bundle was asked for, and those of
+        runs after the calibration runs, which wait for one.
+    clock : Clock
+
+    Attributes
+    ----------
+    progress : Progress
+        May be read from any thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        estimator: Estimator,
+        recording: Recording,
+        publisher: Publisher,
+        pictures: PictureLane,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._estimator = estimator
+        self._recording = recording
+        self._publisher = publisher
+        self._pictures = pictures
+        self._clock = clock
+        self._run: _RunState | None = None
+        self._announced: dict[int, RunStart] = {}
+        self._ended: dict[int, RunEnd] = {}
+        self._last_input_mono_s = clock.monotonic()
+        self._last_volume_mono_s: float | None = None
+        self._pending: dict[str, TrialEvent] = {}
+        self._bundle_asked = False
+        self._referenced = False
+        self._done = 0
+        self.progress = Progress()
+        self._finished: list[int] = []
+
+    def handle(self, item: Input, lag: int) -> None:
+        """Take one input.
+
+        Parameters
+        ----------
+        item : Input
+        lag : int
+            Items still waiting behind it.
+        """
+        match item:
+            case Volume():
+                self._volume(item, lag)
+            case Skipped():
+                self._skipped(item)
+            case BundleRequest():
+                self._bundle_asked = True
+            case TrialEvent():
+                self._recording.event(item)
+                if self._is_closed(item.run):
+                    self._no_result(item, "its run was over when it was announced")
+                else:
+                    self._estimator.add_event(item)
+                    self._pending[item.trial] = item
+            case RunStart():
+                self._announced[item.run] = item
+            case RunEnd():
+                self._ended[item.run] = item
+                self._close_if_complete()
+        self._last_input_mono_s = self._clock.monotonic()
+        self._note_progress()
+
+    def overdue_s(self) -> float | None:
+        """Seconds since the last volume, if one should have come since; from any thread."""
+        run, last, t_r_s = self._run, self._last_volume_mono_s, self._estimator.t_r_s
+        if run is None or last is None or t_r_s is None or run.run in self._ended:
+            return None
+        expected = run.expected or self._settings.scanner.n_volumes
+        if expected is not None and run.accounted >= expected:
+            return None
+        since_s = self._clock.monotonic() - last
+        return since_s if since_s > 2 * t_r_s + 1 else None
+
+    def _note_progress(self) -> None:
+        run = self._run
+        if run is None:
+            self.progress = Progress(closed=self._done)
+        else:
+            scanned_s = run.accounted * (self._estimator.t_r_s or 0.0)
+            self.progress = Progress(closed=run.run - 1, run=run.run, volumes=run.accounted, scanned_s=scanned_s)
+
+    def tick(self) -> None:
+        """Let time pass: a run that was ended but lacks volumes is closed after the gap time-out.
+
+        The decision is journalled, since it depends on time.
+        """
+        run = self._run
+        if run is None or run.run not in self._ended:
+            return
+        if self._clock.monotonic() - self._last_input_mono_s < self._settings.scanner.gap_timeout_s:
+            return
+        told = self._ended[run.run].volumes or run.accounted
+        for index in range(run.accounted, told):
+            missing = Skipped(run=run.run, volume=index, path="", reason="missing at the end of the run")
+            self._recording.decision("missing", **asdict(missing))
+            self._skipped(missing)
+        self._finish_run()
+        self._note_progress()
+
+    def finish(self) -> None:
+        """Close the run that is still open; write the tSNR maps and plots of all, for which there is time now."""
+        self._finish_run()
+        for event in list(self._pending.values()):
+            self._no_result(event, f"the session ended before run {event.run} was scanned")
+        for place, number in enumerate(self._finished):
+            _log.info("writing the plots of run %d (%d of %d)", number, place + 1, len(self._finished))
+            try:
+                self._draw(number)
+            except Exception:  # plots can be drawn again; what ends a session goes on
+                _log.exception("the plots of run %d are left out", number)
+        self._finished.clear()
+
+    def _draw(self, run: int) -> None:
+        kept = self._kept_report(run)
+        report, design = RunReport.stored(kept)
+        space, stem = self._estimator.space, self._recording.stem(run)
+        with self._recording.leaving_out(stem):
+            report.write(stem, space.mask, space.affine, self._settings.estimate.censor_fd_mm, design)
+        kept.unlink()
+
+    def _kept_report(self, run: int) -> Path:
+        return self._recording.scratch / f"report-run-{run:02d}.npz"
+
+    # volumes --------------------------------------------------------------------------------------------
+
+    def _volume(self, volume: Volume, lag: int) -> None:
+        began = self._clock.monotonic()
+        stamp = volume.stamp
+        run = self._enter(stamp.run, volume.t_r_s)
+        if run is None:
+            self._skipped(
+                Skipped(run=stamp.run, volume=None, path=volume.path, reason=f"run {stamp.run} is already closed")
+            )
+            return
+        self._doubt_timing(run, volume)
+        try:
+            registered, betas = self._estimator.step(volume)
+        except VolumeError as error:
+            self._skipped(Skipped(run=stamp.run, volume=stamp.volume, path=volume.path, reason=str(error)))
+            return
+        run.received += 1
+        if run.received == 1:
+            self._compare_repetition_time(run.run, volume.t_r_s)
+        run.accounted = max(run.accounted, stamp.volume + 1)
+        if not self._referenced:
+            self._first_volume(volume, registered)
+        stages = {
+            "wait": 1e3 * (began - stamp.received_mono_s),
+            "estimate": 1e3 * (self._clock.monotonic() - began),
+        }
+        self._last_volume_mono_s = self._clock.monotonic()
+        self._recording.motion(registered)
+        self._publish(stamp, stages, messages.volume(registered, lag))
+        run.report.add(registered)
+        for beta in betas:
+            self._beta(beta, stages)
+        self._close_if_complete()
+
+    def _doubt_timing(self, run: _RunState, volume: Volume) -> None:
+        """Say once a run of each time in its files that cannot be true and could not be repaired."""
+        for kind, reason in doubts(volume.problems):
+            if kind in run.doubted:
+                continue
+            run.doubted.add(kind)
+            slices = kind == "slice_times_s"
+            self._publisher.publish(
+                wire.Fault(
+                    run=run.run,
+                    part="timing",
+                    kind=kind,
+                    reason=f"run {run.run}: {volume.path}: {kind}: {reason}",
+                    degraded="the middle of a volume stands for all of its slices" if slices else "onsets may be wrong",
+                    remedy="compare the protocol of the scanner" if slices else "set scanner.t_r_s as in the protocol",
+                )
+            )
+
+    def _first_volume(self, volume: Volume, registered: RegisteredVolume) -> None:
+        """Write the space of the session; in that of an earlier visit, draw where the head lies today."""
+        space = self._estimator.space
+        self._recording.reference(space.data, space.mask, space.affine)
+        self._referenced = True
+        if self._estimator.calibrated is None:
+            return
+        moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
+        millimetres, degrees = np.abs(registered.motion[:3]).max(), np.degrees(np.abs(registered.motion[3:]).max())
+        title = (
+            f"first volume (red outline) over the calibration's reference: correlation {registered.fit:.3f}, "
+            f"moved {millimetres:.1f} mm, turned {degrees:.1f} degrees"
+        )
+        overlay(space.data, moved, self._recording.alignment_path(), title)
+        _log.info("%s; look at %s", title, self._recording.alignment_path())
+
+    def _skipped(self, item: Skipped) -> None:
+        if self._is_closed(item.run) and item.volume is not None and not item.path:
+            return  # the end of the run has said so
+        self._publisher.publish(messages.skipped(item))
+        _log.warning("run %d volume %s skipped: %s", item.run, item.volume, item.reason)
+        if item.volume is None:
+            return
+        run = self._enter(item.run, None)
+        if run is not None and item.volume >= run.accounted:
+            run.skipped += 1
+            run.accounted = item.volume + 1
+            self._estimator.skip(item.run, item.volume)
+            self._close_if_complete()
+
+    def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
+        event = beta.event
+        self._publish(beta.stamp, stages, messages.beta(beta))
+        if beta.final:
+            self._pending.pop(event.trial, None)
+            if self._run is not None:
+                self._run.finals.append(beta)
+        if not self._bundle_asked and event.run <= self._settings.calibration.runs:
+            return
+        if beta.invalid is not None:
+            self._publish(beta.stamp, stages, messages.no_score(beta))
+        else:
+            replaced = self._pictures.put(beta)
+            if replaced is not None:
+                self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
+
+    def _no_result(self, event: TrialEvent, reason: str) -> None:
+        """Give a trial that no volume will tell of its last word."""
+        self._pending.pop(event.trial, None)
+        stamp = Stamp(
+            session=self._recording.session,
+            run=event.run,
+            volume=-1,
+            trial=event.trial,
+            received_s=self._clock.wall(),
+            received_mono_s=self._clock.monotonic(),
+        )
+        nothing = np.zeros(0, np.float32)
+        last = BetaUpdate(stamp=stamp, event=event, revision=0, final=True, delay_s=0.0, beta=nothing, invalid=reason)
+        self._beta(last, {})
+
+    def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
+        total = 1e3 * (self._clock.monotonic() - stamp.received_mono_s)
+        self._publisher.publish(messages.headed(message, stamp, {**stages, "total": total}))
+
+    # runs -----------------------------------------------------------------------------------------------
+
+    def _is_closed(self, number: int) -> bool:
+        return number <= self._done or (self._run is not None and number < self._run.run)
+
+    def _enter(self, number: int, t_r_s: float | None) -> _RunState | None:
+        run = self._run
+        if run is not None and run.run == number:
+            return run
+        if self._is_closed(number):
+            return None
+        self._finish_run()
+        run = self._run = _RunState(run=number)
+        self._estimator.start_run(number, t_r_s)
+        announced = self._announced.get(number)
+        run.expected = announced.expected if announced else None
+        self._publisher.publish(wire.Run(run=number, state="started", expected=run.expected))
+        _log.info("run %d started", number)
+        return run
+
+    def _compare_repetition_time(self, run: int, told_s: float | None) -> None:
+        """Say so where the experiment counts on another repetition time than the volumes have."""
+        announced = self._announced.get(run)
+        counted_s = None if announced is None else announced.t_r_s
+        if counted_s is None or told_s is None or abs(counted_s - told_s) <= T_R_TOLERANCE_S:
+            return
+        reason = f"run {run}: repetition time: expected {counted_s:g} s as the experiment announced, got {told_s:g} s"
+        self._publisher.publish(
+            wire.Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
+        )
+
+    def _close_if_complete(self) -> None:
+        run = self._run
+        if run is not None and run.run in self._ended:
+            told = self._ended[run.run].volumes
+            if told is not None and run.accounted >= told:
+                self._finish_run()
+
+    def _finish_run(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        for beta in self._estimator.finish_run():
+            self._beta(beta, {})
+        self._run = None
+        self._done = run.run
+        self._last_volume_mono_s = None
+        for event in [event for event in self._pending.values() if event.run <= run.run]:
+            self._no_result(event, f"run {event.run} was not scanned")
+        if run.received:
+            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
+            with self._recording.leaving_out(self._kept_report(run.run)) as path:
+                run.report.store(path, self._estimator.last_design)
+                self._finished.append(run.run)
+        if self._referenced:
+            self._recording.betas(run.run, run.finals, self._estimator.space.mask, self._estimator.space.affine)
+        learned = self._estimator.learned
+        if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
+            with self._recording.leaving_out(self._recording.model_path()) as path:
+                learned.save(path, self._settings.estimate)
+        _give_back_memory()
+        self._publisher.publish(
+            wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
+        )
+        _log.info("run %d ended: %d volumes, %d skipped", run.run, run.received, run.skipped)
+
+
+def _give_back_memory() -> None:
+    """Return what was freed to the system: glibc keeps up to 64 MiB for each thread otherwise."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
