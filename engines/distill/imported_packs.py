@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
         teacher=lambda noisy, t, condition: teacher.guided(noisy, t, condition, cond_scale=order.guidance),
         alphas_cumprod=cosine_schedule(int(sizes.get("timesteps", 100))).alphas_cumprod,
         how=order.how,
-        plan=order.plan,
+        plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -141,7 +141,7 @@ def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
         teacher=guided,
         alphas_cumprod=network_alphas_cumprod(),
         how=order.how,
-        plan=order.plan,
+        plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -161,6 +161,10 @@ def _network(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Mod
     where = "cpu" if device.type == "cpu" else str(device)  # safetensors refuses "cpu:0", which several processes have
     network = load(spec["network"], spec["sizes"], pack.folder / spec["file"], device=where, dtype=torch.float32)
     return network.eval(), spec["sizes"]
+
+
+def _plan(pack: EnginePack, order: Order) -> Plan:
+    return replace(order.plan, details={"pack": pack.identity, "guidance": order.guidance, "batch": order.batch})
 
 
 def _trainable(teacher: nn.Module) -> nn.Module:
