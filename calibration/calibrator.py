@@ -25,6 +25,7 @@ from rtdecode.errors import CalibrationError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA, CurvePoint, Figures, Provenance, write_records
 from rtdecode.packs.sealed import seal
+from rtdecode.statistics import percentile_ranks, permutation_p
 
 _LEAST_STIMULI = 4
 """Held out together at least, where there are enough: each is compared with the others of its fold."""
@@ -180,8 +181,8 @@ class Calibrator:
         )
         rng = np.random.default_rng(self._seed)
         true = np.searchsorted(distinct, shown)
-        category_ranks = scoring.percentile_ranks(judged.categories)
-        p_category = scoring.permutation_p(category_ranks, category, rng)
+        ranks = percentile_ranks(judged.categories)
+        p_category = permutation_p(ranks, category, rng, resamples=scoring.N_PERMUTATIONS)
         scorer = scoring.make_scorer(predicted, targets.components, category, prototypes)
         evidence = scoring.make_evidence(judged.categories, category, predicted, scorer, p_category, rng)
         held = [(judged.stimuli[np.ix_(part, true[part])], true[part]) for part in self._parts()]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.calibrator import Calibrator, write_bundle
+from rtdecode import derivatives
 from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE
@@ -207,9 +208,9 @@ class CalibrationRun:
             curve=self.calibrator.curve,
             left_out=self._left_out,
             copies={
-                REFERENCE: _only(session, "*_boldref.nii.gz"),
-                MASK: _only(session, "*_desc-brain_mask.nii.gz"),
-                MODEL: _only(session, "*_desc-estimate_model.safetensors"),
+                REFERENCE: _only(session, f"*_{derivatives.REFERENCE}"),
+                MASK: _only(session, f"*_{derivatives.BRAIN_MASK}"),
+                MODEL: _only(session, f"*_{derivatives.MODEL}"),
             },
         )
         figures = fit.figures

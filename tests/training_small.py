@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import tomli_w
 import torch
 from safetensors.torch import save_file
 
+from engines.training.loop import Plan
 from rtdecode.packs import open_pack
 
 SMALL = {"hidden": 16, "blocks": 1, "low_level": False, "prior_depth": 1, "prior_heads": 1, "prior_dim_head": 16}
@@ -48,3 +51,9 @@ def write_distilling(folder: Path, pack: Path, n: int = 6) -> tuple[list[object]
     save_file({"betas": betas, "picture": rows}, folder / "trials.safetensors")
     shown, trials = folder / "shown.safetensors", folder / "trials.safetensors"
     return ["--pictures", shown], ["--participant", f"0={trials}"]
+
+
+def small_stage_settings(stages: Mapping[str, Plan]) -> dict[str, Any]:
+    """Return attributes of `engines.tiny.train` that make it a matter of seconds, with a checkpoint at each step."""
+    small = {name: replace(plan, steps=3, save_every_s=0.0, details={"batch": 4}) for name, plan in stages.items()}
+    return {"STAGES": small, "_FEWEST": 3, "N_PICTURES": 300, "N_JUDGE_PICTURES": 40}

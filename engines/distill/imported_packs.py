@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec.structs import replace
+from msgspec import structs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -93,7 +93,7 @@ def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
         teacher=lambda noisy, t, condition: teacher.guided(noisy, t, condition, cond_scale=order.guidance),
         alphas_cumprod=cosine_schedule(int(sizes.get("timesteps", 100))).alphas_cumprod,
         how=order.how,
-        plan=order.plan,
+        plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -143,7 +143,7 @@ def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
         teacher=guided,
         alphas_cumprod=network_alphas_cumprod(),
         how=order.how,
-        plan=order.plan,
+        plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -163,6 +163,10 @@ def _network(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Mod
     where = "cpu" if device.type == "cpu" else str(device)  # safetensors refuses "cpu:0", which several processes have
     network = load(pack, stage, device=where, dtype=torch.float32)
     return network.eval(), stages[stage].sizes
+
+
+def _plan(pack: EnginePack, order: Order) -> Plan:
+    return replace(order.plan, details={"pack": pack.identity, "guidance": order.guidance, "batch": order.batch})
 
 
 def _trainable(teacher: nn.Module) -> nn.Module:
@@ -203,6 +207,6 @@ def _reseal(pack: EnginePack, order: Order, stage: Student, student: nn.Module, 
             skip=order.how.skip,
             seed=order.plan.seed,
         )
-        return replace(said, name=order.out.name, distilled={**said.distilled, stage: made}, parts={})
+        return structs.replace(said, name=order.out.name, distilled={**said.distilled, stage: made}, parts={})
 
     return seal_copy(pack, order.out, change, without=exported_files(pack))  # those of the teacher: export anew

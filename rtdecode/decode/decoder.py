@@ -12,10 +12,11 @@ from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
-from rtdecode.decode.score.retrieval import Scorer, mid_rank, scorer_from
+from rtdecode.decode.score.retrieval import Scorer, scorer_from
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, ParticipantBundle
 from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
+from rtdecode.statistics import mid_ranks
 
 _TOP = 5
 
@@ -166,7 +167,7 @@ class _Participant:
             predicted=categories[int(np.argmax(by_category))],
             probabilities={name: float(p) for name, p in zip(categories, probabilities, strict=True)},
             top=tuple(self._pool.names[int(i)] for i in best),
-            rank=mid_rank(by_candidate, known[0]) if known else None,
+            rank=float(mid_ranks(by_candidate)[known[0]]) if known else None,
             pool=len(self._pool.names),
             evidence=evidence,
             chance=chance,

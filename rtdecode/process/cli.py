@@ -27,9 +27,15 @@ def register(subparsers: Subparsers) -> None:
         "through the code of the daemon. Writes BIDS derivatives.",
     )
     parser.add_argument(
-        "bold", type=Path, nargs="+", metavar="BOLD", help="4-D NIfTI, or folder of DICOM or 3-D NIfTI; one a run"
+        "bold",
+        type=Path,
+        nargs="+",
+        metavar="BOLD",
+        help="4-D NIfTI, folder of DICOM or 3-D NIfTI, or folder of a session",
     )
-    parser.add_argument("--events", type=Path, nargs="+", default=[], help="BIDS events.tsv, one a run")
+    parser.add_argument(
+        "--events", type=Path, nargs="+", default=[], help="BIDS events.tsv, one a run (a session has its own)"
+    )
     parser.add_argument(
         "--trial-types",
         default="",

@@ -118,13 +118,15 @@ class Past:
             found[number] = KnownRun(number=number, series_uid=uid, offset=offset, next_index=index + 1)
         return [found[number] for number in sorted(found)]
 
-    def inputs(self, now_mono_s: float) -> Iterator[Input]:
+    def inputs(self, now_mono_s: float, *, run: int | None = None) -> Iterator[Input]:
         """Yield the inputs again, in their order.
 
         Parameters
         ----------
         now_mono_s : float
             Stands for the moment of arrival on the monotonic clock, which did not outlive its process.
+        run : int or None
+            Leave out what belongs to other runs.
 
         Raises
         ------
@@ -133,11 +135,13 @@ class Past:
         """
         accounted: dict[int, int] = {}
         for entry in self._inputs:
+            if run is not None and getattr(entry, "run", run) != run:
+                continue
             if isinstance(entry, _OF_A_VOLUME) and entry.volume is not None:
-                run, index = entry.run, entry.volume
-                for lost in range(accounted.get(run, index), index):
-                    yield Skipped(run=run, volume=lost, path="", reason="its record in the journal was damaged")
-                accounted[run] = max(accounted.get(run, 0), index + 1)
+                number, index = entry.run, entry.volume
+                for lost in range(accounted.get(number, index), index):
+                    yield Skipped(run=number, volume=lost, path="", reason="its record in the journal was damaged")
+                accounted[number] = max(accounted.get(number, 0), index + 1)
             match entry:
                 case entries.VolumeEntry():
                     yield self._volume(entry, now_mono_s)

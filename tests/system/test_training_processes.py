@@ -112,7 +112,7 @@ def test_gradients_are_those_of_both_processes_batches(ran: Ran) -> None:
         def forward(self, _: torch.Tensor, __: torch.Generator, progress: float) -> torch.Tensor:
             losses = []
             for process in PROCESSES:
-                seed = loop._seed(PLAN, round(progress * PLAN.steps), process)
+                seed = PLAN.seed_at(round(progress * PLAN.steps), process)
                 draw = torch.Generator().manual_seed(seed)
                 torch.manual_seed(seed + 1)
                 losses.append(self.line(batches(draw), draw, progress))

@@ -10,10 +10,10 @@ import pytest
 from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_pictures
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.retrieval import mid_rank
 from rtdecode.errors import CalibrationError
 from rtdecode.packs import open_participant
 from rtdecode.simulate import world
+from rtdecode.statistics import mid_ranks
 from tests.decode_small import category_calibrator, tiny_categories, tiny_pack, tiny_stages
 
 
@@ -49,7 +49,7 @@ def test_a_brain_that_tells_is_identified_on_trials_never_seen() -> None:
     new = betas[120:][:, adapter.voxels]
     components = (new - adapter.mean) / adapter.scale @ adapter.weights + adapter.intercept
     scores = fit.scorer.candidates(components, adapter.project(candidates.tokens[120:]))
-    ranks = [mid_rank(row, i) for i, row in enumerate(scores)]
+    ranks = np.diag(mid_ranks(scores))
     assert np.mean(ranks) < 14  # of 40; 20.5 is chance
     new_trials = 1 - (np.mean(ranks) - 1) / 39
     assert fit.figures.percentile == pytest.approx(new_trials, abs=0.04)

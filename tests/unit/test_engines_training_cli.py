@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def test_train_names_what_is_wrong_with_its_files(settings: Path) -> None:
         run("train", settings, "--out", out, "--licence", "ours")
 
 
+def test_a_training_goes_on_with_the_settings_it_was_begun_with(settings: Path) -> None:
+    out = settings.parent / "own"
+    assert run("train", settings, "--out", out, "--licence", "ours") == 0
+    for changed, told in (
+        ({"batch": 5}, "details.batch: expected 5, got 4"),
+        ({"seed": 2}, "seed: expected 2, got 0"),
+        ({"weights": {"anchor": 2.0}}, "details.weights.anchor: expected 2.0, got 1.0"),
+        ({"participants": ["sub-02.safetensors", "sub-01.safetensors"]}, "details.participants: expected"),
+    ):
+        write_settings(settings, **changed)
+        with pytest.raises(TrainingError, match=re.escape(f"a checkpoint of another training ({told}")):
+            run("train", settings, "--out", out, "--licence", "ours", "--resume")
+
+
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fake") / "pack"
@@ -99,6 +114,13 @@ def test_a_student_takes_its_teachers_place_in_a_copy_of_the_pack(stage: Student
     assert any(not torch.equal(value, after[key]) for key, value in before.items())
     untouched = "backbone.safetensors"
     assert (fake / untouched).read_bytes() == (out / untouched).read_bytes()
+    for changed, told in (
+        (["--guidance", 7], "details.guidance: expected 7.0"),
+        (["--skip", 2], "details.skip: expected 2, got"),
+        (["--rate", "2e-3"], "rate: expected 0.002, got 0.001"),
+    ):
+        with pytest.raises(TrainingError, match=re.escape(f"another training ({told}")):
+            run(*words, "--steps", 3, "--batch", 2, "--rate", "1e-3", "--resume", *changed)
     if stage == "unclip":
         assert load_file(out / "unconditional.safetensors")["unconditional"].shape == (tokens, dim)
 

@@ -14,6 +14,7 @@ from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.clock import SystemClock
 from rtdecode.decode.resample import bilinear
+from rtdecode.derivatives import DECODED_COLUMNS
 from rtdecode.errors import SettingsError
 from rtdecode.evaluate import judges as networks
 from rtdecode.evaluate import texts
@@ -22,7 +23,6 @@ from rtdecode.evaluate.recorded_session import PX, read_pairs
 from rtdecode.evaluate.words import rouge_1, rouge_l
 from rtdecode.packs import open_pack
 from rtdecode.session.journal import Journal
-from rtdecode.session.recording import DECODED_COLUMNS
 
 RNG = np.random.default_rng(0)
 N = 6

@@ -20,6 +20,7 @@ from rtdecode.decode.resample import bilinear
 from rtdecode.decode.sampling.edm import euler, euler_times, refinement_times, unclip_start
 from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.errors import EngineError
+from rtdecode.statistics import row_cosines
 
 OUTPUT_PX = 256
 """Height and width at which published pictures are kept, blended and judged."""
@@ -145,7 +146,7 @@ class MindEye2:
         if n == 1 or stages.embed is None:
             return made[0]
         seen = [stages.embed(stages.array(bilinear(one, OUTPUT_PX)[None])) for one in made]
-        likeness = [_cosines(stages.host(hidden.retrieval), stages.host(tokens))[0] for tokens in seen]
+        likeness = [self.similarities(hidden, stages.host(tokens))[0] for tokens in seen]
         return made[int(np.argmax(likeness))]
 
     def blurry(self, hidden: Hidden) -> Float32 | None:
@@ -188,7 +189,7 @@ class MindEye2:
         ndarray of shape (n,), float32
             Cosines over all tokens together; `argsort` of their negative ranks the pool.
         """
-        return _cosines(self._stages.host(hidden.retrieval), pool)
+        return row_cosines(self._stages.host(hidden.retrieval).reshape(-1), pool.reshape(len(pool), -1))
 
     def decode(self, betas: NDArray[np.floating[Any]], *, seed: int) -> MindEye2Decoded:
         """Make everything that the pack can make of one beta, or of repeats.
@@ -235,12 +236,3 @@ class MindEye2:
         start = stages.array(unclip_start(latent, noise, offset, float(sigmas[0])))
         context = unclip.context(tokens, unconditional, recipe.unclip_guidance)
         return euler(lambda x, t: unclip.noise(x, t, context), start, times, sigmas)
-
-
-def _cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
-    """Return the cosine (n,) of one query and n candidates, all flattened."""
-    one = np.asarray(query, dtype=np.float32).reshape(-1)
-    rows = pool.reshape(len(pool), -1)
-    norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in rows], dtype=np.float32)
-    dots = np.array([row.astype(np.float32) @ one for row in rows], dtype=np.float32)
-    return np.asarray(dots / (norms * np.linalg.norm(one)), dtype=np.float32)
