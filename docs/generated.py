@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -235,6 +236,17 @@ def layout(module: str) -> str:
     return f"```text\n{text.partition(chr(10) * 2)[2]}\n```"
 
 
+def columns(name: str) -> str:
+    """Return the columns of one of the tables in a session folder."""
+    from rtdecode.derivatives import columns as known
+
+    rows = [
+        (f"`{column}`", str(told.get("Units", "")), str(told.get("Description", "")))
+        for column, told in getattr(known, name).items()
+    ]
+    return table(("column", "unit", "meaning"), rows)
+
+
 def journal() -> str:
     """Return the records of the journals."""
     from rtdecode.session import entries
@@ -244,6 +256,16 @@ def journal() -> str:
         names = [f"`{field.name}`" for field in msgspec.structs.fields(kind) if field.name != "t_wall"]
         rows.append((f"`{kind.__struct_config__.tag}`", prose(kind), ", ".join(names)))
     return table(("kind", "meaning", "fields"), rows)
+
+
+def layers() -> str:
+    """Return the layers that import-linter keeps, from the top down."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found = [one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "layers"]
+    blocks = [
+        "\n".join([f"{', '.join(one['containers'])}:", *(f"  {line}" for line in one["layers"])]) for one in found
+    ]
+    return "```text\n" + "\n\n".join(blocks) + "\n```"
 
 
 # commands -----------------------------------------------------------------------------------------------------
@@ -318,8 +340,10 @@ MAKERS: dict[str, Callable[..., str]] = {
     "described": described,
     "arrays": arrays,
     "layout": layout,
+    "columns": columns,
     "journal": journal,
     "commands": commands,
     "file": file,
     "decisions": decisions,
+    "layers": layers,
 }
