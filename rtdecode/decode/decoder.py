@@ -14,8 +14,9 @@ from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
 from rtdecode.decode.score.retrieval import Scorer, mid_rank, scorer_from
+from rtdecode.decoded import Caption, Embedding, Part, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
+from rtdecode.records import frozen
 
 _TOP = 5
 

@@ -17,8 +17,9 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.decoded import Caption, Embedding, Part, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError, RtdecodeError
-from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
+from rtdecode.records import frozen
 
 END = b""
 LAST = ("loaded", "decoded")

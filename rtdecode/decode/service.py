@@ -23,8 +23,9 @@ from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
+from rtdecode.decoded import Part
 from rtdecode.errors import RtdecodeError
-from rtdecode.records import BetaUpdate, Part
+from rtdecode.records import BetaUpdate
 from rtdecode.settings import DecodeSettings
 
 _PULSE_S = 1.0

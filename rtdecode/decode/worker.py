@@ -14,8 +14,9 @@ from typing import Any
 
 from rtdecode.decode import frames
 from rtdecode.decode.service import serve
+from rtdecode.decoded import Part
 from rtdecode.errors import EngineError
-from rtdecode.records import BetaUpdate, Part
+from rtdecode.records import BetaUpdate
 from rtdecode.settings import DecodeSettings
 
 _log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from rtdecode.acquire.source import Source
 from rtdecode.bundle import EnginePack
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
+from rtdecode.decoded import KINDS, topic_of
 from rtdecode.errors import BundleError, JournalError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
@@ -36,8 +37,6 @@ from rtdecode.session.past import Past
 from rtdecode.session.recording import Recording
 from rtdecode.settings import Settings
 
-_LATEST = (("reconstruction", "picture"), ("caption", "caption"), ("score", ""))
-"""Topics from the last that is published of a beta on, and the part of the pack without which there is none."""
 PROGRESS_S = 5.0
 """Time between two lines on what keeps the daemon busy."""
 _log = logging.getLogger(__name__)
@@ -160,7 +159,7 @@ class Daemon:
                     told_at = self._clock.monotonic()
                     _log.info("%s", self.desk.busy)
         decided = self._recording.decided()
-        last = next(topic for topic, part in _LATEST if part not in self._decoder.absent)
+        last = [topic_of(kind) for kind in KINDS if kind.absent_as not in self._decoder.absent][-1]
         waiting = [beta for beta in iter(lambda: self._pictures.get(0), None) if beta is not None]
         for beta in waiting:
             trial = beta.event.trial

@@ -16,9 +16,10 @@ from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.service import DecodeService
+from rtdecode.decoded import Part, Score, pieces
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
-from rtdecode.records import BetaUpdate, Caption, Drift, Embedding, Reconstruction, Score, Stamp
+from rtdecode.records import BetaUpdate, Drift, Stamp
 from rtdecode.session.lanes import PictureLane
 from rtdecode.session.recording import Recording
 
@@ -132,47 +133,42 @@ class Decoding:
         stamp = beta.stamp
         waited = self._since_ms(stamp)
         times: dict[str, float] = {}
-        score, caption, path = None, None, None
+        found: list[Part] = []
+        path: str | None = None
         drift = self._drift.drift if self._drift else None
 
-        def publish(message: wire.Message) -> None:
-            stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
-            self._publisher.publish(messages.headed(message, stamp, stages))
+        def scored() -> bool:
+            return any(isinstance(piece, Score) for piece in found)
 
-        def settle(score: Score) -> None:
+        def settle() -> None:
             self._times.append(times)
             if not beta.final:
                 return
-            self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
+            self._recording.decoded(beta, found, path, self._since_ms(stamp))
             if self._drift is not None:
                 self._drift.add(beta.beta)
                 self._judge(self._drift.drift)
 
         try:
             for part, milliseconds in self._decoder.decode(beta):
-                match part:
-                    case Embedding():
-                        times["embed"] = milliseconds
-                        score = part.score
-                        publish(messages.embedding(beta, part))
-                        publish(messages.score(beta, score, drift))
-                    case Caption():
-                        times["caption"] = milliseconds
-                        caption = part
-                        publish(messages.caption(beta, caption))
-                    case Reconstruction():
-                        times["reconstruct"] = milliseconds
-                        message = messages.reconstruction(beta, part)
+                times[part.stage] = milliseconds
+                for piece in pieces(part):
+                    if isinstance(piece, Score) and drift is not None:
+                        piece = replace(piece, shift=drift.shift, spread=drift.spread)
+                    found.append(piece)
+                    message = messages.decoded(beta, piece)
+                    if isinstance(message, wire.Reconstruction):
                         path = self._recording.picture(beta.event.trial, beta.revision, message.image)
-                        publish(message)
+                    stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
+                    self._publisher.publish(messages.headed(message, stamp, stages))
         except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
-            if score is None:
-                self._refuse(beta, f"not decoded: {error}")
+            if scored():
+                settle()
             else:
-                settle(score)
+                self._refuse(beta, f"not decoded: {error}")
             raise
-        if score is not None:
-            settle(score)
+        if scored():
+            settle()
 
     def _judge(self, drift: Drift | None) -> None:
         """Say once that the betas are no longer what the decoder was calibrated on."""

@@ -31,10 +31,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode import decoded
 from rtdecode.clock import Clock
 from rtdecode.dataset import describe_dataset, figure_path
+from rtdecode.decoded import Part
 from rtdecode.errors import JournalError
-from rtdecode.records import BetaUpdate, Caption, Drift, RegisteredVolume, Score, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, RegisteredVolume, TrialEvent, Volume
 from rtdecode.session.journal import Journal, read
 from rtdecode.session.kept import KeptVolumes
 from rtdecode.session.lock import FolderLock
@@ -47,10 +49,7 @@ MOTION_COLUMNS = (
     "tsnr", "fit",
 )  # fmt: skip
 EVENT_COLUMNS = ("onset", "duration", "trial_type", "trial", "stim_id")
-DECODED_COLUMNS = (
-    "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
-    "p_noise", "shift", "spread", "caption", "revisions", "recon", "latency_ms",
-)  # fmt: skip
+DECODED_COLUMNS = (*EVENT_COLUMNS, *decoded.columns(), "revisions", "recon", "latency_ms")
 
 
 def session_folder(session: SessionSettings) -> Path:
@@ -294,9 +293,7 @@ class Recording:
     def decoded(
         self,
         beta: BetaUpdate,
-        score: Score,
-        drift: Drift | None,
-        caption: Caption | None,
+        found: Sequence[Part],
         picture: str | None,
         latency_ms: float,
     ) -> None:
@@ -305,21 +302,16 @@ class Recording:
         Parameters
         ----------
         beta : BetaUpdate
-        score : Score
-        drift : Drift or None
-            Of the trials before.
-        caption : Caption or None
-            None where the pack makes none.
+        found : sequence of Part
+            All that was decoded of it.
         picture : str or None
             As `picture` returned it; None where the pack makes none.
         latency_ms : float
             From the volume's file to the last of these.
         """
         event = beta.event
-        drifted = (None, None) if drift is None else (f"{drift.shift:.3f}", f"{drift.spread:.3f}")
         values = (
-            event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus, score.predicted, score.rank,
-            score.pool, score.evidence, score.chance, score.p_noise, *drifted, caption.text if caption else None,
+            event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus, *decoded.row(found),
             beta.revision + 1, picture, f"{latency_ms:.1f}",
         )  # fmt: skip
         self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, values)

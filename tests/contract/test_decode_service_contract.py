@@ -11,8 +11,8 @@ import pytest
 
 from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.settings import DecodeSettings
 from tests.decode_small import category_update, tiny_decoder, write_category_bundle
 

@@ -12,8 +12,8 @@ from rtdecode.bundle import open_participant
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates, embed_pictures
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
 from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.simulate import world
 from tests.decode_small import (
     N_VOXELS,

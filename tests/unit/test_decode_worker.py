@@ -16,8 +16,8 @@ from rtdecode.__main__ import main
 from rtdecode.decode import frames
 from rtdecode.decode.service import LocalService, Outlet
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import Embedding, Reconstruction
 from rtdecode.settings import DecodeSettings
 from rtdecode.simulate import world
 from tests.decode_small import category_update, tiny_decoder, write_category_bundle

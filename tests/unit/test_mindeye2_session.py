@@ -25,8 +25,9 @@ from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.service import LocalService
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Stamp, TrialEvent
+from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 from rtdecode.settings import DecodeSettings
 
 HIDDEN = mindeye2_sizes("small")["backbone"][1]["hidden"]
