@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,16 +156,17 @@ def serve(connection: Connection, settings: DecodeSettings, seed: int) -> None:
     try:
         service = LocalService(load_decoder(open_pack(settings.pack), settings, seed=seed))
     except RtdecodeError as error:
-        outlet.send(0, frames.pack_error(error))
+        outlet.send(0, frames.failed(error))
         return
     try:
-        outlet.send(0, frames.pack_ready(service.categories, service.stimuli, service.absent))
+        ready = frames.Ready(categories=service.categories, stimuli=service.stimuli, absent=service.absent)
+        outlet.send(0, ready)
         while True:
             number, frame = frames.numbered(connection.recv_bytes())
             if frame == frames.END:
                 return
             with outlet.alive():
-                _answer(outlet, service, number, frames.unpack(frame))
+                _answer(outlet, service, number, frame)
     except (EOFError, OSError):
         return  # the parent is gone
 
@@ -177,10 +178,10 @@ class Outlet:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, number: int, frame: bytes) -> None:
-        """Send a frame that answers the request of that number."""
+    def send(self, number: int, reply: frames.Reply | None) -> None:
+        """Send what answers the request of that number; None is a sign of life."""
         with self._lock:
-            self._connection.send_bytes(frames.number(number, frame))
+            self._connection.send_bytes(frames.number(number, frames.END if reply is None else frames.pack(reply)))
 
     @contextmanager
     def alive(self, every_s: float = _PULSE_S) -> Iterator[None]:
@@ -190,7 +191,7 @@ class Outlet:
         def pulse() -> None:
             with suppress(OSError):  # the parent is gone; the worker's next reply tells it
                 while not done.wait(every_s):
-                    self.send(0, frames.END)
+                    self.send(0, None)
 
         thread = threading.Thread(target=pulse, name="pulse")
         thread.start()
@@ -201,14 +202,14 @@ class Outlet:
             thread.join()
 
 
-def _answer(outlet: Outlet, service: LocalService, number: int, content: dict[str, Any]) -> None:
+def _answer(outlet: Outlet, service: LocalService, number: int, frame: bytes) -> None:
     try:
-        if content["kind"] == "load":
-            identity = service.load(Path(content["folder"]))
-            outlet.send(number, frames.pack_loaded(identity))
-            return
-        for part, milliseconds in service.decode_array(*frames.unpack_beta(content)):
-            outlet.send(number, frames.pack_part(part, milliseconds, service.gpu_bytes))
-        outlet.send(number, frames.pack_decoded())
+        match frames.read_request(frame):
+            case frames.Load(folder=folder):
+                outlet.send(number, frames.Loaded(identity=service.load(Path(folder))))
+            case frames.Decode(beta=beta, truth=truth, trial=trial):
+                for part, milliseconds in service.decode_array(beta, truth, trial):
+                    outlet.send(number, frames.answer(part, milliseconds, service.gpu_bytes))
+                outlet.send(number, frames.Decoded())
     except RtdecodeError as error:
-        outlet.send(number, frames.pack_error(error))
+        outlet.send(number, frames.failed(error))
