@@ -121,7 +121,8 @@ class Volume(Message):
 
     `motion` is x, y, z in mm then rotations about x, y, z in radians; `fd_mm` framewise displacement; `dvars` in
     percent; `tsnr` of the run so far (nan before 8 volumes); `lag` counts inputs waiting behind this one; `regions`
-    gives the percent signal change of each region of the settings (nan where the volume is censored).
+    gives the percent signal change of each region of the settings (nan where the volume is censored), `parcels` that
+    of each parcel of each label image, by their names in the settings and the parcel's label.
     """
 
     motion: Tuple[float, ...] = ()
@@ -131,6 +132,7 @@ class Volume(Message):
     fit: float = 0.0
     lag: int = 0
     regions: Dict[str, float] = field(default_factory=dict)
+    parcels: Dict[str, Dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,18 @@ class Reconstruction(Message):
 
 
 @dataclass(frozen=True)
+class Prediction(Message):
+    """What a decoder says of one volume, by name; `late_s` is the time since its file was complete.
+
+    Sent once for each volume that a trial could be decoded of, in the order of the volumes, and only by packs that
+    predict; `invalid` says why there are no values.
+    """
+
+    values: Dict[str, float] = field(default_factory=dict)
+    late_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Calibration(Message):
     """Progress of calibration. `percentile` is the held-out mean percentile rank with its 95 % interval."""
 
@@ -242,10 +256,12 @@ class Heartbeat(Message):
     `last` gives the `seq` of the latest message of each topic, so that it is known when one was missed.
 
     `decode_ms` gives the median over the latest betas of each decoding stage; `gpu_bytes` the GPU memory that the
-    decode worker holds (None without a GPU); `worker_restarts` how often it had to be replaced.
+    decode worker holds (None without a GPU); `worker_restarts` how often it had to be replaced. `lag` counts inputs
+    that wait to be estimated, `predict_lag` volumes that wait for their `Prediction`.
     """
 
     lag: int = 0
+    predict_lag: int = 0
     superseded: int = 0
     rejected: int = 0
     uptime_s: float = 0.0
@@ -270,7 +286,8 @@ class Other(Message):
 TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Calibration, Fault, Heartbeat,
+        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Prediction, Calibration, Fault,
+        Heartbeat,
     )
 }  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 From a declaration follow the worker's frame, the topic and fields of the message, what is published but once a
 revision, the columns of the table of decoded trials, and the figures on the page. A new kind is a class here, in
-`KINDS`, and the line in `rtdecode.decode.decoder` that computes it; clients get it as `client.Other` until `client.py`
-has a class of that name.
+`TRIAL_KINDS`, and the line in `rtdecode.decode.decoder` that computes it; clients get it as `client.Other` until
+`client.py` has a class of that name.
 """
 
 from __future__ import annotations
@@ -159,8 +159,24 @@ class Reconstruction(Part):
     image: Annotated[NDArray[np.uint8], Told("Array of shape (height, width, 3), sRGB")]
 
 
-KINDS: tuple[type[Part], ...] = (Embedding, Score, Caption, Reconstruction)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction(Part):
+    """What a decoder says of one volume; its message repeats run and volume, not a trial."""
+
+    stage: ClassVar[str] = "predict"
+
+    values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
+
+
+TRIAL_KINDS: tuple[type[Part], ...] = (Embedding, Score, Caption, Reconstruction)
 """What is decoded of a beta, in the order in which it is published."""
+VOLUME_KINDS: tuple[type[Part], ...] = (Prediction,)
+"""What is decoded of a volume."""
+
+
+def kinds() -> dict[str, type[Part]]:
+    """Return all kinds by topic."""
+    return {topic_of(kind): kind for kind in (*TRIAL_KINDS, *VOLUME_KINDS)}
 
 
 def topic_of(kind: type[Part]) -> str:
@@ -186,7 +202,7 @@ def pieces(part: Part) -> Iterator[Part]:
 
 def columns() -> dict[str, Told]:
     """Return the columns that decoded kinds have in the table of decoded trials, in their order."""
-    every = (note for kind in KINDS for note in told(kind).values())
+    every = (note for kind in TRIAL_KINDS for note in told(kind).values())
     return {note.column: note for note in every if note.column is not None}
 
 
@@ -204,5 +220,6 @@ def row(found: Iterable[Part]) -> list[object]:
 
 def figures(topic: str) -> dict[str, str]:
     """Return the fields of a topic's messages that the page lists, and the label of each."""
-    every = (note for kind in KINDS if topic_of(kind) == topic for note in told(kind).items())
-    return {name: note.page for name, note in every if note.page is not None}
+    kind = kinds().get(topic)
+    every = {} if kind is None else told(kind)
+    return {name: note.page for name, note in every.items() if note.page is not None}

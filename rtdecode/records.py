@@ -203,6 +203,10 @@ class RegisteredVolume:
     regions : mapping of str to float
         Percent signal change of each region of the settings, freed from drift and motion; nan where the volume is
         censored or those before do not predict it.
+    parcels : mapping of str to mapping of str to float
+        The same of each parcel, by its label, of each label image of the settings.
+    t_r_s : float or None
+        Repetition time of the run as far as known at this volume, seconds; None where nobody told.
     """
 
     stamp: Stamp
@@ -214,6 +218,8 @@ class RegisteredVolume:
     tsnr: float
     fit: float
     regions: Mapping[str, float] = field(default_factory=dict)
+    parcels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    t_r_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -157,6 +157,8 @@ class EstimateSettings:
     regions : table of str to Path
         NIfTI masks in the space of the reference: each volume's message tells the percent signal change of each,
         for neurofeedback.
+    parcels : table of str to Path
+        NIfTI label images in the space of the reference (0 where there is no parcel): the same for each parcel.
     """
 
     registration: Literal["rigid", "off"] = "rigid"
@@ -176,6 +178,7 @@ class EstimateSettings:
     final_at_s: Positive = 8.0
     censor_fd_mm: Positive = 2.0
     regions: Mapping[str, Path] = field(default_factory=dict)
+    parcels: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rtdecode import decoded
 from rtdecode.decoded import Part, topic_of
 from rtdecode.errors import BundleError, EngineError, RtdecodeError
-from rtdecode.records import frozen
+from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.typed import Table, checked
 
 END = b""
@@ -44,12 +44,22 @@ class Decode(Table, frozen=True, kw_only=True, tag_field="kind", tag="decode"):
     trial: str
 
 
+class Predict(Table, frozen=True, kw_only=True, tag_field="kind", tag="predict"):
+    """Request to predict of the last of some volumes of a run; those before it are what the predictor looks back at."""
+
+    volumes: tuple[RegisteredVolume, ...]
+
+
 class Ready(Table, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
-    """Reply: the engines are loaded and warm; what they decide between, and which parts they cannot make."""
+    """Reply: the engines are loaded and warm; what they decide between, and which parts they cannot make.
+
+    `window` is the number of volumes that a prediction looks at, 0 where the pack makes none.
+    """
 
     categories: tuple[str, ...]
     stimuli: tuple[str, ...]
     absent: tuple[str, ...]
+    window: int
 
 
 class Loaded(Table, frozen=True, kw_only=True, tag_field="kind", tag="loaded"):
@@ -87,7 +97,7 @@ class Failed(Table, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
         raise (BundleError if self.error == "BundleError" else EngineError)(self.text)
 
 
-Request = Load | Decode
+Request = Load | Decode | Predict
 Reply = Ready | Loaded | Answer | Decoded | Failed
 
 
@@ -139,7 +149,7 @@ def read_reply(frame: bytes) -> Reply:
     found: Reply = _read(frame, typing.get_args(Reply))
     if not isinstance(found, Answer):
         return found
-    kinds = {topic_of(kind): kind for kind in decoded.KINDS}
+    kinds = decoded.kinds()
     if found.topic not in kinds:
         raise EngineError(f"{_SOURCE}: answer.topic: expected one of {', '.join(kinds)}, got {found.topic!r}")
     return msgspec.structs.replace(found, part=_typed(found.topic, found.part, kinds[found.topic]))

@@ -23,9 +23,9 @@ from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
-from rtdecode.decoded import Part
+from rtdecode.decoded import Part, Prediction
 from rtdecode.errors import RtdecodeError
-from rtdecode.records import BetaUpdate
+from rtdecode.records import BetaUpdate, RegisteredVolume
 from rtdecode.settings import DecodeSettings
 
 _PULSE_S = 1.0
@@ -64,6 +64,11 @@ class DecodeService(Protocol):
         """Parts that `decode` never yields, as the pack has no stage for them."""
         ...
 
+    @property
+    def window(self) -> int:
+        """Number of volumes that `predict` looks at; 0 where the pack predicts nothing of volumes."""
+        ...
+
     def load(self, folder: Path) -> str:
         """Load the ParticipantBundle in `folder` and return its identity.
 
@@ -83,6 +88,21 @@ class DecodeService(Protocol):
         ------
         EngineError
             No participant is loaded, the beta is not of the calibrated mask or hardly known, or the engines failed.
+        """
+        ...
+
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        """Return what is predicted of the last of some volumes of a run, and the milliseconds it took.
+
+        Parameters
+        ----------
+        volumes : sequence of RegisteredVolume
+            At most `window`, oldest first. The same volumes give the same bytes.
+
+        Raises
+        ------
+        EngineError
+            As of `decode`.
         """
         ...
 
@@ -126,6 +146,11 @@ class LocalService:
         """Parts that cannot be made; see `DecodeService.absent`."""
         return self._decoder.absent
 
+    @property
+    def window(self) -> int:
+        """Number of volumes that a prediction looks at; see `DecodeService.window`."""
+        return self._decoder.window
+
     def load(self, folder: Path) -> str:
         """Load a participant; see `DecodeService.load`."""
         bundle = open_participant(folder)
@@ -145,6 +170,12 @@ class LocalService:
             yield part, 1e3 * (time.perf_counter() - began)
             began = time.perf_counter()
 
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        """Predict of a volume; see `DecodeService.predict`."""
+        began = time.perf_counter()
+        found = self._decoder.predict(volumes)
+        return found, 1e3 * (time.perf_counter() - began)
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -159,7 +190,9 @@ def serve(connection: Connection, settings: DecodeSettings, seed: int) -> None:
         outlet.send(0, frames.failed(error))
         return
     try:
-        ready = frames.Ready(categories=service.categories, stimuli=service.stimuli, absent=service.absent)
+        ready = frames.Ready(
+            categories=service.categories, stimuli=service.stimuli, absent=service.absent, window=service.window
+        )
         outlet.send(0, ready)
         while True:
             number, frame = frames.numbered(connection.recv_bytes())
@@ -210,6 +243,9 @@ def _answer(outlet: Outlet, service: LocalService, number: int, frame: bytes) ->
             case frames.Decode(beta=beta, truth=truth, trial=trial):
                 for part, milliseconds in service.decode_array(beta, truth, trial):
                     outlet.send(number, frames.answer(part, milliseconds, service.gpu_bytes))
+                outlet.send(number, frames.Decoded())
+            case frames.Predict(volumes=volumes):
+                outlet.send(number, frames.answer(*service.predict(volumes), service.gpu_bytes))
                 outlet.send(number, frames.Decoded())
     except RtdecodeError as error:
         outlet.send(number, frames.failed(error))

@@ -6,7 +6,7 @@ import itertools
 import logging
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from rtdecode.decode import frames
 from rtdecode.decode.service import serve
-from rtdecode.decoded import Part
+from rtdecode.decoded import Part, Prediction
 from rtdecode.errors import EngineError, RtdecodeError
-from rtdecode.records import BetaUpdate
+from rtdecode.records import BetaUpdate, RegisteredVolume
 from rtdecode.settings import DecodeSettings
 
 Last = TypeVar("Last", frames.Loaded, frames.Decoded)
@@ -68,6 +68,7 @@ class WorkerService:
         self._categories: tuple[str, ...] = ()
         self._stimuli: tuple[str, ...] = ()
         self._absent: tuple[str, ...] = ()
+        self._window = 0
         self._process, self._connection = self._start()
 
     @property
@@ -102,6 +103,11 @@ class WorkerService:
         return self._absent
 
     @property
+    def window(self) -> int:
+        """Number of volumes that a prediction looks at; see `DecodeService.window`."""
+        return self._window
+
+    @property
     def pid(self) -> int | None:
         """Process identifier of the worker."""
         return self._process.pid
@@ -121,6 +127,14 @@ class WorkerService:
             if isinstance(reply, frames.Answer):
                 self._gpu_bytes = reply.gpu_bytes
                 yield reply.part, reply.ms
+
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        """Predict of a volume; see `DecodeService.predict`."""
+        first, *_ = self._ask(frames.Predict(volumes=tuple(volumes)), last=frames.Decoded)
+        if not (isinstance(first, frames.Answer) and isinstance(first.part, Prediction)):
+            raise EngineError("worker frame: expected a prediction, got something else")
+        self._gpu_bytes = first.gpu_bytes
+        return first.part, first.ms
 
     def close(self) -> None:
         """End the worker."""
@@ -202,6 +216,7 @@ class WorkerService:
             if not isinstance(ready, frames.Ready):
                 raise EOFError
             self._categories, self._stimuli, self._absent = ready.categories, ready.stimuli, ready.absent
+            self._window = ready.window
         except (EOFError, OSError):
             _end(process)
             raise EngineError("the decode worker did not start; see the log for its last words") from None

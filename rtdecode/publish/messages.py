@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rtdecode import client as wire
-from rtdecode.decoded import KINDS, Part, Reconstruction, told, topic_of
+from rtdecode.decoded import Part, Prediction, Reconstruction, kinds, told, topic_of
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Stamp
 
-TOPICS = tuple(dict.fromkeys([*wire.TOPICS, *map(topic_of, KINDS)]))
+TOPICS = tuple(dict.fromkeys([*wire.TOPICS, *kinds()]))
 """All that may be published, whether or not the client has a class for it."""
 
 
@@ -49,6 +49,7 @@ def volume(record: RegisteredVolume, lag: int) -> wire.Volume:
         fit=record.fit,
         lag=lag,
         regions=dict(record.regions),
+        parcels={name: dict(values) for name, values in record.parcels.items()},
     )
 
 
@@ -76,6 +77,11 @@ def decoded(record: BetaUpdate, found: Part) -> wire.Message:
     """Message of what was decoded from a beta, as `rtdecode.decoded` declares it; a picture as lossless WebP."""
     trial = _trial(record) if found.tells_trial else _decoded(record)
     return wire.message_of(topic_of(type(found)), {**trial, **_told(found)})
+
+
+def prediction(found: Prediction) -> wire.Prediction:
+    """Message of what was predicted of a volume."""
+    return wire.Prediction(**_told(found), final=True)
 
 
 def _told(found: Part) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _said_once(message: wire.Message) -> tuple[object, ...] | None:
     """Return what a session says but once of a message; None if it may be said again."""
     topic = wire.topic_of(message)
     match message:
-        case wire.Volume():
+        case wire.Volume() | wire.Prediction():
             return topic, message.run, message.volume
         case wire.Skipped():
             return topic, message.run, message.volume, message.path
@@ -131,9 +131,9 @@ class Publisher:
                 if said is not None:
                     self._said.add(said)
 
-    def has_said(self, topic: str, trial: str, revision: int) -> bool:
-        """Whether an interrupted session has published a message of a beta."""
-        return (topic, trial, revision) in self._said
+    def has_said(self, topic: str, *what: object) -> bool:
+        """Whether an interrupted session has published that of a beta (trial, revision) or volume (run, volume)."""
+        return (topic, *what) in self._said
 
     def publish(self, message: wire.Message) -> None:
         """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""

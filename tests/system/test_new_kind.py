@@ -32,14 +32,14 @@ FIELD: Patch = {
 KIND: Patch = {
     "decoded.py": [
         (
-            "KINDS: tuple",
+            "TRIAL_KINDS: tuple",
             "@dataclass(frozen=True, slots=True, kw_only=True, eq=False)\n"
             "class Surprise(Part):\n"
             '    """How unlike the mean an embedding is."""\n\n'
             '    stage: ClassVar[str] = "surprise"\n\n'
             '    distance: Annotated[float, Told("Its distance", column="surprise", page="surprise")]\n'
             '    course: Annotated[NDArray[np.float32], Told("Its components")]\n\n\n'
-            "KINDS: tuple",
+            "TRIAL_KINDS: tuple",
         ),
         ("Caption, Reconstruction)\n", "Caption, Reconstruction, Surprise)\n"),
     ],
@@ -60,7 +60,7 @@ CLASS: Patch = {
             '@dataclass(frozen=True)\nclass Surprise(Message):\n    """Its distance."""\n\n    distance: float = 0.0\n'
             "    course: Optional[Array] = None\n\n\n@dataclass(frozen=True)\nclass Reconstruction(Message):",
         ),
-        ("Reconstruction, Score, Calibration", "Reconstruction, Surprise, Score, Calibration"),
+        ("Reconstruction, Score, Prediction", "Reconstruction, Surprise, Score, Prediction"),
     ]
 }
 VISIT = """

@@ -43,11 +43,11 @@ class Hesitation(decoded.Part):
 
 @pytest.fixture
 def hesitation(monkeypatch: pytest.MonkeyPatch) -> Hesitation:
-    monkeypatch.setattr(decoded, "KINDS", (*decoded.KINDS, Hesitation))
+    monkeypatch.setattr(decoded, "TRIAL_KINDS", (*decoded.TRIAL_KINDS, Hesitation))
     return Hesitation(seconds=2.25, trace=np.arange(6, dtype=np.float32).reshape(2, 3), hidden=1)
 
 
-@pytest.mark.parametrize("kind", decoded.KINDS)
+@pytest.mark.parametrize("kind", decoded.kinds().values())
 def test_the_clients_class_has_what_is_declared(kind: type[decoded.Part]) -> None:
     message = wire.TOPICS[decoded.topic_of(kind)]
     known = {field.name for field in dataclasses.fields(message)}
@@ -59,7 +59,7 @@ def test_the_clients_class_has_what_is_declared(kind: type[decoded.Part]) -> Non
 
 
 def test_every_field_is_declared_or_a_part_itself() -> None:
-    for kind in decoded.KINDS:
+    for kind in decoded.kinds().values():
         hints = typing.get_type_hints(kind)
         undeclared = {field.name for field in dataclasses.fields(kind)} - decoded.told(kind).keys()
         assert all(issubclass(hints[name], decoded.Part) for name in undeclared)

@@ -15,18 +15,20 @@ import pytest
 from rtdecode.decode import frames
 from rtdecode.decode.service import LocalService, Outlet, _answer
 from rtdecode.decode.worker import WorkerService
-from rtdecode.decoded import Caption, Embedding, Reconstruction
+from rtdecode.decoded import Caption, Embedding, Prediction, Reconstruction
 from rtdecode.errors import EngineError
 from rtdecode.settings import DecodeSettings
 from tests.decode_small import category_update, tiny_decoder, write_category_bundle
 from tests.unit.test_decoded import SCORE
+from tests.unit.test_decoding import registered
 
 TOKENS = np.arange(6, dtype=np.float16).reshape(2, 3)
 EMBEDDING = Embedding(tokens=TOKENS, components=np.ones(4, np.float32), score=SCORE, nearest={"p1": 0.5})
 REPLIES: tuple[frames.Reply, ...] = (
-    frames.Ready(categories=("cat",), stimuli=("cat7",), absent=()),
+    frames.Ready(categories=("cat",), stimuli=("cat7",), absent=(), window=0),
     frames.Loaded(identity="abc"),
     frames.answer(EMBEDDING, 1.5, None),
+    frames.answer(Prediction(values={"a": 0.5}), 1.5, None),
     frames.answer(Caption(text="a cat"), 1.5, 7),
     frames.answer(Reconstruction(image=np.zeros((2, 3, 3), np.uint8)), 1.5, 7),
     frames.Decoded(),
@@ -34,6 +36,7 @@ REPLIES: tuple[frames.Reply, ...] = (
 )
 REQUESTS: tuple[frames.Request, ...] = (
     frames.Load(folder="/x"),
+    frames.Predict(volumes=(registered(0), registered(1))),
     frames.Decode(beta=np.ones(4, np.float32), truth=("cat7", None), trial="t1"),
 )
 
@@ -122,6 +125,14 @@ def test_a_spoilt_field_says_what_was_expected(path: tuple[str, ...], value: obj
         frames.read_reply(changed(frames.pack(REPLIES[2]), path, spoil))
 
 
+def test_a_spoilt_volume_is_named() -> None:
+    def spoil(fields: dict[str, Any], name: str) -> None:
+        fields[name][1]["stamp"]["run"] = "first"
+
+    with pytest.raises(EngineError, match=r"^worker frame: predict.volumes\[1\].stamp.run: expected int, got str"):
+        frames.read_request(changed(frames.pack(REQUESTS[1]), ("volumes",), spoil))
+
+
 @pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x93\x01\x02\x03", msgpack.packb({"kind": ["load"]}), b"\xa1\xff"])
 def test_bytes_that_are_no_frame_are_refused(frame: bytes) -> None:
     for read in (frames.read_reply, frames.read_request):
@@ -140,7 +151,7 @@ def test_what_was_packed_is_read_to_the_last_bit() -> None:
     assert {name: getattr(part.score, name) for name in SCORE.__slots__} == {
         name: getattr(SCORE, name) for name in SCORE.__slots__
     }
-    request = frames.read_request(frames.pack(REQUESTS[1]))
+    request = frames.read_request(frames.pack(REQUESTS[-1]))
     assert isinstance(request, frames.Decode)
     assert (request.truth, request.trial, request.beta.tolist()) == (("cat7", None), "t1", [1.0] * 4)
 
