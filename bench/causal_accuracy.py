@@ -25,7 +25,7 @@ import pandas as pd
 from _report import print_table, write_json
 from nilearn.glm.first_level import make_first_level_design_matrix
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from rtdecode.estimate import Estimator
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
+from rtdecode.statistics import bootstrap_interval, wilson_interval
 
 FOLDER = "task-haxby2001-sub001-runs1-6"
 T_R_S = 2.5
@@ -206,27 +207,17 @@ def causal_folds(
 # figures --------------------------------------------------------------------------------------------------
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion."""
-    z = float(norm.ppf(0.5 + level / 2))
-    centre = (successes + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(successes * (n - successes) / n + z * z / 4)
-    return centre - half, centre + half
-
-
 def summary(found: NDArray[np.bool_]) -> dict[str, Any]:
-    low, high = wilson(int(found.sum()), len(found))
+    low, high = wilson_interval(int(found.sum()), len(found))
     return {"accuracy": float(found.mean()), "interval": [low, high], "correct": int(found.sum()), "n": len(found)}
 
 
 def paired(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, Any]:
     """Compare `a` with `b` block by block: difference, its bootstrap interval, exact McNemar p."""
-    rng = np.random.default_rng(0)
     difference = a.astype(float) - b
-    drawn = difference[rng.integers(len(a), size=(9999, len(a)))].mean(1)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    low, high = bootstrap_interval(difference, np.random.default_rng(0), resamples=9999)
     return {"difference": float(difference.mean()), "interval": [low, high], "gained": only_a, "lost": only_b, "p": p}
 
 

@@ -27,12 +27,12 @@ from _report import print_table, write_json
 
 from engines.compile.part_times import time_pack
 from engines.importing.fake import write_fake_mindeye2
-from rtdecode.bundle import open_pack
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
 from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import Recipe
 from rtdecode.decode.families.mindeye2.torch_stages import load_stages
 from rtdecode.decode.runtime.backends import choose
+from rtdecode.packs import open_pack
 
 # ms from beta to picture by px and steps: 2 evaluations of the prior, a small autoencoder, batch 1. Bytes over
 # 4.3 TB/s or multiplications over 790 TFLOP/s, whichever takes longer: an H200's rates as given, not measured here.
@@ -42,7 +42,7 @@ STAGES = (
     *("unclip", "autoencoder", "small_autoencoder", "blurry_autoencoder"),
 )
 PUBLISHED = Recipe()
-FEW = Recipe(prior_steps=2, prior_distilled=True, unclip_guidance=1.0, small_autoencoder=True)
+FEW = Recipe(prior_steps=2, prior_sampler="few", unclip_guidance=1.0, small_autoencoder=True)
 STEPS = (1, 2, 4)
 SIDES = (64, 96)  # of the latents of 512 and 768 px
 ALIKE = 1e-2

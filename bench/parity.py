@@ -21,7 +21,8 @@ from engines.compile.parity import agrees
 from engines.compile.plan_building import export_pack, verify_parts
 from engines.importing.fake import write_fake_mindeye2
 from engines.importing.shapes import mindeye2_sizes
-from rtdecode.bundle import open_pack
+from rtdecode.decode.families.tiny.tiny_description import TinyDescription
+from rtdecode.packs import open_pack
 
 
 def main() -> int:
@@ -38,14 +39,14 @@ def main() -> int:
         export_pack(open_pack(str(weights)), exported, precision="float32", report=lambda line: print(line, flush=True))
         pack = open_pack(str(exported))
         found = [one for _, compared in verify_parts(pack, threads=1) for one in compared]
-        limit = min(part["tolerance"] for part in pack.config["parts"].values())
-        layout = f"{pack.config['tokens']['count']} x {pack.config['tokens']['channels']}"
+        limit = min(part.tolerance for part in pack.description.parts.values())
+        layout = f"{pack.description.tokens.count} x {pack.description.tokens.channels}"
     worst: dict[str, float] = {}
     for one in found:
         worst[one.part] = max(worst.get(one.part, 0.0), one.difference)
     rows = [[part, f"{difference:.1e}"] for part, difference in worst.items()]
     print_table(f"ONNX Runtime against torch, tokens {layout}, at most {limit:g}", ["part", "difference"], rows)
-    shipped = open_pack("tiny").config["report"]
+    shipped = open_pack("tiny").described(TinyDescription).report
     if arguments.json:
         write_json(arguments.json, {"tokens": layout, "parts": worst, "shipped_pack": shipped.get("parity")})
     return 0 if agrees(found, limit) else 1

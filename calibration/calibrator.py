@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -17,39 +17,20 @@ from calibration import identification, regression, scoring
 from calibration.judgement import judge
 from calibration.ridge import centred
 from calibration.targets import Targets, make_targets
-from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.evidence import Evidence
 from rtdecode.decode.score.retrieval import Scorer
 from rtdecode.errors import CalibrationError
+from rtdecode.packs import EnginePack
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA, CurvePoint, Figures, Provenance, write_records
+from rtdecode.packs.sealed import seal
+from rtdecode.statistics import percentile_ranks, permutation_p
 
 _LEAST_STIMULI = 4
 """Held out together at least, where there are enough: each is compared with the others of its fold."""
 LEAST_TRIALS = 8
 """Fewer give neither a penalty nor a held-out figure."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """One point of the learning curve.
-
-    Attributes
-    ----------
-    trials : int
-    percentile : float or None
-        Held-out mean percentile rank of the shown among the stimuli held out with it; .5 is chance, 1 perfect. None
-        before `LEAST_TRIALS`.
-    interval : tuple of float
-        Its 95 % interval, see `identification.Null`; empty without a percentile.
-    p_value : float or None
-        How often shuffled labels reach it.
-    """
-
-    trials: int
-    percentile: float | None = None
-    interval: tuple[float, ...] = ()
-    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,14 +42,14 @@ class Fit:
     adapter : Adapter
     scorer : Scorer
     evidence : Evidence
-    figures : dict
-        Held-out figures and choices, for the provenance.
+    figures : Figures
+        Held-out, and choices, for the provenance.
     """
 
     adapter: Adapter
     scorer: Scorer
     evidence: Evidence
-    figures: dict[str, Any]
+    figures: Figures
 
 
 class Calibrator:
@@ -98,7 +79,7 @@ class Calibrator:
         self._stimuli: list[int] = []
         self._runs: list[int] = []
         self._likeness = _Likeness(candidates)
-        self._curve: list[Status] = []
+        self._curve: list[CurvePoint] = []
 
     def anew(self) -> Calibrator:
         """Return one of the same candidates and options, without trials."""
@@ -110,7 +91,7 @@ class Calibrator:
         return len(self._betas)
 
     @property
-    def curve(self) -> tuple[Status, ...]:
+    def curve(self) -> tuple[CurvePoint, ...]:
         """Every status that was asked for."""
         return tuple(self._curve)
 
@@ -144,7 +125,7 @@ class Calibrator:
         self._stimuli.append(index)
         self._runs.append(run)
 
-    def status(self) -> Status:
+    def status(self) -> CurvePoint:
         """Measure the trials so far by one ridge of all voxels; quick enough to be asked for again and again."""
         status = self._point()
         self._curve.append(status)
@@ -200,32 +181,32 @@ class Calibrator:
         )
         rng = np.random.default_rng(self._seed)
         true = np.searchsorted(distinct, shown)
-        category_ranks = scoring.percentile_ranks(judged.categories)
-        p_category = scoring.permutation_p(category_ranks, category, rng)
+        ranks = percentile_ranks(judged.categories)
+        p_category = permutation_p(ranks, category, rng, resamples=scoring.N_PERMUTATIONS)
         scorer = scoring.make_scorer(predicted, targets.components, category, prototypes)
         evidence = scoring.make_evidence(judged.categories, category, predicted, scorer, p_category, rng)
         held = [(judged.stimuli[np.ix_(part, true[part])], true[part]) for part in self._parts()]
         of_decoder = float(identification.pooled(held))
         point = self._point()
-        figures = {
-            "trials": self.trials,
-            "voxels": len(adapter.voxels),
-            "mask_voxels": betas.shape[1],
-            "components": [block.stop - block.start for block in targets.blocks],
-            "penalties": list(choice.penalties),
-            "group_r2": [round(float(v), 4) for v in adapter.group_r2],
-            "live_components": int(np.sum(trust.gain > 0)),
-            "category_accuracy": float(np.mean(judged.categories.argmax(1) == category)),
-            "category_p": p_category,
-            "percentile": point.percentile,
-            "percentile_interval": point.interval,
-            "percentile_p": point.p_value,
-            "decoder_percentile": None if np.isnan(of_decoder) else of_decoder,
-            "leave_out": self._leave_out,
-            "seed": self._seed,
-            "categories": list(self._candidates.categories),
-            "stimuli": [self._candidates.names[i] for i in distinct],
-        }
+        figures = Figures(
+            trials=self.trials,
+            voxels=len(adapter.voxels),
+            mask_voxels=betas.shape[1],
+            components=[block.stop - block.start for block in targets.blocks],
+            penalties=list(choice.penalties),
+            group_r2=[round(float(v), 4) for v in adapter.group_r2],
+            live_components=int(np.sum(trust.gain > 0)),
+            category_accuracy=float(np.mean(judged.categories.argmax(1) == category)),
+            category_p=p_category,
+            percentile=point.percentile,
+            percentile_interval=point.interval,
+            percentile_p=point.p_value,
+            decoder_percentile=None if np.isnan(of_decoder) else of_decoder,
+            leave_out=self._leave_out,
+            seed=self._seed,
+            categories=list(self._candidates.categories),
+            stimuli=[self._candidates.names[i] for i in distinct],
+        )
         return Fit(adapter=adapter, scorer=scorer, evidence=evidence, figures=figures)
 
     def _held_together(self) -> NDArray[np.int64]:
@@ -234,18 +215,20 @@ class Calibrator:
     def _parts(self) -> list[NDArray[np.int64]]:
         return regression.folds(self._held_together(), least=1 if self._leave_out == "run" else _LEAST_STIMULI)
 
-    def _point(self) -> Status:
+    def _point(self) -> CurvePoint:
         parts = self._parts() if self.trials >= LEAST_TRIALS else []
         if len(parts) < 2:
-            return Status(trials=self.trials)
+            return CurvePoint(trials=self.trials)
         folds = identification.make_folds(np.stack(self._betas), parts)
         shown, likeness = self._likeness.places(self._stimuli), centred(self._likeness.products)
         runs = np.array(self._runs) if self._leave_out == "run" else None
         found = float(identification.percentile(folds, likeness, shown))
         if np.isnan(found):
-            return Status(trials=self.trials)
+            return CurvePoint(trials=self.trials)
         null = identification.shuffled(folds, likeness, shown, runs, np.random.default_rng(self._seed))
-        return Status(trials=self.trials, percentile=found, interval=null.interval(found), p_value=null.p_value(found))
+        return CurvePoint(
+            trials=self.trials, percentile=found, interval=null.interval(found), p_value=null.p_value(found)
+        )
 
 
 class _Likeness:
@@ -274,10 +257,12 @@ def write_bundle(
     target: Path,
     fit: Fit,
     *,
-    pack: str,
-    curve: tuple[Status, ...],
-    copies: dict[str, Path],
-    provenance: dict[str, Any],
+    pack: EnginePack,
+    participant: str,
+    session: str,
+    curve: tuple[CurvePoint, ...] = (),
+    left_out: Sequence[str] = (),
+    copies: Mapping[str, Path] | None = None,
 ) -> str:
     """Seal a ParticipantBundle.
 
@@ -286,33 +271,37 @@ def write_bundle(
     target : Path
         Folder to make.
     fit : Fit
-    pack : str
-        Identity of the pack whose tokens were the targets.
-    curve : tuple of Status
-    copies : dict of str to Path
+    pack : EnginePack
+        Whose tokens were the targets.
+    participant, session : str
+    curve : tuple of CurvePoint
+    left_out : sequence of str
+        Trials that could not be used, each with its reason.
+    copies : mapping of str to Path, or None
         Files to take along, by their name in the bundle (mask and reference).
-    provenance : dict
-        Added to the held-out figures.
 
     Returns
     -------
     str
         Identity of the bundle.
     """
+    provenance = Provenance(
+        **structs.asdict(fit.figures),
+        pack=pack.identity,
+        pack_name=pack.name,
+        participant=participant,
+        session=session,
+        left_out=list(left_out),
+    )
 
     def write(folder: Path) -> None:
         save_file(fit.adapter.tensors(), folder / "adapter.safetensors")
         save_file({**fit.scorer.tensors(), **fit.evidence.tensors()}, folder / "evidence.safetensors")
-        _write_json(folder / "learning_curve.json", [asdict(status) for status in curve])
-        _write_json(folder / "provenance.json", {"pack": pack, **fit.figures, **provenance})
-        for name, source in copies.items():
+        write_records(folder, provenance, curve)
+        for name, source in (copies or {}).items():
             shutil.copyfile(source, folder / name)
 
     return seal(target, PARTICIPANT_SCHEMA, write)
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _adapter(fitted: regression.Regression, targets: Targets, trust: scoring.Reliability) -> Adapter:

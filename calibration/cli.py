@@ -19,13 +19,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _calibrate(args: argparse.Namespace) -> int:
     from calibration.calibrator import Calibrator
     from calibration.visit import TOPICS, CalibrationRun
-    from rtdecode.bundle import open_pack
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
+    from rtdecode.packs import open_pack
     from rtdecode.session.recording import session_folder
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
-    settings = load(args.settings)
+    settings = load_settings(args.settings)
     pack = open_pack(settings.decode.pack)
     calibrator = Calibrator(
         load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.statistics import p_value
+
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -39,8 +41,7 @@ class Null:
 
     def p_value(self, percentile: float) -> float:
         """How often shuffled labels come out at least as high."""
-        at_least = int(np.sum(self.percentiles >= percentile - 1e-12))
-        return (1 + at_least) / (1 + len(self.percentiles))
+        return p_value(self.percentiles, percentile)
 
     def interval(self, percentile: float) -> tuple[float, float]:
         """95 % interval, as wide as shuffled labels spread: without signal it holds .5 in 95 % of cases."""

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from rtdecode.decode.score.evidence import Evidence, margin
 from rtdecode.decode.score.retrieval import Scorer
@@ -20,6 +19,7 @@ ALPHA = 0.02
 finished scores do not know: on pure noise in 32 blocks, this level is passed in 4 % of cases (.05 in 10 %).
 """
 N_PERMUTATIONS = 1999
+"""Shuffles of that test."""
 N_NOISE = 999
 _PRIOR_VARIANCE = 4.0
 
@@ -109,27 +109,6 @@ def ledoit_wolf(values: Float64) -> Float64:
     noise = (np.square(np.square(values).sum(1)).sum() / n - np.square(moment).sum()) / n
     amount = 1.0 if distance == 0 else float(np.clip(noise / distance, 0, 1))
     return np.asarray((1 - amount) * moment + amount * level * np.eye(k))
-
-
-def percentile_ranks(scores: Float64) -> Float64:
-    """Percentile rank of every candidate for every trial (n, m), 1 is best; ties share the middle."""
-    return np.asarray((rankdata(scores, axis=1) - 1) / (scores.shape[1] - 1))
-
-
-def permutation_p(ranks: Float64, true: NDArray[np.int64], rng: np.random.Generator) -> float:
-    """P-value of the mean percentile rank of the true candidates against shuffled truths.
-
-    Parameters
-    ----------
-    ranks : ndarray of shape (n, m)
-        Percentile rank of every candidate.
-    true : ndarray of shape (n,), int64
-    rng : numpy.random.Generator
-    """
-    trials = np.arange(len(true))
-    observed = ranks[trials, true].mean()
-    shuffled = np.array([ranks[trials, rng.permutation(true)].mean() for _ in range(N_PERMUTATIONS)])
-    return float((1 + np.sum(shuffled >= observed - 1e-12)) / (1 + N_PERMUTATIONS))
 
 
 def make_evidence(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.calibrator import Calibrator, Status, write_bundle
-from rtdecode.bundle import EnginePack
+from calibration.calibrator import Calibrator, write_bundle
+from rtdecode import derivatives
 from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE
+from rtdecode.packs import EnginePack
+from rtdecode.packs.participant_bundle import CurvePoint
 
 _log = logging.getLogger(__name__)
 
@@ -180,11 +182,12 @@ class CalibrationRun:
         self, request: Callable[..., object], *arguments: object, attempts: int = ATTEMPTS, **fields: object
     ) -> None:
         """Make a request, again while the daemon is being restarted."""
-        for _ in range(attempts - 1):
+        for attempt in range(attempts - 1):
             try:
                 request(*arguments, **fields)
             except TimeoutError:
-                _log.warning("the daemon does not answer; asking again")
+                if attempt == 0:
+                    _log.warning("the daemon does not answer; asking it again for a while")
             else:
                 return
         request(*arguments, **fields)
@@ -199,39 +202,36 @@ class CalibrationRun:
         identity = write_bundle(
             target,
             fit,
-            pack=self._pack.identity,
+            pack=self._pack,
+            participant=self._session.participant,
+            session=self._session.session,
             curve=self.calibrator.curve,
+            left_out=self._left_out,
             copies={
-                REFERENCE: _only(session, "*_boldref.nii.gz"),
-                MASK: _only(session, "*_desc-brain_mask.nii.gz"),
-                MODEL: _only(session, "*_desc-estimate_model.safetensors"),
-            },
-            provenance={
-                "participant": self._session.participant,
-                "session": self._session.session,
-                "pack_name": self._pack.name,
-                "left_out": self._left_out,
+                REFERENCE: _only(session, f"*_{derivatives.REFERENCE}"),
+                MASK: _only(session, f"*_{derivatives.BRAIN_MASK}"),
+                MODEL: _only(session, f"*_{derivatives.MODEL}"),
             },
         )
         figures = fit.figures
         self._ask(
             self._client.calibration,
             trials=self.calibrator.trials,
-            percentile=figures["percentile"],
-            interval=list(figures["percentile_interval"]),
-            p_value=figures["percentile_p"],
-            note=f"fitted: {figures['voxels']} voxels, category {figures['category_accuracy']:.0%} held out",
+            percentile=figures.percentile,
+            interval=list(figures.percentile_interval),
+            p_value=figures.percentile_p,
+            note=f"fitted: {figures.voxels} voxels, category {figures.category_accuracy:.0%} held out",
         )
         self._report(
-            f"fitted in {time.monotonic() - began_s:.1f} s: {figures['voxels']} voxels, category "
-            f"{figures['category_accuracy']:.0%} held out; handing the bundle to the daemon"
+            f"fitted in {time.monotonic() - began_s:.1f} s: {figures.voxels} voxels, category "
+            f"{figures.category_accuracy:.0%} held out; handing the bundle to the daemon"
         )
         self._ask(self._client.mode, "decode", str(target))
         _log.info("bundle %s written to %s", identity, target)
         return target
 
 
-def _standing(status: Status) -> str:
+def _standing(status: CurvePoint) -> str:
     if status.percentile is None or status.p_value is None:
         return "too few yet to tell them apart"
     low, high = status.interval

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from engines.compile import cli as compiled
+from engines.distill import cli as distillation
 from engines.importing import cli as published
 from engines.training import cli as training
 
@@ -30,6 +31,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     published.register(commands)
     training.register(commands)
+    distillation.register(commands)
 
     compiled.register(commands)
 

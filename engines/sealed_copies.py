@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
-import tomli_w
-
-from rtdecode.bundle import MANIFEST, PACK_SCHEMA, EnginePack, seal
-
-_CONFIG = "pack.toml"
+from rtdecode.packs import EnginePack
+from rtdecode.packs.description import DESCRIPTION, PACK_SCHEMA, PackDescription, write_description
+from rtdecode.packs.sealed import MANIFEST, seal
 
 
 def seal_copy(
-    pack: EnginePack, out: Path, change: Callable[[Path], Mapping[str, Any]], *, without: Collection[str] = ()
+    pack: EnginePack, out: Path, change: Callable[[Path], PackDescription], *, without: Collection[str] = ()
 ) -> str:
     """Seal a copy of a pack with some files changed; plans, which are no part of the seal, stay behind.
 
@@ -39,15 +36,15 @@ def seal_copy(
     def write(folder: Path) -> None:
         sealed = json.loads((pack.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name in sealed:
-            if name == _CONFIG or name.removesuffix(".data") in without:
+            if name == DESCRIPTION or name.removesuffix(".data") in without:
                 continue
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(pack.folder / name, folder / name)
-        (folder / _CONFIG).write_bytes(tomli_w.dumps(change(folder)).encode())
+        write_description(folder, change(folder))
 
     return seal(out, PACK_SCHEMA, write)
 
 
 def exported_files(pack: EnginePack) -> set[str]:
     """Names of the ONNX files that a pack has of its networks; none before `engines export`."""
-    return {part["file"] for part in pack.config.get("parts", {}).values()}
+    return {part.file for part in pack.description.parts.values()}

@@ -20,9 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault(name, "1")
     from zmq import ZMQError
 
-    from rtdecode import __version__, commands
+    from rtdecode import commands
     from rtdecode.client import RequestError
     from rtdecode.errors import BundleError, RtdecodeError, SettingsError
+    from rtdecode.version import __version__
 
     parser = argparse.ArgumentParser(prog="rtdecode", description="Real-time fMRI decoding.")
     parser.add_argument("--version", action="version", version=f"rtdecode {__version__}")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from rtdecode.acquire.folder import is_remote
-from rtdecode.bundle import EnginePack, open_pack, open_participant
 from rtdecode.clock import Clock
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
+from rtdecode.packs import EnginePack, open_pack, open_participant
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
 

@@ -73,20 +73,20 @@ def register(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtdecode.acquire.watcher import FolderWatcher
-    from rtdecode.bundle import open_pack
     from rtdecode.check import missing
     from rtdecode.clock import SystemClock
     from rtdecode.decode.runtime.backends import choose
     from rtdecode.decode.worker import WorkerService
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
+    from rtdecode.packs import open_pack
     from rtdecode.publish.server import Server
     from rtdecode.session.daemon import Daemon
     from rtdecode.session.past import Past, check_unchanged
     from rtdecode.session.recording import Recording, session_folder
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
-    settings = load(args.settings)
+    settings = load_settings(args.settings)
     absent = missing(settings)
     if absent:
         raise SettingsError([f"$.{name}: {problem}" for name, problem in absent.items()])
@@ -124,9 +124,11 @@ def _run(args: argparse.Namespace) -> int:
             ):
                 daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated)
                 server.start(daemon.desk.answer)
-                daemon.begin(past)
-                print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
-                daemon.run(stop)
+                if daemon.begin(past, stop):
+                    print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
+                    daemon.run(stop)
+                else:
+                    print("rtdecode run: ended before the session was resumed; --resume goes on with it", flush=True)
     finally:
         server.close()
     return 0
@@ -145,12 +147,12 @@ def _check(args: argparse.Namespace) -> int:
 
     from rtdecode.check import EXAMPLE, check
     from rtdecode.clock import SystemClock
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
     if args.example:
         print(EXAMPLE, end="")
         return 0
-    findings = check(load(args.settings), SystemClock())
+    findings = check(load_settings(args.settings), SystemClock())
     table = Table("", "what", "found", "to do", title=f"rtdecode check {args.settings}")
     for finding in findings:
         mark = "[red]FAIL[/]" if finding.problem else "[green]ok[/]"
@@ -163,9 +165,9 @@ def _check(args: argparse.Namespace) -> int:
 
 def _display(args: argparse.Namespace) -> int:
     from rtdecode.publish.display.web import open_page, serve
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
-    settings = None if args.settings is None else load(args.settings)
+    settings = None if args.settings is None else load_settings(args.settings)
     stream, requests, stimuli = (
         (client.STREAM, client.REQUESTS, None)
         if settings is None

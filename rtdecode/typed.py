@@ -100,6 +100,8 @@ def _told(message: str, raw: object, steps: list[str | int]) -> str:
         return f"{_joined(path, field[1])}: expected a value, got none"
     if field := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         return f"{_joined(path, field[1])}: expected no such field: it is of another version, or misspelt"
+    if value := re.fullmatch(r"Invalid (?:enum )?value (.*)", what):
+        return f"{path}: expected one of those that this version knows, got {value[1]}"
     expected = what[0].lower() + what[1:].replace("`", "")
     try:
         value = _at(raw, steps)

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.calibrator import Calibrator, write_bundle
-from rtdecode.bundle import EnginePack, open_pack
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates
 from rtdecode.decode.families.tiny.tiny_stages import TinyStages, load_stages
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack, open_pack
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 from rtdecode.settings import DecodeSettings
 
@@ -62,11 +62,16 @@ def category_calibrator(*, noise: float = 1.0, seed: int = 0, runs: int = 4, shu
     return calibrator
 
 
-def write_category_bundle(folder: Path, *, pack: str | None = None, noise: float = 1.0) -> str:
+def write_category_bundle(folder: Path, *, pack: EnginePack | None = None, noise: float = 1.0) -> str:
     calibrator = category_calibrator(noise=noise)
     calibrator.status()
     return write_bundle(
-        folder, calibrator.fit(), pack=pack or tiny_pack().identity, curve=calibrator.curve, copies={}, provenance={}
+        folder,
+        calibrator.fit(),
+        pack=pack or tiny_pack(),
+        participant="01",
+        session="01",
+        curve=calibrator.curve,
     )
 
 

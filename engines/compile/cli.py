@@ -12,10 +12,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from engines.compile.part_times import BACKENDS
-from rtdecode.bundle import EnginePack, check_numbers, open_pack
-from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LATENTS
+from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, latents_of
 from rtdecode.decode.runtime.plans import sidecars
-from rtdecode.errors import BundleError
+from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack, open_pack
+from rtdecode.packs.sealed import check_numbers
 
 _PRECISIONS = ("float32", "float16", "bfloat16")
 _UNTRIED = "TensorRT plans of this project were compiled and run behind a stand-in only, never on a GPU yet"
@@ -88,14 +89,14 @@ def _verify(args: argparse.Namespace) -> int:
     pack = open_pack(args.pack)
     print(f"{pack.folder}: {pack.name}, sealed as {pack.identity}")
     check_numbers(pack.folder)
-    for stage, spec in pack.config["stages"].items():
-        print(f"  {stage}: {', '.join(spec['inputs'])} -> {', '.join(spec['outputs'])}")
-    if LATENTS in pack.config:
+    for stage, spec in pack.description.stages.items():
+        print(f"  {stage}: {', '.join(spec.inputs)} -> {', '.join(spec.outputs)}")
+    if (latents := latents_of(pack)) is not None:
         print(
-            "  latents: image tokens -> hidden, {components} components, held-out R2 {held_out_r2:.3f} over {pictures} "
-            "pictures".format(**pack.config[LATENTS])
+            f"  latents: image tokens -> hidden, {latents.components} components, held-out R2 "
+            f"{latents.held_out_r2:.3f} over {latents.pictures} pictures"
         )
-    if "parts" not in pack.config:
+    if not pack.description.parts:
         return 0
     from engines.compile.parity import agrees
     from engines.compile.plan_building import verify_parts
@@ -103,7 +104,7 @@ def _verify(args: argparse.Namespace) -> int:
     table = Table("part", "output", "difference from torch, relative", "at most", title="ONNX Runtime against torch")
     right = True
     for part, found in verify_parts(pack, threads=args.threads):
-        tolerance = pack.config["parts"][part.name]["tolerance"]
+        tolerance = pack.description.parts[part.name].tolerance
         right = right and agrees(found, tolerance)
         if not found:
             table.add_row(part.name, "", "not compared: ONNX Runtime runs no bfloat16", "")
@@ -121,11 +122,11 @@ def _list(args: argparse.Namespace) -> int:
     for name in names:
         try:
             pack = open_pack(name)
-        except BundleError as error:
+        except (BundleError, EngineError) as error:
             failed = True
             table.add_row(name, "", f"[red]{error}[/]", "")
             continue
-        table.add_row(pack.name, str(pack.folder), ", ".join(pack.config["stages"]), _plans(pack) or "none")
+        table.add_row(pack.name, str(pack.folder), ", ".join(pack.description.stages), _plans(pack) or "none")
     Console().print(table)
     print(_UNTRIED)
     return 2 if failed else 0
@@ -134,7 +135,7 @@ def _list(args: argparse.Namespace) -> int:
 def _plans(pack: EnginePack) -> str:
     kinds = Counter(
         "TensorRT {tensorrt}, {gpu}, {precision}".format(**said["key"])
-        for part in pack.config.get("parts", {})
+        for part in pack.description.parts
         for said in sidecars(pack, part).values()
         if "key" in said
     )
@@ -168,6 +169,6 @@ def _embed(args: argparse.Namespace) -> int:
             unclip_latents=args.unclip_latents,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    latents = ", and their latents" if LATENTS in pack.config else ""
+    latents = ", and their latents" if latents_of(pack) is not None else ""
     print(f"{out}: {shape[0]} pictures, {shape[1]} tokens of {shape[2]} channels each{latents}")
     return 0

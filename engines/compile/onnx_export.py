@@ -12,10 +12,11 @@ from typing import Any
 import onnx_ir
 import torch
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.networks.build import load
-from rtdecode.decode.runtime.parts import Part, Shape, parts
+from rtdecode.decode.runtime.parts import Part, parts
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
+from rtdecode.packs.description import Shape
 
 OPSET = 23
 """The first with group normalisation and attention as operations of their own."""
@@ -30,13 +31,10 @@ def parts_of(pack: EnginePack) -> Iterator[tuple[str, Part]]:
     stage : str
     part : Part
     """
-    for stage, spec in pack.config["stages"].items():
-        if "network" not in spec:
+    for stage, spec in pack.description.stages.items():
+        if not spec.network:
             continue
-        network = load(
-            spec["network"], dict(spec["sizes"]), pack.folder / spec["file"], device="cpu", dtype=torch.float32
-        )
-        for part in parts(stage, spec, network):
+        for part in parts(stage, spec, load(pack, stage, device="cpu", dtype=torch.float32)):
             yield stage, part
 
 

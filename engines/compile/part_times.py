@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.runtime.engine import Engine, OnnxEngine
 from rtdecode.decode.runtime.plans import exported, load_plan, plan_keys, sizes_of
 from rtdecode.decode.runtime.runner import WHOLE
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
+from rtdecode.packs.description import PartTable, StageTable
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 _WARM_UPS = 2
@@ -64,11 +65,12 @@ def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> It
 
 
 def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Engine, Mapping[str, Any]]]:
-    stages = pack.config["stages"]
-    networks = any("network" in spec for spec in stages.values())
+    stages = pack.description.stages
+    networks = pack.description.has_networks
     if backend == "onnx":
-        for name, spec in (exported(pack) if networks else stages).items():
-            yield OnnxEngine(pack.folder / spec["file"], name=name, threads=threads), spec["inputs"]
+        files: Mapping[str, PartTable | StageTable] = exported(pack) if networks else stages
+        for name, spec in files.items():
+            yield OnnxEngine(pack.folder / spec.file, name=name, threads=threads), spec.inputs
     elif not networks:
         raise EngineError(f"pack {pack.name}: expected stages with weights of networks for {backend}, got ONNX files")
     elif backend == "torch":
@@ -86,7 +88,7 @@ def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Eng
 
         runtime = TensorRT()
         for name, key in plan_keys(pack, runtime.hardware()).items():
-            yield load_plan(pack, name, key, runtime), exported(pack)[name]["inputs"]
+            yield load_plan(pack, name, key, runtime), exported(pack)[name].inputs
 
 
 def _values(inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:

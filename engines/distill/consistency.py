@@ -6,7 +6,7 @@ Song et al. 2023 (consistency models), Luo et al. 2023 (guidance baked in, skipp
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,7 @@ def distil(
     Fitted
     """
     ema = Ema(student, how.ema)
+    plan = replace(plan, details={**plan.details, **asdict(how)})
     objective = ConsistencyObjective(
         student, predict=predict, teacher=teacher, ema=ema, alphas_cumprod=alphas_cumprod, how=how
     )

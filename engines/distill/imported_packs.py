@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,13 +19,14 @@ from engines.sealed_copies import exported_files, seal_copy
 from engines.training.agreement import agreed
 from engines.training.loop import Fitted, Plan, make_accelerator
 from engines.training.rows import Table
-from rtdecode.bundle import EnginePack, open_pack
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer
+from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable, MindEye2Description, Student
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, size_features
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod, network_sigmas
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import TrainingError
+from rtdecode.packs import EnginePack, open_pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
         teacher=lambda noisy, t, condition: teacher.guided(noisy, t, condition, cond_scale=order.guidance),
         alphas_cumprod=cosine_schedule(int(sizes.get("timesteps", 100))).alphas_cumprod,
         how=order.how,
-        plan=order.plan,
+        plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -141,7 +143,7 @@ def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
         teacher=guided,
         alphas_cumprod=network_alphas_cumprod(),
         how=order.how,
-        plan=order.plan,
+        plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -152,15 +154,19 @@ def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
 
 def _network(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Load a pack's network in float32, and its sizes."""
-    spec = pack.config["stages"].get(stage, {})
-    if "network" not in spec:
+    stages = pack.description.stages
+    if stage not in stages or not stages[stage].network:
         raise TrainingError(
             f"pack {pack.name}: expected a stage {stage} with safetensors weights, as `engines import` writes; "
-            f"it has {', '.join(pack.config['stages'])}"
+            f"it has {', '.join(stages)}"
         )
     where = "cpu" if device.type == "cpu" else str(device)  # safetensors refuses "cpu:0", which several processes have
-    network = load(spec["network"], spec["sizes"], pack.folder / spec["file"], device=where, dtype=torch.float32)
-    return network.eval(), spec["sizes"]
+    network = load(pack, stage, device=where, dtype=torch.float32)
+    return network.eval(), stages[stage].sizes
+
+
+def _plan(pack: EnginePack, order: Order) -> Plan:
+    return replace(order.plan, details={"pack": pack.identity, "guidance": order.guidance, "batch": order.batch})
 
 
 def _trainable(teacher: nn.Module) -> nn.Module:
@@ -185,26 +191,22 @@ def _check_shape(table: Table, name: str, wanted: tuple[int, ...]) -> None:
         )
 
 
-def _reseal(pack: EnginePack, order: Order, stage: str, student: nn.Module, beside: dict[str, Tensor]) -> str:
+def _reseal(pack: EnginePack, order: Order, stage: Student, student: nn.Module, beside: dict[str, Tensor]) -> str:
     """Seal a copy of a pack with the student in the place of its teacher."""
 
-    def change(folder: Path) -> dict[str, Any]:
+    def change(folder: Path) -> MindEye2Description:
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
-        save_file(weights, folder / pack.config["stages"][stage]["file"])
+        save_file(weights, folder / pack.description.stage(stage).file)
         if beside:
             save_file(beside, folder / "unconditional.safetensors")
-        distilled = {
-            **pack.config.get("distilled", {}),
-            stage: {
-                "teacher": pack.identity,
-                "guidance_baked_in": order.guidance,
-                "steps": order.plan.steps,
-                "skip": order.how.skip,
-                "seed": order.plan.seed,
-            },
-        }
-        config = {**pack.config, "name": order.out.name, "distilled": distilled}
-        config.pop("parts", None)
-        return config
+        said = pack.described(MindEye2Description)
+        made = DistilledTable(
+            teacher=pack.identity,
+            guidance_baked_in=order.guidance,
+            steps=order.plan.steps,
+            skip=order.how.skip,
+            seed=order.plan.seed,
+        )
+        return structs.replace(said, name=order.out.name, distilled={**said.distilled, stage: made}, parts={})
 
     return seal_copy(pack, order.out, change, without=exported_files(pack))  # those of the teacher: export anew

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rtdecode.bundle import EnginePack
-from rtdecode.decode.families.mindeye2.latent_map import LATENTS, latent_map
+from rtdecode.decode.families.mindeye2.latent_map import LATENTS, latent_map, latents_of
 from rtdecode.decode.loading import load_embedder
 from rtdecode.decode.runtime.backends import torch_place
 from rtdecode.decode.score.candidates import read_picture
 from rtdecode.decode.score.mapped import fill_tensors
 from rtdecode.decode.score.pool import LARGE, NARROW, PROJECTED, narrowed
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 from rtdecode.stimuli import pictures_in
 
 _BATCH = 64
@@ -75,12 +75,12 @@ def embed_folder(
 
     columns: dict[str, tuple[tuple[int, ...], type]] = {"tokens": (embed(paths[0]).shape, np.float16)}
     rows: dict[str, Callable[[Path], NDArray[np.float32]]] = {"tokens": embed}
-    metadata = {"names": json.dumps(names), "embedder": pack.digest(pack.config["stages"]["embedder"]["file"])}
+    metadata = {"names": json.dumps(names), "embedder": pack.digest(pack.description.stage("embedder").file)}
     of_tokens: dict[str, Callable[[NDArray[Any]], NDArray[np.float32]]] = {}
-    if LATENTS in pack.config:
+    if (table := latents_of(pack)) is not None:
         mapping = of_tokens[LATENTS] = latent_map(pack)
         columns[LATENTS] = (mapping.intercept.shape, np.float32)
-        metadata[LATENTS] = pack.digest(pack.config[LATENTS]["file"])
+        metadata[LATENTS] = pack.digest(table.file)
     if unclip_latents:
         rows["latent"] = _encoder(pack)
         columns["latent"] = (rows["latent"](paths[0]).shape, np.float16)
@@ -102,18 +102,16 @@ def embed_folder(
 
 def _encoder(pack: EnginePack) -> Callable[[Path], NDArray[np.float32]]:
     """Encode pictures at the height and width that the unCLIP makes."""
-    specs = pack.config["stages"]
-    if not {"unclip", "autoencoder"} <= specs.keys() or "network" not in specs["autoencoder"]:
+    said = pack.description
+    if not {"unclip", "autoencoder"} <= said.stages.keys() or not said.stages["autoencoder"].network:
         raise EngineError(f"pack {pack.name}: expected stages unclip and autoencoder with weights, as imported")
     import torch
 
     from rtdecode.decode.networks.build import load
 
-    spec = specs["autoencoder"]
     device, _ = torch_place()
-    path = pack.folder / spec["file"]
-    network: Any = load(spec["network"], dict(spec["sizes"]), path, device=device, dtype=torch.float32)
-    px = int(specs["unclip"]["sizes"]["sample_size"]) * 2 ** (len(spec["sizes"]["block_out_channels"]) - 1)
+    network: Any = load(pack, "autoencoder", device=device, dtype=torch.float32)
+    px = said.size("unclip", "sample_size") * 2 ** (len(said.stages["autoencoder"].sizes["block_out_channels"]) - 1)
 
     def encode(path: Path) -> NDArray[np.float32]:
         picture = Image.fromarray(read_picture(path)).resize((px, px), Image.Resampling.BICUBIC)

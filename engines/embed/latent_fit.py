@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from engines.embed.columns import Columns
 from engines.embed.components import Float64, fit_ridge, principal
 from engines.sealed_copies import seal_copy
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer
-from rtdecode.decode.families.mindeye2.latent_map import LATENTS
+from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
 from rtdecode.errors import EngineError, TrainingError
+from rtdecode.packs import EnginePack
 
 FEWEST = 8
 """Pictures that a map may be fitted on."""
@@ -114,11 +114,11 @@ def learn_latents(pack: EnginePack, order: Order, out: Path, *, progress: Progre
         lambda: _blocks(pictures, seen.rows, order.block, progress),
         (len(seen.rows), width),
         most=order.components,
-        dtype=np.float32 if pack.config["precision"] == "float32" else np.float16,
+        dtype=np.float32 if pack.description.precision == "float32" else np.float16,
     )
     ridge = fit_ridge(found, seen.outputs)
 
-    def change(folder: Path) -> dict[str, Any]:
+    def change(folder: Path) -> MindEye2Description:
         arrays = {
             "token_mean": found.mean,
             "basis": found.basis,
@@ -126,16 +126,16 @@ def learn_latents(pack: EnginePack, order: Order, out: Path, *, progress: Progre
             "intercept": ridge.intercept.astype(np.float32),
         }
         save_file(arrays, folder / _FILE)
-        table = {
-            "file": _FILE,
-            "components": len(found.values),
-            "pictures": len(seen.rows),
-            "trials": seen.trials,
-            "participants": sorted({number for number, _ in order.participants}),
-            "penalty": ridge.penalty,
-            "held_out_r2": ridge.held_out_r2,
-        }
-        return {**pack.config, "name": out.name, LATENTS: table}
+        table = LatentsTable(
+            file=_FILE,
+            components=len(found.values),
+            pictures=len(seen.rows),
+            trials=seen.trials,
+            participants=sorted({number for number, _ in order.participants}),
+            penalty=ridge.penalty,
+            held_out_r2=ridge.held_out_r2,
+        )
+        return replace(pack.described(MindEye2Description), name=out.name, latents=table)
 
     return Learned(
         identity=seal_copy(pack, out, change),
@@ -148,14 +148,13 @@ def learn_latents(pack: EnginePack, order: Order, out: Path, *, progress: Progre
 
 def _layout(pack: EnginePack) -> tuple[int, int]:
     """Return number and width of the backbone's tokens."""
-    kind, stages = pack.config.get("kind"), pack.config["stages"]
-    if kind != "mindeye2" or not {"ridge", "backbone"} <= stages.keys():
+    said = pack.description
+    if not isinstance(said, MindEye2Description) or not {"ridge", "backbone"} <= said.stages.keys():
         raise EngineError(
-            f"pack {pack.name}: expected a pack of kind mindeye2 with stages ridge and backbone, got kind {kind} with "
-            f"{', '.join(stages)}: rtdecode engines import mindeye2"
+            f"pack {pack.name}: expected a pack of kind mindeye2 with stages ridge and backbone, got kind {said.kind} "
+            f"with {', '.join(said.stages)}: rtdecode engines import mindeye2"
         )
-    sizes = stages["backbone"]["sizes"]
-    return int(sizes["tokens"]), int(sizes["dim"])
+    return said.size("backbone", "tokens"), said.size("backbone", "dim")
 
 
 def _see(pack: EnginePack, order: Order, pictures: Columns) -> _Seen:
@@ -170,7 +169,7 @@ def _see(pack: EnginePack, order: Order, pictures: Columns) -> _Seen:
     rows, index, counts = np.unique(np.concatenate(shown), return_inverse=True, return_counts=True)
     if len(rows) < FEWEST:
         raise TrainingError(f"expected trials of at least {FEWEST} pictures, got {len(rows)}: give more participants")
-    outputs = np.zeros((len(rows), pack.config["stages"]["ridge"]["sizes"]["hidden"]))
+    outputs = np.zeros((len(rows), pack.description.size("ridge", "hidden")))
     done = 0
     for number, table in people:
         weight, bias = ridge_layer(pack, number)

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import torch
 from torch import Tensor
 
 from engines.importing.keys import fit
 from engines.importing.tensors import in_order, write_tensors
-from rtdecode.bundle import PACK_SCHEMA, seal
 from rtdecode.decode.networks.build import empty
+from rtdecode.errors import EngineError
+from rtdecode.packs.description import DESCRIPTION, PACK_SCHEMA, Shape, StageTable, write_description
+from rtdecode.packs.installed import installed_family
+from rtdecode.packs.sealed import seal
+from rtdecode.typed import checked
 
-Shape = list[int | str]
 Interface = tuple[dict[str, Shape], dict[str, Shape]]
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -112,16 +114,12 @@ class Draft:
         return seal(out, PACK_SCHEMA, write)
 
 
-def describe(name: str, kind: str, sizes: dict[str, Any], interface: Interface) -> dict[str, Any]:
+def describe(name: str, kind: str, sizes: dict[str, Any], interface: Interface) -> StageTable:
     """Describe a stage for ``pack.toml``."""
     inputs, outputs = interface
-    return {
-        "file": f"{name}.safetensors",
-        "network": kind,
-        "sizes": _without_none(sizes),
-        "inputs": inputs,
-        "outputs": outputs,
-    }
+    return StageTable(
+        file=f"{name}.safetensors", network=kind, sizes=_without_none(sizes), inputs=inputs, outputs=outputs
+    )
 
 
 def write_toml(
@@ -131,20 +129,21 @@ def write_toml(
     name: str,
     licence: str,
     precision: str,
-    stages: dict[str, dict[str, Any]],
+    stages: dict[str, StageTable],
     tables: Mapping[str, Any],
 ) -> None:
     """Write the ``pack.toml`` of a pack of published networks."""
-    config = {
+    raw = {
         "schema": PACK_SCHEMA,
         "kind": kind,
         "name": name,
         "licence": licence,
         "precision": precision,
-        **tables,
         "stages": stages,
+        **tables,
     }
-    (folder / "pack.toml").write_bytes(tomli_w.dumps(config).encode())
+    family = installed_family(kind, source="kind")
+    write_description(folder, checked(raw, family.description, source=DESCRIPTION, error=EngineError))
 
 
 def _by_reason(dropped: Mapping[str, Mapping[str, list[str]]]) -> list[dict[str, Any]]:

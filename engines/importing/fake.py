@@ -16,8 +16,9 @@ from engines.importing import interfaces
 from engines.importing.drafts import PRECISIONS, Interface, describe, write_toml
 from engines.importing.shapes import mindeye2_sizes
 from engines.importing.tensors import write_tensors
-from rtdecode.bundle import PACK_SCHEMA, seal
 from rtdecode.decode.networks.build import empty
+from rtdecode.packs.description import PACK_SCHEMA
+from rtdecode.packs.sealed import seal
 
 _PIECE = 1 << 24
 _SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]"}

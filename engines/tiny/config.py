@@ -15,8 +15,8 @@ from engines.tiny.pipelines import PRIOR_STEPS, TEMPERATURE
 from engines.tiny.prior import TIMESTEPS
 from engines.tiny.stages import Stage
 from engines.tiny.students import GUIDANCE
-from rtdecode.bundle import PACK_SCHEMA
 from rtdecode.decode.sampling.edm import LEVELS
+from rtdecode.packs.description import PACK_SCHEMA
 from rtdecode.simulate.world import CATEGORIES, PICTURE_PX
 
 PARITY = 1e-4

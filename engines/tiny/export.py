@@ -22,9 +22,10 @@ from engines.tiny.data import Sample
 from engines.tiny.few_steps import FewSteps
 from engines.tiny.stages import Stage, stages
 from engines.tiny.train import Trained, embed_all
-from rtdecode.bundle import PACK_SCHEMA, seal
 from rtdecode.decode.runtime.engine import OnnxEngine
 from rtdecode.errors import EngineError
+from rtdecode.packs.description import PACK_SCHEMA
+from rtdecode.packs.sealed import seal
 from rtdecode.simulate.world import CATEGORIES
 
 OPSET = 23

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rtdecode.evaluate import metrics
+from rtdecode.statistics import bootstrap_interval
 
 POOL = 64
 _RESAMPLES = 2000
@@ -45,8 +46,4 @@ def two_way(given: Tensor, truth: Tensor) -> Tensor:
 
 def interval(values: Tensor | NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over pictures."""
-    array = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    means = [array[rng.integers(len(array), size=len(array))].mean() for _ in range(_RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return bootstrap_interval(np.asarray(values), np.random.default_rng(seed), resamples=_RESAMPLES)

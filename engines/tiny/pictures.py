@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engines.tiny import layout
+from engines.tiny.batches import Batch, batches
 from engines.tiny.conditions import given_tokens
-from engines.tiny.data import Sample
 from engines.tiny.diffusion import Autoencoder, Unclip
 from engines.tiny.precision import autocast
 from engines.tiny.train import Trained
@@ -33,30 +31,6 @@ _SCRAMBLED_WEIGHT = 0.5
 _N_STATISTICS = 512
 
 
-class PictureBatch(NamedTuple):
-    """Pictures in 0..1, object masks, codes, and rows of the sample."""
-
-    pictures: Tensor
-    masks: Tensor
-    codes: Tensor
-    rows: Tensor
-
-
-def batches(sample: Sample, size: int) -> Callable[[torch.Generator], PictureBatch]:
-    """Draw batches of a sample."""
-
-    def draw_batch(draw: torch.Generator) -> PictureBatch:
-        rows = torch.randint(len(sample), (size,), generator=draw)
-        at = rows.numpy()
-        pictures = torch.from_numpy(sample.pictures[at]).float() / 255
-        masks = torch.from_numpy(sample.masks[at]).float()
-        return PictureBatch(
-            pictures.contiguous(memory_format=torch.channels_last), masks, torch.from_numpy(sample.codes[at]), rows
-        )
-
-    return draw_batch
-
-
 class AutoencoderObjective(nn.Module):  # type: ignore[misc]
     """Error of pictures through noisy latents, with no draft; a third of the pictures are drafts themselves."""
 
@@ -65,7 +39,7 @@ class AutoencoderObjective(nn.Module):  # type: ignore[misc]
         self.autoencoder = autoencoder
         self._trained = (trained,)
 
-    def forward(self, batch: PictureBatch, draw: torch.Generator, _: float) -> Tensor:
+    def forward(self, batch: Batch, draw: torch.Generator, _: float) -> Tensor:
         """Loss of a batch."""
         (trained,) = self._trained
         third = len(batch.rows) // 3
@@ -85,7 +59,7 @@ class FinishObjective(nn.Module):  # type: ignore[misc]
         self.autoencoder = autoencoder
         self._fixed = (latents, trained)
 
-    def forward(self, batch: PictureBatch, draw: torch.Generator, _: float) -> Tensor:
+    def forward(self, batch: Batch, draw: torch.Generator, _: float) -> Tensor:
         """Loss of a batch."""
         latents, trained = self._fixed
         drafts = draft_pictures(trained, batch.rows, batch.codes, draw)
@@ -109,7 +83,7 @@ class TeacherObjective(nn.Module):  # type: ignore[misc]
         self.unclip = unclip
         self._fixed = (autoencoder, latents, trained)
 
-    def forward(self, batch: PictureBatch, draw: torch.Generator, _: float) -> Tensor:
+    def forward(self, batch: Batch, draw: torch.Generator, _: float) -> Tensor:
         """Loss of a batch."""
         autoencoder, latents, trained = self._fixed
         n = len(batch.rows)
@@ -130,7 +104,7 @@ class TeacherObjective(nn.Module):  # type: ignore[misc]
         return (weight * (predicted - clean).square()).mean()
 
 
-def picture_error(decoded: Tensor, pictures: Tensor, batch: PictureBatch) -> Tensor:
+def picture_error(decoded: Tensor, pictures: Tensor, batch: Batch) -> Tensor:
     """Absolute and squared error and error of the slopes; the object weighs three times the background."""
     ordinary = 1 - _SCRAMBLED_WEIGHT * batch.codes[:, _scrambled()]
     weight = (0.7 + 1.3 * batch.masks) * ordinary[:, None, None, None]

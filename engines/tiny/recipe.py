@@ -43,8 +43,9 @@ def make_pack(out: Path, *, seed: int, effort: float, resume: bool, threads: int
     contact_sheet(trained, few, out / "contact_sheet.png", seed)
     figures = measure(trained, seed)
     figures |= {"threads": threads, "precision": str(half_precision() or torch.float32).removeprefix("torch.")}
-    figures["seconds"] |= {name: fitted.seconds for name, fitted in few.stages.items()}
-    figures["skipped_steps"] = {name: fitted.skipped for name, fitted in few.stages.items()}
+    took = trained.stages | few.stages
+    figures["seconds"] = {name: fitted.seconds for name, fitted in took.items()}
+    figures["skipped_steps"] = {name: fitted.skipped for name, fitted in took.items()}
     figures["participants_r2"] = few.r2
     figures["few_steps"] = compare(trained, few, seed)
     (out / "table.md").write_text(table(figures["few_steps"]) + "\n", encoding="utf-8")

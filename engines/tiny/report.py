@@ -42,7 +42,6 @@ def measure(trained: Trained, seed: int) -> dict[str, Any]:
     decoded = _decode(trained, tokens)
     figures: dict[str, Any] = {
         "n_held_out": N_HELD_OUT,
-        "seconds": trained.seconds,
         "psnr_db": _psnr(decoded[ordinary], truth[ordinary]),
         "caption_exact": _caption_exact(trained, tokens, held_out),
         "caption_retrieval": _caption_retrieval(trained, tokens, held_out),

@@ -8,39 +8,38 @@ number of torch's threads; whether networks compute in bfloat16 is the machine's
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torch.nn import functional
 
 from engines.tiny import layout, networks
+from engines.tiny.batches import Batch, batches
 from engines.tiny.conditions import given_tokens, hard_code, noisy_tokens
 from engines.tiny.data import Sample, draw_sample
 from engines.tiny.noise import GroupNoise
 from engines.tiny.precision import autocast
-
-log = logging.getLogger(__name__)
+from engines.training.loop import Fitted, Plan, fit, make_accelerator
+from rtdecode.errors import TrainingError
 
 N_PICTURES = 20_000
 N_JUDGE_PICTURES = 6_000
-STEPS = {"critic": 300, "judge": 500, "joint": 2600, "prior": 2500, "finetune": 1200, "captioner": 1500}
-CHECKPOINT_EVERY_S = 60.0
+_FEWEST = 10
 CODE = layout.code_slices()
 SCRAMBLED = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The networks of a finished training, its pictures and their tokens, and the noise model of the tokens."""
+    """The networks of a finished training.
+
+    Beside them its pictures and their tokens, the noise model of the tokens, and what each stage took.
+    """
 
     embedder: networks.Embedder
     prior: networks.Prior
@@ -53,21 +52,63 @@ class Trained:
     noise: GroupNoise
     sample: Sample
     tokens: Tensor
-    seconds: dict[str, float]
+    stages: dict[str, Fitted]
 
     def __deepcopy__(self, _: object) -> Trained:
         return self  # networks that are copied hold it beside their own weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Pictures in 0..1 and what is known of them."""
+class StagePlan(Plan):
+    """How a stage of this half of the recipe is trained: as the shipped pack was.
 
-    pictures: Tensor
-    masks: Tensor
-    codes: Tensor
-    captions: Tensor
-    index: Tensor
+    All parameters decay; the rate rises in a straight line and falls to 0 as a cosine; and what a step draws is seeded
+    by Python's hash of three numbers, the same on every 64-bit CPython since 3.8.
+    """
+
+    warm_up: int = 50
+    decay_biases: bool = True
+    beta2: float = 0.98
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = min(1.0, (step + 1) / self.warm_up)
+        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def seed_at(self, step: int, process: int) -> int:
+        """Seed of what a process draws in a step."""
+        return hash((self.seed, sorted(STAGES).index(self.name), step)) % 2**62 + process
+
+
+STAGES = {
+    "critic": StagePlan(name="critic", steps=300, rate=2e-3, details={"batch": 64}),
+    "judge": StagePlan(name="judge", steps=500, rate=2e-3, details={"batch": 64}),
+    "joint": StagePlan(name="joint", steps=2600, rate=2e-3, details={"batch": 32}),
+    "prior": StagePlan(name="prior", steps=2500, rate=1.5e-3, details={"batch": 256}),
+    "finetune": StagePlan(name="finetune", steps=1200, rate=8e-4, details={"batch": 32}),
+    "captioner": StagePlan(name="captioner", steps=1500, rate=3e-3, details={"batch": 128}),
+}
+
+
+class StageObjective(nn.Module):  # type: ignore[misc]
+    """The loss of a stage.
+
+    Parameters
+    ----------
+    module : Module
+        What is trained.
+    loss : callable
+        Gives the loss of a batch; draws random numbers from the generator it is given.
+    """
+
+    def __init__(self, module: nn.Module, loss: Callable[[Batch, torch.Generator], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self._loss = loss
+
+    def forward(self, batch: Batch, draw: torch.Generator, _: float) -> Tensor:
+        """Loss of a batch, float32."""
+        return self._loss(batch, draw)
 
 
 def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False) -> Trained:
@@ -87,7 +128,18 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
     Returns
     -------
     Trained
+
+    Raises
+    ------
+    TrainingError
+        A checkpoint is of another seed, effort or version, or a loss is not finite several times in a row.
     """
+    folder = out / "checkpoints"
+    if resume and (older := sorted(folder.glob("*.pt"))):
+        raise TrainingError(
+            f"{older[0]}: expected checkpoints in safetensors, got those of an older version; start anew without "
+            "resume, or remove them"
+        )
     torch.manual_seed(seed)
     words = layout.vocabulary()
     critic, judge = networks.Critic(), networks.Judge()
@@ -96,46 +148,43 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
     prior, captioner = networks.Prior(), networks.Captioner(len(words))
     for module in (critic, judge, embedder, decoder):
         module.to(memory_format=torch.channels_last)
-    runner = StageRunner(out / "checkpoints", seed=seed, effort=effort, resume=resume)
+    fitted: dict[str, Fitted] = {}
+
+    def run(name: str, module: nn.Module, sample: Sample, loss: Callable[[Batch, torch.Generator], Tensor]) -> None:
+        plan = STAGES[name]
+        fitted[name] = fit(
+            StageObjective(module, loss),
+            batches(sample, plan.details["batch"]),
+            replace(plan, seed=seed, steps=max(_FEWEST, round(plan.steps * effort))),
+            folder=folder,
+            resume=resume,
+            accelerator=make_accelerator(cpu=True),
+        )
 
     own = draw_sample(N_JUDGE_PICTURES, seed + 7_000_000)
-    runner.run("judge", judge, own, 64, 2e-3, lambda batch, draw: _judge_loss(judge, batch, draw))
+    run("judge", judge, own, lambda batch, draw: _judge_loss(judge, batch, draw))
     sample = draw_sample(N_PICTURES, seed)
-    runner.run("critic", critic, sample, 64, 2e-3, lambda batch, _: _code_loss(critic(batch.pictures), batch.codes))
+    run("critic", critic, sample, lambda batch, _: _code_loss(critic(batch.pictures), batch.codes))
     critic.requires_grad_(False)
-    joint = nn.ModuleList([embedder, decoder, text, projection])
-    runner.run(
+    run(
         "joint",
-        joint,
+        nn.ModuleList([embedder, decoder, text, projection]),
         sample,
-        32,
-        2e-3,
         lambda batch, draw: _joint_loss(embedder, decoder, text, projection, critic, batch, draw),
     )
     embedder.requires_grad_(False)
     tokens = embed_all(embedder, sample.pictures)
     noise = GroupNoise(tokens)
     _set_statistics(prior, tokens, noise)
-    runner.run(
-        "prior",
-        prior,
-        sample,
-        256,
-        1.5e-3,
-        lambda batch, draw: _prior_loss(prior, noise, tokens[batch.index], batch, draw),
-    )
+    run("prior", prior, sample, lambda batch, draw: _prior_loss(prior, noise, tokens[batch.rows], batch, draw))
     prior.requires_grad_(False)
-    runner.run(
+    run(
         "finetune",
         decoder,
         sample,
-        32,
-        8e-4,
-        lambda batch, draw: _finetune_loss(decoder, prior, noise, critic, tokens[batch.index], batch, draw),
+        lambda batch, draw: _finetune_loss(decoder, prior, noise, critic, tokens[batch.rows], batch, draw),
     )
-    runner.run(
-        "captioner", captioner, sample, 128, 3e-3, lambda batch, _: _caption_loss(captioner, tokens[batch.index], batch)
-    )
+    run("captioner", captioner, sample, lambda batch, _: _caption_loss(captioner, tokens[batch.rows], batch))
     for module in (embedder, decoder, prior, captioner, judge, critic, text, projection):
         module.eval().requires_grad_(False)
     return Trained(
@@ -150,7 +199,7 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
         noise=noise,
         sample=sample,
         tokens=tokens,
-        seconds=runner.seconds,
+        stages=fitted,
     )
 
 
@@ -162,95 +211,6 @@ def embed_all(embedder: networks.Embedder, pictures: np.ndarray) -> Tensor:
             for part in np.array_split(pictures, len(pictures) // 128 + 1)
         ]
     return torch.cat(parts).clone()
-
-
-class StageRunner:
-    """Runs stages; owns checkpoints, learning rates and progress."""
-
-    def __init__(self, folder: Path, *, seed: int, effort: float, resume: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._seed = seed
-        self._effort = effort
-        self._resume = resume
-        self.seconds: dict[str, float] = {}
-
-    def run(
-        self,
-        name: str,
-        module: nn.Module,
-        sample: Sample,
-        batch_size: int,
-        rate: float,
-        loss: Callable[[Batch, torch.Generator], Tensor],
-    ) -> None:
-        """Train `module` for the steps of stage `name`, from its checkpoint where one may be used.
-
-        Parameters
-        ----------
-        name : str
-            A key of `STEPS`.
-        module : Module
-            What is trained; left in evaluation mode.
-        sample : Sample
-            Where batches are drawn from.
-        batch_size : int
-        rate : float
-            Largest learning rate; it warms up, then falls to 0 as a cosine.
-        loss : callable
-            Gives the loss of a batch; draws random numbers from the generator it is given.
-        """
-        steps = max(10, round(STEPS[name] * self._effort))
-        path = self._folder / f"{name}.pt"
-        optimizer = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        first, spent = 0, 0.0
-        if self._resume and path.exists():
-            saved = torch.load(path, weights_only=True)
-            module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
-            first, spent = saved["step"], saved["seconds"]
-        module.train()
-        began = saved_at = time.monotonic()
-        columns = [*Progress.get_default_columns(), TextColumn("{task.fields[loss]}")]
-        with Progress(*columns) as progress:
-            task = progress.add_task(name, total=steps, completed=first, loss="")
-            for step in range(first, steps):
-                draw = torch.Generator().manual_seed(hash((self._seed, sorted(STEPS).index(name), step)) % 2**62)
-                batch = _batch(sample, torch.randint(len(sample), (batch_size,), generator=draw))
-                warm = min(1.0, (step + 1) / 50)
-                optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-                value = loss(batch, draw)
-                optimizer.zero_grad()
-                value.backward()
-                nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-                optimizer.step()
-                progress.update(task, advance=1, loss=f"{value.item():.3f}")
-                if step % 100 == 0:
-                    log.info("%s %d/%d loss %.4f %.0f s", name, step, steps, value.item(), time.monotonic() - began)
-                if time.monotonic() - saved_at > CHECKPOINT_EVERY_S or step == steps - 1:
-                    saved_at = time.monotonic()
-                    _save(path, module, optimizer, step + 1, spent + saved_at - began)
-        self.seconds[name] = round(spent + time.monotonic() - began, 1)
-        module.eval()
-
-
-def _save(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-    draft = path.with_suffix(".draft")
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-    torch.save(state, draft)
-    os.replace(draft, path)
-
-
-def _batch(sample: Sample, index: Tensor) -> Batch:
-    rows = index.numpy()
-    pictures = (torch.from_numpy(sample.pictures[rows]).float() / 255).contiguous(memory_format=torch.channels_last)
-    return Batch(
-        pictures=pictures,
-        masks=torch.from_numpy(sample.masks[rows]).float(),
-        codes=torch.from_numpy(sample.codes[rows]),
-        captions=torch.from_numpy(sample.captions[rows]),
-        index=index,
-    )
 
 
 def _code_loss(logits: Tensor, codes: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from rtdecode.errors import RtdecodeError, TrainingError
 
@@ -29,9 +29,16 @@ def agreed(accelerator: Accelerator) -> Iterator[None]:
         yield
     except RtdecodeError as error:
         own = error
-    told = [text for text in gather_object([str(own) if own else None]) if text is not None]
+    told = [text for text in _gathered(accelerator, str(own) if own else "") if text]
     if not told:
         return
     if accelerator.is_main_process:
         raise own or TrainingError(told[0])
     raise SystemExit(1)
+
+
+def _gathered(accelerator: Accelerator, text: str) -> list[str]:
+    """Texts of all processes, sent as numbers: Accelerate would pickle objects."""
+    own = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8).to(accelerator.device)
+    every = accelerator.gather(accelerator.pad_across_processes(own)).reshape(accelerator.num_processes, -1)
+    return [bytes(row.tolist()).rstrip(b"\0").decode() for row in every]

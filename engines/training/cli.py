@@ -1,4 +1,4 @@
-"""`engines train`, `engines distill` and `engines latents`."""
+"""`engines train` and `engines latents`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from rtdecode.bundle import open_pack
+from rtdecode.packs import open_pack
 
 if TYPE_CHECKING:
     from engines.training.loop import Fitted
-
-_PICTURES = {
-    "prior": "safetensors file with tokens of pictures",
-    "unclip": "safetensors file of engines embed --unclip-latents: tokens and latent of pictures",
-}
-_GUIDANCE = {"prior": 1.0, "unclip": 5.0}
-_SKIP = {"prior": 5, "unclip": 20}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,37 +23,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints")
     train.set_defaults(handler=_train)
 
-    distill = commands.add_parser("distill", help="distil a pack's prior or unCLIP into a student of few steps")
-    stages = distill.add_subparsers(required=True, metavar="STAGE")
-    for stage in ("prior", "unclip"):
-        parser = stages.add_parser(stage, help=f"the {stage}, by consistency distillation")
-        parser.add_argument("pack", help="an imported or trained pack: its name or folder")
-        parser.add_argument("--pictures", type=Path, required=True, help=_PICTURES[stage])
-        if stage == "prior":
-            _add_participants(parser)
-        parser.add_argument("--out", type=Path, required=True, help="folder of the new pack; checkpoints go beside it")
-        parser.add_argument("--steps", type=int, default=10_000)
-        parser.add_argument("--batch", type=int, default=16, help="of each process")
-        parser.add_argument("--rate", type=float, default=1e-5)
-        parser.add_argument("--skip", type=int, default=_SKIP[stage], help="noise levels a solver's step goes down")
-        parser.add_argument(
-            "--guidance", type=float, default=_GUIDANCE[stage], help="baked into the student; 1 is none"
-        )
-        parser.add_argument("--ema", type=float, default=0.95)
-        parser.add_argument("--seed", type=int, default=0)
-        parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-        parser.set_defaults(handler=_distill, stage=stage, participant=[])
-
     latents = commands.add_parser("latents", help="learn image tokens to hidden values, to calibrate within a visit")
     latents.add_argument("pack", help="an imported, trained or exported MindEye2 pack: its name or folder")
     latents.add_argument("--pictures", type=Path, required=True, help="safetensors file with tokens of pictures")
-    _add_participants(latents)
+    add_participants(latents)
     latents.add_argument("--out", type=Path, required=True, help="folder of the new pack")
     latents.add_argument("--components", type=int, default=512, help="of the tokens, at most")
     latents.set_defaults(handler=_latents)
 
 
-def _add_participants(parser: argparse.ArgumentParser) -> None:
+def add_participants(parser: argparse.ArgumentParser) -> None:
+    """Add ``--participant N=FILE``."""
     parser.add_argument(
         "--participant",
         type=_participant,
@@ -78,7 +51,8 @@ def _participant(text: str) -> tuple[int, Path]:
     return int(number), Path(path)
 
 
-def _missing(error: ImportError) -> int:
+def missing(error: ImportError) -> int:
+    """Say what training needs; returns the exit code."""
     print(f"training needs torch, diffusers and accelerate ({error}): pip install '.[gpu]'")
     return 2
 
@@ -87,32 +61,12 @@ def _train(args: argparse.Namespace) -> int:
     try:
         from engines.training.multi_participant import train_from
     except ImportError as error:
-        return _missing(error)
-    return _told(args.out, *train_from(args.settings, args.out, licence=args.licence, resume=args.resume))
+        return missing(error)
+    return told(args.out, *train_from(args.settings, args.out, licence=args.licence, resume=args.resume))
 
 
-def _distill(args: argparse.Namespace) -> int:
-    try:
-        from engines.distill import imported_packs as published
-        from engines.distill.consistency import Distillation
-        from engines.training.loop import Plan
-    except ImportError as error:
-        return _missing(error)
-    order = published.Order(
-        pictures=args.pictures,
-        participants=args.participant,
-        out=args.out,
-        guidance=args.guidance,
-        batch=args.batch,
-        how=Distillation(skip=args.skip, ema=args.ema, huber=0.001),
-        plan=Plan(name=f"{args.out.name}-{args.stage}", steps=args.steps, rate=args.rate, seed=args.seed),
-        resume=args.resume,
-    )
-    distil = published.distil_prior if args.stage == "prior" else published.distil_unclip
-    return _told(args.out, *distil(args.pack, order))
-
-
-def _told(out: Path, identity: str, fitted: Fitted) -> int:
+def told(out: Path, identity: str, fitted: Fitted) -> int:
+    """Say what was sealed; returns the exit code."""
     if identity:  # of several processes, only the first has sealed
         print(f"{out}: sealed as {identity}; {fitted.seconds:.0f} s, {fitted.skipped} steps skipped as not finite")
     return 0

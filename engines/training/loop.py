@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from engines.training.agreement import agreed
 from engines.training.losses import half_cosine
-from engines.training.state import Ema, load_training, save_training
+from engines.training.state import SCHEMA, Ema, Standing, load_training, save_training
 from rtdecode.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _LOG_EVERY = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a network is trained.
+    """How a network is trained; a checkpoint of another plan is refused.
 
     Attributes
     ----------
@@ -43,12 +44,19 @@ class Plan:
     warm_up : int
     weight_decay : float
         Of all parameters but biases.
+    decay_biases : bool
+        Biases decay as well.
+    beta2 : float
+        Adam's memory of squared gradients.
     clip_norm : float
         Longest gradient.
     patience : int
         So many steps in a row may be skipped because loss or gradient is not finite.
     seed : int
     save_every_s : float
+        Of no consequence for the weights: the one thing that may be another when a training is resumed.
+    details : mapping
+        What else the weights depend on, such as the size of a batch; ready for JSON.
     """
 
     name: str
@@ -56,10 +64,26 @@ class Plan:
     rate: float
     warm_up: int = 50
     weight_decay: float = 0.01
+    decay_biases: bool = False
+    beta2: float = 0.999
     clip_norm: float = 1.0
     patience: int = 8
     seed: int = 0
     save_every_s: float = 60.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step: half a cosine up to `rate`, half a cosine down (Smith & Topin 2019)."""
+        low, end = self.rate / _START_DIVISOR, self.rate / _START_DIVISOR / _END_DIVISOR
+        warm_up = min(self.warm_up, max(1, self.steps // 3))
+        if step < warm_up:
+            return half_cosine(low, self.rate, step / warm_up)
+        return half_cosine(self.rate, end, (step - warm_up) / max(1, self.steps - warm_up))
+
+    def seed_at(self, step: int, process: int) -> int:
+        """Seed of what a process draws in a step."""
+        words = np.random.SeedSequence([self.seed, zlib.crc32(self.name.encode()), step, process]).generate_state(2)
+        return int(words[0]) << 30 ^ int(words[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +119,7 @@ def fit(
     objective : Module
         Called with a batch, a generator and the fraction of the steps that is done, it returns the loss, a float32
         scalar. Its parameters are what is trained; networks that are not trained it must hold outside its own modules.
+        A step whose loss or gradient is not finite changes neither its parameters nor its buffers.
     batches : callable
         Draws a batch, a nest of tensors, with the generator of the step.
     plan : Plan
@@ -112,22 +137,20 @@ def fit(
     Raises
     ------
     TrainingError
-        The loss is not finite several times in a row, or the checkpoint is of another training. Processes other than
+        The loss is not finite several times in a row, or the checkpoint is of another plan. Processes other than
         the first end; see `agreed`.
     """
     accelerator = accelerator or make_accelerator()
     path = folder / f"{plan.name}.safetensors"
-    optimizer = torch.optim.AdamW(_groups(objective, plan.weight_decay), lr=plan.rate, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(_groups(objective, plan), lr=plan.rate, betas=(0.9, plan.beta2))
     first, spent, skipped = 0, 0.0, 0
-    wanted = {key: value for key, value in asdict(plan).items() if key != "save_every_s"}
+    own = {key: value for key, value in asdict(plan).items() if key != "save_every_s"}
+    wanted = msgspec.json.decode(msgspec.json.encode(own))  # as a checkpoint has it
     with agreed(accelerator):
         if resume and path.exists():
-            facts = load_training(path, objective, optimizer, ema)
-            if facts["plan"] != wanted:
-                raise TrainingError(f"{path}: expected a checkpoint of {wanted}, got {facts['plan']}; start anew")
-            first, spent, skipped = facts["step"], facts["seconds"], facts["skipped"]
-            here = accelerator.num_processes
-            before = facts.get("processes", here)
+            standing = load_training(path, objective, optimizer, ema, wanted)
+            first, spent, skipped = standing.step, standing.seconds, standing.skipped
+            before, here = standing.processes, accelerator.num_processes
             if before != here and accelerator.is_main_process:
                 log.warning("%s: %d processes go on where %d left off, with batches of their own", path, here, before)
     model, optimizer = accelerator.prepare(objective, optimizer)
@@ -141,11 +164,16 @@ def fit(
         task = progress.add_task(plan.name, total=plan.steps, completed=first, loss="")
         for step in range(first, plan.steps):
             for group in optimizer.param_groups:
-                group["lr"] = one_cycle(plan, step)
-            draw = torch.Generator().manual_seed(_seed(plan, step, accelerator.process_index))
-            torch.manual_seed(_seed(plan, step, accelerator.process_index) + 1)  # dropout
+                group["lr"] = plan.rate_at(step)
+            seed = plan.seed_at(step, accelerator.process_index)
+            draw = torch.Generator().manual_seed(seed)
+            torch.manual_seed(seed + 1)  # dropout
+            buffers = [buffer.clone() for buffer in objective.buffers()]
             loss = model(send_to_device(batches(draw), accelerator.device), draw, step / plan.steps)
             finite = _step(accelerator, model, optimizer, loss, plan.clip_norm)
+            if not finite:  # batch statistics and the like have seen what must not count
+                for buffer, kept in zip(objective.buffers(), buffers, strict=True):
+                    buffer.copy_(kept)
             skipped += not finite
             bad = 0 if finite else bad + 1
             if bad > plan.patience:
@@ -162,14 +190,16 @@ def fit(
             now = time.monotonic()
             if accelerator.is_main_process and (now - saved_at > plan.save_every_s or step == plan.steps - 1):
                 saved_at = now
-                facts = {
-                    "plan": wanted,
-                    "processes": accelerator.num_processes,
-                    "step": step + 1,
-                    "seconds": spent + now - began,
-                    "skipped": skipped,
-                }
-                save_training(path, accelerator.unwrap_model(model), optimizer, ema, facts)
+                standing = Standing(
+                    schema=SCHEMA,
+                    plan=wanted,
+                    processes=accelerator.num_processes,
+                    step=step + 1,
+                    seconds=spent + now - began,
+                    skipped=skipped,
+                    averaged=None if ema is None else ema.updates,
+                )
+                save_training(path, accelerator.unwrap_model(model), optimizer, ema, standing)
     objective.eval()
     return Fitted(seconds=round(spent + time.monotonic() - began, 1), skipped=skipped)
 
@@ -177,15 +207,6 @@ def fit(
 def make_accelerator(*, cpu: bool = False) -> Accelerator:
     """One device or several, as Accelerate was told, or the CPU; a step need not use every parameter."""
     return Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-
-
-def one_cycle(plan: Plan, step: int) -> float:
-    """Learning rate of a step: half a cosine up to ``plan.rate``, half a cosine down (Smith & Topin 2019)."""
-    low, end = plan.rate / _START_DIVISOR, plan.rate / _START_DIVISOR / _END_DIVISOR
-    warm_up = min(plan.warm_up, max(1, plan.steps // 3))
-    if step < warm_up:
-        return half_cosine(low, plan.rate, step / warm_up)
-    return half_cosine(plan.rate, end, (step - warm_up) / max(1, plan.steps - warm_up))
 
 
 def _step(
@@ -202,16 +223,13 @@ def _step(
     return finite
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(module: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """Parameters with decay, and biases without; as published, ridge layers decay whole."""
+    if plan.decay_biases:
+        return [{"params": list(module.parameters()), "weight_decay": plan.weight_decay}]
     named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     exempt = {name for name, _ in named if "bias" in name and "ridge." not in name}
     return [
-        {"params": [value for name, value in named if name not in exempt], "weight_decay": weight_decay},
+        {"params": [value for name, value in named if name not in exempt], "weight_decay": plan.weight_decay},
         {"params": [value for name, value in named if name in exempt], "weight_decay": 0.0},
     ]
-
-
-def _seed(plan: Plan, step: int, process: int) -> int:
-    words = np.random.SeedSequence([plan.seed, zlib.crc32(plan.name.encode()), step, process]).generate_state(2)
-    return int(words[0]) << 30 ^ int(words[1])

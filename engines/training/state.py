@@ -7,12 +7,11 @@ reading it executes nothing.
 from __future__ import annotations
 
 import copy
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,6 +20,37 @@ from torch import Tensor, nn
 from rtdecode.errors import TrainingError
 
 _HEADER = "training"
+SCHEMA: Final = 1
+"""Of the header of a checkpoint."""
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a training stands: the header of its checkpoint.
+
+    Attributes
+    ----------
+    schema : int
+        `SCHEMA`.
+    plan : dict
+        How the network is trained; see `engines.training.loop.Plan`.
+    processes : int
+    step : int
+        The next one.
+    seconds : float
+        Over all resumptions.
+    skipped : int
+        Steps left out because loss or gradient was not finite.
+    averaged : int or None
+        Updates of the average of the weights, where there is one.
+    """
+
+    schema: Literal[1]
+    plan: dict[str, Any]
+    processes: int
+    step: int
+    seconds: float
+    skipped: int
+    averaged: int | None
 
 
 class Ema:
@@ -58,7 +88,7 @@ class Ema:
 
 
 def save_training(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, facts: Mapping[str, Any]
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, standing: Standing
 ) -> None:
     """Write a checkpoint.
 
@@ -69,52 +99,71 @@ def save_training(
     module : Module
     optimizer : Optimizer
     ema : Ema or None
-    facts : mapping
-        What JSON can hold: step, seconds, seed and the like.
+    standing : Standing
     """
     tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
     if ema is not None:
         tensors |= {f"ema/{name}": value for name, value in ema.module.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
-    header = {**facts, "ema_updates": None if ema is None else ema.updates}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     # Tensors that share memory (a learned parameter used in every layer) are written once each.
     owned = {name: value.detach().to("cpu").clone().contiguous() for name, value in tensors.items()}
-    save_file(owned, draft, metadata={_HEADER: json.dumps(header)})
+    save_file(owned, draft, metadata={_HEADER: msgspec.json.encode(standing).decode()})
     os.replace(draft, path)
 
 
-def load_training(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> dict[str, Any]:
+def load_training(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, plan: dict[str, Any]
+) -> Standing:
     """Read a checkpoint into its networks and the optimizer.
-
-    Returns
-    -------
-    dict
-        The facts that were saved with it.
 
     Raises
     ------
     TrainingError
-        The file cannot be read, or belongs to another network.
+        The file cannot be read, or is of another plan or network; nothing was read into anything where the plan is
+        another.
     """
     groups: dict[str, dict[str, Tensor]] = {"module": {}, "ema": {}, "optimizer": {}}
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()[_HEADER])
+            standing = msgspec.json.decode(file.metadata()[_HEADER], type=Standing)
+            _check_plan(path, standing.plan, plan)
             for name in file.keys():  # noqa: SIM118 - no mapping
                 group, _, rest = name.partition("/")
                 groups[group][rest] = file.get_tensor(name)
         module.load_state_dict(groups["module"])
         if ema is not None:
             ema.module.load_state_dict(groups["ema"])
-            ema.updates = int(facts["ema_updates"])
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            ema.updates = standing.averaged or 0
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["optimizer"].items():
+            number, _, key = name.partition("/")
+            state.setdefault(int(number), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{path}: not a checkpoint of this training ({error}); start anew without resume") from None
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in groups["optimizer"].items():
-        number, _, key = name.partition("/")
-        state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return facts
+    return standing
+
+
+def _check_plan(path: Path, got: dict[str, Any], expected: dict[str, Any]) -> None:
+    wanted, found = _leaves(expected), _leaves(got)
+    other = [
+        f"{name}: expected {wanted.get(name)!r}, got {found.get(name)!r}"
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+    if other:
+        raise TrainingError(
+            f"{path}: a checkpoint of another training ({'; '.join(other)}); resume it as it was begun, or start anew "
+            "without resume"
+        )
+
+
+def _leaves(values: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """Values of nested mappings by their path."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _leaves(value, f"{at}{name}.") if isinstance(value, dict) else {f"{at}{name}": value}
+    return found

@@ -63,8 +63,8 @@ def _table(reports: Sequence[Report]) -> None:
     console = Console()
     for uid, series in itertools.groupby(reports, key=lambda report: report.series_uid):
         volumes = list(series)
-        first = volumes[0]
-        made = f"{first.vendor or 'vendor unknown'}, {first.software or 'software unknown'}, {first.format}"
+        told = volumes[0]
+        made = f"{told.vendor or 'vendor unknown'}, {told.software or 'software unknown'}, {told.format}"
         table = Table("volume", "shape", "mm", "TR s", "slices s", "acquired", "echo", title=f"{made}\n{uid}")
         noticed: dict[str, list[int]] = {}
         for report in volumes:
@@ -82,4 +82,6 @@ def _table(reports: Sequence[Report]) -> None:
                 noticed.setdefault(problem, []).append(report.volume_index)
         console.print(table, markup=False)
         for problem, where in noticed.items():
-            console.print(f"  volumes {min(where)} to {max(where)}: {problem}", markup=False)
+            first, last = min(where), max(where)
+            which = f"volume {first}" if first == last else f"volumes {first} to {last}"
+            console.print(f"  {which}: {problem}", markup=False)

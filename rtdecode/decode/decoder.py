@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack, ParticipantBundle
 from rtdecode.decode.pipeline import Embedded, Pipeline, VolumeContext, VolumePredictor
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
-from rtdecode.decode.score.retrieval import Scorer, mid_rank, scorer_from
+from rtdecode.decode.score.retrieval import Scorer, scorer_from
 from rtdecode.decoded import Caption, Embedding, Part, Prediction, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack, ParticipantBundle
 from rtdecode.records import RegisteredVolume, frozen
+from rtdecode.statistics import mid_ranks
 
 _TOP = 5
 
@@ -64,27 +65,23 @@ class Decoder:
         BundleError
             The bundle lacks tensors, or was calibrated for another pack or other categories.
         """
-        if bundle.provenance.get("pack") != self._pack:
+        if bundle.provenance.pack != self._pack:
             raise BundleError(
-                f"{bundle.folder}: calibrated for pack {bundle.provenance.get('pack')}, this is {self._pack}; "
-                "calibrate again"
+                f"{bundle.folder}: calibrated for pack {bundle.provenance.pack}, this is {self._pack}; calibrate again"
             )
-        known = tuple(bundle.provenance.get("categories", ()))
+        known = tuple(bundle.provenance.categories)
         if known != self.candidates.categories:
             raise BundleError(
                 f"{bundle.folder}: calibrated to tell {', '.join(known)} apart, the stimuli here are of "
                 f"{', '.join(self.candidates.categories)}; calibrate again"
             )
-        mask_voxels = bundle.provenance.get("mask_voxels")
-        if not isinstance(mask_voxels, int):
-            raise BundleError(f"{bundle.folder}: expected the number of mask_voxels in its provenance; calibrate again")
         adapter = adapter_from(bundle.adapter)
         participant = _Participant(
             adapter=adapter,
-            mask_voxels=mask_voxels,
+            mask_voxels=bundle.provenance.mask_voxels,
             scorer=scorer_from(bundle.evidence),
             evidence=evidence_from(bundle.evidence),
-            pool=self.candidates.without(set(bundle.provenance.get("stimuli", ()))),
+            pool=self.candidates.without(set(bundle.provenance.stimuli)),
         )
         self._pipeline.take(adapter)
         self._participant = participant
@@ -196,7 +193,7 @@ class _Participant:
             predicted=categories[int(np.argmax(by_category))],
             probabilities={name: float(p) for name, p in zip(categories, probabilities, strict=True)},
             top=tuple(self._pool.names[int(i)] for i in best),
-            rank=mid_rank(by_candidate, known[0]) if known else None,
+            rank=float(mid_ranks(by_candidate)[known[0]]) if known else None,
             pool=len(self._pool.names),
             evidence=evidence,
             chance=chance,

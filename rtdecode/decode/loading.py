@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.families.family import Embedder, family_of
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.pool import open_pool
+from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
 

@@ -19,12 +19,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decoded import Part, Prediction
 from rtdecode.errors import RtdecodeError
+from rtdecode.packs import open_pack, open_participant
 from rtdecode.records import BetaUpdate, RegisteredVolume
 from rtdecode.settings import DecodeSettings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from rtdecode import client as wire
-from rtdecode.bundle import open_pack, open_participant
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.demo.collector import Collected, Trial
 from rtdecode.demo.sources import Visit
-from rtdecode.demo.statistics import accuracy_p, identification, wilson_interval
+from rtdecode.packs import open_pack, open_participant
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
+from rtdecode.statistics import mid_ranks, percentile_ranks, permutation_p, wilson_interval
+
+_SHUFFLES = 9_999
 
 
 def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: int) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
         "chance": 1 / len(decoder.candidates.categories),
         "accuracy_final": hits / len(trials),
         "accuracy_interval": list(wilson_interval(hits, len(trials))),
-        "permutation_p": accuracy_p(true, predicted, rng),
+        "permutation_p": _accuracy_p(true, predicted, rng),
         "calibration": _calibration(seen.calibration),
         "trials": [_trial(t) for t in trials],
         "latency_ms": {
@@ -94,18 +96,7 @@ def _identification(
     truth = np.array([shown.index(str(t.score.stimulus)) for t in usable if t.score], np.intp)
 
     def score(components: NDArray[np.float32]) -> dict[str, Any]:
-        found = identification(scorer.candidates(components, pool), truth, rng)
-        low, high = wilson_interval(round(found.top1 * found.trials), found.trials)
-        return {
-            "trials": found.trials,
-            "pool": found.pool,
-            "top1": found.top1,
-            "top1_interval": [low, high],
-            "chance_top1": 1 / found.pool,
-            "percentile": found.percentile,
-            "chance_percentile": 0.5,
-            "permutation_p": found.permutation_p,
-        }
+        return score_identification(scorer.candidates(components, pool), truth, rng)
 
     decoded = score(adapter.project(np.stack([t.tokens for t in usable if t.tokens is not None])))
     mask = nib.load(next(folder.rglob("*_desc-brain_mask.nii.gz")))
@@ -119,6 +110,46 @@ def _identification(
         decoded["fraction_of_oracle"] = _fraction(decoded["percentile"] - 0.5, oracle["percentile"] - 0.5)
         decoded["fraction_of_oracle_top1"] = _fraction(decoded["top1"], oracle["top1"])
     return decoded
+
+
+def score_identification(
+    similarity: NDArray[np.float64], truth: NDArray[np.intp], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Score how well the shown picture is named among candidates.
+
+    Parameters
+    ----------
+    similarity : ndarray of shape (n_trials, n_candidates)
+    truth : ndarray of shape (n_trials,)
+        Column of the picture that was shown.
+    rng : Generator
+
+    Returns
+    -------
+    dict
+        ``trials`` and ``pool``; ``top1``, the share of trials with the shown picture ranked first, with its interval;
+        ``percentile``, the mean percentile rank, and how often shuffled pictures reach it; what chance gives.
+    """
+    n, pool = similarity.shape
+    percentiles = percentile_ranks(similarity)
+    first = mid_ranks(similarity)[np.arange(n), truth] == 1.0
+    return {
+        "trials": n,
+        "pool": pool,
+        "top1": float(first.mean()),
+        "top1_interval": list(wilson_interval(int(first.sum()), n)),
+        "chance_top1": 1 / pool,
+        "percentile": float(percentiles[np.arange(n), truth].mean()),
+        "chance_percentile": 0.5,
+        "permutation_p": permutation_p(percentiles, truth, rng, resamples=_SHUFFLES),
+    }
+
+
+def _accuracy_p(true: Sequence[str], predicted: Sequence[str], rng: np.random.Generator) -> float:
+    """Return how often shuffled truth gives at least this accuracy."""
+    names = sorted({*true, *predicted})
+    named = np.array([[name == answer for name in names] for answer in predicted])
+    return permutation_p(named, np.array([names.index(name) for name in true]), rng, resamples=_SHUFFLES)
 
 
 def _fraction(part: float, whole: float) -> float | None:

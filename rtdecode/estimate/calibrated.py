@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rtdecode.bundle import EnginePack, ParticipantBundle, open_participant
 from rtdecode.errors import BundleError, SettingsError
 from rtdecode.estimate.glm import Expectation, Scales
 from rtdecode.estimate.voxels import VoxelModel
+from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.settings import EstimateSettings, Settings
 
 MODEL = "estimate.safetensors"
@@ -160,7 +160,7 @@ def expected_provenance(settings: Settings, pack: EnginePack) -> dict[str, str]:
 def strangeness(bundle: ParticipantBundle, wanted: dict[str, str]) -> list[str]:
     """Say where the provenance of a bundle is another than `wanted`."""
     return [
-        f"{bundle.folder}: expected a calibration of {name} {value}, got {bundle.provenance.get(name)}"
+        f"{bundle.folder}: expected a calibration of {name} {value}, got {getattr(bundle.provenance, name)}"
         for name, value in wanted.items()
-        if bundle.provenance.get(name) != value
+        if getattr(bundle.provenance, name) != value
     ]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.estimate.design import HEAD_RADIUS_MM
+from rtdecode.statistics import RunningMoments
 
 TSNR_MIN_VOLUMES = 8
 _SPIKE = 3.5
@@ -66,9 +67,7 @@ class RunQuality:
     """DVARS and temporal signal-to-noise ratio of a growing run."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._mean = np.zeros(0)
-        self._sum_square = np.zeros(0)
+        self._moments = RunningMoments()
         self._last = np.zeros(0)
 
     def add(self, masked: NDArray[np.float32]) -> tuple[float, float]:
@@ -87,25 +86,19 @@ class RunQuality:
             Median over voxels of mean / standard deviation; nan before eight volumes.
         """
         values = masked.astype(np.float64)
-        if self._count == 0:
-            self._mean = np.zeros_like(values)
-            self._sum_square = np.zeros_like(values)
-        self._count += 1
-        delta = values - self._mean
-        self._mean += delta / self._count
-        self._sum_square += delta * (values - self._mean)
-        level = float(self._mean.mean())
+        self._moments.add(values)
+        level = float(self._moments.mean.mean())
         dvars = 0.0
-        if self._count > 1 and level > 0:
+        if self._moments.count > 1 and level > 0:
             dvars = 100.0 * math.sqrt(float(np.mean((values - self._last) ** 2))) / level
         self._last = values
         return dvars, self._tsnr()
 
     def _tsnr(self) -> float:
-        if self._count < TSNR_MIN_VOLUMES:
+        if self._moments.count < TSNR_MIN_VOLUMES:
             return math.nan
-        deviation = np.sqrt(self._sum_square / (self._count - 1))
+        deviation = self._moments.deviation
         varying = deviation > 0
         if not varying.any():
             return math.nan
-        return float(np.median(self._mean[varying] / deviation[varying]))
+        return float(np.median(self._moments.mean[varying] / deviation[varying]))

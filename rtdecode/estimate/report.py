@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.dataset import figure_path
+from rtdecode.derivatives import figure_path, file_path, write_image
 from rtdecode.estimate.quality import is_spike
 from rtdecode.records import RegisteredVolume
+from rtdecode.statistics import RunningMoments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +38,7 @@ class RunReport:
     def __init__(self) -> None:
         self._figures: list[tuple[float, ...]] = []
         self._carpet: list[NDArray[np.float32]] = []
-        self._mean = np.zeros(0)
-        self._sum_square = np.zeros(0)
+        self._moments = RunningMoments()
         self._step = 1
 
     def add(self, volume: RegisteredVolume) -> None:
@@ -47,13 +46,10 @@ class RunReport:
         values = volume.masked.astype(np.float64)
         if not self._carpet:
             self._step = max(1, len(values) // _CARPET_VOXELS)
-            self._mean, self._sum_square = np.zeros_like(values), np.zeros_like(values)
         figures = (volume.stamp.volume, volume.fd_mm, volume.dvars, volume.fit)
         self._figures.append((*figures, *volume.motion.tolist()))
         self._carpet.append(volume.masked[:: self._step].copy())
-        change = values - self._mean
-        self._mean += change / len(self._figures)
-        self._sum_square += change * (values - self._mean)
+        self._moments.add(values)
 
     def store(self, path: Path, design: DesignMatrix | None) -> None:
         """Keep the run and its model in an NPZ file until there is time to `write`; `stored` opens it again."""
@@ -64,8 +60,8 @@ class RunReport:
             path,
             figures=np.array(self._figures),
             carpet=np.array(self._carpet),
-            mean=self._mean,
-            sum_square=self._sum_square,
+            mean=self._moments.mean,
+            sum_square=self._moments.sum_square,
             step=self._step,
             **model,
         )
@@ -77,7 +73,8 @@ class RunReport:
         with np.load(path) as kept:
             report._figures = [tuple(row) for row in kept["figures"].tolist()]
             report._carpet = list(kept["carpet"])
-            report._mean, report._sum_square, report._step = kept["mean"], kept["sum_square"], int(kept["step"])
+            report._moments = RunningMoments(len(report._figures), kept["mean"], kept["sum_square"])
+            report._step = int(kept["step"])
             if "columns" in kept:
                 names = tuple(kept["names"].tolist())
                 design = DesignMatrix(columns=kept["columns"], names=names, rows=kept["rows"])
@@ -85,8 +82,10 @@ class RunReport:
 
     def tsnr(self) -> NDArray[np.float32]:
         """Return mean / standard deviation over time per voxel of the mask, shape (v,); 0 where nothing varies."""
-        deviation = np.sqrt(self._sum_square / max(1, len(self._figures) - 1))
-        return np.where(deviation > 0, self._mean / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
+        deviation = self._moments.deviation
+        return np.where(deviation > 0, self._moments.mean / np.where(deviation > 0, deviation, 1.0), 0.0).astype(
+            np.float32
+        )
 
     def summary(self, censor_fd_mm: float) -> dict[str, Any]:
         """Return the figures of the run, for a JSON file."""
@@ -127,7 +126,7 @@ class RunReport:
             return
         tsnr = np.zeros(mask.shape, np.float32)
         tsnr[mask] = self.tsnr()
-        nib.Nifti1Image(tsnr, affine).to_filename(_file(stem, "stat-tsnr_boldmap.nii.gz"))
+        write_image(file_path(stem, "stat-tsnr_boldmap.nii.gz"), tsnr, affine)
         plots = {
             "tsnr": (_tsnr_plot(tsnr), f"tSNR, median {np.median(self.tsnr()):.0f}"),
             "motion": (self._motion_plot(censor_fd_mm), self._motion_title(censor_fd_mm)),
@@ -224,6 +223,15 @@ def overlay(reference: NDArray[np.float32], moved: NDArray[np.float32], target: 
     _save(figure, target)
 
 
+def place_of_head(registered: RegisteredVolume) -> str:
+    """Return the title of the `overlay` of the first volume of a visit over the reference of an earlier one."""
+    millimetres, degrees = np.abs(registered.motion[:3]).max(), np.degrees(np.abs(registered.motion[3:]).max())
+    return (
+        f"first volume (red outline) over the calibration's reference: correlation {registered.fit:.3f}, "
+        f"moved {millimetres:.1f} mm, turned {degrees:.1f} degrees"
+    )
+
+
 def _tsnr_plot(tsnr: NDArray[np.float32]) -> Figure:
     shown = np.unique(np.linspace(0, tsnr.shape[2] - 1, min(12, tsnr.shape[2])).round().astype(int))
     columns = min(4, len(shown))
@@ -259,10 +267,6 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, target: Path) -> None:
     figure.savefig(target, dpi=100)
-
-
-def _file(stem: Path, suffix: str) -> Path:
-    return stem.with_name(f"{stem.name}_{suffix}")
 
 
 def column_names(drift: int, motion: int, trials: Sequence[str], total: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.derivatives import Voxels
 from rtdecode.errors import SettingsError
 from rtdecode.estimate import registration
 from rtdecode.estimate.labels import read_mask, read_parcels
@@ -105,6 +106,11 @@ class Space:
     def centre_mm(self) -> NDArray[np.float64] | None:
         """Point that the rotations turn about, RAS mm, shape (3,); None without registration."""
         return None if self._registrar is None else self._registrar.centre
+
+    @property
+    def voxels(self) -> Voxels:
+        """What is written of the space."""
+        return Voxels(reference=self.data, affine=self.affine, mask=self.mask, centre_mm=self.centre_mm)
 
     def place(self, data: NDArray[np.float32], affine: NDArray[np.float64]) -> Placed:
         """Register a volume and sample the mask; without registration, take the mask as it lies.

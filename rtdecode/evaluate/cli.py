@@ -52,8 +52,8 @@ def _pack(session: Path, wanted: str | None) -> Any:
     """Open the pack that judges: the one wanted, or the session's if it is on this machine."""
     import tomllib
 
-    from rtdecode.bundle import open_pack
     from rtdecode.errors import BundleError
+    from rtdecode.packs import open_pack
 
     if wanted is not None:
         return open_pack(wanted)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.loading import load_embedder
 from rtdecode.decode.resample import bilinear
 from rtdecode.errors import EngineError, SettingsError
 from rtdecode.evaluate import judges as networks
 from rtdecode.evaluate import metrics, texts, words
 from rtdecode.evaluate.recorded_session import Pairs
+from rtdecode.packs import EnginePack
+from rtdecode.statistics import bootstrap_interval
 
 CANDIDATES = 300
 DRAWS = 30
@@ -124,13 +125,10 @@ def read_references(path: Path) -> dict[str, list[str]]:
 def _figure(name: str, each: NDArray[Any], chance: float | None = None, *, lower_is_better: bool = False) -> Figure:
     each = np.asarray(each, np.float64)
     each = each[np.isfinite(each)]
-    rng = np.random.default_rng(0)
-    means = each[rng.integers(0, len(each), (_RESAMPLES, len(each)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975]).tolist()
     return Figure(
         name=name,
         value=float(each.mean()),
-        interval=(low, high),
+        interval=bootstrap_interval(each, np.random.default_rng(0), resamples=_RESAMPLES),
         chance=chance,
         n=len(each),
         lower_is_better=lower_is_better,

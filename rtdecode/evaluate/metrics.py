@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from rtdecode.decode.resample import bilinear
+from rtdecode.statistics import cosines
 
 Float64 = NDArray[np.float64]
 EVALUATION_PX = 425
@@ -94,12 +95,12 @@ def image_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) ->
     -----
     The published code calls this "bwd"; what it calls "fwd" is `brain_retrieval`, although it is plotted as this.
     """
-    return _hits(_cosine(brain, images), k)
+    return _hits(cosines(brain, images), k)
 
 
 def brain_retrieval(brain: NDArray[Any], images: NDArray[Any], *, k: int = 1) -> Float64:
     """Whether each image's own brain is among the `k` most similar of all brains; see `image_retrieval`."""
-    return _hits(_cosine(images, brain), k)
+    return _hits(cosines(images, brain), k)
 
 
 def candidate_draws(n: int, size: int, draws: int, *, seed: int = 42) -> NDArray[np.int64]:
@@ -115,12 +116,6 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> Float64:
     a, b = (rows - rows.mean(1, keepdims=True, dtype=np.float64) for rows in (a, b))
     with np.errstate(invalid="ignore"):
         return np.asarray((a * b).sum(1) / np.sqrt(np.square(a).sum(1) * np.square(b).sum(1)))
-
-
-def _cosine(queries: NDArray[Any], candidates: NDArray[Any]) -> Float64:
-    queries, candidates = (np.asarray(rows, dtype=np.float64) for rows in (queries, candidates))
-    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-    return np.asarray(queries @ (candidates / np.linalg.norm(candidates, axis=1, keepdims=True)).T)
 
 
 def _hits(similarity: Float64, k: int) -> Float64:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,14 @@ from PIL import Image
 
 from rtdecode import client as wire
 from rtdecode.decode.resample import bilinear
+from rtdecode.derivatives import NONE, decoded_rows
 from rtdecode.errors import SettingsError
-from rtdecode.session.journal import read
+from rtdecode.session.entries import read_outputs
 from rtdecode.stimuli import picture_of
 
 PX = 256
 """Height and width at which published pictures are judged."""
 _FEWEST = 3
-_NONE = ("", "n/a")
 
 Float32 = NDArray[np.float32]
 
@@ -69,19 +68,18 @@ def read_pairs(session: Path, images: Path) -> Pairs:
     if problems:
         raise SettingsError(problems)
     rows, left_out, shown, made = [], [], [], []
-    for table in sorted(session.glob("sub-*/ses-*/func/*_desc-decoded_events.tsv")):
-        for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines(), delimiter="\t"):
-            names = (row["stim_id"], row["trial_type"])
-            true = next((path for name in names if name not in _NONE and (path := picture_of(images, name))), None)
-            own = session / row["recon"]
-            if true is None:
-                left_out.append(f"{row['trial']}: no picture of {row['stim_id']} in {images}")
-            elif row["recon"] in _NONE or not own.is_file():
-                left_out.append(f"{row['trial']}: its picture was not kept")
-            else:
-                rows.append(row)
-                shown.append(true)
-                made.append(own)
+    for row in decoded_rows(session):
+        names = (row["stim_id"], row["trial_type"])
+        true = next((path for name in names if name not in NONE and (path := picture_of(images, name))), None)
+        own = session / row["recon"]
+        if true is None:
+            left_out.append(f"{row['trial']}: no picture of {row['stim_id']} in {images}")
+        elif row["recon"] in NONE or not own.is_file():
+            left_out.append(f"{row['trial']}: its picture was not kept")
+        else:
+            rows.append(row)
+            shown.append(true)
+            made.append(own)
     if len(rows) < _FEWEST:
         raise SettingsError(
             [f"{session}: expected at least {_FEWEST} decoded trials to compare, got {len(rows)}", *left_out[:5]]
@@ -125,10 +123,10 @@ def _tokens(session: Path) -> dict[str, Float32]:
     path = session / "journal" / "outputs.journal"
     if not path.is_file():
         return found
-    for record in read(path):
-        if record["topic"] != "embedding":
+    for _, entry in read_outputs(path):
+        if entry.topic != "embedding":
             continue
-        message = wire.unpack(record["topic"].encode(), record["payload"])
+        message = wire.unpack(entry.topic.encode(), entry.payload)
         if isinstance(message, wire.Embedding) and message.final and message.trial and message.tokens is not None:
             packed = message.tokens
             found[message.trial] = np.frombuffer(packed.data, packed.dtype).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.evaluate.judges import clip
+from rtdecode.statistics import cosines
 
 Alike = Callable[[str, Sequence[str]], float]
 """A caption and its references to how alike they are, the best reference counting."""
@@ -53,9 +54,8 @@ def load(measure: TextMeasure, folder: Path) -> Alike:
 
 def _by_embedding(embed: Callable[[list[str]], NDArray[np.float32]]) -> Alike:
     def alike(made: str, references: Sequence[str]) -> float:
-        vectors = embed([made, *references]).astype(np.float64)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return float((vectors[1:] @ vectors[0]).max())
+        vectors = embed([made, *references])
+        return float(cosines(vectors[:1], vectors[1:]).max())
 
     return alike
 

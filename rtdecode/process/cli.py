@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rtdecode.process.offline import Motion, Processed, process
+from rtdecode.process.offline import Motion, Processed, process_runs
 from rtdecode.process.tables import MOTION_FORMATS
 from rtdecode.settings import load_estimate
 
@@ -27,9 +27,15 @@ def register(subparsers: Subparsers) -> None:
         "through the code of the daemon. Writes BIDS derivatives.",
     )
     parser.add_argument(
-        "bold", type=Path, nargs="+", metavar="BOLD", help="4-D NIfTI, or folder of DICOM or 3-D NIfTI; one a run"
+        "bold",
+        type=Path,
+        nargs="+",
+        metavar="BOLD",
+        help="4-D NIfTI, folder of DICOM or 3-D NIfTI, or folder of a session",
     )
-    parser.add_argument("--events", type=Path, nargs="+", default=[], help="BIDS events.tsv, one a run")
+    parser.add_argument(
+        "--events", type=Path, nargs="+", default=[], help="BIDS events.tsv, one a run (a session has its own)"
+    )
     parser.add_argument(
         "--trial-types",
         default="",
@@ -80,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done)
 
-        found = process(
+        found = process_runs(
             arguments.bold,
             events=arguments.events,
             trial_types=[name.strip() for name in arguments.trial_types.split(",") if name.strip()],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,22 +13,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import open_participant
+from rtdecode.derivatives import trial_problems
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import open_calibrated
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
+from rtdecode.packs import open_participant
+from rtdecode.process.kept_runs import session_of, session_runs
 from rtdecode.process.recorded import RecordedRun, read_runs
-from rtdecode.process.tables import Events, read_events, read_motion_table
-from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Volume
+from rtdecode.process.tables import Events, read_events, read_motion_table, told_apart
+from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
 
 _log = logging.getLogger(__name__)
 _SESSION = "process"
 _AFTER_STIMULUS_S = 8.0
 _TOLD = 5
-_ALL_OF_IT = 0.95
 
 Motion = Literal["auto", "none"] | Path | Sequence[Path]
 Progress = Callable[[str, int, int | None], None]
@@ -49,6 +51,8 @@ class ProcessedRun:
         Those that could be used.
     skipped : tuple of Skipped
         Those that could not, and why.
+    events : tuple of TrialEvent
+        Trials, as they were announced or listed.
     betas : tuple of BetaUpdate
         Every revision, in the order that they became ready.
     problems : tuple of str
@@ -62,6 +66,7 @@ class ProcessedRun:
     t_r_s: float
     volumes: tuple[RegisteredVolume, ...]
     skipped: tuple[Skipped, ...]
+    events: tuple[TrialEvent, ...]
     betas: tuple[BetaUpdate, ...]
     problems: tuple[str, ...]
     design: DesignMatrix | None
@@ -108,7 +113,7 @@ class Processed:
     first: NDArray[np.float32] | None = None
 
 
-def process(
+def process_runs(
     bold: Path | Sequence[Path],
     *,
     events: Path | Sequence[Path] = (),
@@ -132,9 +137,10 @@ def process(
     ----------
     bold : Path or sequence of Path
         4-D NIfTI files or folders of volumes (DICOM, 3-D NIfTI); several are runs of one session, in order, and
-        earlier ones teach the priors of later ones.
+        earlier ones teach the priors of later ones. A session folder, or folders of runs in its ``journal/volumes``,
+        are read from its journal: with the settings of the session, its files come out again.
     events : Path or sequence of Path
-        BIDS events, one table a run; none: motion and quality only.
+        BIDS events, one table a run; none: those of the journal, elsewhere motion and quality only.
     trial_types : sequence of str
         Rows of the events that are trials; none: all but those of the baseline (rest, fixation) and of answers.
     motion : "auto", "none", Path or sequence of Path
@@ -175,12 +181,14 @@ def process(
         If the bundle is missing or altered.
     VolumeError
         If no volume can be used.
+    JournalError
+        If the journal of a session is damaged.
     """
     paths, tables = _listed(bold), _listed(events)
     files = [] if isinstance(motion, str) else _listed(motion)
     if not any(path.is_dir() for path in paths):  # the series of a folder are not counted yet
         _check_count(len(paths), tables, files)
-    trials = [read_events(table, run, trial_types) for run, table in enumerate(tables, start=1)]
+    trials = told_apart([read_events(table, run, trial_types) for run, table in enumerate(tables, start=1)])
     known_motion = [read_motion_table(file) for file in files]
     used = _settings(settings, motion, trials, final_at_s)
     used = replace(used, regions={**used.regions, **{_plain_name(path): path for path in regions}})
@@ -195,7 +203,7 @@ def process(
     runs: list[ProcessedRun] = []
     first: NDArray[np.float32] | None = None
     for path in paths:
-        for recorded in read_runs(path, session=_SESSION, first_run=len(runs) + 1, t_r_s=t_r_s):
+        for recorded in _opened(path, len(runs) + 1, t_r_s):
             place = len(runs)
             one = _OneRun(place + 1, recorded, t_r_s, progress)
             if estimator is None:
@@ -203,7 +211,7 @@ def process(
                     used = _at_every_volume(used, one.first_t_r_s)
                 estimator = Estimator(used, _SESSION, calibrated=calibrated, standard_errors=standard_errors)
                 estimator.warm_up()
-            of_run = trials[place] if place < len(trials) else Events(trials=(), problems=())
+            of_run = trials[place] if place < len(trials) else None
             runs.append(one.play(estimator, of_run, known_motion[place] if place < len(known_motion) else None))
             if first is None:
                 first = one.first_aligned
@@ -221,10 +229,17 @@ def process(
         first=first,
     )
     if out is not None:
-        from rtdecode.process.derivatives import write
+        from rtdecode.process.writing import write
 
         write(found, out, sources=paths, every_volume=every_volume, entities=entities or {})
     return found
+
+
+def _opened(path: Path, first_run: int, t_r_s: float | None) -> Iterator[RecordedRun]:
+    recorded = session_of(path)
+    if recorded is None:
+        return read_runs(path, session=_SESSION, first_run=first_run, t_r_s=t_r_s)
+    return session_runs(*recorded, first_run=first_run)
 
 
 class _OneRun:
@@ -236,7 +251,7 @@ class _OneRun:
         self._progress = progress
         self._items = iter(recorded.items)
         self.first_aligned: NDArray[np.float32] | None = None
-        self._held: list[Volume | Skipped] = []
+        self._held: list[Volume | Skipped | TrialEvent] = []
         found: float | None = None
         for item in self._items:
             self._held.append(item)
@@ -253,24 +268,30 @@ class _OneRun:
             raise SettingsError([f"t_r_s: expected seconds in the files or --tr, got none: {recorded.name}"])
         self.first_t_r_s = found
 
-    def play(self, estimator: Estimator, events: Events, motion: NDArray[np.float64] | None) -> ProcessedRun:
-        """Feed the estimator and collect what it gives."""
-        problems = [*self._recorded.problems, *events.problems]
+    def play(self, estimator: Estimator, events: Events | None, motion: NDArray[np.float64] | None) -> ProcessedRun:
+        """Feed the estimator and collect what it gives; without events, those of the recording."""
+        problems = [*self._recorded.problems, *(events.problems if events else ())]
         estimator.start_run(self._run, self.first_t_r_s, motion=motion)
-        for event in events.trials:
+        announced = list(events.trials if events else ())
+        for event in announced:
             estimator.add_event(event)
         volumes: list[RegisteredVolume] = []
         skipped: list[Skipped] = []
         betas: list[BetaUpdate] = []
-        for done, item in enumerate((*self._held, *self._items), start=1):
+        done = 0
+        for item in itertools.chain(self._held, self._items):
+            if isinstance(item, TrialEvent):
+                if events is None:
+                    announced.append(item)
+                    estimator.add_event(item)
+                continue
+            done += 1
             if isinstance(item, Volume):
                 try:
                     registered, updates = estimator.step(item)
                 except VolumeError as error:
                     item = Skipped(run=self._run, volume=item.stamp.volume, path=item.path, reason=str(error))
                 else:
-                    if item.t_r_measured and item.t_r_s is not None:
-                        self.first_t_r_s = item.t_r_s
                     if not volumes and estimator.calibrated is not None:
                         data = scaled(item, estimator.space.data.shape)
                         self.first_aligned = estimator.space.aligned(data, item.affine, registered.matrix)
@@ -286,25 +307,22 @@ class _OneRun:
             reason = skipped[0].reason if skipped else "no volumes"
             if "registration" in reason:
                 reason += "; --motion none takes the volumes as they lie"
+            if "estimate.mask" in reason:
+                reason += " (--mask)"
             raise VolumeError(Path(self._recorded.name), "data", "at least one usable volume", reason)
         betas += estimator.finish_run()
         run = ProcessedRun(
             run=self._run,
             name=self._recorded.name,
-            t_r_s=self.first_t_r_s,
+            t_r_s=estimator.t_r_s or self.first_t_r_s,
             volumes=tuple(volumes),
             skipped=tuple(skipped),
+            events=tuple(announced),
             betas=tuple(betas),
             problems=tuple(problems),
             design=estimator.last_design,
         )
-        end_s = run.length * run.t_r_s
-        late = [
-            f"trial {event.trial}: onset: expected before the end of the run at {end_s:g} s, got {event.onset_s:g} s"
-            for event in events.trials
-            if event.onset_s >= end_s
-        ]
-        run = replace(run, problems=(*run.problems, *late, *_without_baseline(events, end_s)))
+        run = replace(run, problems=(*run.problems, *trial_problems(run.events, run.length * run.t_r_s)))
         for problem in run.problems:
             _log.warning("%s: %s", run.name, problem)
         for one in skipped[:_TOLD]:
@@ -312,18 +330,6 @@ class _OneRun:
         if len(skipped) > _TOLD:
             _log.warning("%s: %d more volumes skipped; see the quality table", run.name, len(skipped) - _TOLD)
         return run
-
-
-def _without_baseline(events: Events, end_s: float) -> list[str]:
-    """Say so where trials fill the run: their responses then have nothing to be compared with."""
-    filled_s, until_s = 0.0, 0.0
-    for trial in events.trials:
-        stop_s = min(trial.onset_s + trial.duration_s, end_s)
-        filled_s += max(stop_s - max(trial.onset_s, until_s), 0.0)
-        until_s = max(until_s, stop_s)
-    if filled_s < _ALL_OF_IT * end_s:
-        return []
-    return ["events: expected a baseline between trials, got trials in all of the time: choose rows with --trial-types"]
 
 
 def _check_count(runs: int, events: Sequence[Path], motion: Sequence[Path]) -> None:

@@ -22,7 +22,7 @@ from rtdecode.acquire.stored import inflate
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S
-from rtdecode.records import Skipped, Stamp, Volume, frozen
+from rtdecode.records import Skipped, Stamp, TrialEvent, Volume, frozen
 from rtdecode.settings import ScannerSettings, SeriesRule
 
 _UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, AttributeError, zlib.error)
@@ -38,8 +38,8 @@ class RecordedRun:
     ----------
     name : str
         Of the file or folder, without suffixes.
-    items : iterable of Volume or Skipped
-        In index order; can be gone through once.
+    items : iterable of Volume, Skipped or TrialEvent
+        Volumes in index order, trials where they were announced; can be gone through once.
     announced : int or None
         Volumes that the header promises.
     problems : tuple of str
@@ -47,7 +47,7 @@ class RecordedRun:
     """
 
     name: str
-    items: Iterable[Volume | Skipped]
+    items: Iterable[Volume | Skipped | TrialEvent]
     announced: int | None = None
     problems: tuple[str, ...] = ()
 
@@ -103,7 +103,7 @@ def _folder_runs(folder: Path, session: str, first_run: int, t_r_s: float | None
     found = False
     for number, (_, items) in enumerate(itertools.groupby(_folder_items(settings, session), lambda item: item.run)):
         found = True
-        renumbered = (_numbered(item.item, first_run + number) for item in items)
+        renumbered = (numbered(item.item, first_run + number) for item in items)
         yield RecordedRun(name=folder.name if number == 0 else f"{folder.name}-{number + 1}", items=renumbered)
     if not found:
         raise SettingsError([f"BOLD: expected volumes (DICOM or 3-D NIfTI) in {folder}, found none"])
@@ -131,7 +131,8 @@ def _folder_items(settings: ScannerSettings, session: str) -> Iterator[_Item]:
             watcher.wait(settings.gap_timeout_s)
 
 
-def _numbered(item: Volume | Skipped, run: int) -> Volume | Skipped:
+def numbered(item: Volume | Skipped, run: int) -> Volume | Skipped:
+    """Return what came of a run as of a run of another number."""
     if isinstance(item, Volume):
         return replace(item, stamp=replace(item.stamp, run=run))
     return replace(item, run=run)

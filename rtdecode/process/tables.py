@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode.derivatives import EVENT_COLUMNS, MOTION_NAMES, NONE, read_table
 from rtdecode.errors import SettingsError
 from rtdecode.estimate.space import not_radians
 from rtdecode.records import TrialEvent
 from rtdecode.stimuli import is_baseline
 
-MOTION_NAMES = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 MOTION_FORMATS = (
     "SPM: mm, then radians; .par of FSL: radians, then mm; .1D of AFNI: degrees, then mm; .tsv: named columns"
 )
 _AFNI, _DFILE_COLUMNS = "3dvolreg", 9
-_ABSENT = ("", "n/a", "N/A", "nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Events:
-    """Trials of one run, by onset, and what was wrong with the table."""
+    """Trials of one run, by onset or, of a session's own table, as they were announced; and what was wrong with it."""
 
     trials: tuple[TrialEvent, ...]
     problems: tuple[str, ...]
@@ -39,7 +37,7 @@ def read_events(path: Path, run: int, trial_types: Sequence[str] = ()) -> Events
     """Read BIDS events; rows that cannot be used are left out and told.
 
     Columns ``onset`` and ``duration`` (seconds) are needed, ``trial_type`` and ``stim_id`` (or ``stim_file``)
-    are kept.
+    are kept. In the table of a session every row is a trial, with its name.
 
     Parameters
     ----------
@@ -54,9 +52,7 @@ def read_events(path: Path, run: int, trial_types: Sequence[str] = ()) -> Events
         If the file or one of its needed columns is missing, or no row can be used.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, delimiter="\t")
-            rows, columns = list(table), table.fieldnames or []
+        rows, columns = read_table(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError([f"--events: expected a tab-separated table, got {path}: {error}"]) from None
     missing = {"onset", "duration"} - set(columns)
@@ -64,8 +60,10 @@ def read_events(path: Path, run: int, trial_types: Sequence[str] = ()) -> Events
         raise SettingsError(
             [f"--events: expected columns onset and duration, got {', '.join(columns) or 'none'}: {path}"]
         )
+    names = {_text(row, "trial") for row in rows} if columns == EVENT_COLUMNS else {None}
+    own = None not in names and len(names) == len(rows)
     trials: list[TrialEvent] = []
-    chosen, problems = _chosen(path, rows, trial_types)
+    chosen, problems = _chosen(path, rows, trial_types, everything=own)
     for number, row in chosen:
         where = f"{path.name} row {number}"
         onset_s = _seconds(row, "onset", where, problems)
@@ -74,7 +72,7 @@ def read_events(path: Path, run: int, trial_types: Sequence[str] = ()) -> Events
             trials.append(
                 TrialEvent(
                     run=run,
-                    trial=f"r{run:02d}t{number:03d}",
+                    trial=row["trial"].strip() if own else f"r{run:02d}t{number:03d}",
                     onset_s=onset_s,
                     duration_s=duration_s,
                     stimulus=_text(row, "stim_id") or _text(row, "stim_file"),
@@ -83,19 +81,29 @@ def read_events(path: Path, run: int, trial_types: Sequence[str] = ()) -> Events
             )
     if not trials:
         raise SettingsError([f"--events: expected trials, got none that can be used: {path}", *problems])
-    trials.sort(key=lambda trial: trial.onset_s)
-    for before, after in itertools.pairwise(trials):
-        end_s = before.onset_s + before.duration_s
-        if after.onset_s < end_s - 1e-6:
-            problems.append(
-                f"{path.name}: trial {after.trial}: onset: expected at least {end_s:g} s, the end of trial "
-                f"{before.trial}, got {after.onset_s:g} s: both are fitted as overlapping"
-            )
+    if not own:
+        trials.sort(key=lambda trial: trial.onset_s)
     return Events(trials=tuple(trials), problems=tuple(problems))
 
 
+def told_apart(tables: Sequence[Events]) -> list[Events]:
+    """Give trials names of their own where tables of several sessions have the same ones."""
+    names = [trial.trial for table in tables for trial in table.trials]
+    if len(set(names)) == len(names):
+        return list(tables)
+    return [
+        replace(
+            table,
+            trials=tuple(
+                replace(t, trial=f"r{t.run:02d}t{place:03d}") for place, t in enumerate(table.trials, start=1)
+            ),
+        )
+        for table in tables
+    ]
+
+
 def _chosen(
-    path: Path, rows: Sequence[dict[str, str]], trial_types: Sequence[str]
+    path: Path, rows: Sequence[dict[str, str]], trial_types: Sequence[str], *, everything: bool
 ) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """Return the rows that are trials, with their numbers from 1, and what was left out."""
     numbered = list(enumerate(rows, start=1))
@@ -106,6 +114,8 @@ def _chosen(
             known = ", ".join(kinds)
             raise SettingsError([f"--trial-types: expected some of {known}, got {', '.join(absent)}: {path}"])
         wanted = set(trial_types)
+    elif everything:
+        wanted = set(kinds)
     else:
         wanted = {name for name in kinds if not is_baseline(name)}
         if not wanted:
@@ -137,7 +147,7 @@ def _seconds(row: dict[str, str], column: str, where: str, problems: list[str]) 
 
 def _text(row: dict[str, str], column: str) -> str | None:
     text = (row.get(column) or "").strip()
-    return None if text in _ABSENT else text
+    return None if text in NONE else text
 
 
 def read_motion_table(path: Path) -> NDArray[np.float64]:
@@ -160,9 +170,7 @@ def read_motion_table(path: Path) -> NDArray[np.float64]:
     """
     try:
         if path.suffix == ".tsv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t"))
-            motion = np.array([[float(row[name]) for name in MOTION_NAMES] for row in rows], np.float64)
+            motion = np.array([[float(row[name]) for name in MOTION_NAMES] for row in read_table(path)[0]], np.float64)
         else:
             text = path.read_text(encoding="utf-8", errors="replace")
             motion = np.loadtxt(io.StringIO(text), ndmin=2, dtype=np.float64)

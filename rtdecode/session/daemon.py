@@ -17,13 +17,13 @@ from collections.abc import Callable
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
-from rtdecode.bundle import EnginePack
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import TRIAL_KINDS, Prediction, topic_of
 from rtdecode.errors import BundleError, JournalError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
+from rtdecode.packs import EnginePack
 from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.records import BundleRequest, Skipped, Volume
 from rtdecode.session.announcements import Announcements
@@ -122,8 +122,13 @@ class Daemon:
         if decoder.absent:
             _log.warning("pack %s cannot make: %s", pack.name, ", ".join(decoder.absent))
 
-    def begin(self, past: Past | None = None) -> None:
+    def begin(self, past: Past | None = None, stop: threading.Event | None = None) -> bool:
         """Announce the session; fold an interrupted one again.
+
+        Returns
+        -------
+        bool
+            False if `stop` was set while the interrupted session was folded: it is left as it was, to be resumed.
 
         Raises
         ------
@@ -133,19 +138,23 @@ class Daemon:
             A volume that was kept cannot be read.
         """
         if past is not None:
-            self._refold(past)
+            if not self._refold(past, stop or threading.Event()):
+                return False
         elif self._settings.decode.bundle is not None:
             self.desk.decode_with(str(self._settings.decode.bundle))
         self.desk.busy = None
         self._publish_session("running")
+        return True
 
-    def _refold(self, past: Past) -> None:
-        """Fold the inputs of an interrupted session again; what it had published stays as it was."""
+    def _refold(self, past: Past, stop: threading.Event) -> bool:
+        """Fold an interrupted session's inputs again unless told to stop; what it has published stays as it was."""
         self._publisher.restore(past.outputs())
         self._publish_session("resuming")
         told_at = self._clock.monotonic()
         with self._recording.refolding():
             for place, item in enumerate(past.inputs(told_at)):
+                if stop.is_set():
+                    return False
                 self.desk.busy = f"the session is being resumed: {place} of {len(past)} records"
                 if isinstance(item, BundleRequest):
                     self.desk.bundle = item
@@ -162,6 +171,7 @@ class Daemon:
         self._take_up()
         if self.desk.bundle is not None:
             self._load_again(self.desk.bundle.folder)
+        return True
 
     def _take_up(self) -> None:
         """Leave of what waits for the decode worker what an interrupted session has not published."""
@@ -217,8 +227,10 @@ class Daemon:
         """
         with self._watch.turn("ingest"):
             arrivals = self._source.poll()
-            for arrival in arrivals:
+        for arrival in arrivals:
+            with self._watch.turn("ingest"):  # many that wait for the estimate one after another are not stuck
                 self._take_in(arrival.item)
+        with self._watch.turn("ingest"):
             self._recording.sync_if_due()
         return len(arrivals)
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from rtdecode import client as wire
-from rtdecode.bundle import ParticipantBundle
 from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import Part, Prediction, Score, pieces
+from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp

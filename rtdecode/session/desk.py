@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rtdecode import client as wire
-from rtdecode.bundle import EnginePack, ParticipantBundle, open_participant
 from rtdecode.clock import Clock
 from rtdecode.errors import BundleError, Busy, Late, ProtocolError
 from rtdecode.estimate.calibrated import expected_provenance, strangeness
+from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BundleRequest
@@ -120,14 +120,15 @@ class Desk:
         doubts = self._announcements.judge(item, self._line.progress)
         self._intake.announced(event.kind, item)
         self._announcements.take(item)
-        for doubt in doubts:
-            _log.warning("%s", doubt)
+        if doubts:
+            reason = "; ".join(doubts)
+            _log.warning("%s", reason)
             self._publisher.publish(
                 wire.Fault(
                     run=event.run,
                     part="experiment",
                     kind="announcement",
-                    reason=doubt,
+                    reason=reason,
                     degraded="it was taken as it is",
                     remedy="mend the experiment's script",
                 )

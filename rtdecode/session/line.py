@@ -20,7 +20,7 @@ from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.estimate.inputs import scaled
-from rtdecode.estimate.report import RunReport, overlay
+from rtdecode.estimate.report import RunReport, overlay, place_of_head
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import (
@@ -250,7 +250,8 @@ class Line:
             "estimate": 1e3 * (self._clock.monotonic() - began),
         }
         self._last_volume_mono_s = self._clock.monotonic()
-        self._recording.motion(registered)
+        censored = registered.fd_mm > self._settings.estimate.censor_fd_mm
+        self._recording.run(run.run).volume(registered, censored=censored, problems=volume.problems)
         self._publish(stamp, stages, messages.volume(registered, lag))
         run.report.add(registered)
         for beta in betas:
@@ -266,19 +267,15 @@ class Line:
     def _first_volume(self, volume: Volume, registered: RegisteredVolume) -> None:
         """Write the space of the session; in that of an earlier visit, draw where the head lies today."""
         space = self._estimator.space
-        self._recording.reference(space.data, space.mask, space.affine)
+        self._recording.reference(space.voxels)
         self._referenced = True
         self._tell(parcel_faults(space.parcels))
         if self._estimator.calibrated is None:
             return
         moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
-        millimetres, degrees = np.abs(registered.motion[:3]).max(), np.degrees(np.abs(registered.motion[3:]).max())
-        title = (
-            f"first volume (red outline) over the calibration's reference: correlation {registered.fit:.3f}, "
-            f"moved {millimetres:.1f} mm, turned {degrees:.1f} degrees"
-        )
-        overlay(space.data, moved, self._recording.alignment_path(), title)
-        _log.info("%s; look at %s", title, self._recording.alignment_path())
+        with self._recording.leaving_out(self._recording.alignment_path()) as path:
+            overlay(space.data, moved, path, place_of_head(registered))
+        _log.info("%s; look at %s", place_of_head(registered), path)
 
     def _skipped(self, item: Skipped) -> None:
         if self._is_closed(item.run) and item.volume is not None and not item.path:
@@ -292,6 +289,7 @@ class Line:
             run.skipped += 1
             run.accounted = item.volume + 1
             self._estimator.skip(item.run, item.volume)
+            self._recording.run(item.run).skipped(item.volume, item.reason)
             self._close_if_complete()
 
     def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
@@ -299,7 +297,7 @@ class Line:
         self._publish(beta.stamp, stages, messages.beta(beta))
         if beta.final:
             self._pending.pop(event.trial, None)
-            if self._run is not None:
+            if self._run is not None and self._run.run == event.run:
                 self._run.finals.append(beta)
         if not self._decodes(event.run):
             return
@@ -316,6 +314,7 @@ class Line:
     def _no_result(self, event: TrialEvent, reason: str) -> None:
         """Give a trial that no volume will tell of its last word."""
         self._pending.pop(event.trial, None)
+        self._recording.run(event.run).no_result(event, reason)
         stamp = Stamp(
             session=self._recording.session,
             run=event.run,
@@ -368,15 +367,19 @@ class Line:
         self._run = None
         self._done = run.run
         self._last_volume_mono_s = None
+        self._recording.run(run.run).finish(
+            run.finals,
+            t_r_s=self._estimator.t_r_s,
+            settings=self._settings.estimate,
+            space=self._estimator.space.voxels if self._referenced else None,
+            figures=run.report.summary(self._settings.estimate.censor_fd_mm) if run.received else None,
+        )
         for event in [event for event in self._pending.values() if event.run <= run.run]:
             self._no_result(event, f"run {event.run} was not scanned")
         if run.received:
-            self._recording.quality(run.run, run.report.summary(self._settings.estimate.censor_fd_mm))
             with self._recording.leaving_out(self._kept_report(run.run)) as path:
                 run.report.store(path, self._estimator.last_design)
                 self._finished.append(run.run)
-        if self._referenced:
-            self._recording.betas(run.run, run.finals, self._estimator.space.mask, self._estimator.space.affine)
         learned = self._estimator.learned
         if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
             with self._recording.leaving_out(self._recording.model_path()) as path:

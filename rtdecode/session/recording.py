@@ -7,49 +7,45 @@ sub-01_ses-01/
   journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
-  sub-01/ses-01/func/..._boldref.nii.gz, ..._desc-brain_mask.nii.gz, ..._desc-estimate_model.safetensors,
-  sub-01/ses-01/func/..._run-01_events.tsv, ..._run-01_desc-motion_timeseries.tsv, ..._run-01_desc-roi_timeseries.tsv,
-    ..._run-01_desc-trial_betas.nii.gz and .json, ..._run-01_desc-decoded_events.tsv,
-    ..._run-01_desc-quality_summary.json, ..._run-01_stat-tsnr_boldmap.nii.gz,
-  sub-01/figures/..._run-01_desc-motionplot_bold.png, -carpetplot_, -tsnrplot_, -designplot_,
-    ..._desc-alignmentplot_bold.png (with the bundle of an earlier visit)
+  sub-01/ses-01/func, sub-01/figures         what `rtdecode.derivatives` names
+  sub-01/ses-01/func/..._desc-estimate_model.safetensors
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import nibabel as nib
-import numpy as np
-from numpy.typing import NDArray
-
-from rtdecode import decoded
 from rtdecode.clock import Clock
-from rtdecode.dataset import describe_dataset, figure_path
 from rtdecode.decoded import Part
+from rtdecode.derivatives import (
+    MODEL,
+    TASK,
+    DecodedTrials,
+    RunDerivatives,
+    Voxels,
+    describe_dataset,
+    figure_path,
+    file_path,
+    run_stem,
+    session_stem,
+    write_reference,
+)
 from rtdecode.errors import JournalError
-from rtdecode.records import BetaUpdate, RegisteredVolume, TrialEvent, Volume
-from rtdecode.session.journal import Journal, read
+from rtdecode.records import BetaUpdate, TrialEvent, Volume
+from rtdecode.session.entries import SessionEntry, read_inputs
+from rtdecode.session.journal import Journal
 from rtdecode.session.kept import KeptVolumes
 from rtdecode.session.lock import FolderLock
 from rtdecode.settings import SessionSettings
 
 _log = logging.getLogger(__name__)
-TASK = "rtdecode"
-MOTION_COLUMNS = (
-    "volume", "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement", "dvars",
-    "tsnr", "fit",
-)  # fmt: skip
-EVENT_COLUMNS = ("onset", "duration", "trial_type", "trial", "stim_id")
-DECODED_COLUMNS = (*EVENT_COLUMNS, *decoded.columns(), "revisions", "recon", "latency_ms")
 
 
 def session_folder(session: SessionSettings) -> Path:
@@ -72,7 +68,7 @@ def session_identifier(folder: Path) -> str:
     """
     path = folder / "journal" / "inputs.journal"
     try:
-        return str(next(record["session"] for record in read(path) if record["kind"] == "session"))
+        return str(next(entry.session for entry in read_inputs(path) if isinstance(entry, SessionEntry)))
     except OSError as error:
         raise JournalError(f"{folder}: no session to resume: {error}") from None
     except StopIteration:
@@ -114,8 +110,8 @@ class Recording:
 
     def __init__(self, session: SessionSettings, settings_text: str, clock: Clock, *, resume: bool = False) -> None:
         self.folder = session_folder(session)
-        self._stem = f"sub-{session.participant}_ses-{session.session}"
-        self._func = self.folder / f"sub-{session.participant}" / f"ses-{session.session}" / "func"
+        self._entities = {"sub": session.participant, "ses": session.session}
+        self._stem = session_stem(self.folder, self._entities)
         if not resume:
             self._make(settings_text)
         journals = self.folder / "journal"
@@ -135,13 +131,10 @@ class Recording:
         self.incomplete: str | None = None
         self.scratch = journals / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        self._tables: dict[Path, TextIO] = {}
+        self._runs: dict[int, RunDerivatives] = {}
+        self._decoded = DecodedTrials(self.folder, self.stem, self.leaving_out, resume=resume)
         self._refolding = False
         self.saving = False
-        if resume:
-            for path in self._func.glob("*_desc-decoded_events.tsv"):
-                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-                self._tables[path] = path.open("a", encoding="utf-8", buffering=1)
 
     @property
     def problem(self) -> str | None:
@@ -163,9 +156,7 @@ class Recording:
 
     def decided(self) -> set[str]:
         """Trials whose final result is in a table."""
-        tables = self._func.glob("*_desc-decoded_events.tsv")
-        lines = (line for path in tables for line in path.read_text(encoding="utf-8").splitlines()[1:])
-        return {line.split("\t")[DECODED_COLUMNS.index("trial")] for line in lines}
+        return self._decoded.trials()
 
     def decision(self, kind: str, **fields: Any) -> None:
         """Journal what time has decided."""
@@ -184,7 +175,7 @@ class Recording:
             raise JournalError(f"{self.folder}: cannot be made: {error}") from None
         for folder in ("journal/volumes", "recon"):
             (self.folder / folder).mkdir(parents=True)
-        self._func.mkdir(parents=True)
+        self._stem.parent.mkdir(parents=True)
         (self.folder / "settings.toml").write_text(settings_text, encoding="utf-8")
         describe_dataset(self.folder, "rtdecode session")
 
@@ -196,9 +187,9 @@ class Recording:
         JournalError
             It does not take all.
         """
-        for table in self._tables.values():
-            with suppress(OSError):
-                table.close()
+        self._decoded.close()
+        for run in self._runs.values():
+            run.close()
         self.inputs.close()
         self._outputs.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -258,37 +249,19 @@ class Recording:
             problems=list(volume.problems),
         )
 
-    def reference(self, data: NDArray[Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> None:
+    def reference(self, space: Voxels) -> None:
         """Write the reference volume and the mask whose C order is the order of all betas."""
-        for values, name in ((np.asarray(data, np.float32), "boldref"), (mask.astype(np.uint8), "desc-brain_mask")):
-            with self.leaving_out(self._func / f"{self._stem}_{name}.nii.gz") as target:
-                nib.Nifti1Image(values, affine).to_filename(target)
+        write_reference(self._stem, space, self.leaving_out)
+
+    def run(self, run: int) -> RunDerivatives:
+        """Return the derivatives of a run."""
+        if run not in self._runs:
+            self._runs[run] = RunDerivatives(self.stem(run), self.leaving_out)
+        return self._runs[run]
 
     def event(self, event: TrialEvent) -> None:
-        """Add a trial to the events table of its run."""
-        self._row(
-            event.run,
-            "events.tsv",
-            EVENT_COLUMNS,
-            (event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus),
-        )
-
-    def motion(self, volume: RegisteredVolume) -> None:
-        """Add a volume to the motion table of its run, mm and radians, and to that of its regions, percent."""
-        numbers = (*volume.motion.tolist(), volume.fd_mm, volume.dvars, volume.tsnr, volume.fit)
-        self._row(
-            volume.stamp.run,
-            "desc-motion_timeseries.tsv",
-            MOTION_COLUMNS,
-            (volume.stamp.volume, *(f"{x:.6g}" for x in numbers)),
-        )
-        if volume.regions:
-            self._row(
-                volume.stamp.run,
-                "desc-roi_timeseries.tsv",
-                ("volume", *volume.regions),
-                (volume.stamp.volume, *(f"{x:.6g}" for x in volume.regions.values())),
-            )
+        """Add a trial to the events of its run."""
+        self.run(event.run).event(event)
 
     def decoded(
         self,
@@ -297,63 +270,20 @@ class Recording:
         picture: str | None,
         latency_ms: float,
     ) -> None:
-        """Add a trial's final result.
-
-        Parameters
-        ----------
-        beta : BetaUpdate
-        found : sequence of Part
-            All that was decoded of it.
-        picture : str or None
-            As `picture` returned it; None where the pack makes none.
-        latency_ms : float
-            From the volume's file to the last of these.
-        """
-        event = beta.event
-        values = (
-            event.onset_s, event.duration_s, event.condition, event.trial, event.stimulus, *decoded.row(found),
-            beta.revision + 1, picture, f"{latency_ms:.1f}",
-        )  # fmt: skip
-        self._row(event.run, "desc-decoded_events.tsv", DECODED_COLUMNS, values)
-
-    def betas(
-        self, run: int, finals: Sequence[BetaUpdate], mask: NDArray[np.bool_], affine: NDArray[np.float64]
-    ) -> None:
-        """Write the final betas of a run as one 4-D NIfTI with a JSON sidecar naming its trials."""
-        usable = [b for b in finals if b.invalid is None]
-        if not usable:
-            return
-        data = np.zeros((*mask.shape, len(usable)), np.float32)
-        data[mask] = np.stack([b.beta for b in usable], axis=1)
-        sidecar = {
-            "Description": "Causal single-trial response estimates",
-            "Units": "percent signal change",
-            "Trials": [b.event.trial for b in usable],
-            "DelayAfterOnset_s": [b.delay_s for b in usable],
-            "Invalid": {b.event.trial: b.invalid for b in finals if b.invalid is not None},
-        }
-        with self.leaving_out(self._path(run, "desc-trial_betas.nii.gz")) as target:
-            nib.Nifti1Image(data, affine).to_filename(target)
-            target.with_name(target.name.replace(".nii.gz", ".json")).write_text(
-                json.dumps(sidecar, indent=1) + "\n", encoding="utf-8"
-            )
+        """Add a trial's final result; see `DecodedTrials.add`."""
+        self._decoded.add(beta, found, picture, latency_ms)
 
     def model_path(self) -> Path:
         """Where what the calibration runs taught the estimator is kept."""
-        return self._func / f"{self._stem}_desc-estimate_model.safetensors"
+        return file_path(self._stem, MODEL)
 
     def alignment_path(self) -> Path:
         """Where the picture of the head's place in an earlier visit's space is kept."""
-        return figure_path(self._func / self._stem, "alignment")
-
-    def quality(self, run: int, summary: Mapping[str, Any]) -> None:
-        """Write the quality figures of a run."""
-        with self.leaving_out(self._path(run, "desc-quality_summary.json")) as target:
-            target.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        return figure_path(self._stem, "alignment")
 
     def stem(self, run: int) -> Path:
         """Return folder and beginning of the names of a run's derivatives."""
-        return self._func / f"{self._stem}_task-{TASK}_run-{run:02d}"
+        return run_stem(self.folder, {**self._entities, "task": TASK, "run": f"{run:02d}"})
 
     def picture(self, trial: str, revision: int, encoded: bytes) -> str:
         """Keep a picture, if there is room; return its path in the session folder, or an empty one."""
@@ -365,18 +295,6 @@ class Recording:
             target.write_bytes(encoded)
             kept = str(target.relative_to(self.folder))
         return kept
-
-    def _path(self, run: int, suffix: str) -> Path:
-        stem = self.stem(run)
-        return stem.with_name(f"{stem.name}_{suffix}")
-
-    def _row(self, run: int, suffix: str, columns: Sequence[str], values: Sequence[object]) -> None:
-        with self.leaving_out(self._path(run, suffix)) as path:
-            table = self._tables.get(path)
-            if table is None:
-                table = self._tables[path] = path.open("w", encoding="utf-8", buffering=1)
-                table.write("\t".join(columns) + "\n")
-            table.write("\t".join("n/a" if v is None else " ".join(str(v).split()) for v in values) + "\n")
 
     @contextmanager
     def leaving_out(self, path: Path) -> Iterator[Path]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
+from rtdecode.client import unpack
 from rtdecode.clock import SystemClock
 from rtdecode.errors import JournalError
-from rtdecode.session.journal import Journal, Recovered, read, recover
+from rtdecode.session.entries import SessionEntry, read_inputs, read_outputs
+from rtdecode.session.journal import Journal, Recovered, recover
 from rtdecode.session.lock import FolderLock
 
 JOURNALS = ("inputs", "outputs")
@@ -54,7 +54,7 @@ def recover_session(folder: Path) -> dict[str, Recovered]:
     try:
         found = {name: recover(journals / f"{name}.journal") for name in JOURNALS}
         inputs = journals / "inputs.journal"
-        if not any(record["kind"] == "session" for record in read(inputs)):
+        if not any(isinstance(entry, SessionEntry) for entry in read_inputs(inputs)):
             _restore_identifier(inputs, _sessions(journals / "outputs.journal"), clock)
     finally:
         lock.close()
@@ -62,7 +62,7 @@ def recover_session(folder: Path) -> dict[str, Recovered]:
 
 
 def _sessions(outputs: Path) -> Iterator[str]:
-    return (str(msgpack.unpackb(record["payload"])["session"]) for record in read(outputs))
+    return (unpack(entry.topic.encode(), entry.payload).session for _, entry in read_outputs(outputs))
 
 
 def _restore_identifier(inputs: Path, sessions: Iterator[str], clock: SystemClock) -> None:

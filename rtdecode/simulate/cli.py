@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rtdecode.client import Client
 from rtdecode.clock import SystemClock
 from rtdecode.errors import SettingsError
-from rtdecode.settings import load
+from rtdecode.settings import load_settings
 from rtdecode.simulate.faults import FAULTS, Fault, make_plan, parse_fault
 from rtdecode.simulate.playback import Announce, Speed
 from rtdecode.simulate.visit import VisitPlan
@@ -42,7 +42,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seed", type=int, default=0, help="fixes everything (default 0)")
     parser.add_argument("--speed", type=speed, default=1.0, help="times real time, or max (default 1)")
     parser.add_argument("--runs", type=_count, default=None, help="runs to acquire (default 8)")
-    parser.add_argument("--stimuli", type=Path, default=None, help="also write the pictures shown into this folder")
+    parser.add_argument(
+        "--stimuli",
+        type=Path,
+        default=None,
+        help="also write the pictures shown into this folder; without SETTINGS and --out, only these",
+    )
     parser.add_argument(
         "--requests",
         default=None,
@@ -124,12 +129,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.fault and visit_only["requests"]:
         raise SettingsError(["--fault: expected no --requests, a replay of files has no trials to announce"])
     if arguments.settings is not None:
-        settings = load(arguments.settings)
+        settings = load_settings(arguments.settings)
         arguments.out = arguments.out or settings.scanner.export_dir
         if arguments.replay is None and not arguments.fault:
             arguments.requests = arguments.requests or settings.publish.requests
     if arguments.out is None:
-        raise SettingsError(["simulate: expected SETTINGS or --out, got neither"])
+        if arguments.stimuli is None or arguments.fault or arguments.requests:
+            raise SettingsError(["simulate: expected SETTINGS or --out, or --stimuli alone, got neither"])
+        plan = _plan(arguments)
+        plan.write_stimuli(arguments.stimuli)
+        print(f"{arguments.stimuli}: {len(plan.trials)} pictures")
+        return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.replay is not None:
         _replay(arguments, arguments.replay)
@@ -157,14 +167,19 @@ def _replay(arguments: argparse.Namespace, folder: Path) -> None:
         scanner.play(lambda _: progress.advance(task))
 
 
+def _plan(arguments: argparse.Namespace) -> VisitPlan:
+    plan = VisitPlan(seed=arguments.seed)
+    if arguments.runs is None:
+        return plan
+    calibration = min(arguments.runs, plan.calibration_runs)
+    return replace(plan, calibration_runs=calibration, decoding_runs=arguments.runs - calibration)
+
+
 def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
     from rtdecode.simulate.participant import make_participant
     from rtdecode.simulate.scanner import Scanner
 
-    plan = VisitPlan(seed=arguments.seed)
-    if arguments.runs is not None:
-        calibration = min(arguments.runs, plan.calibration_runs)
-        plan = replace(plan, calibration_runs=calibration, decoding_runs=arguments.runs - calibration)
+    plan = _plan(arguments)
     with Progress(*_COLUMNS) as progress:
         task = progress.add_task("growing a participant", total=plan.runs * plan.volumes_per_run)
         if arguments.stimuli is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from rtdecode.acquire.nifti import repetition_time
 from rtdecode.clock import Clock
+from rtdecode.derivatives import read_table
 from rtdecode.simulate.playback import (
     Announce,
     Hold,
@@ -188,8 +188,7 @@ def _script(recorded: RecordedRun) -> RunScript:
     image = nib.load(recorded.image)
     if len(image.shape) != 4:
         raise ValueError(f"{recorded.image}: expected four dimensions, got shape {image.shape}")
-    with recorded.events.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows, _ = read_table(recorded.events)
     try:
         shown = [(float(row["onset"]), float(row["duration"]), row["trial_type"]) for row in rows]
     except (KeyError, TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from rtdecode.decode.worker import WorkerService
 from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.settings import DecodeSettings
-from tests.decode_small import category_update, tiny_decoder, write_category_bundle
+from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
 from tests.unit.test_decoding import registered
 
 
@@ -70,7 +70,7 @@ def test_a_bundle_that_cannot_be_used_leaves_the_one_before(
     before = next(service.decode(category_update(3)))[0]
     with pytest.raises(BundleError, match="found none"):
         service.load(tmp_path / "none")
-    write_category_bundle(tmp_path / "foreign", pack="another")
+    write_category_bundle(tmp_path / "foreign", pack=replace(tiny_pack(), identity="another"))
     with pytest.raises(BundleError, match="calibrate again"):
         service.load(tmp_path / "foreign")
     after = next(service.decode(category_update(3)))[0]

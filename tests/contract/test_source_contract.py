@@ -14,9 +14,10 @@ import pytest
 
 from rtdecode.acquire.source import Arrival, Source
 from rtdecode.acquire.watcher import FolderWatcher
-from rtdecode.records import Skipped, Stamp, Volume, frozen
+from rtdecode.records import Stamp, Volume, frozen
 from rtdecode.settings import ScannerSettings
 from rtdecode.simulate import mosaic_writer as mosaic
+from rtdecode.testing import check_source
 from tests.conftest import FakeClock
 
 SHAPE = (6, 5, 4)
@@ -100,47 +101,11 @@ def source_and_scanner(request: pytest.FixtureRequest, tmp_path: Path, clock: Fa
     return watcher, dicom if request.param == "dicom" else nifti
 
 
-def test_nothing_comes_of_nothing(source_and_scanner: tuple[Source, Scanner], clock: FakeClock) -> None:
-    source, _ = source_and_scanner
-    before = clock.monotonic()
-    assert source.poll() == []
-    source.wait(0.5)
-    assert before <= clock.monotonic() <= before + 0.5
-    assert source.poll() == []
-
-
-def test_each_volume_comes_once_in_order_with_its_stamp(
-    source_and_scanner: tuple[Source, Scanner], clock: FakeClock
-) -> None:
+def test_a_source_keeps_the_contract(source_and_scanner: tuple[Source, Scanner], clock: FakeClock) -> None:
     source, scan = source_and_scanner
-    seen = []
-    for run in (1, 2):
-        for index in range(4):
-            scan(run, index)
-            if index % 2:
-                clock.sleep(1.0)
-                seen += [(arrival, clock.monotonic()) for arrival in source.poll()]
-    assert source.poll() == []
-    stamps = [arrival.item.stamp for arrival, _ in seen if isinstance(arrival.item, Volume)]
-    assert [(stamp.run, stamp.volume) for stamp in stamps] == [(run, index) for run in (1, 2) for index in range(4)]
-    assert all(stamp.session == "s1" and stamp.trial is None for stamp in stamps)
-    assert all(arrival.item.stamp.received_mono_s <= now for arrival, now in seen if isinstance(arrival.item, Volume))
 
+    def scanned(run: int, index: int) -> np.ndarray:
+        scan(run, index)
+        return values(run, index)
 
-def test_volumes_are_read_only_and_whole(source_and_scanner: tuple[Source, Scanner]) -> None:
-    source, scan = source_and_scanner
-    scan(1, 0)
-    (arrival,) = source.poll()
-    assert not isinstance(arrival.item, Skipped)
-    np.testing.assert_array_equal(arrival.item.data, values(1, 0))
-    for array in (arrival.item.data, arrival.item.affine):
-        assert not array.flags.writeable
-    assert arrival.path is not None
-    assert arrival.path.name == arrival.item.path
-
-
-def test_closing_twice_is_fine(source_and_scanner: tuple[Source, Scanner]) -> None:
-    source, _ = source_and_scanner
-    with source:
-        source.close()
-    source.close()
+    check_source(source, scanned, clock)

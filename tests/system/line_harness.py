@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +14,10 @@ from calibration.calibrator import Calibrator
 from calibration.visit import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
-from rtdecode.bundle import EnginePack, open_pack
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.estimate.calibrated import calibration_of
+from rtdecode.packs import EnginePack, open_pack
 from rtdecode.publish import requests
 from rtdecode.session.daemon import Daemon
 from rtdecode.session.lanes import Closed
@@ -114,22 +115,41 @@ class Rig:
     ----------
     settings : Settings
     clock : FakeClock
+    recorder : Recorder, optional
     service : callable
         Makes the decode service.
     decodes : int
         Items that it works on each time the clock is slept on.
+    resume : bool
+        Go on with a session that is there.
+    stop : Event, optional
+        Tells the daemon to end while it resumes.
+
+    Attributes
+    ----------
+    begun : bool
+        Whether the session is under way.
     """
 
     def __init__(
-        self, settings: Settings, clock: FakeClock, service: Service = in_process, decodes: int = sys.maxsize
+        self,
+        settings: Settings,
+        clock: FakeClock,
+        recorder: Recorder | None = None,
+        *,
+        service: Service = in_process,
+        decodes: int = sys.maxsize,
+        resume: bool = False,
+        stop: threading.Event | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._service = service
         self._decodes = decodes
-        self.recorder = Recorder()
+        self._stop = stop
+        self.recorder = recorder or Recorder()
         self.restarts = 0
-        self._start(resume=False)
+        self._start(resume=resume)
         clock.on_sleep = self._turn
 
     def request(self, kind: type[requests.AnyRequest], /, **fields: Any) -> dict[str, Any]:
@@ -151,11 +171,15 @@ class Rig:
                 break
             except Killed:
                 self._restart()
+        self.leave()
+        return self._recording.folder
+
+    def leave(self) -> None:
+        """Close what the daemon was given, whatever has become of the session."""
         self._recording.close()
         self._source.close()
         self._decoder.close()
         self._clock.on_sleep = lambda: None
-        return self._recording.folder
 
     def _start(self, *, resume: bool) -> None:
         settings, clock = self._settings, self._clock
@@ -177,7 +201,7 @@ class Rig:
             calibrated=calibrated,
         )
         self.recorder.answer = self._daemon.desk.answer
-        self._daemon.begin(past)
+        self.begun = self._daemon.begin(past, self._stop)
 
     def _restart(self) -> None:
         while True:
@@ -220,7 +244,7 @@ def run_visit(
     `sections` add to the settings.
     """
     settings = settings_for(out, plan, **sections)
-    rig = Rig(settings, clock, service, decodes)
+    rig = Rig(settings, clock, service=service, decodes=decodes)
     participant = make_participant(plan.seed, PROTOCOL, ResponseParameters(n_responsive=60))
     scanner = Scanner(plan, participant, settings.scanner.export_dir, clock, speed=1.0)
 

@@ -12,11 +12,11 @@ import pytest
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Arrival
-from rtdecode.bundle import open_pack
 from rtdecode.clock import SystemClock
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.service import LocalService
 from rtdecode.errors import JournalError, ProtocolError
+from rtdecode.packs import open_pack
 from rtdecode.session.daemon import Daemon
 from rtdecode.session.recording import Recording
 from tests.system.line_harness import PLAN, Recorder, settings_for

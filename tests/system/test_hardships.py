@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 from rtdecode import client as wire
+from rtdecode.acquire.source import Arrival
 from rtdecode.errors import Busy, JournalError, ProtocolError
 from rtdecode.publish import requests
+from rtdecode.publish.display.notices import Notices
+from rtdecode.records import Skipped
 from rtdecode.session.journal import enumerated, read
+from rtdecode.session.line import Progress
 from rtdecode.session.past import Past
 from rtdecode.session.recording import Recording, session_folder
 from rtdecode.session.recovery import recover_session
@@ -79,6 +83,45 @@ def test_each_trial_that_was_accepted_has_its_last_word(tmp_path: Path) -> None:
     assert [text.split(",")[0] for text in doubtful] == [
         "trial 'beyond' shows no stimulus", "trial 'never' shows no stimulus",
     ]  # fmt: skip
+
+
+def test_many_volumes_that_wait_for_the_estimate_are_not_one_that_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    rig = Rig(settings_for(tmp_path, SHORT), clock)
+    daemon: Any = rig._daemon
+    clock.on_sleep = lambda: daemon.watch_once()
+    waiting = [
+        Arrival(path=None, item=Skipped(run=1, volume=None, path=f"{n}.dcm", reason="no image")) for n in range(4)
+    ]
+    monkeypatch.setattr(rig._source, "poll", lambda: waiting)
+    monkeypatch.setattr(daemon._intake, "scanned", lambda item: clock.sleep(3.0))
+    assert daemon.ingest_once() == 4
+    assert not [f for f in rig.recorder.of(wire.Fault) if f.kind == "stuck"]
+    monkeypatch.setattr(daemon._intake, "scanned", lambda item: clock.sleep(6.0))
+    daemon.ingest_once()
+    assert [f.over for f in rig.recorder.of(wire.Fault) if f.kind == "stuck"] == [False]
+    monkeypatch.undo()
+    rig.finish()
+
+
+def test_doubtful_trials_are_one_notice_that_counts_them(tmp_path: Path) -> None:
+    rig = Rig(settings_for(tmp_path, SHORT), FakeClock())
+    daemon: Any = rig._daemon
+    daemon._line.progress = Progress(closed=0, run=1, volumes=40, scanned_s=60.0)
+    trial = {"kind": "trial", "run": 1, "duration_s": 1.0, "stimulus": "nowhere"}
+    for number in range(30):
+        answer = rig.request(requests.Event, **trial, trial=f"t{number}", onset_s=float(number))
+        assert len(answer["warnings"]) == 2
+    notices = Notices()
+    for fault in rig.recorder.of(wire.Fault):
+        notices.fault(fault)
+    (notice,) = notices.state()["new"]
+    assert (notice["title"], notice["count"]) == ("experiment", 30)
+    assert "'t29' shows 'nowhere'" in notice["reason"]
+    assert "was announced 31 s after its onset" in notice["reason"]
+    rig.finish()
 
 
 def test_a_trial_of_a_run_that_was_passed_over_is_told_when_it_is_clear(tmp_path: Path) -> None:

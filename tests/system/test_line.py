@@ -16,7 +16,7 @@ from PIL import Image
 
 from rtdecode import client as wire
 from rtdecode.acquire.dicom import DicomReader
-from rtdecode.bundle import open_participant
+from rtdecode.packs import open_participant
 from rtdecode.session.journal import read
 from tests import bids
 from tests.conftest import FakeClock
@@ -66,7 +66,7 @@ def test_every_trial_ends_in_one_final_beta_at_its_own_onset(visit: tuple[Record
 
 def test_only_trials_that_calibration_never_saw_are_decoded(visit: tuple[Recorder, Path]) -> None:
     recorder, folder = visit
-    calibrated = set(open_participant(folder / "bundle").provenance["stimuli"])
+    calibrated = set(open_participant(folder / "bundle").provenance.stimuli)
     scores = recorder.of(wire.Score)
     assert {s.trial for s in scores} == {t.trial for t in DECODED}
     assert not calibrated & {s.stimulus for s in scores}

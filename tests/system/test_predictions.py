@@ -14,9 +14,9 @@ import pytest
 
 import engines.tiny
 from rtdecode import client as wire
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.service import DecodeService
 from rtdecode.decode.worker import WorkerService
+from rtdecode.packs import EnginePack
 from rtdecode.session.journal import read
 from rtdecode.settings import Settings
 from rtdecode.simulate.participant import ResponseParameters, make_participant

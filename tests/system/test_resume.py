@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +22,12 @@ from rtdecode.demo.processes import free_port
 from rtdecode.errors import JournalError
 from rtdecode.session.journal import read
 from rtdecode.session.past import Past
+from rtdecode.session.recording import session_folder
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
 from rtdecode.simulate.visit import VisitPlan
 from tests.conftest import FakeClock
-from tests.system.line_harness import PROTOCOL, Recorder, run_visit, without_times
+from tests.system.line_harness import PLAN, PROTOCOL, Recorder, Rig, run_visit, settings_for, without_times
 
 EXACT = ("run", "volume", "skipped", "beta")
 DECODED = ("embedding", "score", "caption", "reconstruction")
@@ -89,6 +92,37 @@ def test_a_killed_session_ends_as_if_it_had_not_been(
 def test_there_must_be_a_session_to_resume(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="no session to resume"):
         Past(tmp_path)
+
+
+def test_a_session_told_to_end_while_it_is_folded_again_is_left_to_be_resumed(
+    whole: tuple[Recorder, Path], tmp_path: Path
+) -> None:
+    _, reference = whole
+    settings = settings_for(tmp_path, PLAN)
+    folder = session_folder(settings.session)
+    shutil.copytree(reference, folder)
+    inputs = (folder / "journal" / "inputs.journal").read_bytes()
+    stop = threading.Event()
+
+    class Impatient(Recorder):
+        def send(self, topic: bytes, payload: bytes) -> None:
+            super().send(topic, payload)
+            if topic == b"heartbeat":
+                stop.set()
+
+    told = Impatient()
+    rig = Rig(settings, FakeClock(), told, resume=True, stop=stop)
+    assert not rig.begun
+    assert [m.state for m in told.of(wire.Session)] == ["resuming"]
+    assert len(told.of(wire.Heartbeat)) == 1
+    rig.leave()
+    assert (folder / "journal" / "inputs.journal").read_bytes() == inputs
+
+    again = Rig(settings, FakeClock(), resume=True)
+    assert again.begun
+    again.finish()
+    assert tables(folder) == tables(reference)
+    assert content(published(folder, "beta")) == content(published(reference, "beta"))
 
 
 class Daemons:

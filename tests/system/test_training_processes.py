@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.training import loop  # noqa: E402
 from engines.training.state import Ema  # noqa: E402
-from rtdecode.bundle import open_pack  # noqa: E402
 from rtdecode.demo.processes import free_port  # noqa: E402
+from rtdecode.packs import open_pack  # noqa: E402
 from tests.system.training_process import PLAN, Line, batches  # noqa: E402
 from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
 
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_both_processes_batches(ran: Ran) -> None:
         def forward(self, _: torch.Tensor, __: torch.Generator, progress: float) -> torch.Tensor:
             losses = []
             for process in PROCESSES:
-                seed = loop._seed(PLAN, round(progress * PLAN.steps), process)
+                seed = PLAN.seed_at(round(progress * PLAN.steps), process)
                 draw = torch.Generator().manual_seed(seed)
                 torch.manual_seed(seed + 1)
                 losses.append(self.line(batches(draw), draw, progress))

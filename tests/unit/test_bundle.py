@@ -3,12 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from rtdecode.bundle import PACK_SCHEMA, open_pack, open_participant, seal, verify
 from rtdecode.errors import BundleError
+from rtdecode.packs import open_pack, open_participant
+from rtdecode.packs.description import PACK_SCHEMA, write_description
+from rtdecode.packs.sealed import seal, verify
+from tests.packs import description
 
 
 def write(folder: Path) -> None:
-    (folder / "pack.toml").write_text('name = "small"\n')
+    write_description(folder, description())
     (folder / "weights").mkdir()
     (folder / "weights" / "a.bin").write_bytes(b"abc")
 
@@ -19,7 +22,7 @@ def test_sealed_folder_opens_and_its_identity_follows_its_content(tmp_path: Path
     assert seal(tmp_path / "b", PACK_SCHEMA, write) == identity
     assert open_pack(str(tmp_path / "a")).digest("weights/a.bin") == hashlib.sha256(b"abc").hexdigest()
     assert open_pack(str(tmp_path / "a")).digest("absent") == ""
-    other = seal(tmp_path / "b", PACK_SCHEMA, lambda f: (f / "pack.toml").write_text('name = "x"\n'))  # type: ignore[arg-type, return-value]
+    other = seal(tmp_path / "b", PACK_SCHEMA, lambda f: write_description(f, description("x")))
     assert other != identity
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from calibration.calibrator import Calibrator, write_bundle
-from rtdecode.bundle import open_participant
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_pictures
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.retrieval import mid_rank
 from rtdecode.errors import CalibrationError
+from rtdecode.packs import open_participant
 from rtdecode.simulate import world
-from tests.decode_small import category_calibrator, tiny_categories, tiny_stages
+from rtdecode.statistics import mid_ranks
+from tests.decode_small import category_calibrator, tiny_categories, tiny_pack, tiny_stages
 
 
 def pictures(n: int, seed: int) -> tuple[Candidates, np.ndarray]:
@@ -41,19 +41,19 @@ def test_a_brain_that_tells_is_identified_on_trials_never_seen() -> None:
     candidates, betas = pictures(160, 0)
     calibrator = calibrate(candidates, betas, np.arange(120))
     fit = calibrator.fit()
-    assert fit.figures["percentile_p"] < 0.01
-    assert fit.figures["category_p"] < 0.01
-    low, high = fit.figures["percentile_interval"]
-    assert low < fit.figures["percentile"] < high
+    assert fit.figures.percentile_p < 0.01
+    assert fit.figures.category_p < 0.01
+    low, high = fit.figures.percentile_interval
+    assert low < fit.figures.percentile < high
     adapter = fit.adapter
     new = betas[120:][:, adapter.voxels]
     components = (new - adapter.mean) / adapter.scale @ adapter.weights + adapter.intercept
     scores = fit.scorer.candidates(components, adapter.project(candidates.tokens[120:]))
-    ranks = [mid_rank(row, i) for i, row in enumerate(scores)]
+    ranks = np.diag(mid_ranks(scores))
     assert np.mean(ranks) < 14  # of 40; 20.5 is chance
     new_trials = 1 - (np.mean(ranks) - 1) / 39
-    assert fit.figures["percentile"] == pytest.approx(new_trials, abs=0.04)
-    assert fit.figures["decoder_percentile"] == pytest.approx(new_trials, abs=0.04)
+    assert fit.figures.percentile == pytest.approx(new_trials, abs=0.04)
+    assert fit.figures.decoder_percentile == pytest.approx(new_trials, abs=0.04)
 
 
 def test_the_learning_curve_rises_with_signal() -> None:
@@ -72,8 +72,8 @@ def test_shuffled_labels_come_out_at_chance() -> None:
         candidates, betas = pictures(64, seed)
         order = np.random.default_rng(seed).permutation(64)
         fit = calibrate(candidates, betas, order).fit()
-        values.append(fit.figures["percentile_p"])
-        assert fit.figures["percentile_interval"][0] <= 0.5
+        values.append(fit.figures.percentile_p)
+        assert fit.figures.percentile_interval[0] <= 0.5
     assert np.median(values) > 0.1
 
 
@@ -126,16 +126,19 @@ def test_a_bundle_holds_what_was_fitted(tmp_path: Path) -> None:
     identity = write_bundle(
         tmp_path / "bundle",
         fit,
-        pack="the pack",
+        pack=tiny_pack(),
+        participant="01",
+        session="sim-01",
         curve=calibrator.curve,
+        left_out=["r1t1: no volumes"],
         copies={"mask.nii.gz": tmp_path / "mask"},
-        provenance={"participant": "01"},
     )
     bundle = open_participant(tmp_path / "bundle")
     assert bundle.identity == identity
-    assert bundle.provenance["pack"] == "the pack"
-    assert bundle.provenance["participant"] == "01"
-    assert bundle.provenance["trials"] == 32
+    assert (bundle.provenance.pack, bundle.provenance.pack_name) == (tiny_pack().identity, "tiny")
+    assert (bundle.provenance.participant, bundle.provenance.session) == ("01", "sim-01")
+    assert bundle.provenance.left_out == ["r1t1: no volumes"]
+    assert bundle.provenance.trials == 32
     for name, tensor in fit.adapter.tensors().items():
         np.testing.assert_array_equal(bundle.adapter[name], tensor)
     for name, tensor in fit.scorer.tensors().items():

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from calibration.visit import STARTING, CalibrationRun
-from rtdecode.bundle import open_participant
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
+from rtdecode.packs import open_participant
 from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_categories, tiny_pack, tiny_stages
 
 
@@ -87,8 +87,8 @@ def test_final_betas_of_the_calibration_runs_make_a_bundle(tmp_path: Path) -> No
     client = ListClient(visit(with_reference(tmp_path)))
     folder = calibration_run(client, tmp_path).run()
     bundle = open_participant(folder)
-    assert bundle.provenance["trials"] == 32
-    assert bundle.provenance["pack"] == tiny_pack().identity
+    assert bundle.provenance.trials == 32
+    assert bundle.provenance.pack == tiny_pack().identity
     assert (folder / "mask.nii.gz").read_bytes() == b"mask"
     assert client.modes == [("decode", str(folder))]
     assert [status["trials"] for status in client.statuses] == [10, 20, 30, 32]
@@ -102,8 +102,8 @@ def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
     messages[5] = beta(1, 1, rng, condition="dog", stimulus="spot")
     folder = calibration_run(ListClient(messages), tmp_path).run()
     provenance = open_participant(folder).provenance
-    assert provenance["trials"] == 30
-    assert provenance["left_out"] == [
+    assert provenance.trials == 30
+    assert provenance.left_out == [
         "r1c0: no volumes after onset",
         "r1c1: unknown stimulus 'spot', condition 'dog'",
     ]
@@ -124,7 +124,7 @@ def test_a_session_without_a_reference_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failures", [3, STARTING])
 def test_a_daemon_that_is_being_started_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failures: int
 ) -> None:
     client = ListClient(visit(with_reference(tmp_path)))
     left = iter(range(failures))
@@ -139,6 +139,7 @@ def test_a_daemon_that_is_being_started_is_waited_for(
     else:
         with pytest.raises(CalibrationError, match="no answer"):
             calibration_run(client, tmp_path).run()
+    assert sum("does not answer" in line for line in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
@@ -181,7 +182,7 @@ def test_trials_of_another_session_are_never_mixed_in(tmp_path: Path) -> None:
     (tmp_path / "second" / "bundle").rename(tmp_path / "mixed")
     alone.run()
     one, other = (open_participant(path) for path in (tmp_path / "mixed", folder))
-    assert one.provenance["trials"] == 32
+    assert one.provenance.trials == 32
     np.testing.assert_array_equal(one.adapter["weights"], other.adapter["weights"])
     (said,) = [line for line in lines if "another session" in line]
     assert "another session began: 02-01, participant 02; the 13 trials of 01-01 are put aside" in said

@@ -11,8 +11,9 @@ from scipy.stats import binom, kstest
 from sklearn.linear_model import Ridge
 
 from calibration import identification, regression
-from calibration.calibrator import Calibrator, Status
+from calibration.calibrator import Calibrator
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.packs.participant_bundle import CurvePoint
 from tests.decode_small import tiny_categories
 
 N_SETS = 200
@@ -40,7 +41,7 @@ def shown(n: int, design: str, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(n)
 
 
-def noise(seed: int, n: int, design: str, n_voxels: int = 60) -> Status:
+def noise(seed: int, n: int, design: str, n_voxels: int = 60) -> CurvePoint:
     """Calibrate on betas with a response common to all trials and drift, which tell nothing of what was shown."""
     rng = np.random.default_rng(seed)
     order = shown(n, design, rng)
@@ -119,4 +120,4 @@ def test_one_stimulus_a_fold_has_no_figure() -> None:
     calibrator = Calibrator(stimuli(8, rng), leave_out="run")
     for i in range(12):
         calibrator.add(rng.standard_normal(5), stimulus=str(i % 3), run=1 + i % 3)
-    assert calibrator.status() == Status(trials=12)
+    assert calibrator.status() == CurvePoint(trials=12)

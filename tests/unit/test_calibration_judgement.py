@@ -43,5 +43,5 @@ def test_what_a_trial_showed_has_no_part_in_its_own_scores(n_voxels: int | None)
 def test_noise_seldom_passes_for_signal() -> None:
     fits = [category_calibrator(noise=1e3, seed=seed).fit() for seed in range(30)]
     assert np.mean([fit.evidence.signal[0] for fit in fits]) < 0.2
-    assert np.mean([fit.figures["category_accuracy"] for fit in fits]) == pytest.approx(1 / 8, abs=0.05)
-    assert np.mean([fit.figures["decoder_percentile"] for fit in fits]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([fit.figures.category_accuracy for fit in fits]) == pytest.approx(1 / 8, abs=0.05)
+    assert np.mean([fit.figures.decoder_percentile for fit in fits]) == pytest.approx(0.5, abs=0.04)

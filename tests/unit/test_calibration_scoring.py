@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest, multivariate_normal
+from scipy.stats import multivariate_normal
 from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
 from calibration import scoring
-from rtdecode.decode.score.retrieval import mid_rank
 
 
 @given(seed=st.integers(0, 500), n=st.integers(3, 40), k=st.integers(2, 12))
@@ -73,29 +72,6 @@ def test_components_without_signal_have_no_say() -> None:
     candidates = np.array([[1.0, -5.0], [1.0, 9.0]])
     first, second = scorer.candidates(predicted[:1], candidates)[0]
     assert first == pytest.approx(second)
-
-
-@given(st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=1, max_size=8))
-def test_percentile_ranks_are_those_of_every_candidate(rows: list[list[int]]) -> None:
-    scores = np.array(rows, dtype=np.float64)
-    expected = [[1 - (mid_rank(row, column) - 1) / 2 for column in range(3)] for row in scores]
-    np.testing.assert_allclose(scoring.percentile_ranks(scores), expected)
-
-
-def test_p_values_are_uniform_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "N_PERMUTATIONS", 199)
-    rng = np.random.default_rng(3)
-    values = []
-    for _ in range(200):
-        ranks = scoring.percentile_ranks(rng.standard_normal((24, 8)))
-        values.append(scoring.permutation_p(ranks, np.arange(24) % 8, rng))
-    assert kstest(values, "uniform").pvalue > 0.01
-
-
-def test_a_perfect_ranking_has_the_smallest_p() -> None:
-    ranks = scoring.percentile_ranks(np.tile(np.eye(8), (3, 1)))
-    p = scoring.permutation_p(ranks, np.arange(24) % 8, np.random.default_rng(0))
-    assert p == 1 / (1 + scoring.N_PERMUTATIONS)
 
 
 def test_evidence_is_chance_where_identification_is_not_above_it() -> None:

@@ -166,7 +166,7 @@ def test_a_session_that_ended_in_order_is_not_resumed_unasked(
     from rtdecode.commands import _ended
     from rtdecode.session.past import Past
     from rtdecode.session.recording import Recording
-    from rtdecode.settings import load
+    from rtdecode.settings import load_settings
 
     (tmp_path / "export").mkdir()
     settings = write_settings(
@@ -174,7 +174,7 @@ def test_a_session_that_ended_in_order_is_not_resumed_unasked(
         session={"participant": "01", "output": str(tmp_path)},
         publish={"stream": "tcp://127.0.0.1:0", "requests": "tcp://127.0.0.1:0"},
     )
-    recording = Recording(load(settings).session, settings.read_text(), SystemClock())
+    recording = Recording(load_settings(settings).session, settings.read_text(), SystemClock())
     recording.output(*client.pack(client.Session(session="01-01", seq=0, state="running")))
     assert not _ended(Past(tmp_path / "sub-01_ses-01"))
     recording.output(*client.pack(client.Session(session="01-01", seq=1, state="ended")))

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from calibration.calibrator import write_bundle
-from rtdecode.bundle import open_participant
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates, embed_pictures
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import open_participant
 from rtdecode.simulate import world
 from tests.decode_small import (
     N_VOXELS,
@@ -77,13 +78,6 @@ def test_a_beta_that_is_hardly_known_is_refused(bundle: Path) -> None:
         decoder.embed(beta)
 
 
-def test_a_bundle_that_does_not_tell_its_mask_is_refused(bundle: Path) -> None:
-    opened = open_participant(bundle)
-    provenance = {name: value for name, value in opened.provenance.items() if name != "mask_voxels"}
-    with pytest.raises(BundleError, match="mask_voxels"):
-        tiny_decoder().load(replace(opened, provenance=provenance))
-
-
 def test_an_adapter_without_a_tensor_is_refused(bundle: Path) -> None:
     tensors = dict(open_participant(bundle).adapter)
     del tensors["weights"]
@@ -130,8 +124,8 @@ def test_the_picture_and_the_caption_show_the_predicted_category(bundle: Path) -
 
 def test_calibration_on_shuffled_labels_leaves_evidence_at_chance(tmp_path: Path) -> None:
     fit = category_calibrator(noise=0.5, seed=3, shuffled=True).fit()
-    assert fit.figures["category_p"] > 0.05
-    write_bundle(tmp_path / "b", fit, pack=tiny_pack().identity, curve=(), copies={}, provenance={})
+    assert fit.figures.category_p > 0.05
+    write_bundle(tmp_path / "b", fit, pack=tiny_pack(), participant="01", session="01")
     decoder = tiny_decoder()
     decoder.load(open_participant(tmp_path / "b"))
     for category in range(8):
@@ -151,14 +145,8 @@ def test_pictures_of_a_folder_are_candidates_and_those_of_calibration_leave_the_
     decoder = tiny_decoder(tmp_path)
     calibrator = category_calibrator()
     fit = calibrator.fit()
-    write_bundle(
-        tmp_path / "b",
-        fit,
-        pack=tiny_pack().identity,
-        curve=(),
-        copies={},
-        provenance={"stimuli": [f"s{i:02d}" for i in range(12)]},
-    )
+    shown = structs.replace(fit.figures, stimuli=[f"s{i:02d}" for i in range(12)])
+    write_bundle(tmp_path / "b", replace(fit, figures=shown), pack=tiny_pack(), participant="01", session="01")
     decoder.load(open_participant(tmp_path / "b"))
     score = decoder.embed(category_beta(0, 1.0, rng), ("s15",)).score
     assert score.pool == 8

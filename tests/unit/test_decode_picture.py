@@ -5,11 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.tiny.painter import Painter
-from rtdecode.decode.families.tiny.tiny_stages import load_stages
 from rtdecode.errors import EngineError
-from tests.decode_small import tiny_pack, tiny_stages
+from tests.decode_small import tiny_stages
 
 
 def test_seed_and_trial_fix_the_picture() -> None:
@@ -54,12 +52,5 @@ def test_networks_are_called_as_often_as_asked(prior: int | None, unclip: int | 
 
 def test_a_number_of_steps_that_there_are_no_levels_for_is_refused() -> None:
     for steps in ({"prior_steps": 101}, {"unclip_steps": 0}):
-        with pytest.raises(EngineError, match="expected 1 to 100 of the prior and 1 to 1000"):
+        with pytest.raises(EngineError, match=r"steps.*expected 1 to 100+"):
             Painter(tiny_stages(), **steps)
-
-
-def test_a_pack_that_does_not_say_how_it_is_sampled_is_refused() -> None:
-    pack = tiny_pack()
-    config = {key: value for key, value in pack.config.items() if key != "sampling"}
-    with pytest.raises(EngineError, match="sampling: expected levels and steps"):
-        load_stages(EnginePack(folder=pack.folder, identity=pack.identity, config=config))

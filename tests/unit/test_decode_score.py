@@ -4,29 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import rankdata
 
 from rtdecode.decode.families.tiny.sentence import sentence
 from rtdecode.decode.score.evidence import CEILING, Evidence, evidence_from, margin, tempered
-from rtdecode.decode.score.retrieval import mid_rank, scorer_from
+from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.errors import BundleError
-
-scores_of_few_levels = st.lists(st.integers(0, 4), min_size=2, max_size=12)
-
-
-@given(scores_of_few_levels, st.data())
-def test_rank_is_that_of_scipy_with_ties_in_the_middle(levels: list[int], data: st.DataObject) -> None:
-    scores = np.array(levels, dtype=np.float64)
-    true = data.draw(st.integers(0, len(levels) - 1))
-    assert mid_rank(scores, true) == rankdata(-scores)[true]
-
-
-def test_undefined_scores_rank_in_the_middle() -> None:
-    nothing = np.full(9, np.nan)
-    assert mid_rank(nothing, 3) == 5
-    scores = np.array([np.nan, 1.0, 2.0, 3.0])
-    assert mid_rank(scores, 0) == 2.5
-    assert mid_rank(scores, 3) == 1.5
 
 
 @given(

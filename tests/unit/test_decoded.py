@@ -10,9 +10,9 @@ import pytest
 
 from rtdecode import client as wire
 from rtdecode import decoded
+from rtdecode.derivatives import DECODED_COLUMNS
 from rtdecode.publish import messages
 from rtdecode.publish.display.board import Board
-from rtdecode.session.recording import DECODED_COLUMNS
 from tests.decode_small import category_update
 from tests.unit.test_wire import ListTransport, publisher
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.bundle import open_participant
 from rtdecode.decoded import Embedding, Part, Prediction, Score
 from rtdecode.errors import EngineError
+from rtdecode.packs import open_participant
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.lanes import Closed, DecodeLanes

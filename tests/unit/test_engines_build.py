@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tomli_w
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
+
+from rtdecode.packs.description import PACK_SCHEMA
+from rtdecode.packs.sealed import seal
 
 torch = pytest.importorskip("torch")
 
@@ -20,9 +25,7 @@ from engines.compile.parity import agrees, compare  # noqa: E402
 from engines.compile.plan_building import build_plans, export_pack  # noqa: E402
 from engines.embed.folder_embedding import embed_folder  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
-from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
-from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
 from rtdecode.decode.families.mindeye2 import load_mindeye2  # noqa: E402
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates  # noqa: E402
 from rtdecode.decode.families.tiny.tiny_stages import load_stages  # noqa: E402
@@ -33,11 +36,11 @@ from rtdecode.decode.runtime.backends import choose  # noqa: E402
 from rtdecode.decode.runtime.engine import OnnxEngine  # noqa: E402
 from rtdecode.decode.runtime.parts import parts  # noqa: E402
 from rtdecode.decode.runtime.plans import load_plan, plan_keys  # noqa: E402
-from rtdecode.decode.runtime.runner import onnx_runner  # noqa: E402
 from rtdecode.decode.runtime.tensorrt import TensorRT  # noqa: E402
 from rtdecode.decode.runtime.torch_engine import TorchEngine  # noqa: E402
 from rtdecode.decode.score.pool import narrowed, open_pool  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
+from rtdecode.packs import EnginePack, open_pack  # noqa: E402
 from tests.fake_tensorrt import Library, install  # noqa: E402
 
 STAGES = ("ridge", "prior", "converter", "captioner", "embedder")
@@ -118,7 +121,7 @@ def test_an_exported_file_does_not_tell_where_it_was_made(exported: EnginePack) 
 
 def test_the_ridge_takes_its_weights_as_inputs(exported: EnginePack) -> None:
     rng = np.random.default_rng(0)
-    hidden = exported.config["stages"]["ridge"]["sizes"]["hidden"]
+    hidden = exported.description.size("ridge", "hidden")
     betas, weight, bias = rng.normal(size=(2, 33)), rng.normal(size=(hidden, 33)), rng.normal(size=hidden)
     engine = OnnxEngine(exported.folder / "ridge.onnx", name="ridge", threads=1)
     values = {"betas": betas, "weight": weight, "bias": bias}
@@ -177,20 +180,26 @@ def test_the_pack_says_how_much_a_plan_may_differ(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "p").exists()
     assert main([*export, "0.9"]) == 0
     pack = open_pack(str(tmp_path / "p"))
-    assert {part["tolerance"] for part in pack.config["parts"].values()} == {0.9}
+    assert {part.tolerance for part in pack.description.parts.values()} == {0.9}
     install(monkeypatch, Library(error=0.5))
     (plan,) = build_plans(pack, TensorRT(), flags=(), report=silent)
     assert plan.stem == "embedder"
 
 
 def test_a_pack_that_an_older_version_exported_is_refused(exported: EnginePack, tmp_path: Path) -> None:
-    parts = {
-        name: {k: v for k, v in spec.items() if k != "tolerance"} for name, spec in exported.config["parts"].items()
-    }
-    seal_copy(exported, tmp_path / "old", lambda _: {**exported.config, "parts": parts})
+    def write(folder: Path) -> None:
+        for path in exported.folder.rglob("*"):
+            if path.is_file() and path.name != "manifest.json":
+                (folder / path.relative_to(exported.folder)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, folder / path.relative_to(exported.folder))
+        said = tomllib.loads((folder / "pack.toml").read_text())
+        del said["parts"]["prior"]["tolerance"]
+        (folder / "pack.toml").write_bytes(tomli_w.dumps(said).encode())
+
+    seal(tmp_path / "old", PACK_SCHEMA, write)
     assert main(["engines", "verify", str(tmp_path / "old")]) == 1
-    with pytest.raises(EngineError, match="export the imported pack again"):
-        onnx_runner(open_pack(str(tmp_path / "old")))
+    with pytest.raises(EngineError, match=r"pack\.toml: parts\.prior\.tolerance: expected a value, got none"):
+        open_pack(str(tmp_path / "old"))
 
 
 def test_a_plan_for_something_else_is_refused_with_both_keys(
@@ -255,9 +264,7 @@ def test_pictures_are_embedded(tmp_path: Path, exported: EnginePack, capsys: pyt
         if pack == "tiny":
             expected = embed_candidates(load_stages(open_pack("tiny")), tmp_path / "pictures").tokens
         else:
-            spec = exported.config["stages"]["embedder"]
-            path = exported.folder / spec["file"]
-            network = load("embedder", dict(spec["sizes"]), path, device="cpu", dtype=torch.float32)
+            network = load(exported, "embedder", device="cpu", dtype=torch.float32)
             shown = [np.asarray(Image.open(tmp_path / "pictures" / f"{name}.png")) for name in "ab"]
             batch = torch.from_numpy(np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / 255)
             with torch.no_grad():
@@ -309,9 +316,10 @@ def test_a_pack_in_half_precision_does_all_that_one_in_single_does(
     half = str(tmp_path / "half")
     assert main(["engines", "export", str(tmp_path / "fake"), "--out", half, "--precision", "float16"]) == 0
     pack = open_pack(half)
-    for spec in pack.config["parts"].values():
-        assert 0 < spec["difference"] <= spec["tolerance"] == 0.02
-        types = {given.type.tensor_type.elem_type for given in onnx.load(pack.folder / spec["file"]).graph.input}
+    for spec in pack.description.parts.values():
+        assert spec.difference is not None
+        assert 0 < spec.difference <= spec.tolerance == 0.02
+        types = {given.type.tensor_type.elem_type for given in onnx.load(pack.folder / spec.file).graph.input}
         assert onnx.TensorProto.FLOAT16 in types
         assert onnx.TensorProto.FLOAT not in types
 
@@ -322,7 +330,7 @@ def test_a_pack_in_half_precision_does_all_that_one_in_single_does(
         picture.save(tmp_path / "stimuli" / f"s{i}.png")
     pictures = str(tmp_path / "pictures.safetensors")
     assert main(["engines", "embed", str(tmp_path / "stimuli"), "--pack", half, "--out", pictures]) == 0
-    voxels = pack.config["stages"]["ridge"]["sizes"]["voxels"][0]
+    voxels = pack.description.stage("ridge").sizes["voxels"][0]
     trials = {"betas": rng.standard_normal((18, voxels)).astype(np.float32), "picture": np.arange(18) % 9}
     save_file(trials, tmp_path / "sub-01.safetensors")
     visit = str(tmp_path / "visit")

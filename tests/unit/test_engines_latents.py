@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+
+from rtdecode.decode.families.mindeye2.latent_map import latents_of
+from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable
+from rtdecode.packs.description import PackDescription
 
 torch = pytest.importorskip("torch")
 
@@ -24,14 +28,13 @@ from safetensors.torch import save_file as save_torch  # noqa: E402
 from engines.compile.plan_building import export_pack  # noqa: E402
 from engines.embed.latent_fit import Order, learn_latents  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
-from engines.importing.shapes import mindeye2_sizes  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
-from rtdecode.bundle import EnginePack, open_pack  # noqa: E402
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer  # noqa: E402
 from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LatentMap, latent_map  # noqa: E402
 from rtdecode.decode.networks.build import load as load_network  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
+from rtdecode.packs import EnginePack, open_pack  # noqa: E402
 
 Data = dict[str, dict[str, NDArray[Any]]]
 VOXELS, HIDDEN, TOKENS, DIM = (96, 33), 64, 16, 104
@@ -42,6 +45,12 @@ def silent(_: float) -> None:
     pass
 
 
+def table_of(pack: EnginePack) -> LatentsTable:
+    table = latents_of(pack)
+    assert table is not None
+    return table
+
+
 def with_ridges(pack: EnginePack, out: Path, dtype: type[np.floating[Any]], **settings: Any) -> EnginePack:
     """Copy a pack and give it two ridge layers."""
     rng = np.random.default_rng(2)
@@ -50,11 +59,11 @@ def with_ridges(pack: EnginePack, out: Path, dtype: type[np.floating[Any]], **se
         layers[f"linears.{number}.weight"] = rng.normal(scale=voxels**-0.5, size=(HIDDEN, voxels)).astype(dtype)
         layers[f"linears.{number}.bias"] = rng.normal(size=HIDDEN).astype(dtype)
 
-    def change(folder: Path) -> Mapping[str, Any]:
-        stages = dict(pack.config["stages"])
-        save_file(layers, folder / stages["ridge"]["file"])
-        stages["ridge"] = {**stages["ridge"], "sizes": {"voxels": list(VOXELS), "hidden": HIDDEN}}
-        return {**pack.config, **settings, "stages": stages}
+    def change(folder: Path) -> PackDescription:
+        stages = dict(pack.description.stages)
+        save_file(layers, folder / stages["ridge"].file)
+        stages["ridge"] = replace(stages["ridge"], sizes={"voxels": list(VOXELS), "hidden": HIDDEN})
+        return replace(pack.description, **settings, stages=stages)
 
     seal_copy(pack, out, change)
     return open_pack(str(out))
@@ -111,12 +120,12 @@ def test_the_map_is_a_ridge_on_principal_components(
     monkeypatch.setattr("engines.embed.latent_fit._TRIALS", 16)
     learned = learn_latents(pack, order_of(tmp_path, data, components=components), tmp_path / "new", progress=silent)
     made = open_pack(str(tmp_path / "new"))
-    table = made.config["latents"]
+    table = table_of(made)
     rows, targets = outputs(pack, data)
-    assert table["pictures"] == learned.pictures == len(rows)
-    assert table["trials"] == learned.trials == 141
-    assert table["participants"] == [0, 1]
-    assert table["components"] == learned.components == min(components, len(rows) - 1)
+    assert table.pictures == learned.pictures == len(rows)
+    assert table.trials == learned.trials == 141
+    assert table.participants == [0, 1]
+    assert table.components == learned.components == min(components, len(rows) - 1)
     flat = data["pictures"]["tokens"].reshape(PICTURES, -1).astype(np.float64)
     pca = PCA(learned.components, svd_solver="full").fit(flat[rows])
     peer = Ridge(alpha=table["penalty"]).fit(pca.transform(flat[rows]), targets)
@@ -142,7 +151,7 @@ def test_all_else_in_the_pack_stays(pack: EnginePack, data: Data, tmp_path: Path
     assert made.name == "new"
     before, after = (json.loads((one.folder / "manifest.json").read_text())["files"] for one in (pack, made))
     assert {name for name in after if after[name] != before.get(name)} == {"pack.toml", "latents.safetensors"}
-    assert {**made.config, "name": pack.name, "latents": None} == {**pack.config, "latents": None}
+    assert replace(made.description, name=pack.name, latents=None) == pack.description
     arrays = load_file(made.folder / "latents.safetensors")
     k = learned.components
     assert {name: (value.shape, value.dtype) for name, value in arrays.items()} == {
@@ -162,7 +171,7 @@ def test_exported_parts_stay(data: Data, tmp_path: Path) -> None:
     del data["1"]
     learn_latents(exported, order_of(tmp_path, data), tmp_path / "second", progress=silent)
     made = open_pack(str(tmp_path / "second"))
-    assert made.config["parts"] == exported.config["parts"]
+    assert made.description.parts == exported.description.parts
     assert (made.folder / "backbone.onnx").read_bytes() == (exported.folder / "backbone.onnx").read_bytes()
     assert not (made.folder / "plans").exists()
 
@@ -176,7 +185,7 @@ def test_the_size_of_blocks_changes_nothing(pack: EnginePack, data: Data, tmp_pa
     assert len(done) > 2
     assert sum(done) == pytest.approx(1)
     first, second = (open_pack(str(folder)) for folder in (whole, parts))
-    assert first.config["latents"]["held_out_r2"] == pytest.approx(second.config["latents"]["held_out_r2"], rel=1e-9)
+    assert table_of(first).held_out_r2 == pytest.approx(table_of(second).held_out_r2, rel=1e-9)
     tokens = data["pictures"]["tokens"]
     np.testing.assert_allclose(latent_map(first)(tokens), latent_map(second)(tokens), atol=1e-5)
 
@@ -190,7 +199,7 @@ def test_a_half_precision_pack_gets_a_half_precision_basis(pack: EnginePack, dat
     rows, targets = outputs(half, data)
     flat = data["pictures"]["tokens"].reshape(PICTURES, -1).astype(np.float64)
     pca = PCA(9, svd_solver="full").fit(flat[rows])
-    penalty = open_pack(str(tmp_path / "new")).config["latents"]["penalty"]
+    penalty = table_of(open_pack(str(tmp_path / "new"))).penalty
     expected = Ridge(alpha=penalty).fit(pca.transform(flat[rows]), targets).predict(pca.transform(flat))
     np.testing.assert_allclose(made(data["pictures"]["tokens"]), expected, atol=2e-3 * np.abs(expected).max())
 
@@ -295,7 +304,7 @@ def test_pictures_are_embedded_with_their_latents(
     said = capsys.readouterr().out.replace("\n", " ")
     made = open_pack(out)
     assert f"sealed as {made.identity}; 24 pictures, 141 trials, 23 components, the rank of the tokens; 512" in said
-    assert f"held-out R2 {made.config['latents']['held_out_r2']:.3f} (0: no better than" in said
+    assert f"held-out R2 {table_of(made).held_out_r2:.3f} (0: no better than" in said
 
     images = tmp_path / "images"
     images.mkdir()
@@ -336,9 +345,7 @@ def test_pictures_are_embedded_as_the_unclip_is_to_make_them(tmp_path: Path) -> 
     assert main(["engines", "embed", str(images), "--pack", str(tmp_path / "p"), "--unclip-latents"]) == 0
     latent = load_file(images / EMBEDDINGS)["latent"]
     assert latent.shape == (2, 4, 8, 8)  # of 64 px
-    sizes = mindeye2_sizes("small")["autoencoder"][1]
-    path = tmp_path / "p" / "autoencoder.safetensors"
-    autoencoder = load_network("autoencoder", sizes, path, device="cpu", dtype=torch.float32)
+    autoencoder = load_network(open_pack(str(tmp_path / "p")), "autoencoder", device="cpu", dtype=torch.float32)
     picture = torch.from_numpy(shown.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)[None]
     with torch.no_grad():
         expected = autoencoder.vae.encode(picture).latent_dist.mode() * 0.13025

@@ -15,6 +15,7 @@ from engines.tiny.data import Sample, draw_sample
 from rtdecode.decode.families.tiny.painter import Painter
 from rtdecode.decode.families.tiny.sentence import sentence
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_pictures
+from rtdecode.decode.families.tiny.tiny_description import TinyDescription
 from rtdecode.errors import BundleError
 from rtdecode.simulate import world
 from tests.decode_small import tiny_pack, tiny_stages
@@ -57,12 +58,13 @@ def population() -> tuple[np.ndarray, Sample]:
 def test_it_is_sealed_small_and_describes_itself() -> None:
     pack = tiny_pack()
     assert pack.name == "tiny"
-    assert pack.config["licence"] == "MIT"
+    said = pack.described(TinyDescription)
+    assert said.licence == "MIT"
     assert sum(path.stat().st_size for path in pack.folder.rglob("*")) < 40 * 2**20
-    assert pack.config["categories"] == CATEGORIES
-    groups = pack.config["tokens"]["groups"]
-    assert groups == {"semantic": [0, layout.SEMANTIC_VALUES], "spatial": [layout.SEMANTIC_VALUES, layout.VALUES]}
-    assert pack.config["caption"]["vocabulary"] == layout.vocabulary()
+    assert said.categories == CATEGORIES
+    groups = said.tokens.groups
+    assert groups == {"semantic": (0, layout.SEMANTIC_VALUES), "spatial": (layout.SEMANTIC_VALUES, layout.VALUES)}
+    assert said.caption.vocabulary == layout.vocabulary()
 
 
 def test_it_says_nothing_of_the_machine_it_was_made_on() -> None:
@@ -73,7 +75,7 @@ def test_it_says_nothing_of_the_machine_it_was_made_on() -> None:
 
 
 def test_its_report_beats_the_pilot() -> None:
-    report = tiny_pack().config["report"]
+    report = tiny_pack().described(TinyDescription).report
     assert report["judge"]["truth"] > 0.99
     assert report["judge"]["true_tokens"] > 0.97
     assert report["judge"]["r2_0.5"] > 0.57
@@ -81,15 +83,15 @@ def test_its_report_beats_the_pilot() -> None:
 
 
 def test_its_report_holds_the_student_to_its_teacher_and_every_stage_to_its_network() -> None:
-    report = tiny_pack().config["report"]
+    report = tiny_pack().described(TinyDescription).report
     few = report["few_steps"]
     assert few["n"] >= 1000
     for condition in ("true_tokens", "r2_0.5", "r2_0.3", "r2_0.15"):
         mean, low, high = few[condition]["student_2_minus_teacher"]["identification"]
         assert low <= mean <= high
         assert mean > -0.03
-    assert set(report["parity"]) == set(tiny_pack().config["stages"]) - {"adapter"}
-    assert max(report["parity"].values()) <= tiny_pack().config["expected_parity"] == 1e-4
+    assert set(report["parity"]) == set(tiny_pack().description.stages) - {"adapter"}
+    assert max(report["parity"].values()) <= tiny_pack().described(TinyDescription).expected_parity == 1e-4
 
 
 def test_the_category_is_read_off_the_first_token() -> None:

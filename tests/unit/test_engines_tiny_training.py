@@ -54,34 +54,6 @@ def test_noise_has_the_covariance_of_the_tokens_and_leaves_the_wanted_r2() -> No
         assert float((torch.cov(given.T) - expected).norm() / expected.norm()) < 0.25
 
 
-def linear_training(folder: Path, *, resume: bool, stop_at: int | None = None) -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    module = torch.nn.Linear(layout.CODE, layout.CODE)
-    seen = 0
-
-    def loss(batch: train.Batch, draw: torch.Generator) -> torch.Tensor:
-        nonlocal seen
-        seen += 1
-        if seen == stop_at:
-            raise KeyboardInterrupt
-        target = batch.codes + 0.1 * torch.randn(batch.codes.shape, generator=draw)
-        return (module(batch.codes) - target).square().mean()
-
-    runner = train.StageRunner(folder, seed=1, effort=0.03, resume=resume)
-    runner.run("captioner", module, draw_sample(30, 0), 8, 1e-2, loss)
-    return module.state_dict()
-
-
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY_S", 0.0)
-    whole = linear_training(tmp_path / "whole", resume=False)
-    with pytest.raises(KeyboardInterrupt):
-        linear_training(tmp_path / "parts", resume=False, stop_at=20)
-    parts = linear_training(tmp_path / "parts", resume=True)
-    for name, values in whole.items():
-        assert torch.equal(values, parts[name])
-
-
 @pytest.mark.parametrize(
     ("has", "expected"),
     [
@@ -154,7 +126,7 @@ def small_trained() -> train.Trained:
         noise=GroupNoise(tokens),
         sample=sample,
         tokens=tokens,
-        seconds={},
+        stages={},
     )
     for module in (made.embedder, made.prior, made.decoder, made.captioner, made.judge, made.critic):
         module.eval().requires_grad_(False)

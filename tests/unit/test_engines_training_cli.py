@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description, Student
+from rtdecode.packs.description import PackDescription, TokenTable
+from tests.packs import part
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -19,9 +25,9 @@ from engines.distill import imported_packs as published  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from engines.training.loop import Fitted  # noqa: E402
-from rtdecode.bundle import open_pack  # noqa: E402
 from rtdecode.decode.families.mindeye2.torch_stages import load_stages  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
+from rtdecode.packs import open_pack  # noqa: E402
 from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
 
 
@@ -44,9 +50,9 @@ def test_train_seals_a_pack_of_ridge_backbone_and_prior(settings: Path, capsys: 
     assert run("train", settings, "--out", out, "--licence", "ours") == 0
     pack = open_pack(str(out))
     assert f"sealed as {pack.identity}" in capsys.readouterr().out
-    assert set(pack.config["stages"]) == {"ridge", "backbone", "prior"}
-    assert pack.config["stages"]["ridge"]["sizes"]["voxels"] == [9, 7]
-    assert pack.config["tokens"] == {"count": 2, "channels": 8}
+    assert set(pack.description.stages) == {"ridge", "backbone", "prior"}
+    assert pack.description.stage("ridge").sizes["voxels"] == [9, 7]
+    assert pack.description.tokens == TokenTable(count=2, channels=8)
     assert not any("mixer" in key for key in load_file(out / "backbone.safetensors"))
     again = settings.parent / "again"
     assert run("train", settings, "--out", again, "--licence", "ours") == 0
@@ -71,6 +77,20 @@ def test_train_names_what_is_wrong_with_its_files(settings: Path) -> None:
         run("train", settings, "--out", out, "--licence", "ours")
 
 
+def test_a_training_goes_on_with_the_settings_it_was_begun_with(settings: Path) -> None:
+    out = settings.parent / "own"
+    assert run("train", settings, "--out", out, "--licence", "ours") == 0
+    for changed, told in (
+        ({"batch": 5}, "details.batch: expected 5, got 4"),
+        ({"seed": 2}, "seed: expected 2, got 0"),
+        ({"weights": {"anchor": 2.0}}, "details.weights.anchor: expected 2.0, got 1.0"),
+        ({"participants": ["sub-02.safetensors", "sub-01.safetensors"]}, "details.participants: expected"),
+    ):
+        write_settings(settings, **changed)
+        with pytest.raises(TrainingError, match=re.escape(f"a checkpoint of another training ({told}")):
+            run("train", settings, "--out", out, "--licence", "ours", "--resume")
+
+
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fake") / "pack"
@@ -79,21 +99,28 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["prior", "unclip"])
-def test_a_student_takes_its_teachers_place_in_a_copy_of_the_pack(stage: str, fake: Path, tmp_path: Path) -> None:
+def test_a_student_takes_its_teachers_place_in_a_copy_of_the_pack(stage: Student, fake: Path, tmp_path: Path) -> None:
     pack = open_pack(str(fake))
-    tokens, dim = pack.config["tokens"]["count"], pack.config["tokens"]["channels"]
+    tokens, dim = pack.description.tokens.count, pack.description.tokens.channels
     out = tmp_path / "student"
     pictures, trials = write_distilling(tmp_path, fake)
     words = ["distill", stage, fake, *pictures, *(trials if stage == "prior" else []), "--out", out]
     assert run(*words, "--steps", 3, "--batch", 2, "--rate", "1e-3") == 0
     made = open_pack(str(out))
-    assert made.config["distilled"][stage]["teacher"] == pack.identity
-    assert made.config["stages"] == pack.config["stages"]
+    assert made.described(MindEye2Description).distilled[stage].teacher == pack.identity
+    assert made.description.stages == pack.description.stages
     before, after = (load_file(folder / f"{stage}.safetensors") for folder in (fake, out))
     assert before.keys() == after.keys()
     assert any(not torch.equal(value, after[key]) for key, value in before.items())
     untouched = "backbone.safetensors"
     assert (fake / untouched).read_bytes() == (out / untouched).read_bytes()
+    for changed, told in (
+        (["--guidance", 7], "details.guidance: expected 7.0"),
+        (["--skip", 2], "details.skip: expected 2, got"),
+        (["--rate", "2e-3"], "rate: expected 0.002, got 0.001"),
+    ):
+        with pytest.raises(TrainingError, match=re.escape(f"another training ({told}")):
+            run(*words, "--steps", 3, "--batch", 2, "--rate", "1e-3", "--resume", *changed)
     if stage == "unclip":
         assert load_file(out / "unconditional.safetensors")["unconditional"].shape == (tokens, dim)
 
@@ -141,14 +168,14 @@ def test_data_of_another_layout_and_packs_without_weights_are_refused(fake: Path
 
 
 def test_a_student_does_not_inherit_its_teachers_exported_files(fake: Path, tmp_path: Path) -> None:
-    def export(folder: Path) -> dict[str, Any]:
+    def export(folder: Path) -> PackDescription:
         (folder / "prior.onnx").write_bytes(b"the teacher")
-        return {**open_pack(str(fake)).config, "parts": {"prior": {"file": "prior.onnx"}}}
+        return replace(open_pack(str(fake)).description, parts={"prior": part("prior.onnx")})
 
     seal_copy(open_pack(str(fake)), tmp_path / "exported", export)
     pictures, trials = write_distilling(tmp_path, fake)
     words = (*pictures, *trials, "--out", tmp_path / "student", "--steps", 2, "--batch", 2)
     assert run("distill", "prior", tmp_path / "exported", *words) == 0
     made = open_pack(str(tmp_path / "student"))
-    assert "parts" not in made.config
+    assert not made.description.parts
     assert not list(made.folder.glob("*.onnx"))

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rtdecode.bundle import PARTICIPANT_SCHEMA, open_participant, seal
 from rtdecode.errors import BundleError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE, Calibrated, Learned, open_calibrated
 from rtdecode.estimate.glm import Expectation, Scales
 from rtdecode.estimate.registration import rigid_matrix
 from rtdecode.estimate.voxels import VoxelModel
+from rtdecode.packs import open_participant
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
+from rtdecode.packs.sealed import seal
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
+from tests.packs import write_provenance
 from tests.unit.test_estimate_registration import SHAPE, Phantom
 
 SCALES = Scales(trial=0.5, mean=0.05, drift_per_s=0.02, motion_per_mm2=0.7, rho=0.3)
@@ -48,7 +51,7 @@ def bundle(folder: Path, data: np.ndarray, affine: np.ndarray, mask: np.ndarray,
         learned(int(mask.sum())).save(draft / MODEL, settings)
         for name in ("adapter", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, draft / f"{name}.safetensors")
-        (draft / "provenance.json").write_text("{}")
+        write_provenance(draft)
 
     seal(folder, PARTICIPANT_SCHEMA, fill)
     return folder
@@ -85,7 +88,7 @@ def test_a_bundle_without_the_model_is_refused(tmp_path: Path) -> None:
     def fill(draft: Path) -> None:
         for name in ("adapter", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, draft / f"{name}.safetensors")
-        (draft / "provenance.json").write_text("{}")
+        write_provenance(draft)
 
     seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, fill)
     with pytest.raises(BundleError, match=r"expected reference\.nii\.gz.*calibrate again"):

@@ -12,17 +12,17 @@ from PIL import Image
 
 from rtdecode import client as wire
 from rtdecode.__main__ import main
-from rtdecode.bundle import open_pack
 from rtdecode.clock import SystemClock
 from rtdecode.decode.resample import bilinear
+from rtdecode.derivatives import DECODED_COLUMNS
 from rtdecode.errors import SettingsError
 from rtdecode.evaluate import judges as networks
 from rtdecode.evaluate import texts
 from rtdecode.evaluate.evaluation import evaluate, read_references
 from rtdecode.evaluate.recorded_session import PX, read_pairs
 from rtdecode.evaluate.words import rouge_1, rouge_l
+from rtdecode.packs import open_pack
 from rtdecode.session.journal import Journal
-from rtdecode.session.recording import DECODED_COLUMNS
 
 RNG = np.random.default_rng(0)
 N = 6
@@ -66,7 +66,7 @@ def embedded(colours: np.ndarray) -> np.ndarray:
     from rtdecode.decode.runtime.engine import OnnxEngine
 
     pack = open_pack("tiny")
-    engine = OnnxEngine(pack.folder / pack.config["stages"]["embedder"]["file"], name="embedder", threads=1)
+    engine = OnnxEngine(pack.folder / pack.description.stage("embedder").file, name="embedder", threads=1)
     shown = [np.asarray(Image.fromarray(one).resize((96, 96)), np.float32) / 255 for one in colours]
     pictures = bilinear(bilinear(np.stack(shown).transpose(0, 3, 1, 2), PX), 64)
     return np.asarray(engine.run({"image": pictures})["tokens"])

@@ -12,11 +12,11 @@ from engines.importing.drafts import Draft
 from engines.importing.mindeye1_files import Sources as Sources1
 from engines.importing.mindeye1_files import draft_mindeye1
 from engines.importing.mindeye2_files import Sources, draft_mindeye2
-from rtdecode.bundle import open_pack
 from rtdecode.decode.networks.backbone import BackboneShape
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
 from rtdecode.decode.sampling.schedule import cosine_schedule
+from rtdecode.packs import open_pack
 from tests.golden import FORWARD, LOOP, Golden, close, goldens, numbered
 from tests.published import mindeye1_state, mindeye2_state, old_names, random_state, save_last, sizes_of
 from tests.unit.test_golden_networks import part, shape_of
@@ -27,10 +27,7 @@ def networks(draft: Draft, folder: Path) -> dict[str, Any]:
     """Seal a draft, open it again, and load every network."""
     draft.seal(folder, name="golden", licence="none", precision="float32")
     pack = open_pack(str(folder))
-    return {
-        name: load(spec["network"], spec["sizes"], folder / spec["file"], device="cpu", dtype=torch.float32)
-        for name, spec in pack.config["stages"].items()
-    }
+    return {name: load(pack, name, device="cpu", dtype=torch.float32) for name in pack.description.stages}
 
 
 def prior_sizes(golden: Golden) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from engines.compile.plan_building import build_plans, export_pack
 from engines.importing.diffusion_files import SD_SCALE, autoencoder_config
 from engines.importing.mindeye1_files import Sources, draft_mindeye1
 from engines.importing.shapes import mindeye2_sizes
-from rtdecode.bundle import EnginePack, open_pack
 from rtdecode.decode.families.mindeye1 import load_mindeye1
 from rtdecode.decode.families.mindeye1 import mindeye1_decoder as mindeye1
 from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1
@@ -26,8 +25,11 @@ from rtdecode.decode.runtime.runner import tensor_runner
 from rtdecode.decode.runtime.tensorrt import TensorRT
 from rtdecode.decode.score.pool import ImagePool
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack, open_pack
+from rtdecode.packs.description import StageTable
 from tests.fake_tensorrt import Library, install
 from tests.golden import LOOP, close, goldens, numbered
+from tests.packs import description
 from tests.published import mindeye1_state, random_state, save_last, stripped
 from tests.unit.test_golden_prior import draws_of, predictor, prior_of
 
@@ -67,12 +69,9 @@ def test_repeats_are_averaged_and_the_networks_follow_each_other(
     pack: EnginePack, mind: MindEye1, betas: np.ndarray[Any, Any]
 ) -> None:
     out = mind.decode(betas, seed=3)
-    specs = pack.config["stages"]
     brain, low_level, autoencoder = (
-        load(specs[name]["network"], specs[name]["sizes"], pack.folder / specs[name]["file"], device="cpu",
-             dtype=torch.float32)
-        for name in ("brain", "low_level", "blurry_autoencoder")
-    )  # fmt: skip
+        load(pack, name, device="cpu", dtype=torch.float32) for name in ("brain", "low_level", "blurry_autoencoder")
+    )
     mean = torch.from_numpy(betas).mean(0)[None]
     np.testing.assert_allclose(out.retrieval, brain(mean)[1][0], rtol=0, atol=1e-5)
     blurry = autoencoder(low_level(mean)[0])[0].numpy() / 2 + 0.5
@@ -106,8 +105,10 @@ def test_golden_decoder_of_mindeye1(shared: Path, monkeypatch: pytest.MonkeyPatc
             "prior": lambda values, g=guided: {"tokens": g(values["x"], int(values["t"][0]))},
         }
         sizes = {"voxels": VOXELS}, {"timesteps": golden.dims["timesteps"]}
-        stages = {name: {"sizes": one} for name, one in zip(parts, sizes, strict=True)}
-        pack = EnginePack(folder=golden.path.parent, identity="golden", config={"stages": stages})
+        stages = {
+            name: StageTable(file="", inputs={}, outputs={}, sizes=one) for name, one in zip(parts, sizes, strict=True)
+        }
+        pack = EnginePack(folder=golden.path.parent, identity="golden", description=description(stages=stages))
         full = max(steps for _, steps in numbered(golden, r"sample(\d+)"))
         for name, steps in numbered(golden, r"sample(\d+)"):
             noise = np.stack([one[:1].numpy() for one in draws_of(golden, golden.dims["timesteps"] + 1)])

@@ -16,9 +16,9 @@ from engines.compile.plan_building import build_plans, export_pack
 from engines.importing.fake import write_fake_mindeye2
 from engines.importing.mindeye2_files import Sources, draft_mindeye2
 from engines.importing.shapes import mindeye2_sizes
-from rtdecode.bundle import open_pack
 from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.torch_stages import load_stages
@@ -27,6 +27,7 @@ from rtdecode.decode.resample import bilinear
 from rtdecode.decode.runtime.backends import Backend, choose
 from rtdecode.decode.runtime.tensorrt import TensorRT
 from rtdecode.errors import EngineError
+from rtdecode.packs import open_pack
 from tests.fake_tensorrt import Library, install
 from tests.published import mindeye2_state, random_state, save_last, stripped
 
@@ -250,7 +251,7 @@ def test_the_best_of_several_pictures_is_the_likeliest(
 def test_the_small_autoencoder_draws_where_the_pack_has_one(
     folder: Path, stages: MindEye2Stages, decoded: MindEye2Decoded
 ) -> None:
-    assert recipe_of(open_pack(str(folder)).config) == Recipe(small_autoencoder=True)
+    assert recipe_of(open_pack(str(folder)).described(MindEye2Description)) == Recipe(small_autoencoder=True)
     recipe = replace(QUICK, small_autoencoder=True)
     latents: list[Any] = []
 
@@ -351,7 +352,7 @@ def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.Monke
 
 def test_a_distilled_pack_is_decoded_in_two_steps(stages: MindEye2Stages, decoded: MindEye2Decoded) -> None:
     recipe = recipe_of({"distilled": {"prior": {}, "unclip": {}}})
-    assert (recipe.unclip_steps, recipe.unclip_guidance, recipe.prior_distilled) == (2, 1.0, True)
+    assert (recipe.unclip_steps, recipe.unclip_guidance, recipe.prior_sampler) == (2, 1.0, "few")
     assert recipe_of({}) == Recipe()
     levels: list[int] = []
     sizes: list[int] = []

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tomli_w
+from msgspec.structs import replace
 from PIL import Image
 from safetensors.numpy import save_file
 
 from calibration.calibrator import Calibrator, write_bundle
 from engines.importing.fake import write_fake_mindeye2
 from engines.importing.shapes import mindeye2_sizes
-from rtdecode.bundle import PACK_SCHEMA, EnginePack, open_pack, open_participant, seal
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS
+from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
 from rtdecode.decode.families.mindeye2.stimulus_latents import CATEGORIES
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.score.adapter import adapter_from
@@ -27,8 +27,13 @@ from rtdecode.decode.service import LocalService
 from rtdecode.decode.worker import WorkerService
 from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack, open_pack, open_participant
+from rtdecode.packs.description import PACK_SCHEMA, write_description
+from rtdecode.packs.participant_bundle import write_records
+from rtdecode.packs.sealed import seal
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 from rtdecode.settings import DecodeSettings
+from tests.packs import description
 
 HIDDEN = mindeye2_sizes("small")["backbone"][1]["hidden"]
 DECODED = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder")
@@ -48,9 +53,16 @@ def make_pack(folder: Path, stages: Sequence[str]) -> EnginePack:
                 (draft / path.relative_to(bare.folder)).parent.mkdir(parents=True, exist_ok=True)
                 (draft / path.relative_to(bare.folder)).write_bytes(path.read_bytes())
         save_file({"token_mean": np.zeros(3, np.float32)}, draft / "latents.safetensors")
-        (draft / "pack.toml").write_bytes(
-            tomli_w.dumps({**bare.config, "latents": {"file": "latents.safetensors"}}).encode()
+        table = LatentsTable(
+            file="latents.safetensors",
+            components=1,
+            pictures=1,
+            trials=1,
+            participants=[0],
+            penalty=1.0,
+            held_out_r2=0.0,
         )
+        write_description(draft, replace(bare.described(MindEye2Description), latents=table))
 
     seal(folder / "pack", PACK_SCHEMA, write)
     return open_pack(str(folder / "pack"))
@@ -99,7 +111,7 @@ def bundle(pack: EnginePack, stimuli: Path, tmp_path_factory: pytest.TempPathFac
     for i in range(80):
         calibrator.add(beta_of(candidates.tokens[i, 0], 0.3, i), stimulus=candidates.names[i], run=1 + i // 20)
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    write_bundle(folder, calibrator.fit(), pack=pack.identity, curve=(), copies={}, provenance={})
+    write_bundle(folder, calibrator.fit(), pack=pack, participant="01", session="01")
     return folder
 
 
@@ -177,7 +189,8 @@ def test_a_pack_without_stimuli_or_without_a_map_is_refused(pack: EnginePack, st
 
 
 def test_a_pack_of_another_kind_is_refused(pack: EnginePack) -> None:
-    other = EnginePack(folder=pack.folder, identity="x", config={**pack.config, "kind": "mindeye1"})
+    said = description(kind="mindeye1")
+    other = EnginePack(folder=pack.folder, identity="x", description=said)
     with pytest.raises(EngineError, match="a session can run, got one of kind mindeye1"):
         load_candidates(other, None)
 
@@ -235,7 +248,7 @@ def test_absent_stages_are_told_and_the_rest_runs(bundle: Path, tmp_path: Path) 
     def write(folder: Path) -> None:
         for path in bundle.glob("*.safetensors"):
             (folder / path.name).write_bytes(path.read_bytes())
-        (folder / "provenance.json").write_text(json.dumps({**fit.provenance, "pack": pack.identity}))
+        write_records(folder, replace(fit.provenance, pack=pack.identity), [])
 
     seal(tmp_path / "bundle", "rtdecode.participant-bundle/1", write)
     service.load(tmp_path / "bundle")

@@ -14,16 +14,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from rtdecode.__main__ import main
-from rtdecode.bundle import PARTICIPANT_SCHEMA, seal
 from rtdecode.errors import BundleError, SettingsError, VolumeError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.calibrated import Learned
 from rtdecode.estimate.glm import Expectation
 from rtdecode.estimate.registration import rigid_matrix
-from rtdecode.process import process
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
+from rtdecode.packs.sealed import seal
+from rtdecode.process import process_runs
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
 from tests import bids
+from tests.packs import write_provenance
 from tests.unit.test_estimate_registration import Phantom
 
 T_R_S = 2.0
@@ -88,7 +90,7 @@ SETTINGS = EstimateSettings(registration="off", confounds="none", revise_at_s=(6
 def test_betas_are_those_of_the_online_estimator(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii.gz", series())
     events = save_events(tmp_path / "events.tsv")
-    found = process(bold, events=events, motion="none", settings=SETTINGS)
+    found = process_runs(bold, events=events, motion="none", settings=SETTINGS)
     got = [(b.event.onset_s, b.delay_s, b.beta.tobytes()) for b in found.runs[0].betas]
     assert got == online(series(), SETTINGS)
     assert [b.event.stimulus for b in found.runs[0].finals] == ["pic0", "pic1", "pic2"]
@@ -101,7 +103,7 @@ def test_a_folder_of_volumes_is_the_same_run(tmp_path: Path) -> None:
     for index in range(LENGTH):
         save(folder / f"vol{index + 1:04d}.nii", data[..., index])
     events = save_events(tmp_path / "events.tsv")
-    found = process(folder, events=events, motion="none", settings=SETTINGS, t_r_s=T_R_S)
+    found = process_runs(folder, events=events, motion="none", settings=SETTINGS, t_r_s=T_R_S)
     got = [(b.event.onset_s, b.delay_s, b.beta.tobytes()) for b in found.runs[0].betas]
     assert got == online(data, SETTINGS)
     one = nib.load(folder / "vol0001.nii")
@@ -109,7 +111,7 @@ def test_a_folder_of_volumes_is_the_same_run(tmp_path: Path) -> None:
     one.header["pixdim"][4] = 1.5
     nib.save(one, _empty(tmp_path) / "vol0001.nii")
     with pytest.raises(SettingsError, match=r"expected 1\.5 s as the files say, got 2 s"):
-        process(tmp_path / "empty", motion="none", t_r_s=T_R_S)
+        process_runs(tmp_path / "empty", motion="none", t_r_s=T_R_S)
 
 
 def test_derivatives(tmp_path: Path) -> None:
@@ -177,8 +179,8 @@ def test_runs_are_told_apart_and_teach_later_ones(tmp_path: Path) -> None:
         folder.mkdir()
         paths.append(save(folder / "bold.nii.gz", series(run)))
     events = [save_events(path.with_name("events.tsv")) for path in paths]
-    found = process(paths, events=events, motion="none", settings=SETTINGS, out=tmp_path / "out")
-    alone = process(paths[1], events=events[1], motion="none", settings=SETTINGS)
+    found = process_runs(paths, events=events, motion="none", settings=SETTINGS, out=tmp_path / "out")
+    alone = process_runs(paths[1], events=events[1], motion="none", settings=SETTINGS)
     assert found.runs[1].finals[0].beta.tobytes() != alone.runs[0].finals[0].beta.tobytes()
     names = {path.name for path in (tmp_path / "out").rglob("*motion_timeseries.tsv")}
     assert names == {f"sub-01_task-bold_run-0{run}_desc-motion_timeseries.tsv" for run in (1, 2)}
@@ -194,7 +196,7 @@ def test_motion_is_found_and_written(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.stack(volumes, -1), phantom.affine)
     image.header.set_zooms((*image.header.get_zooms()[:3], 1.5))
     nib.save(image, tmp_path / "bold.nii")
-    process(tmp_path / "bold.nii", out=tmp_path / "out")
+    process_runs(tmp_path / "bold.nii", out=tmp_path / "out")
     (path,) = (tmp_path / "out").rglob("*motion_timeseries.tsv")
     table = pd.read_csv(path, sep="\t")
     centre = np.array(json.loads(path.with_suffix(".json").read_text())["rot_x"]["RotationCentre_mm"])
@@ -214,8 +216,8 @@ def test_dicom_folder_moves_as_the_converted_file_does(shared: Path, tmp_path: P
     folder.mkdir()
     for path in (source / "dicom").glob("*.dcm.gz"):
         (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    ours = process(folder).runs[0]
-    converted = process(source / "ref" / "ref.nii.gz").runs[0]
+    ours = process_runs(folder).runs[0]
+    converted = process_runs(source / "ref" / "ref.nii.gz").runs[0]
     assert len(ours.volumes) == len(converted.volumes) > 10
     points = np.array([[0.0, 0, 0, 1], [40, 0, 0, 1], [0, 40, 0, 1], [0, 0, 40, 1]])
     for a, b in zip(ours.volumes, converted.volumes, strict=True):
@@ -231,7 +233,7 @@ def test_motion_from_a_file(tmp_path: Path, form: str) -> None:
         pd.DataFrame(motion, columns=MOTION_COLUMNS[:6]).assign(csf=1.0).to_csv(path, sep="\t", index=False)
     else:
         np.savetxt(path, motion if form == "columns.txt" else motion[:, [3, 4, 5, 0, 1, 2]])
-    volumes = process(bold, motion=path).runs[0].volumes
+    volumes = process_runs(bold, motion=path).runs[0].volumes
     np.testing.assert_allclose([v.motion for v in volumes], motion, atol=1e-12)
 
 
@@ -243,7 +245,7 @@ def test_a_file_cut_short_is_processed_as_far_as_it_goes(tmp_path: Path) -> None
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        run = process(path, motion="none").runs[0]
+        run = process_runs(path, motion="none").runs[0]
         assert 5 < run.length < LENGTH
         assert any(f"dim[4]: expected 40 volumes, got {run.length}" in problem for problem in run.problems)
         for registered, volume in zip(run.volumes, np.moveaxis(series(), -1, 0), strict=False):
@@ -255,7 +257,7 @@ def test_unusable_volumes_are_missing_rows(tmp_path: Path) -> None:
     data[3, 3, 0, 7] = np.nan
     data[..., 12] = 0
     bold = save(tmp_path / "bold.nii", data)
-    found = process(bold, motion="none", out=tmp_path / "out")
+    found = process_runs(bold, motion="none", out=tmp_path / "out")
     assert [s.volume for s in found.runs[0].skipped] == [7, 12]
     (path,) = (tmp_path / "out").rglob("*motion_timeseries.tsv")
     table = pd.read_csv(path, sep="\t")
@@ -271,7 +273,7 @@ def test_regions_are_followed(tmp_path: Path) -> None:
     region = np.zeros(SHAPE, np.uint8)
     region[3:6, 3:5] = 1
     roi = save(tmp_path / "left.nii.gz", region)
-    run = process(bold, motion="none", regions=[roi], out=tmp_path / "out").runs[0]
+    run = process_runs(bold, motion="none", regions=[roi], out=tmp_path / "out").runs[0]
     (path,) = (tmp_path / "out").rglob("*desc-roi_timeseries.tsv")
     table = pd.read_csv(path, sep="\t")
     assert list(table.columns) == ["left"]
@@ -280,15 +282,15 @@ def test_regions_are_followed(tmp_path: Path) -> None:
     assert np.corrcoef(table["left"][8:], mean[8:])[0, 1] > 0.9
     assert run.volumes[-1].regions["left"] == pytest.approx(table["left"].iloc[-1], rel=1e-4)
     with pytest.raises(SettingsError, match=r"regions\.other: expected the shape of the reference"):
-        process(bold, motion="none", regions=[save(tmp_path / "other.nii", np.ones((2, 2, 2), np.uint8))])
+        process_runs(bold, motion="none", regions=[save(tmp_path / "other.nii", np.ones((2, 2, 2), np.uint8))])
     with pytest.raises(SettingsError, match=r"regions\.absent: expected a NIfTI mask"):
-        process(bold, motion="none", regions=[tmp_path / "absent.nii"])
+        process_runs(bold, motion="none", regions=[tmp_path / "absent.nii"])
 
 
 def test_bad_trials_are_left_out_and_told(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     events = save_events(tmp_path / "events.tsv", (-3.0, 4.0, 5.0, "soon", 500.0))
-    run = process(bold, events=events, motion="none").runs[0]
+    run = process_runs(bold, events=events, motion="none").runs[0]
     assert [b.event.onset_s for b in run.finals] == [4.0, 5.0, 500.0]
     assert [b.invalid is None for b in run.finals] == [True, True, False]
     told = "\n".join(run.problems)
@@ -303,27 +305,27 @@ def test_without_a_usable_trial_nothing_starts(tmp_path: Path, duration: object)
     bold = save(tmp_path / "bold.nii", series())
     events = save_events(tmp_path / "events.tsv", duration=duration)
     with pytest.raises(SettingsError, match="duration: expected seconds, not negative, got"):
-        process(bold, events=events, motion="none")
+        process_runs(bold, events=events, motion="none")
 
 
 def test_contradictions_are_told_before_the_start(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     events = save_events(tmp_path / "events.tsv")
     with pytest.raises(SettingsError, match=r"t_r_s: expected 2 s as the header says, got 3 s \(--tr\)"):
-        process(bold, motion="none", t_r_s=3.0)
+        process_runs(bold, motion="none", t_r_s=3.0)
     with pytest.raises(SettingsError, match=r"--events: expected one table for each of 1 runs, got 2"):
-        process(bold, events=[events, events], motion="none")
+        process_runs(bold, events=[events, events], motion="none")
     with pytest.raises(SettingsError, match="four dimensions"):
-        process(save(tmp_path / "one.nii", series()[..., 0]))
+        process_runs(save(tmp_path / "one.nii", series()[..., 0]))
     with pytest.raises(SettingsError, match="found none at"):
-        process(tmp_path / "absent.nii")
+        process_runs(tmp_path / "absent.nii")
     with pytest.raises(SettingsError, match="found none"):
-        process(_empty(tmp_path), motion="none")
+        process_runs(_empty(tmp_path), motion="none")
     (tmp_path / "bold.json").write_text(json.dumps({"RepetitionTime": 1.0}))
     with pytest.raises(SettingsError, match=r"got 1 s \(sidecar RepetitionTime\)"):
-        process(bold, motion="none")
+        process_runs(bold, motion="none")
     with pytest.raises(SettingsError, match="trans_x"):
-        process(bold, motion=events)
+        process_runs(bold, motion=events)
 
 
 def _empty(folder: Path) -> Path:
@@ -335,14 +337,22 @@ def _empty(folder: Path) -> Path:
 def test_a_slab_needs_no_registration(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     with pytest.raises(VolumeError, match="--motion none takes the volumes as they lie"):
-        process(bold)
+        process_runs(bold)
+
+
+def test_a_volume_without_a_head_leads_to_the_option_for_a_mask(tmp_path: Path) -> None:
+    dots = np.full((24, 24, 16, 3), 100, np.int16)
+    dots[::5, ::5, ::5] = 1000
+    bold = save(tmp_path / "bold.nii", dots)
+    with pytest.raises(VolumeError, match=r"give estimate\.mask a file \(--mask\)"):
+        process_runs(bold)
 
 
 def test_a_mask_of_another_shape_is_named(tmp_path: Path) -> None:
     bold = save(tmp_path / "bold.nii", series())
     mask = save(tmp_path / "mask.nii", np.ones((3, 3, 3), np.uint8))
     with pytest.raises(SettingsError, match=r"estimate\.mask: expected the shape of the reference \(12, 10, 2\)"):
-        process(bold, motion="none", settings=replace(SETTINGS, mask=mask))
+        process_runs(bold, motion="none", settings=replace(SETTINGS, mask=mask))
 
 
 def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
@@ -356,19 +366,19 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
             save(folder / f"{name}.nii.gz", data)
         for name in ("adapter", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, folder / f"{name}.safetensors")
-        (folder / "provenance.json").write_text("{}")
+        write_provenance(folder)
         nothing = Learned(expectation=Expectation(scales=None), voxels=None)
         nothing.save(folder / "estimate.safetensors", EstimateSettings())
 
     seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, fill)
-    found = process(bold, motion="none", bundle=tmp_path / "bundle", out=tmp_path / "out")
+    found = process_runs(bold, motion="none", bundle=tmp_path / "bundle", out=tmp_path / "out")
     (picture,) = (tmp_path / "out").rglob("*desc-alignmentplot_bold.png")
     assert picture.stat().st_size > 1000
     np.testing.assert_array_equal(found.mask, wanted > 0)
     np.testing.assert_array_equal(found.reference, reference)
     (tmp_path / "bundle" / "mask.nii.gz").write_bytes(b"")
     with pytest.raises(BundleError, match="content differs"):
-        process(bold, motion="none", bundle=tmp_path / "bundle")
+        process_runs(bold, motion="none", bundle=tmp_path / "bundle")
 
 
 def test_the_command_exits_with_two_where_it_cannot_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

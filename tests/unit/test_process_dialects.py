@@ -12,7 +12,7 @@ import pytest
 
 from rtdecode.__main__ import main
 from rtdecode.errors import SettingsError, VolumeError
-from rtdecode.process import process
+from rtdecode.process import process_runs
 from rtdecode.process.tables import read_events, read_motion_table
 from rtdecode.settings import EstimateSettings
 from rtdecode.simulate.replay import ReplayScanner
@@ -25,7 +25,7 @@ T_R_S = 2.0
 
 def betas(bold: Path, events: Path, **options: object) -> np.ndarray:
     options.setdefault("motion", "none")
-    found = process(bold, events=events, **options)  # type: ignore[arg-type]
+    found = process_runs(bold, events=events, **options)  # type: ignore[arg-type]
     return np.stack([beta.beta for beta in found.runs[0].finals])
 
 
@@ -58,7 +58,7 @@ def test_a_sidecar_is_judged_as_a_header_is(
     (tmp_path / "bold.json").write_text(json.dumps(sidecar))
     right = betas(tmp_path / "right.nii", events, settings=settings)
     np.testing.assert_allclose(betas(bold, events, settings=settings), right)
-    problems = "\n".join(process(bold, events=events, motion="none").runs[0].problems)
+    problems = "\n".join(process_runs(bold, events=events, motion="none").runs[0].problems)
     assert told in problems
     assert bool(problems) == bool(told)
 
@@ -68,7 +68,7 @@ def test_slice_times_that_are_no_numbers_are_refused(tmp_path: Path, listed: obj
     bold = save(tmp_path / "bold.nii", series())
     (tmp_path / "bold.json").write_text(json.dumps({"SliceTiming": listed}))
     with pytest.raises(SettingsError, match="SliceTiming: expected"):
-        process(bold, motion="none")
+        process_runs(bold, motion="none")
 
 
 @pytest.mark.parametrize("listed", [True, "2", 0, -2, [2.0]])
@@ -76,7 +76,7 @@ def test_a_repetition_time_that_is_no_number_is_refused(tmp_path: Path, listed: 
     bold = save(tmp_path / "bold.nii", series())
     (tmp_path / "bold.json").write_text(json.dumps({"RepetitionTime": listed}))
     with pytest.raises(SettingsError, match="RepetitionTime: expected seconds"):
-        process(bold, motion="none")
+        process_runs(bold, motion="none")
 
 
 def test_a_header_that_holds_the_default_of_one_second_gives_way(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_header_that_holds_the_default_of_one_second_gives_way(tmp_path: Path)
     np.testing.assert_array_equal(betas(bold, events, t_r_s=T_R_S), right)
     (tmp_path / "bold.json").write_text(json.dumps({"RepetitionTime": T_R_S}))
     np.testing.assert_array_equal(betas(bold, events), right)
-    assert "default" in "".join(process(bold, events=events, motion="none").runs[0].problems)
+    assert "default" in "".join(process_runs(bold, events=events, motion="none").runs[0].problems)
     other = save(tmp_path / "other.nii", series(), t_r_s=1.5)
     (tmp_path / "other.json").write_text(json.dumps({"RepetitionTime": T_R_S}))
     with pytest.raises(SettingsError, match=r"expected 1\.5 s as the header says, got 2 s"):
-        process(other, events=events, motion="none")
+        process_runs(other, events=events, motion="none")
 
 
 @pytest.mark.parametrize("told", [0.0, -2.0, np.nan, np.inf, 0.055, 55.0])
@@ -101,10 +101,10 @@ def test_a_header_without_a_possible_repetition_time_asks_for_one(tmp_path: Path
     raw[92:96] = np.float32(told).tobytes()  # pixdim[4]
     (tmp_path / "bold.nii").write_bytes(raw)
     with pytest.raises(SettingsError, match="t_r_s: expected seconds in the header or --tr"):
-        process(tmp_path / "bold.nii", motion="none")
-    assert process(tmp_path / "bold.nii", motion="none", t_r_s=T_R_S).runs[0].t_r_s == T_R_S
+        process_runs(tmp_path / "bold.nii", motion="none")
+    assert process_runs(tmp_path / "bold.nii", motion="none", t_r_s=T_R_S).runs[0].t_r_s == T_R_S
     with pytest.raises(SettingsError, match="--tr: expected seconds between volumes"):
-        process(tmp_path / "bold.nii", motion="none", t_r_s=2000.0)
+        process_runs(tmp_path / "bold.nii", motion="none", t_r_s=2000.0)
 
 
 # voxels ---------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_voxels_that_are_never_numbers_are_no_brain_and_harm_no_others(tmp_path:
     plain = save(tmp_path / "plain.nii", np.where(hole, np.float32(0), data))
     for number, nothing in enumerate((np.nan, np.inf, -np.inf)):
         bold = save(tmp_path / f"bold{number}.nii", np.where(outside | hole, np.float32(nothing), data))
-        right, found = (process(path, events=events, motion="none") for path in (plain, bold))
+        right, found = (process_runs(path, events=events, motion="none") for path in (plain, bold))
         np.testing.assert_array_equal(found.mask, right.mask & ~hole[..., 0])
         kept = found.mask[right.mask]
         for got, expected in zip(found.runs[0].finals, right.runs[0].finals, strict=True):
@@ -140,11 +140,11 @@ def test_a_volume_whose_brain_is_no_number_is_refused(tmp_path: Path) -> None:
     data = series().astype(np.float32)
     data[:, :, :, 5] = np.where(data[:, :, :, 5] > 0, data[:, :, :, 5], np.nan)
     data[4, 4, 0, 7] = np.nan
-    (skipped,) = process(save(tmp_path / "bold.nii", data), motion="none").runs[0].skipped
+    (skipped,) = process_runs(save(tmp_path / "bold.nii", data), motion="none").runs[0].skipped
     assert skipped.volume == 7
     assert "finite values in the brain, got nan or infinity in 1 voxels" in skipped.reason
     with pytest.raises(VolumeError, match="head"):
-        process(save(tmp_path / "nothing.nii", np.full((*SHAPE, 3), np.nan, np.float32)), motion="none")
+        process_runs(save(tmp_path / "nothing.nii", np.full((*SHAPE, 3), np.nan, np.float32)), motion="none")
 
 
 def test_a_mask_of_the_settings_rescues_what_shows_no_head(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_a_mask_of_the_settings_rescues_what_shows_no_head(tmp_path: Path) -> No
     mask[5:7, 2:8] = 1
     save(tmp_path / "mask.nii", mask)
     with pytest.raises(VolumeError, match="an image of a head"):
-        process(bold, motion="none")
-    found = process(bold, motion="none", settings=EstimateSettings(mask=tmp_path / "mask.nii"))
+        process_runs(bold, motion="none")
+    found = process_runs(bold, motion="none", settings=EstimateSettings(mask=tmp_path / "mask.nii"))
     np.testing.assert_array_equal(found.mask, mask > 0)
     assert not found.runs[0].skipped
 
@@ -181,7 +181,7 @@ def test_rows_of_the_baseline_are_no_trials_and_told(tmp_path: Path, rest: str) 
     events = with_rest(tmp_path / "rest.tsv", rest)
     np.testing.assert_array_equal(betas(bold, events), right)
     assert f"baseline or answers, no stimuli; --trial-types chooses otherwise: 3 rows of {rest}" in "".join(
-        process(bold, events=events, motion="none").runs[0].problems
+        process_runs(bold, events=events, motion="none").runs[0].problems
     )
 
 
@@ -203,7 +203,7 @@ def test_trials_that_fill_the_run_are_told(tmp_path: Path) -> None:
     bold, events = save(tmp_path / "bold.nii", series()), with_rest(tmp_path / "full.tsv", "house")
     rows = events.read_text().replace("\n4.0\t2.0", "\n0\t6")
     events.write_text(rows)
-    assert "trials in all of the time" in "".join(process(bold, events=events, motion="none").runs[0].problems)
+    assert "trials in all of the time" in "".join(process_runs(bold, events=events, motion="none").runs[0].problems)
 
 
 def test_a_table_of_rest_alone_has_no_trials_and_one_without_types_has_all(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from engines.importing.fake import random_pieces, write_fake_mindeye2
 from engines.importing.shapes import mindeye2_sizes
 from engines.importing.tensors import write_tensors
 from rtdecode.__main__ import main
-from rtdecode.bundle import open_pack
 from rtdecode.decode.networks.build import empty
+from rtdecode.packs import open_pack
 
 
 def test_a_stream_is_what_safetensors_reads(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_small_pack_has_the_shapes_of_its_networks_and_finite_values(tmp_path: P
         expected = {key: tuple(value.shape) for key, value in empty(kind, values).state_dict().items()}
         with safe_open(tmp_path / "p" / f"{name}.safetensors", framework="pt") as file:
             assert {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()} == expected  # noqa: SIM118
-        for key, value in load_file(pack.folder / pack.config["stages"][name]["file"]).items():
+        for key, value in load_file(pack.folder / pack.description.stage(name).file).items():
             assert value.dtype == torch.float16
             assert value.isfinite().all(), key
 

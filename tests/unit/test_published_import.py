@@ -18,9 +18,13 @@ from engines.importing.mindeye1_files import draft_mindeye1
 from engines.importing.mindeye2_files import Sources, draft_mindeye2
 from engines.importing.weight_files import locate, read
 from rtdecode.__main__ import main
-from rtdecode.bundle import PACK_SCHEMA, open_pack, seal
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.networks.backbone import BackboneShape
 from rtdecode.errors import BundleError, CheckpointError
+from rtdecode.packs import open_pack
+from rtdecode.packs.description import PACK_SCHEMA, TokenTable, write_description
+from rtdecode.packs.sealed import seal
+from tests.packs import description
 from tests.published import (
     State,
     git_folder,
@@ -71,14 +75,14 @@ def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, sma
     assert main(command + [word for name, path in files.items() for word in (f"--{name}", str(path))]) == 0
     assert main(["engines", "verify", str(tmp_path / "pack")]) == 0
     pack = open_pack(str(tmp_path / "pack"))
-    assert pack.config["kind"] == "mindeye2"
-    assert pack.config["tokens"] == {"count": 16, "channels": 104}
+    said = pack.described(MindEye2Description)
+    assert said.tokens == TokenTable(count=16, channels=104)
     for stage, state in made.items():
         got = load_file(pack.folder / f"{stage}.safetensors")
         assert got.keys() == state.keys(), stage
         for key, value in state.items():
             assert torch.equal(got[key], value), key
-    dropped = {key for entry in pack.config["dropped"] for key in entry["keys"]}
+    dropped = {key for entry in said.dropped for key in entry.keys}
     assert {
         "optimizer_state_dict",
         "denoiser.sigmas",
@@ -279,7 +283,7 @@ def test_a_sealed_pack_with_a_number_that_is_none_is_found(
     values = torch.arange(1000, dtype=dtype)
 
     def write(folder: Path) -> None:
-        (folder / "pack.toml").write_text('name = "x"\n[stages]\n')
+        write_description(folder, description())
         save_file(
             {"whole": torch.arange(5), "first": torch.ones(3, dtype=dtype), "layer": values}, folder / "w.safetensors"
         )
@@ -291,7 +295,7 @@ def test_a_sealed_pack_with_a_number_that_is_none_is_found(
         seal(tmp_path / "pack", PACK_SCHEMA, write)
     assert not (tmp_path / "pack").exists()
     with monkeypatch.context() as older:
-        older.setattr("rtdecode.bundle.check_numbers", lambda folder: None)
+        older.setattr("rtdecode.packs.sealed.check_numbers", lambda folder: None)
         seal(tmp_path / "pack", PACK_SCHEMA, write)
     capsys.readouterr()
     assert main(["engines", "verify", str(tmp_path / "pack")]) != 0
@@ -308,8 +312,8 @@ def test_a_wrappers_prefix_is_taken_off_and_said(prefix: str, tmp_path: Path, sm
         for key, value in stage.state.items():
             torch.testing.assert_close(wrapped.stages[name].state[key], value, rtol=0, atol=0)
     wrapped.seal(tmp_path / "pack", name="x", licence="x", precision="float32")
-    said = open_pack(str(tmp_path / "pack")).config["dropped"]
-    assert any("DistributedDataParallel" in d["reason"] or "torch.compile" in d["reason"] for d in said)
+    said = open_pack(str(tmp_path / "pack")).described(MindEye2Description).dropped
+    assert any("DistributedDataParallel" in d.reason or "torch.compile" in d.reason for d in said)
 
 
 def test_some_keys_of_a_wrapper_are_refused_in_words(tmp_path: Path, small: State) -> None:

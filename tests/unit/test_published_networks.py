@@ -14,7 +14,6 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, GitConfig, GitForCausalLM
 
 from engines.importing.fake import write_fake_mindeye2
-from rtdecode.bundle import open_pack
 from rtdecode.decode.families.mindeye2.assembly import load_engines
 from rtdecode.decode.families.mindeye2.unclip_step import size_features
 from rtdecode.decode.networks.build import empty
@@ -26,6 +25,7 @@ from rtdecode.decode.runtime.parts import parts
 from rtdecode.decode.runtime.runner import tensor_runner
 from rtdecode.decode.runtime.torch_engine import TorchEngine
 from rtdecode.decode.runtime.torch_runner import open_stage
+from rtdecode.packs import open_pack
 from tests.published import State, random_state, sizes_of
 
 
@@ -112,12 +112,12 @@ def test_captions_are_those_of_git_with_its_image_encoder(tmp_path: Path) -> Non
     model.load_state_dict(state, strict=True)
     write_fake_mindeye2(tmp_path / "p", dims="small", stages=["ridge", "backbone", "prior", "converter", "captioner"])
     pack = open_pack(str(tmp_path / "p"))
-    (part,) = parts("captioner", pack.config["stages"]["captioner"], model)
+    (part,) = parts("captioner", pack.description.stage("captioner"), model)
     opened: dict[str, Any] = {
         "converter": lambda values: {"features": values["tokens"]},
         "captioner": TorchEngine(part, device="cpu").compute,
     }
-    runner = tensor_runner(pack.config["stages"], lambda name: opened.get(name, dict), device="cpu")
+    runner = tensor_runner(pack.description.stages, lambda name: opened.get(name, dict), device="cpu")
     caption = load_engines(pack, runner).caption
     assert caption is not None
     special = (0, 100, 101, 102)

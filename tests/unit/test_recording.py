@@ -195,10 +195,14 @@ def test_a_session_is_resumed_with_the_settings_that_it_began_with(tmp_path: Pat
     folder = session_folder(began.session)
     check_unchanged(began, folder, tmp_path)
     check_unchanged(parse({**raw, "publish": {"heartbeat_s": 2.0}}, root=tmp_path), folder, tmp_path)
-    other = parse({**raw, "calibration": {"runs": 5}, "estimate": {"final_at_s": 9.0}}, root=tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    changed = {"scanner": {"export_dir": "elsewhere"}, "calibration": {"runs": 5}, "estimate": {"final_at_s": 9.0}}
+    other = parse({**raw, **changed}, root=tmp_path)
     with pytest.raises(SettingsError) as caught:
         check_unchanged(other, folder, tmp_path)
+    export, elsewhere = str(tmp_path / "export"), str(tmp_path / "elsewhere")
     assert caught.value.problems == [
+        f"$.scanner.export_dir: expected {export!r} as when the session began, got {elsewhere!r}",
         "$.estimate.final_at_s: expected 8.0 as when the session began, got 9.0",
         "$.calibration.runs: expected 4 as when the session began, got 5",
     ]

@@ -4,14 +4,14 @@ import pytest
 
 from rtdecode.check import EXAMPLE
 from rtdecode.errors import SettingsError
-from rtdecode.settings import SeriesRule, load, parse
+from rtdecode.settings import SeriesRule, load_settings, parse
 
 MINIMAL = {"session": {"participant": "01"}, "scanner": {"export_dir": "export"}}
 
 
 def test_example_is_valid(tmp_path: Path) -> None:
     (tmp_path / "session.toml").write_text(EXAMPLE)
-    settings = load(tmp_path / "session.toml")
+    settings = load_settings(tmp_path / "session.toml")
     assert settings.scanner.export_dir == tmp_path / "export"
     assert settings.estimate.revise_at_s == (5.0, 6.5)
     assert settings.estimate.mask == "auto"
@@ -34,6 +34,12 @@ def test_every_problem_is_listed_with_its_path(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 7
 
 
+def test_a_word_that_is_none_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse({**MINIMAL, "estimate": {"registration": "rigged"}}, root=tmp_path)
+    assert caught.value.problems == ["$.estimate.registration: expected one of 'rigid', 'off', got 'rigged'"]
+
+
 def test_revisions_come_before_the_final_beta(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"revise_at_s.*before final_at_s"):
         parse({**MINIMAL, "estimate": {"revise_at_s": [9.0], "final_at_s": 8.0}}, root=tmp_path)
@@ -45,7 +51,7 @@ def test_unreadable_file(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=r"s\.toml"):
-        load(path)
+        load_settings(path)
 
 
 def test_rules_for_series(tmp_path: Path) -> None:

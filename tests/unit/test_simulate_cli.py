@@ -40,6 +40,28 @@ def test_a_visit_is_written_with_its_pictures(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("short")
+def test_pictures_alone_are_written_before_there_is_a_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = parse("--stimuli", "alone", "--runs", "2")
+    assert arguments.handler(arguments) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["alone"]
+    assert "alone: 8 pictures" in capsys.readouterr().out
+    scanned = parse("--out", "export", "--stimuli", "scanned", "--runs", "2", "--speed", "max")
+    assert scanned.handler(scanned) == 0
+    alone, beside = ({p.name: p.read_bytes() for p in Path(name).iterdir()} for name in ("alone", "scanned"))
+    assert alone == beside
+
+
+@pytest.mark.parametrize("more", [[], ["--fault", "late"], ["--requests", "tcp://x"]])
+def test_a_visit_needs_somewhere_to_go(more: list[str]) -> None:
+    arguments = parse(*(["--stimuli", "x", *more] if more else []))
+    with pytest.raises(SettingsError, match="expected SETTINGS or --out, or --stimuli alone"):
+        arguments.handler(arguments)
+
+
+@pytest.mark.usefixtures("short")
 def test_trials_are_announced_to_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
 

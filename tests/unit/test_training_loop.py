@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ pytest.importorskip("accelerate")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from engines.training.loop import Plan, fit, one_cycle  # noqa: E402
+from engines.training.loop import Plan, fit  # noqa: E402
 from engines.training.state import Ema  # noqa: E402
 from rtdecode.errors import TrainingError  # noqa: E402
 
+FIELDS = ("schema", "plan", "processes", "step", "seconds", "skipped", "averaged")
 PLAN = Plan(name="small", steps=30, rate=1e-2, warm_up=5, save_every_s=0.0)
 
 
@@ -92,6 +95,32 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path
     assert all(torch.isfinite(value).all() for value in objective.state_dict().values())
 
 
+class Normalised(torch.nn.Module):
+    """Standardises its batches, of which some hold no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+
+    def forward(self, batch: torch.Tensor, draw: torch.Generator, progress: float) -> torch.Tensor:
+        bad = round(progress * PLAN.steps) in (4, 5)
+        return self.body(batch * float("nan") if bad else batch).square().mean()
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace_in_batch_statistics(tmp_path: Path) -> None:
+    objective = Normalised()
+    assert fit(objective, batches, PLAN, folder=tmp_path, resume=False).skipped == 2
+    norm = objective.body[0]
+    assert int(norm.num_batches_tracked) == PLAN.steps - 2
+    expected = torch.zeros(4)
+    for step in range(PLAN.steps):
+        if step not in (4, 5):
+            mean = batches(torch.Generator().manual_seed(PLAN.seed_at(step, 0))).mean(0)
+            expected = 0.9 * expected + 0.1 * mean
+    torch.testing.assert_close(norm.running_mean, expected)
+
+
 def test_many_steps_in_a_row_that_are_not_finite_end_the_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"got none at 9 steps in a row .*lower the learning rate"):
         fit(Regression(nan_at=tuple(range(5, 30))), batches, PLAN, folder=tmp_path, resume=False)
@@ -99,12 +128,51 @@ def test_many_steps_in_a_row_that_are_not_finite_end_the_training(tmp_path: Path
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     trained(tmp_path)
-    other = Plan(name="small", steps=31, rate=1e-2)
-    with pytest.raises(TrainingError, match="start anew"):
-        fit(Regression(), batches, other, folder=tmp_path, resume=True)
+    objective = Regression()
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    for changed, told in (
+        ({"seed": 1}, "seed: expected 1, got 0"),
+        ({"steps": 31, "beta2": 0.9}, "beta2: expected 0.9, got 0.999; steps: expected 31, got 30"),
+        ({"details": {"loss": {"prior": 2.0}}}, r"details\.loss\.prior: expected 2\.0, got None"),
+    ):
+        with pytest.raises(TrainingError, match=rf"small\.safetensors: a checkpoint of another training \({told}\)"):
+            fit(objective, batches, replace(PLAN, **changed), folder=tmp_path, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
+    fit(objective, batches, replace(PLAN, save_every_s=9.0), folder=tmp_path, resume=True)
     (tmp_path / "small.safetensors").write_bytes(b"no checkpoint")
     with pytest.raises(TrainingError, match="not a checkpoint"):
         fit(Regression(), batches, PLAN, folder=tmp_path, resume=True)
+
+
+def test_details_that_json_writes_otherwise_are_the_same(tmp_path: Path) -> None:
+    plan = replace(PLAN, details={"steps": (1, 2), "noise": {"rate": 0.1}})
+    first, again = Regression(), Regression()
+    fit(first, batches, plan, folder=tmp_path, resume=False)
+    fit(again, batches, plan, folder=tmp_path, resume=True)
+    assert again.calls == []
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(lambda header, name=name: {key: value for key, value in header.items() if key != name} for name in FIELDS),
+        *(lambda header, name=name: {**header, name: "much"} for name in FIELDS),
+        lambda header: {**header, "schema": 2},
+        lambda header: {**header, "more": 1},
+    ],
+)
+def test_a_header_that_is_not_one_is_refused(
+    spoil: Callable[[dict[str, object]], dict[str, object]], tmp_path: Path
+) -> None:
+    path = tmp_path / "small.safetensors"
+    fit(Regression(stop_at=None), batches, replace(PLAN, steps=1), folder=tmp_path, resume=False)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["training"])
+    assert header.keys() == set(FIELDS)
+    save_file(load_file(path), path, metadata={"training": json.dumps(spoil(header))})
+    with pytest.raises(TrainingError, match=r"small\.safetensors: not a checkpoint of this training"):
+        fit(Regression(), batches, replace(PLAN, steps=1), folder=tmp_path, resume=True)
 
 
 def test_the_average_is_the_sum_of_the_past_with_falling_weights() -> None:
@@ -122,7 +190,7 @@ def test_the_average_is_the_sum_of_the_past_with_falling_weights() -> None:
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    rates = [one_cycle(PLAN, step) for step in range(PLAN.steps)]
+    rates = [PLAN.rate_at(step) for step in range(PLAN.steps)]
     assert rates[0] == pytest.approx(PLAN.rate / 25)
     assert max(rates) == rates[PLAN.warm_up] == pytest.approx(PLAN.rate)
     assert rates[: PLAN.warm_up + 1] == sorted(rates[: PLAN.warm_up + 1])

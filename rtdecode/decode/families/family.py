@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.pipeline import Pipeline
 from rtdecode.decode.runtime.backends import Backend
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
+from rtdecode.packs.description import PackDescription
+from rtdecode.packs.installed import installed_family
 from rtdecode.settings import DecodeSettings
 
-GROUP = "rtdecode.families"
-"""Entry points: the name is the `kind` in ``pack.toml``, the object is a `Family`."""
 Float32 = NDArray[np.float32]
 
 
@@ -40,7 +38,15 @@ class Embedder:
 
 
 class Family(Protocol):
-    """All that a session needs of one kind of pack."""
+    """All that a session needs of one kind of pack.
+
+    Attributes
+    ----------
+    description : type of PackDescription
+        What ``pack.toml`` of its packs may say.
+    """
+
+    description: type[PackDescription]
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Load what a trial may have shown, without the networks that decode.
@@ -99,9 +105,5 @@ def family_of(pack: EnginePack) -> Family:
     EngineError
         No installed family is of its kind.
     """
-    kind = str(pack.config.get("kind", "tiny"))
-    known = {point.name: point for point in entry_points(group=GROUP)}
-    if kind not in known:
-        raise EngineError(f"pack {pack.name}: expected a kind among {', '.join(sorted(known))}, got {kind}")
-    family: Family = known[kind].load()
+    family: Family = installed_family(pack.description.kind, source=f"pack {pack.name}: kind")
     return family

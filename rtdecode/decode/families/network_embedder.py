@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.family import Embedder, Float32
 from rtdecode.decode.runtime.backends import import_torch_runtime, torch_place
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 
 def network_embedder(pack: EnginePack, *, threads: int) -> Embedder:
     """Load it; see `Family.embedder`."""
-    spec = pack.config["stages"].get("embedder")
-    if spec is None:
+    if "embedder" not in pack.description.stages:
         raise EngineError(f"pack {pack.name}: expected a stage embedder, got none; import it with the unCLIP")
     with import_torch_runtime(pack, threads):
         import torch
@@ -21,8 +20,7 @@ def network_embedder(pack: EnginePack, *, threads: int) -> Embedder:
         from rtdecode.decode.networks.build import load
         from rtdecode.decode.runtime.torch_runner import DTYPES
     device, precision = torch_place()
-    path = pack.folder / spec["file"]
-    network = load(spec["network"], dict(spec["sizes"]), path, device=device, dtype=DTYPES[precision])
+    network = load(pack, "embedder", device=device, dtype=DTYPES[precision])
 
     def run(pictures: Float32) -> Float32:
         with torch.no_grad():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,9 @@ from rtdecode.decode.networks.embedder import ImageEmbedder, TowerShape
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import PromptEncoder
 from rtdecode.decode.networks.unclip import Autoencoder, Denoiser, SmallAutoencoder
-from rtdecode.errors import BundleError
+from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack
+from rtdecode.packs.description import DESCRIPTION
 
 BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
     "ridge": lambda sizes: Ridge(**sizes),
@@ -71,15 +72,31 @@ def differences(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return lines
 
 
-def load(kind: str, sizes: dict[str, Any], path: Path, *, device: str, dtype: torch.dtype) -> nn.Module:
-    """Build a network and read its weights.
+def load(pack: EnginePack, stage: str, *, device: str, dtype: torch.dtype) -> nn.Module:
+    """Build the network of a stage and read its weights.
+
+    Parameters
+    ----------
+    pack : EnginePack
+    stage : str
+    device : str
+        As torch names it.
+    dtype : torch.dtype
+        Of floating weights.
 
     Raises
     ------
+    EngineError
+        ``pack.toml`` describes no such network.
     BundleError
         The file cannot be read or holds other tensors than the network has.
     """
-    network = empty(kind, sizes)
+    spec = pack.description.stage(stage)
+    try:
+        network = empty(spec.network, dict(spec.sizes))
+    except BundleError as error:
+        raise EngineError(f"pack {pack.name}: {DESCRIPTION}: stages.{stage}.sizes: {error}") from None
+    path = pack.folder / spec.file
     try:
         state = {key: value.to(dtype) for key, value in load_file(path, device=device).items()}
     except (OSError, SafetensorError) as error:

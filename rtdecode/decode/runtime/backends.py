@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from rtdecode.bundle import EnginePack
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,8 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
     EngineError
         The pack has nothing that the wanted backend runs, or it is not installed.
     """
-    stages = pack.config["stages"].values()
-    networks = any("network" in spec for spec in stages)
-    files = not networks or "parts" in pack.config
+    networks = pack.description.has_networks
+    files = not networks or bool(pack.description.parts)
     torch = importlib.util.find_spec("torch") is not None
     gpu = networks and torch and _has_gpu()
     plans = any(pack.folder.glob("plans/*/*.plan"))
@@ -76,18 +75,6 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
     return Backend(
         name="torch", device=device, precision=precision, reason=why if gpu else f"{why}; no GPU, so this is slow"
     )
-
-
-def check_kind(pack: EnginePack, kind: str) -> None:
-    """Check that a pack is of a kind.
-
-    Raises
-    ------
-    EngineError
-        It is not.
-    """
-    if pack.config.get("kind") != kind:
-        raise EngineError(f"pack {pack.name}: expected kind {kind!r}, got {pack.config.get('kind')!r}")
 
 
 @contextmanager

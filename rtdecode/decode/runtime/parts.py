@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch.nn import functional
 
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names
 from rtdecode.decode.runtime.runner import LONGEST, WHOLE
+from rtdecode.packs.description import Shape, StageTable
 
-Shape = list[int | str]
 CONTEXT_OF = "_context"
 """What the name of a denoiser's part that prepares its cross-attention ends with."""
 _SIZES = {"batch": 2, "tokens": 16, "voxels": 64}
@@ -106,43 +105,42 @@ class _NextWord(nn.Module):  # type: ignore[misc]
         return scores
 
 
-def parts(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
+def parts(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
     """Return the calls that a stage is made of.
 
     Parameters
     ----------
     stage : str
         Name of the stage.
-    spec : mapping
-        Its table in ``pack.toml``.
+    spec : StageTable
     network : Module
         With its weights; a denoiser's cross-attentions are changed.
     """
-    special: dict[str, Callable[[str, Mapping[str, Any], nn.Module], list[Part]]] = {
+    special: dict[str, Callable[[str, StageTable, nn.Module], list[Part]]] = {
         "ridge": _ridge,
         "prior": _prior,
         "denoiser": _denoiser,
         "captioner": _captioner,
         "embedder": _embedder,
     }
-    if spec["network"] in special:
-        return special[spec["network"]](stage, spec, network)
-    return [Part(name=stage, module=_Tuple(network), inputs=dict(spec["inputs"]), outputs=tuple(spec["outputs"]))]
+    if spec.network in special:
+        return special[spec.network](stage, spec, network)
+    return [Part(name=stage, module=_Tuple(network), inputs=dict(spec.inputs), outputs=tuple(spec.outputs))]
 
 
-def _ridge(stage: str, spec: Mapping[str, Any], _: nn.Module) -> list[Part]:
-    hidden = spec["sizes"]["hidden"]
+def _ridge(stage: str, spec: StageTable, _: nn.Module) -> list[Part]:
+    hidden = spec.sizes["hidden"]
     inputs: dict[str, Shape] = {"betas": ["batch", "voxels"], "weight": [hidden, "voxels"], "bias": [hidden]}
     return [Part(name=stage, module=_Tuple(_Ridge()), inputs=inputs, outputs=("hidden",))]
 
 
-def _prior(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
-    inputs: dict[str, Shape] = {**spec["inputs"], "keep": ["batch"]}
-    return [Part(name=stage, module=_Tuple(_Prior(network)), inputs=inputs, outputs=tuple(spec["outputs"]))]
+def _prior(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
+    inputs: dict[str, Shape] = {**spec.inputs, "keep": ["batch"]}
+    return [Part(name=stage, module=_Tuple(_Prior(network)), inputs=inputs, outputs=tuple(spec.outputs))]
 
 
-def _denoiser(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
-    sizes = spec["inputs"]
+def _denoiser(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
+    sizes = spec.inputs
     names = context_names(network)
     context = DenoiserContext(network)
     shapes: list[Shape] = [
@@ -160,16 +158,16 @@ def _denoiser(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[P
     ]
 
 
-def _captioner(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
+def _captioner(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
     inputs: dict[str, Shape] = {
-        "features": spec["inputs"]["features"],
+        "features": spec.inputs["features"],
         "words": ["batch", LONGEST],
         "place": ["batch"],
     }
     return [Part(name=stage, module=_Tuple(_NextWord(network)), inputs=inputs, outputs=("scores",))]
 
 
-def _embedder(stage: str, spec: Mapping[str, Any], network: nn.Module) -> list[Part]:
-    px = spec["sizes"]["px"]  # pictures of other sizes are resized before
+def _embedder(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
+    px = spec.sizes["px"]  # pictures of other sizes are resized before
     inputs: dict[str, Shape] = {"picture": ["batch", 3, px, px]}
-    return [Part(name=stage, module=_Tuple(network), inputs=inputs, outputs=tuple(spec["outputs"]))]
+    return [Part(name=stage, module=_Tuple(network), inputs=inputs, outputs=tuple(spec.outputs))]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.runtime.engine import Engine
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
+from rtdecode.packs.description import PartTable
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, usual and largest shape of each input."""
@@ -100,28 +100,23 @@ def network_digest(onnx: Path) -> str:
     return total.hexdigest()
 
 
-def exported(pack: EnginePack) -> Mapping[str, Any]:
-    """Return the table of exported parts.
+def exported(pack: EnginePack) -> Mapping[str, PartTable]:
+    """Return the exported parts by name.
 
     Raises
     ------
     EngineError
-        There is none, or it was written before parts had a tolerance and the inputs of now.
+        There are none.
     """
-    parts: Mapping[str, Any] = pack.config.get("parts", {})
+    parts = pack.description.parts
     if not parts:
         raise EngineError(f"pack {pack.name}: expected exported parts, got none: rtdecode engines export {pack.folder}")
-    if old := [name for name, spec in parts.items() if "tolerance" not in spec]:
-        raise EngineError(
-            f"pack {pack.name}: expected a tolerance of every exported part, got none of {', '.join(old)}: an older "
-            "version exported it; export the imported pack again"
-        )
     return parts
 
 
 def sizes_of(pack: EnginePack) -> dict[str, int]:
     """Sizes of inputs that vary between packs, but not within one."""
-    return {"tokens": int(pack.config["tokens"]["count"])}
+    return {"tokens": pack.description.tokens.count}
 
 
 def profile_of(inputs: Mapping[str, list[int | str]], sizes: Mapping[str, int]) -> Profile:
@@ -144,47 +139,14 @@ def plan_keys(pack: EnginePack, hardware: Hardware, flags: tuple[str, ...] = ())
     """Return what the plan of each exported part must have been compiled for."""
     return {
         name: PlanKey(
-            network=network_digest(pack.folder / spec["file"]),
+            network=network_digest(pack.folder / part.file),
             hardware=hardware,
-            precision=spec["precision"],
-            profile=profile_of(spec["inputs"], sizes_of(pack)),
+            precision=part.precision,
+            profile=profile_of(part.inputs, sizes_of(pack)),
             flags=flags,
         )
-        for name, spec in exported(pack).items()
+        for name, part in exported(pack).items()
     }
-
-
-def write_plan(folder: Path, stage: str, key: PlanKey, plan: bytes, parity: Mapping[str, float]) -> Path:
-    """Write a plan with its key beside it.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the pack.
-    stage : str
-    key : PlanKey
-    plan : bytes
-    parity : mapping of str to float
-        Largest difference of each output from the reference on fixed inputs.
-
-    Returns
-    -------
-    Path
-        The plan.
-    """
-    target = folder / "plans" / key.digest / f"{stage}.plan"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sidecar = {
-        "schema": SCHEMA,
-        "key": key.fields(),
-        "sha256": hashlib.sha256(plan).hexdigest(),
-        "parity": dict(parity),
-    }
-    for path, content in ((target, plan), (target.with_suffix(".json"), json.dumps(sidecar, indent=1).encode())):
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    return target
 
 
 def sidecars(pack: EnginePack, stage: str) -> dict[Path, dict[str, Any]]:

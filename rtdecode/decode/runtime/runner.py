@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.runtime.engine import OnnxEngine
 from rtdecode.decode.runtime.plans import exported, load_plan, plan_keys
+from rtdecode.packs import EnginePack
 
 Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Named arrays in, named arrays out."""
@@ -74,9 +74,7 @@ def onnx_runner(pack: EnginePack, *, threads: int = 1) -> Runner:
     parts = exported(pack)
     return Runner(
         parts=parts,
-        open=lambda name: (
-            OnnxEngine(pack.folder / parts[name]["file"], name=f"{pack.name}/{name}", threads=threads).run
-        ),
+        open=lambda name: OnnxEngine(pack.folder / parts[name].file, name=f"{pack.name}/{name}", threads=threads).run,
         join=np.concatenate,
         level=lambda number, rows: np.full(len(rows), number, np.int64),
         array=lambda values: values,

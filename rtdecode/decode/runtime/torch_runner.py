@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.runtime.parts import CONTEXT_OF, parts
 from rtdecode.decode.runtime.runner import Compute, Runner, tensor_runner
 from rtdecode.decode.runtime.torch_engine import TorchEngine
+from rtdecode.packs import EnginePack
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _FULL = ("autoencoder", "prior")
@@ -32,9 +32,9 @@ def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Col
             )
         return opened[name].compute
 
-    specs: dict[str, Any] = pack.config["stages"]
-    contexts = {f"{name}{CONTEXT_OF}" for name, spec in specs.items() if spec["network"] == "denoiser"}
-    return tensor_runner(specs.keys() | contexts, open_part, device=device, internal=internal)
+    stages = pack.description.stages
+    contexts = {f"{name}{CONTEXT_OF}" for name, stage in stages.items() if stage.network == "denoiser"}
+    return tensor_runner(stages.keys() | contexts, open_part, device=device, internal=internal)
 
 
 def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> list[TorchEngine]:
@@ -50,11 +50,10 @@ def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> 
         Of the networks. Autoencoders stay in float32 and, in half precision, the prior runs under autocast, both as
         published.
     """
-    spec, dtype = pack.config["stages"][stage], DTYPES[precision]
-    kind = spec["network"]
+    dtype, kind = DTYPES[precision], pack.description.stage(stage).network
     given = torch.float32 if kind in _FULL else dtype
-    network = load(kind, dict(spec["sizes"]), pack.folder / spec["file"], device=device, dtype=given)
-    made = parts(stage, spec, network)
+    network = load(pack, stage, device=device, dtype=given)
+    made = parts(stage, pack.description.stage(stage), network)
     if kind == "prior" and dtype != torch.float32:
         made = [replace(part, module=_Autocast(part.module, dtype)) for part in made]
     # What Transformers does for the captioner's masks need not be possible in a graph.

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.records import Drift
+from rtdecode.statistics import RunningMoments
 
 
 class DriftMonitor:
@@ -20,26 +21,22 @@ class DriftMonitor:
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
-        self._count = 0
-        self._mean = np.zeros(len(adapter.voxels))
-        self._squares = np.zeros(len(adapter.voxels))
+        self._moments = RunningMoments()
 
     @property
     def drift(self) -> Drift | None:
         """Of the betas so far; None before the second."""
-        if self._count < 2:
+        moments = self._moments
+        if moments.count < 2:
             return None
         return Drift(
-            trials=self._count,
-            shift=float(np.median(np.abs(self._mean))),
-            spread=float(np.median(np.sqrt(self._squares / (self._count - 1)))),
+            trials=moments.count,
+            shift=float(np.median(np.abs(moments.mean))),
+            spread=float(np.median(moments.deviation)),
         )
 
     def add(self, beta: NDArray[np.float32]) -> None:
         """Take the final beta of a trial, shape (v,); a voxel without an estimate counts as its mean."""
         z = (beta[self._adapter.voxels].astype(np.float64) - self._adapter.mean) / self._adapter.scale
         z[~np.isfinite(z)] = 0.0
-        self._count += 1
-        change = z - self._mean
-        self._mean += change / self._count
-        self._squares += change * (z - self._mean)
+        self._moments.add(z)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from rtdecode.errors import BundleError
+from rtdecode.statistics import p_value
 
 CEILING = 0.999
 
@@ -47,8 +48,7 @@ class Evidence:
 
     def p_noise(self, margin: float) -> float:
         """How often noise with the covariance of the calibration betas has at least this margin."""
-        at_least = len(self.null_margins) - int(np.searchsorted(self.null_margins, margin, side="left"))
-        return (1 + at_least) / (1 + len(self.null_margins))
+        return p_value(self.null_margins, margin)
 
 
 def evidence_from(tensors: Mapping[str, NDArray[Any]]) -> Evidence:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from scipy.fft import dct
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.score.mapped import map_tensor
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
+from rtdecode.statistics import row_cosines
 
 LARGE = 100_000
 """Pictures from which an index is worth its approximation."""
@@ -88,18 +89,16 @@ class ImagePool:
             Of as many values as an embedding.
         k : int
         """
-        unit = np.asarray(query, np.float32).reshape(1, -1)
-        if unit.size != self._rows.shape[1]:
-            raise EngineError(f"pool: expected a query of {self._rows.shape[1]} values, got {unit.size}")
-        unit = unit / np.linalg.norm(unit)
+        flat = np.asarray(query, np.float32).reshape(-1)
+        if flat.size != self._rows.shape[1]:
+            raise EngineError(f"pool: expected a query of {self._rows.shape[1]} values, got {flat.size}")
         if self._index is None:
-            every = np.concatenate([block @ unit[0] for block in self._blocks()]) / self._norms
+            every = row_cosines(flat, self._rows, norms=self._norms, at_once=_BLOCK)
             best = np.argsort(-every, kind="stable")[:k]
             return [(self.names[i], float(every[i])) for i in best]
-        found = self._index.search(narrowed(unit), max(k, _COMPARED))[1][0]
+        found = self._index.search(narrowed(flat[None] / np.linalg.norm(flat)), max(k, _COMPARED))[1][0]
         near = np.sort(found[found >= 0])
-        rows = [np.asarray(self._rows[i], np.float32) for i in near]
-        cosines = np.array([row @ unit[0] / np.linalg.norm(row) for row in rows])
+        cosines = row_cosines(flat, self._rows[near])
         best = np.argsort(-cosines, kind="stable")[:k]
         return [(self.names[near[i]], float(cosines[i])) for i in best]
 
@@ -168,8 +167,8 @@ def open_pool(path: Path, pack: EnginePack, *, large: int = LARGE) -> ImagePool:
             known, said = set(stored.keys()), stored.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise EngineError(f"{path}: expected embeddings of rtdecode engines embed: {error}") from None
-    embedder = pack.config["stages"].get("embedder", {}).get("file", "")
-    if not embedder or said.get("embedder") != pack.digest(embedder):
+    embedder = pack.description.stages.get("embedder")
+    if embedder is None or said.get("embedder") != pack.digest(embedder.file):
         raise EngineError(f"{path}: expected pictures embedded by the embedder of pack {pack.name}; embed them anew")
     narrow = map_tensor(path, PROJECTED) if PROJECTED in known else None
     return ImagePool(json.loads(said["names"]), map_tensor(path, "tokens"), narrow=narrow, large=large)

@@ -67,25 +67,3 @@ def _log_likelihood(predicted: NDArray[Any], means: NDArray[Any], precision: NDA
     predicted, means, precision = (np.asarray(a, dtype=np.float64) for a in (predicted, means, precision))
     weighted = means @ precision
     return np.asarray(predicted @ weighted.T - 0.5 * (weighted * means).sum(1))
-
-
-def mid_rank(scores: NDArray[Any], true: int) -> float:
-    """Rank of candidate `true`, 1 is best; ties and undefined scores share the middle of their places.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Higher is better.
-    true : int
-        Index of the candidate asked for.
-
-    Returns
-    -------
-    float
-        From 1 to n. A score that is not a number ties with every other.
-    """
-    own = scores[true]
-    others = np.delete(scores, true)
-    better = int(np.sum(others > own))
-    worse = int(np.sum(others < own))
-    return 1.0 + better + 0.5 * (len(others) - better - worse)

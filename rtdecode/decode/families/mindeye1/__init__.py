@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.family import Embedder
 from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1
 from rtdecode.decode.families.network_embedder import network_embedder
+from rtdecode.decode.families.published_pack import PublishedDescription
 from rtdecode.decode.pipeline import Pipeline
-from rtdecode.decode.runtime.backends import Backend, check_kind, choose, import_torch_runtime
+from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
 from rtdecode.decode.runtime.runner import compiled_runner
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
-KIND = "mindeye1"
+
+class MindEye1Description(PublishedDescription, frozen=True, kw_only=True):
+    """Content of ``pack.toml``; see `PublishedDescription`."""
 
 
 class MindEye1Family:
     """A `Family` whose packs no session runs yet: each participant has a whole network, which no visit can train."""
+
+    description = MindEye1Description
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Refuse; see the class."""
@@ -66,7 +71,7 @@ def load_mindeye1(
     BundleError
         A file is not what ``pack.toml`` describes.
     """
-    check_kind(pack, KIND)
+    pack.described(MindEye1Description)
     backend = backend or choose("auto", pack)
     if backend.name != "torch":
         return MindEye1(pack, compiled_runner(pack, backend.name, threads=threads), prior_steps=prior_steps)
@@ -78,6 +83,6 @@ def load_mindeye1(
 
 def _not_live(pack: EnginePack) -> EngineError:
     return EngineError(
-        f"pack {pack.name}: expected a pack that a session can run, got one of kind {KIND}: each of its participants "
+        f"pack {pack.name}: expected a pack that a session can run, got one of kind mindeye1: each of its participants "
         "has a whole network, which no visit can train"
     )

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.arrays import Float32, check_betas, draw, pixels
 from rtdecode.decode.families.guided_prior import guided_prior
 from rtdecode.decode.runtime.runner import Runner
-from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
+from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 NEEDED = ("brain", "prior")
 _BLURRY = ("low_level", "blurry_autoencoder")
@@ -70,13 +70,13 @@ class MindEye1:
     def __init__(self, pack: EnginePack, runner: Runner, *, prior_steps: int | None = None) -> None:
         if missing := [name for name in NEEDED if name not in runner.parts]:
             raise EngineError(f"pack {pack.name}: missing stages {', '.join(missing)}; import the weights again")
-        stages = pack.config["stages"]
+        said = pack.description
         self._runner = runner
         self._brain, self._prior = runner.open("brain"), guided_prior(runner)
         self._blurry = [runner.open(name) for name in _BLURRY] if set(_BLURRY) <= set(runner.parts) else None
-        self._voxels = int(stages["brain"]["sizes"]["voxels"])
-        self._schedule = cosine_schedule(int(stages["prior"]["sizes"].get("timesteps", 100)))
-        self._steps = prior_steps or self._schedule.timesteps
+        self._voxels = said.size("brain", "voxels")
+        schedule = cosine_schedule(said.size("prior", "timesteps", 100))
+        self._sampler = prior_sampler("published", schedule, prior_steps or schedule.timesteps)
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -107,8 +107,8 @@ class MindEye1:
         mean = runner.array(check_betas(betas, self._voxels).mean(0, keepdims=True))
         found = self._brain({"betas": mean})
         said = found["tokens"]
-        noise = runner.array(draw(seed, _PRIOR, count_draws(self._schedule.timesteps, self._steps), *said.shape))
-        scaled = sample_prior(lambda x, t: self._prior(x, t, said, 1.0), list(noise), self._schedule, steps=self._steps)
+        noise = runner.array(draw(seed, _PRIOR, self._sampler.draws, *said.shape))
+        scaled = self._sampler.sample(lambda x, t: self._prior(x, t, said, 1.0), list(noise))
         tokens = runner.host(scaled)[0] / np.float32(np.sqrt(said.shape[2]))
         return MindEye1Decoded(
             tokens=tokens,

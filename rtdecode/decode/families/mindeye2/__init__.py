@@ -5,24 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.family import Embedder
 from rtdecode.decode.families.mindeye2.assembly import CONTEXT, load_engines
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_pipeline import MindEye2Pipeline
 from rtdecode.decode.families.mindeye2.recipe import Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.stimulus_latents import read_stimuli
 from rtdecode.decode.families.network_embedder import network_embedder
-from rtdecode.decode.runtime.backends import Backend, check_kind, choose, import_torch_runtime
+from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
 from rtdecode.decode.runtime.runner import compiled_runner
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
-
-KIND = "mindeye2"
 
 
 class MindEye2Family:
     """A `Family` of the published networks."""
+
+    description = MindEye2Description
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Read what ``rtdecode engines embed`` has written beside the pictures; see `read_stimuli`."""
@@ -30,7 +31,7 @@ class MindEye2Family:
 
     def pipeline(self, pack: EnginePack, settings: DecodeSettings, backend: Backend, *, seed: int) -> MindEye2Pipeline:
         """Load the networks; see `Family.pipeline`."""
-        recipe = recipe_of(pack.config)
+        recipe = recipe_of(pack.described(MindEye2Description))
         recipe = replace(
             recipe,
             prior_steps=recipe.prior_steps if settings.prior_steps is None else settings.prior_steps,
@@ -76,9 +77,8 @@ def load_mindeye2(
     BundleError
         A file is not what ``pack.toml`` describes.
     """
-    check_kind(pack, KIND)
+    recipe = recipe or recipe_of(pack.described(MindEye2Description))
     backend = backend or choose("auto", pack)
-    recipe = recipe or recipe_of(pack.config)
     if backend.name != "torch":
         runner = compiled_runner(pack, backend.name, threads=threads, internal=(CONTEXT,))
         return MindEye2(load_engines(pack, runner, participant=participant), recipe)

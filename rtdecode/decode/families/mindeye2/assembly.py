@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.guided_prior import guided_prior
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, Unclip, size_features
 from rtdecode.decode.runtime.runner import LONGEST, Compute, Runner
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 NEEDED = ("ridge", "backbone", "prior")
 CONTEXT = "unclip_context"
@@ -37,7 +37,7 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> M
     EngineError
         A part that every picture needs is missing, or one cannot be loaded.
     """
-    parts, stages = runner.parts, pack.config["stages"]
+    parts, said = runner.parts, pack.description
     if missing := [name for name in NEEDED if name not in parts]:
         raise EngineError(f"pack {pack.name}: missing stages {', '.join(missing)}; import the weights again")
 
@@ -49,15 +49,15 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> M
 
     return MindEye2Stages(
         ridge=ridge_layer(pack, participant),
-        schedule=cosine_schedule(int(stages["prior"]["sizes"].get("timesteps", 100))),
+        schedule=cosine_schedule(said.size("prior", "timesteps", 100)),
         backbone=_backbone(runner.open("backbone")),
         prior=guided_prior(runner),
         caption=_captions(pack, runner) if {"converter", "captioner"} <= set(parts) else None,
         unclip=_unclip(runner) if {"unclip", CONTEXT} <= set(parts) else None,
-        latent_side=int(stages["unclip"]["sizes"]["sample_size"]) if "unclip" in stages else 0,
+        latent_side=said.size("unclip", "sample_size") if "unclip" in said.stages else 0,
         picture=simple("autoencoder"),
         small_picture=simple("small_autoencoder"),
-        blurry=simple("blurry_autoencoder") if stages["backbone"]["sizes"]["low_level"] else None,
+        blurry=simple("blurry_autoencoder") if said.size("backbone", "low_level") else None,
         embed=None,
         refiner=None,
         array=runner.array,
@@ -73,7 +73,7 @@ def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:
     EngineError
         The pack has no such layer, or it is in bfloat16 and there is no torch to read it.
     """
-    path = pack.folder / pack.config["stages"]["ridge"]["file"]
+    path = pack.folder / pack.description.stage("ridge").file
     weight, bias = (f"linears.{participant}.{part}" for part in ("weight", "bias"))
     with safe_open(path, framework="numpy") as file:
         names = file.keys()
@@ -116,8 +116,8 @@ def _captions(pack: EnginePack, runner: Runner) -> Callable[[Any], list[str]]:
     except ImportError as error:
         raise EngineError(f"captions need tokenizers: pip install '.[gpu]' ({error})") from None
     convert, score = runner.open("converter"), runner.open("captioner")
-    sizes = pack.config["stages"]["captioner"]["sizes"]
-    first, last = int(sizes["bos_token_id"]), int(sizes["eos_token_id"])
+    said = pack.description
+    first, last = said.size("captioner", "bos_token_id"), said.size("captioner", "eos_token_id")
     tokenizer = Tokenizer.from_file(str(pack.folder / "captioner" / "tokenizer.json"))
 
     def run(tokens: Any) -> list[str]:

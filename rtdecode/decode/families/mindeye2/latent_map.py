@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
+from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 EMBEDDINGS = "embeddings.safetensors"
 """Embeddings of a folder of pictures, in that folder, as ``rtdecode engines embed`` writes them."""
@@ -63,6 +64,12 @@ class LatentMap:
         return scores @ self.weights + self.intercept
 
 
+def latents_of(pack: EnginePack) -> LatentsTable | None:
+    """Return what ``pack.toml`` says of the map; None where the pack has none, or is of another family."""
+    said = pack.description
+    return said.latents if isinstance(said, MindEye2Description) else None
+
+
 def latent_map(pack: EnginePack) -> LatentMap:
     """Load the map of a pack.
 
@@ -71,8 +78,9 @@ def latent_map(pack: EnginePack) -> LatentMap:
     EngineError
         The pack has none.
     """
-    if LATENTS not in pack.config:
+    table = latents_of(pack)
+    if table is None:
         raise EngineError(
             f"pack {pack.name}: expected a table {LATENTS}, got none: rtdecode engines latents {pack.folder}"
         )
-    return LatentMap(**pack.tensors(pack.config[LATENTS]["file"]))
+    return LatentMap(**pack.tensors(table.file))

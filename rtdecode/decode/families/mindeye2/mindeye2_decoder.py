@@ -17,10 +17,10 @@ from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, M
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe
 from rtdecode.decode.families.mindeye2.unclip_step import Unclip
 from rtdecode.decode.resample import bilinear
-from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
 from rtdecode.decode.sampling.edm import euler, euler_times, refinement_times, unclip_start
-from rtdecode.decode.sampling.few import few_times, sample_few
+from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.errors import EngineError
+from rtdecode.statistics import row_cosines
 
 OUTPUT_PX = 256
 """Height and width at which published pictures are kept, blended and judged."""
@@ -52,6 +52,7 @@ class MindEye2:
             )
         if self.recipe.small_autoencoder and stages.small_picture is None:
             raise EngineError("the recipe asks for the small autoencoder: import one with --small-autoencoder")
+        self._sampler = prior_sampler(self.recipe.prior_sampler, stages.schedule, self.recipe.prior_steps)
         self.take_ridge(*stages.ridge)
 
     @property
@@ -122,18 +123,13 @@ class MindEye2:
 
     def clean(self, hidden: Hidden, *, seed: int) -> Any:
         """Sample clean tokens (1, tokens, dim) with the prior."""
-        schedule, recipe = self._stages.schedule, self.recipe
-        draws = 1 if recipe.prior_distilled else count_draws(schedule.timesteps, recipe.prior_steps)
-        noise = draw(seed, _PRIOR, draws, *hidden.tokens.shape)
+        guidance = self.recipe.prior_guidance
+        noise = draw(seed, _PRIOR, self._sampler.draws, *hidden.tokens.shape)
 
         def predict(x: Any, t: int) -> Any:
-            return self._stages.prior(x, t, hidden.tokens, recipe.prior_guidance)
+            return self._stages.prior(x, t, hidden.tokens, guidance)
 
-        given = list(self._stages.array(noise))
-        if recipe.prior_distilled:
-            times = few_times(schedule.timesteps, recipe.prior_steps)
-            return sample_few(predict, given[0], schedule.alphas_cumprod, times)
-        return sample_prior(predict, given, schedule, steps=recipe.prior_steps)
+        return self._sampler.sample(predict, list(self._stages.array(noise)))
 
     def caption(self, tokens: Any) -> str | None:
         """Caption clean tokens (1, tokens, dim); None without the stages."""
@@ -150,7 +146,7 @@ class MindEye2:
         if n == 1 or stages.embed is None:
             return made[0]
         seen = [stages.embed(stages.array(bilinear(one, OUTPUT_PX)[None])) for one in made]
-        likeness = [_cosines(stages.host(hidden.retrieval), stages.host(tokens))[0] for tokens in seen]
+        likeness = [self.similarities(hidden, stages.host(tokens))[0] for tokens in seen]
         return made[int(np.argmax(likeness))]
 
     def blurry(self, hidden: Hidden) -> Float32 | None:
@@ -193,7 +189,7 @@ class MindEye2:
         ndarray of shape (n,), float32
             Cosines over all tokens together; `argsort` of their negative ranks the pool.
         """
-        return _cosines(self._stages.host(hidden.retrieval), pool)
+        return row_cosines(self._stages.host(hidden.retrieval).reshape(-1), pool.reshape(len(pool), -1))
 
     def decode(self, betas: NDArray[np.floating[Any]], *, seed: int) -> MindEye2Decoded:
         """Make everything that the pack can make of one beta, or of repeats.
@@ -240,12 +236,3 @@ class MindEye2:
         start = stages.array(unclip_start(latent, noise, offset, float(sigmas[0])))
         context = unclip.context(tokens, unconditional, recipe.unclip_guidance)
         return euler(lambda x, t: unclip.noise(x, t, context), start, times, sigmas)
-
-
-def _cosines(query: NDArray[Any], pool: NDArray[Any]) -> Float32:
-    """Return the cosine (n,) of one query and n candidates, all flattened."""
-    one = np.asarray(query, dtype=np.float32).reshape(-1)
-    rows = pool.reshape(len(pool), -1)
-    norms = np.array([np.linalg.norm(row.astype(np.float32)) for row in rows], dtype=np.float32)
-    dots = np.array([row.astype(np.float32) @ one for row in rows], dtype=np.float32)
-    return np.asarray(dots / (norms * np.linalg.norm(one)), dtype=np.float32)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden
 
 NEGATIVE_PROMPT = (
@@ -27,8 +26,8 @@ class Recipe:
     prior_steps : int
         Of DDIM, or all of the prior's noise levels for DDPM; n steps of DDIM are n - 1 evaluations. Of a distilled
         prior: evaluations.
-    prior_distilled : bool
-        Whether the prior is a student that is sampled in few steps without fresh noise.
+    prior_sampler : str
+        See `prior_sampler`: ``published``, or ``few`` for a student that is sampled without fresh noise.
     prior_guidance : float
         1 is none.
     unclip_steps : int
@@ -46,7 +45,7 @@ class Recipe:
     """
 
     prior_steps: int = 20
-    prior_distilled: bool = False
+    prior_sampler: str = "published"
     prior_guidance: float = 1.0
     unclip_steps: int = 38
     unclip_guidance: float = 5.0
@@ -59,22 +58,23 @@ class Recipe:
     best_of: int = 1
 
 
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
+def recipe_of(description: MindEye2Description) -> Recipe:
     """Return the published recipe but, for what a pack says was distilled, two steps without guidance.
 
     A small autoencoder is used where the pack has one.
 
     Parameters
     ----------
-    config : mapping
-        Content of ``pack.toml``.
+    description : MindEye2Description
     """
-    distilled = config.get("distilled", {})
-    recipe = Recipe(small_autoencoder="small_autoencoder" in config.get("stages", {}))
+    distilled = description.distilled
+    recipe = Recipe(small_autoencoder="small_autoencoder" in description.stages)
     if "prior" in distilled:
-        recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_distilled=True)
+        recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_sampler="few")
     if "unclip" in distilled:
         recipe = replace(recipe, unclip_steps=STUDENT_STEPS, unclip_guidance=1.0)
+    if description.prior_sampler:
+        recipe = replace(recipe, prior_sampler=description.prior_sampler)
     return recipe
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rtdecode.bundle import EnginePack
-from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LATENTS
+from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LATENTS, latents_of
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import BundleError
+from rtdecode.packs import EnginePack
 from rtdecode.stimuli import pictures_in
 
 CATEGORIES = "categories.json"
@@ -38,7 +38,8 @@ def read_stimuli(pack: EnginePack, folder: Path | None) -> Candidates:
     assert folder is not None  # else there are no categories
     path = folder / EMBEDDINGS
     again = f"rtdecode engines embed {folder} --pack {pack.folder}"
-    if LATENTS not in pack.config:
+    table = latents_of(pack)
+    if table is None:
         raise BundleError(
             f"pack {pack.name}: expected the map that a participant is calibrated through, got none: "
             f"rtdecode engines latents {pack.folder}"
@@ -50,7 +51,7 @@ def read_stimuli(pack: EnginePack, folder: Path | None) -> Candidates:
             latents = file.get_tensor(LATENTS) if LATENTS in file.keys() else None  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: expected embeddings of the pictures ({error}): {again}") from None
-    if latents is None or facts.get(LATENTS) != pack.digest(pack.config[LATENTS]["file"]):
+    if latents is None or facts.get(LATENTS) != pack.digest(table.file):
         raise BundleError(f"{path}: expected embeddings by the map of pack {pack.name}: {again}")
     if strange := sorted(pictures_in(folder).keys() ^ set(names)):
         raise BundleError(f"{path}: pictures have changed since ({', '.join(strange[:5])}): {again}")

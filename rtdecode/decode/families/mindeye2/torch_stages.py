@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.mindeye2.assembly import CONTEXT, load_engines
 from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages, Refiner
 from rtdecode.decode.families.mindeye2.unclip_step import REFINER_SIZES, size_features
@@ -17,6 +16,7 @@ from rtdecode.decode.networks.build import load
 from rtdecode.decode.networks.prompt import word_numbers
 from rtdecode.decode.runtime.torch_runner import DTYPES, torch_runner
 from rtdecode.decode.sampling.edm import guide
+from rtdecode.packs import EnginePack
 
 _REFINER = {"refiner", "refiner_autoencoder", "prompt"}
 
@@ -43,19 +43,18 @@ def load_stages(
     BundleError
         A file is not what ``pack.toml`` describes.
     """
-    specs: dict[str, Any] = pack.config["stages"]
+    there = pack.description.stages.keys()
 
     def network(name: str, dtype: torch.dtype) -> Any:
-        spec = specs[name]
-        return load(spec["network"], dict(spec["sizes"]), pack.folder / spec["file"], device=device, dtype=dtype)
+        return load(pack, name, device=device, dtype=dtype)
 
     dtype = DTYPES[precision]
     runner = torch_runner(pack, device=device, precision=precision, internal=(CONTEXT,))
     stages = load_engines(pack, runner, participant=participant)
     return replace(
         stages,
-        embed=_embed(network("embedder", dtype)) if "embedder" in specs else None,
-        refiner=_refiner(network, device, dtype) if specs.keys() >= _REFINER else None,
+        embed=_embed(network("embedder", dtype)) if "embedder" in there else None,
+        refiner=_refiner(network, device, dtype) if there >= _REFINER else None,
     )
 
 

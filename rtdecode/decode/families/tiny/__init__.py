@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtdecode.bundle import EnginePack
 from rtdecode.decode.families.family import Embedder
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates
+from rtdecode.decode.families.tiny.tiny_description import TinyDescription
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
 from rtdecode.decode.families.tiny.tiny_stages import load_stages, open_stage
 from rtdecode.decode.runtime.backends import Backend
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
 
 class TinyFamily:
     """A `Family` of ONNX stages."""
+
+    description = TinyDescription
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Embed the pictures of a folder, or take the pack's categories where there is none."""
@@ -36,7 +39,8 @@ class TinyFamily:
     def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
         """Load the embedder, which takes pictures of the pack's own size."""
         engine = open_stage(pack, "embedder", threads=threads)
-        size = int(pack.config["picture"]["height"]), int(pack.config["picture"]["width"])
+        picture = pack.described(TinyDescription).picture
+        size = picture.height, picture.width
         return Embedder(run=lambda pictures: engine.run({"image": pictures})["tokens"], picture_px=size)
 
 

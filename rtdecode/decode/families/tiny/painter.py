@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.decode.families.tiny.tiny_stages import TinyStages
 from rtdecode.decode.sampling.edm import LEVELS, euler, euler_times
-from rtdecode.decode.sampling.few import few_times, sample_few
+from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
 
@@ -38,21 +37,17 @@ class Painter:
         self, stages: TinyStages, *, seed: int = 0, prior_steps: int | None = None, unclip_steps: int | None = None
     ) -> None:
         asked = stages.sampling
-        self._sampling = replace(
-            asked,
-            prior_steps=prior_steps if prior_steps is not None else asked.prior_steps,
-            unclip_steps=unclip_steps if unclip_steps is not None else asked.unclip_steps,
-        )
         self._stages = stages
         self._seed = seed
-        self._alphas = cosine_schedule(asked.prior_levels).alphas_cumprod
+        self._prior = prior_sampler(
+            asked.prior.sampler,
+            cosine_schedule(asked.prior.levels),
+            asked.prior.steps if prior_steps is None else prior_steps,
+        )
         try:
-            self._prior_times = few_times(asked.prior_levels, self._sampling.prior_steps)
-            self._times, self._sigmas = euler_times(self._sampling.unclip_steps)
+            self._times, self._sigmas = euler_times(asked.unclip.steps if unclip_steps is None else unclip_steps)
         except ValueError as error:
-            raise EngineError(
-                f"steps: expected 1 to {asked.prior_levels} of the prior and 1 to {LEVELS} of the unCLIP ({error})"
-            ) from None
+            raise EngineError(f"steps of the unCLIP: expected 1 to {LEVELS} ({error})") from None
 
     def paint(self, tokens: Float32, trial: str) -> NDArray[np.uint8]:
         """Draw a picture.
@@ -78,7 +73,7 @@ class Painter:
 
     def _sample_tokens(self, tokens: Float32, rng: np.random.Generator) -> Float32:
         """Clean tokens (1, t, d) by the prior."""
-        noise = rng.standard_normal(tokens.shape, dtype=np.float32)
+        noise = rng.standard_normal((self._prior.draws, *tokens.shape), dtype=np.float32)
         natural = tokens
 
         def predict(noisy: Float32, t: int) -> Float32:
@@ -87,7 +82,7 @@ class Painter:
             natural = out["tokens_clean"]
             return np.asarray(out["clean"])
 
-        sample_few(predict, noise, self._alphas, self._prior_times)
+        self._prior.sample(predict, list(noise))
         return natural
 
     def _sample_latent(self, tokens: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
@@ -99,7 +94,7 @@ class Painter:
             out = self._stages.unclip.run({"latent": latent, "t": np.array([t]), **fixed})
             return np.asarray(out["noise"])
 
-        noise = rng.standard_normal((1, *self._sampling.latent), dtype=np.float32)
-        start = noise * np.float32(self._sampling.temperature) * np.sqrt(1 + self._sigmas[0] ** 2)
+        noise = rng.standard_normal((1, *self._stages.sampling.unclip.latent), dtype=np.float32)
+        start = noise * np.float32(self._stages.sampling.unclip.temperature) * np.sqrt(1 + self._sigmas[0] ** 2)
         latent = np.asarray(euler(predict, start, self._times, self._sigmas), dtype=np.float32)
         return latent, given["draft"]

@@ -7,34 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.bundle import EnginePack
+from rtdecode.decode.families.tiny.tiny_description import SamplingTable, TinyDescription
 from rtdecode.decode.runtime.engine import Engine, OnnxEngine
 from rtdecode.errors import EngineError
+from rtdecode.packs import EnginePack
 
 STAGES = ("embedder", "adapter", "commit", "prior", "unclip_context", "unclip", "autoencoder", "captioner")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How a pack's diffusion networks are called.
-
-    Attributes
-    ----------
-    prior_levels : int
-        Noise levels of the prior's cosine schedule.
-    prior_steps, unclip_steps : int
-        Evaluations a picture.
-    latent : tuple of int
-        Channels, height and width of a latent.
-    temperature : float
-        Deviation of the noise that latents start from, in units of what the schedule asks.
-    """
-
-    prior_levels: int
-    prior_steps: int
-    unclip_steps: int
-    latent: tuple[int, int, int]
-    temperature: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,7 +50,7 @@ class TinyStages:
         Token groups, as slices of the flattened tokens.
     picture_px : tuple of int
         Height and width.
-    sampling : Sampling
+    sampling : SamplingTable
     """
 
     embedder: Engine
@@ -89,7 +67,7 @@ class TinyStages:
     end: int
     groups: tuple[slice, ...]
     picture_px: tuple[int, int]
-    sampling: Sampling
+    sampling: SamplingTable
 
 
 def load_stages(pack: EnginePack, *, threads: int = 1) -> TinyStages:
@@ -106,43 +84,22 @@ def load_stages(pack: EnginePack, *, threads: int = 1) -> TinyStages:
     EngineError
         A stage is missing, cannot be loaded, or has other inputs or outputs than `pack` says.
     """
-    config = pack.config
-    missing = [name for name in STAGES if name not in config["stages"]]
-    if missing:
-        raise EngineError(f"pack {pack.name}: expected stages {', '.join(STAGES)}; missing {', '.join(missing)}")
+    said = pack.described(TinyDescription)
     engines = {name: open_stage(pack, name, threads=threads) for name in STAGES}
-    prototypes = pack.tensors(config["prototypes"])["prototypes"].astype(np.float32)
-    layout = (len(config["categories"]), config["tokens"]["count"], config["tokens"]["channels"])
+    prototypes = pack.tensors(said.prototypes)["prototypes"].astype(np.float32)
+    layout = (len(said.categories), said.tokens.count, said.tokens.channels)
     if prototypes.shape != layout:
         raise EngineError(f"pack {pack.name}: expected prototypes of shape {layout}, got {prototypes.shape}")
     return TinyStages(
         **engines,
         prototypes=prototypes,
-        categories=tuple(config["categories"]),
-        vocabulary=tuple(config["caption"]["vocabulary"]),
-        end=int(config["caption"]["end"]),
-        groups=tuple(slice(first, stop) for first, stop in config["tokens"]["groups"].values()),
-        picture_px=(int(config["picture"]["height"]), int(config["picture"]["width"])),
-        sampling=_sampling(pack),
+        categories=tuple(said.categories),
+        vocabulary=tuple(said.caption.vocabulary),
+        end=said.caption.end,
+        groups=tuple(slice(first, stop) for first, stop in said.tokens.groups.values()),
+        picture_px=(said.picture.height, said.picture.width),
+        sampling=said.sampling,
     )
-
-
-def _sampling(pack: EnginePack) -> Sampling:
-    try:
-        prior, unclip = pack.config["sampling"]["prior"], pack.config["sampling"]["unclip"]
-        channels, height, width = (int(n) for n in unclip["latent"])
-        return Sampling(
-            prior_levels=int(prior["levels"]),
-            prior_steps=int(prior["steps"]),
-            unclip_steps=int(unclip["steps"]),
-            latent=(channels, height, width),
-            temperature=float(unclip["temperature"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(
-            f"pack {pack.name}: sampling: expected levels and steps of prior and unclip, the unclip's temperature and "
-            f"its latent of 3 sizes, got {pack.config.get('sampling')} ({error!r})"
-        ) from None
 
 
 def open_stage(pack: EnginePack, name: str, *, threads: int) -> Engine:
@@ -153,13 +110,9 @@ def open_stage(pack: EnginePack, name: str, *, threads: int) -> Engine:
     EngineError
         It is missing, cannot be loaded, or has other inputs or outputs than ``pack.toml`` says.
     """
-    spec = pack.config["stages"].get(name)
-    if spec is None:
-        raise EngineError(f"pack {pack.name}: expected a stage {name}, got none")
-    engine = OnnxEngine(pack.folder / spec["file"], name=f"{pack.name}/{name}", threads=threads)
-    for kind, got in (("inputs", engine.inputs), ("outputs", engine.outputs)):
-        if set(got) != set(spec[kind]):
-            raise EngineError(
-                f"{engine.name}: pack.toml gives {kind} {sorted(spec[kind])}, the engine has {sorted(got)}"
-            )
+    stage = pack.description.stage(name)
+    engine = OnnxEngine(pack.folder / stage.file, name=f"{pack.name}/{name}", threads=threads)
+    for kind, said, got in (("inputs", stage.inputs, engine.inputs), ("outputs", stage.outputs, engine.outputs)):
+        if set(got) != set(said):
+            raise EngineError(f"{engine.name}: pack.toml gives {kind} {sorted(said)}, the engine has {sorted(got)}")
     return engine

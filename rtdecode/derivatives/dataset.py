@@ -1,4 +1,4 @@
-"""What makes a folder a BIDS dataset of derivatives, and where its figures lie."""
+"""What makes a folder a BIDS dataset of derivatives."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rtdecode import __version__
+from rtdecode.version import __version__
 
 _BIDS_IGNORED = (
     "journal", "recon", "bundle", "settings.toml", "evaluation.*", "*_boldref.nii.gz", "*_boldmap.nii.gz", "*_betas.*",
-    "*_desc-brain_mask.nii.gz", "*_stderr.nii.gz", "*_desc-trial_events.tsv", "*_desc-revision_events.tsv",
-    "*_desc-decoded_events.tsv", "*_timeseries.*", "figures", "*_summary.json", "*_model.safetensors",
+    "*_desc-brain_mask.nii.gz", "*_stderr.nii.gz", "*_desc-trial_events.*", "*_desc-revision_events.*",
+    "*_desc-decoded_events.*", "*_timeseries.*", "figures", "*_summary.json", "*_model.safetensors",
 )  # fmt: skip
 """Files that BIDS has no name for yet, among them those of derivatives of time series, as in fMRIPrep's output."""
 _README = """motion, quality and causal single-trial responses of BOLD runs, as rtdecode computed them volume by volume.
@@ -39,19 +39,3 @@ def describe_dataset(folder: Path, name: str, **more: Any) -> None:
     (folder / "dataset_description.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     (folder / "README").write_text(f"{name}: {_README}", encoding="utf-8")
     (folder / ".bidsignore").write_text("".join(f"{pattern}\n" for pattern in _BIDS_IGNORED), encoding="utf-8")
-
-
-def figure_path(stem: Path, name: str) -> Path:
-    """Return where a figure lies, as fMRIPrep has them: in the subject's folder `figures`, which is made.
-
-    Parameters
-    ----------
-    stem : Path
-        Folder and beginning of the names of the files that it belongs to.
-    name : str
-        What it shows.
-    """
-    subject = next((p for p in stem.parents if p.name.startswith("sub-") and "_" not in p.name), stem.parent)
-    folder = subject / "figures"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{stem.name}_desc-{name}plot_bold.png"

@@ -1,4 +1,4 @@
-"""The two sealed folders the runtime reads: EnginePack and ParticipantBundle.
+"""Sealed folders: what is in them is what their manifest says.
 
 A sealed folder holds a `manifest.json` with the SHA-256 of each of its files and the schema it follows. It is
 written under a temporary name and renamed, so that a half-written one is never seen.
@@ -11,12 +11,8 @@ import json
 import os
 import secrets
 import shutil
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,10 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from rtdecode.errors import BundleError
+from rtdecode.typed import Table, checked
 
 MANIFEST = "manifest.json"
-PACK_SCHEMA = "rtdecode.engine-pack/1"
-PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/1"
 _EXPONENTS: Mapping[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF << 52),
     "F32": ("<u4", 0xFF << 23),
@@ -37,6 +32,11 @@ _EXPONENTS: Mapping[str, tuple[str, int]] = {
 }
 """Bits of the exponent, which are all set in NaN and inf, by the type's name in a safetensors file."""
 _AT_ONCE = 1 << 22
+
+
+class _Manifest(Table, frozen=True, kw_only=True):
+    schema: str
+    files: dict[str, str]
 
 
 def _digest(path: Path) -> str:
@@ -52,7 +52,7 @@ def seal(target: Path, schema: str, write: Callable[[Path], None]) -> str:
     target : Path
         The folder to make; an existing one is replaced.
     schema : str
-        One of the schema names of this module.
+        Name and version of what it holds.
     write : callable
         Is given an empty folder and fills it.
 
@@ -147,7 +147,7 @@ def verify(folder: Path, schema: str) -> str:
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != schema:
         raise BundleError(f"{folder}: expected schema {schema}, got {found}")
-    listed: Mapping[str, str] = manifest["files"]
+    listed = checked(manifest, _Manifest, source=str(manifest_path), error=BundleError).files
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
     present = {name for name in present if not name.startswith("plans/") and "__pycache__" not in name}
     if present != listed.keys():
@@ -161,104 +161,14 @@ def verify(folder: Path, schema: str) -> str:
     return _digest(manifest_path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EnginePack:
-    """A verified engine pack.
-
-    Attributes
-    ----------
-    folder : Path
-    identity : str
-        SHA-256 of its manifest.
-    config : mapping
-        Content of ``pack.toml``.
-    """
-
-    folder: Path
-    identity: str
-    config: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of the pack."""
-        return str(self.config["name"])
-
-    def digest(self, filename: str) -> str:
-        """SHA-256 of one of its files, as the manifest says; empty if there is none of that name."""
-        manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        return str(manifest["files"].get(filename, ""))
-
-    def tensors(self, filename: str) -> dict[str, NDArray[Any]]:
-        """Load one safetensors file of the pack."""
-        return _tensors(self.folder / filename)
-
-
-def open_pack(name_or_folder: str) -> EnginePack:
-    """Open an installed pack by name, or any pack by its folder.
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Load a safetensors file.
 
     Raises
     ------
     BundleError
-        There is none, or its content is not what its manifest says.
+        It cannot be read.
     """
-    known = {point.name: point for point in entry_points(group="rtdecode.packs")}
-    folder = Path(known[name_or_folder].load()()) if name_or_folder in known else Path(name_or_folder)
-    if not folder.is_dir():
-        raise BundleError(
-            f"engine pack {name_or_folder!r}: expected a folder or an installed pack ({', '.join(sorted(known))})"
-        )
-    identity = verify(folder, PACK_SCHEMA)
-    config = tomllib.loads((folder / "pack.toml").read_text(encoding="utf-8"))
-    return EnginePack(folder=folder, identity=identity, config=MappingProxyType(config))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ParticipantBundle:
-    """A verified participant bundle.
-
-    Its folder holds ``adapter.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``,
-    ``learning_curve.json`` and ``provenance.json``.
-
-    Attributes
-    ----------
-    folder : Path
-    identity : str
-        SHA-256 of its manifest.
-    adapter : mapping of str to array
-        Tensors of the ridge adapter; see `calibration`.
-    evidence : mapping of str to array
-        Tensors of the evidence model; see `calibration`.
-    provenance : mapping
-        Pack identity, trials, penalties and held-out figures of the calibration.
-    """
-
-    folder: Path
-    identity: str
-    adapter: Mapping[str, NDArray[Any]]
-    evidence: Mapping[str, NDArray[Any]]
-    provenance: Mapping[str, Any]
-
-
-def open_participant(folder: Path) -> ParticipantBundle:
-    """Open a participant bundle.
-
-    Raises
-    ------
-    BundleError
-        It is missing, its content is not what its manifest says, or a tensor holds a number that is none.
-    """
-    identity = verify(folder, PARTICIPANT_SCHEMA)
-    check_numbers(folder)
-    return ParticipantBundle(
-        folder=folder,
-        identity=identity,
-        adapter=MappingProxyType(_tensors(folder / "adapter.safetensors")),
-        evidence=MappingProxyType(_tensors(folder / "evidence.safetensors")),
-        provenance=MappingProxyType(json.loads((folder / "provenance.json").read_text(encoding="utf-8"))),
-    )
-
-
-def _tensors(path: Path) -> dict[str, NDArray[Any]]:
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
     except (OSError, SafetensorError) as error:

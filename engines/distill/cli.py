@@ -1,0 +1,60 @@
+"""`engines distill`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engines.training.cli import add_participants, missing, told
+
+_PICTURES = {
+    "prior": "safetensors file with tokens of pictures",
+    "unclip": "safetensors file of engines embed --unclip-latents: tokens and latent of pictures",
+}
+_GUIDANCE = {"prior": 1.0, "unclip": 5.0}
+_SKIP = {"prior": 5, "unclip": 20}
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command; its stages set ``handler``."""
+    distill = commands.add_parser("distill", help="distil a pack's prior or unCLIP into a student of few steps")
+    stages = distill.add_subparsers(required=True, metavar="STAGE")
+    for stage in ("prior", "unclip"):
+        parser = stages.add_parser(stage, help=f"the {stage}, by consistency distillation")
+        parser.add_argument("pack", help="an imported or trained pack: its name or folder")
+        parser.add_argument("--pictures", type=Path, required=True, help=_PICTURES[stage])
+        if stage == "prior":
+            add_participants(parser)
+        parser.add_argument("--out", type=Path, required=True, help="folder of the new pack; checkpoints go beside it")
+        parser.add_argument("--steps", type=int, default=10_000)
+        parser.add_argument("--batch", type=int, default=16, help="of each process")
+        parser.add_argument("--rate", type=float, default=1e-5)
+        parser.add_argument("--skip", type=int, default=_SKIP[stage], help="noise levels a solver's step goes down")
+        parser.add_argument(
+            "--guidance", type=float, default=_GUIDANCE[stage], help="baked into the student; 1 is none"
+        )
+        parser.add_argument("--ema", type=float, default=0.95)
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+        parser.set_defaults(handler=_distill, stage=stage, participant=[])
+
+
+def _distill(args: argparse.Namespace) -> int:
+    try:
+        from engines.distill import imported_packs
+        from engines.distill.consistency import Distillation
+        from engines.training.loop import Plan
+    except ImportError as error:
+        return missing(error)
+    order = imported_packs.Order(
+        pictures=args.pictures,
+        participants=args.participant,
+        out=args.out,
+        guidance=args.guidance,
+        batch=args.batch,
+        how=Distillation(skip=args.skip, ema=args.ema, huber=0.001),
+        plan=Plan(name=f"{args.out.name}-{args.stage}", steps=args.steps, rate=args.rate, seed=args.seed),
+        resume=args.resume,
+    )
+    distil = imported_packs.distil_prior if args.stage == "prior" else imported_packs.distil_unclip
+    return told(args.out, *distil(args.pack, order))

@@ -1,0 +1,85 @@
+"""The ``pack.toml`` of MindEye2 packs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import field
+
+from rtdecode.decode.families.published_pack import PublishedDescription
+from rtdecode.packs.description import Count
+from rtdecode.typed import Table
+
+Student = Literal["prior", "unclip"]
+"""Stages that can be distilled."""
+
+
+class LatentsTable(Table, frozen=True, kw_only=True):
+    """The map from image tokens to hidden values, as ``rtdecode engines latents`` has learned it.
+
+    Attributes
+    ----------
+    file : str
+    components : int
+        Principal components of the tokens.
+    pictures, trials : int
+        Learned from.
+    participants : list of int
+        Ridge layers that the trials are of.
+    penalty : float
+    held_out_r2 : float
+        Over pictures left out, one at a time.
+    """
+
+    file: str
+    components: Count
+    pictures: Count
+    trials: Count
+    participants: list[int]
+    penalty: float
+    held_out_r2: float
+
+
+class DistilledTable(Table, frozen=True, kw_only=True):
+    """How a student came from its teacher.
+
+    Attributes
+    ----------
+    teacher : str
+        Identity of the teacher's pack.
+    guidance_baked_in : float
+    steps, skip, seed : int
+        Of the training.
+    """
+
+    teacher: str
+    guidance_baked_in: float
+    steps: int
+    skip: int
+    seed: int
+
+
+class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_defaults=True):
+    """Content of ``pack.toml``.
+
+    Attributes
+    ----------
+    latents : LatentsTable or None
+        None before ``rtdecode engines latents``.
+    distilled : dict of str to DistilledTable
+        By stage: ``prior``, ``unclip``.
+    prior_sampler : str
+        What samples the prior; empty for the published one, or that of students where it is distilled.
+    """
+
+    latents: LatentsTable | None = None
+    distilled: dict[Student, DistilledTable] = field(default_factory=dict)
+
+    prior_sampler: str = ""
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """See `PackDescription.files`."""
+        yield from super().files()
+        if self.latents is not None:
+            yield "latents.file", self.latents.file

@@ -1,0 +1,30 @@
+"""The ``pack.toml`` of packs of published networks, which MindEye1 and MindEye2 share."""
+
+from __future__ import annotations
+
+from msgspec import field
+
+from rtdecode.packs.description import PackDescription
+from rtdecode.typed import Table
+
+
+class DroppedKeys(Table, frozen=True, kw_only=True):
+    """Keys of a published file that are in no stage, and why."""
+
+    file: str
+    reason: str
+    keys: list[str]
+
+
+class PublishedDescription(PackDescription, frozen=True, kw_only=True, omit_defaults=True):
+    """Content of ``pack.toml``.
+
+    Attributes
+    ----------
+    participants : list of int
+        Numbers in the published files of the participants whose ridge layers or networks there are.
+    dropped : list of DroppedKeys
+    """
+
+    participants: list[int] = field(default_factory=list)
+    dropped: list[DroppedKeys] = field(default_factory=list)

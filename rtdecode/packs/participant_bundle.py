@@ -1,0 +1,169 @@
+"""Participant bundles: what a calibration has learned of a participant, in a sealed folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from numpy.typing import NDArray
+
+from rtdecode.errors import BundleError
+from rtdecode.packs.sealed import check_numbers, read_tensors, verify
+from rtdecode.typed import Table, checked
+
+PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/1"
+_PROVENANCE = "provenance.json"
+_CURVE = "learning_curve.json"
+T = TypeVar("T")
+
+
+class CurvePoint(Table, frozen=True, kw_only=True):
+    """One point of the learning curve.
+
+    Attributes
+    ----------
+    trials : int
+    percentile : float or None
+        Held-out mean percentile rank of the shown among the stimuli held out with it; .5 is chance, 1 perfect. None
+        where there are too few trials.
+    interval : tuple of float
+        Its 95 % interval; empty without a percentile.
+    p_value : float or None
+        How often shuffled labels reach it.
+    """
+
+    trials: int
+    percentile: float | None = None
+    interval: tuple[float, ...] = ()
+    p_value: float | None = None
+
+
+class Figures(Table, frozen=True, kw_only=True):
+    """Held-out figures and choices of a calibration.
+
+    Attributes
+    ----------
+    trials, voxels, mask_voxels : int
+        Trials learned from, voxels used, voxels of the mask.
+    components : list of int
+        Of each token group.
+    penalties : list of float
+        Ridge penalty of each token group.
+    group_r2 : list of float
+        Held-out explained variance of each token group.
+    live_components : int
+        Those that are predicted at all.
+    category_accuracy, category_p : float
+        Held-out share of trials whose category is named right, and how often shuffled labels reach it.
+    percentile, percentile_interval, percentile_p
+        Of the last `CurvePoint`.
+    decoder_percentile : float or None
+        Held-out percentile rank by the decoder itself.
+    leave_out : {"trial", "run"}
+    seed : int
+    categories, stimuli : list of str
+        What was told apart, and what was shown.
+    """
+
+    trials: int
+    voxels: int
+    mask_voxels: int
+    components: list[int]
+    penalties: list[float]
+    group_r2: list[float]
+    live_components: int
+    category_accuracy: float
+    category_p: float
+    percentile: float | None
+    percentile_interval: tuple[float, ...]
+    percentile_p: float | None
+    decoder_percentile: float | None
+    leave_out: Literal["trial", "run"]
+    seed: int
+    categories: list[str]
+    stimuli: list[str]
+
+
+class Provenance(Figures, frozen=True, kw_only=True):
+    """Content of ``provenance.json``: the figures, and what they are of.
+
+    Attributes
+    ----------
+    pack, pack_name : str
+        Identity and name of the pack whose tokens were the targets.
+    participant, session : str
+    left_out : list of str
+        Trials that could not be used, each with its reason.
+    """
+
+    pack: str
+    pack_name: str
+    participant: str
+    session: str
+    left_out: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ParticipantBundle:
+    """A verified participant bundle.
+
+    Its folder holds ``adapter.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``,
+    ``learning_curve.json`` and ``provenance.json``.
+
+    Attributes
+    ----------
+    folder : Path
+    identity : str
+        SHA-256 of its manifest.
+    adapter : mapping of str to array
+        Tensors of the ridge adapter; see `calibration`.
+    evidence : mapping of str to array
+        Tensors of the evidence model; see `calibration`.
+    provenance : Provenance
+    """
+
+    folder: Path
+    identity: str
+    adapter: Mapping[str, NDArray[Any]]
+    evidence: Mapping[str, NDArray[Any]]
+    provenance: Provenance
+
+
+def open_participant(folder: Path) -> ParticipantBundle:
+    """Open a participant bundle.
+
+    Raises
+    ------
+    BundleError
+        It is missing, its content is not what its manifest says, a tensor holds a number that is none, or its
+        provenance or learning curve is not what this version reads; the place is named.
+    """
+    identity = verify(folder, PARTICIPANT_SCHEMA)
+    check_numbers(folder)
+    _read(folder / _CURVE, list[CurvePoint])
+    return ParticipantBundle(
+        folder=folder,
+        identity=identity,
+        adapter=MappingProxyType(read_tensors(folder / "adapter.safetensors")),
+        evidence=MappingProxyType(read_tensors(folder / "evidence.safetensors")),
+        provenance=_read(folder / _PROVENANCE, Provenance),
+    )
+
+
+def write_records(folder: Path, provenance: Provenance, curve: Sequence[CurvePoint]) -> None:
+    """Write provenance and learning curve into the folder of a bundle that is not sealed yet."""
+    for name, content in ((_PROVENANCE, provenance), (_CURVE, list(curve))):
+        (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: expected JSON: {error}; calibrate again") from None
+    return checked(raw, kind, source=str(path), error=BundleError)
