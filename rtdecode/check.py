@@ -97,6 +97,7 @@ def missing(settings: Settings) -> dict[str, str]:
     folders |= {} if stimuli is None else {"decode.stimuli": stimuli}
     folders |= {} if estimate.motion_file is None else {"estimate.motion_file": estimate.motion_file}
     files = {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}
+    files |= {f"estimate.parcels.{name}": path for name, path in estimate.parcels.items()}
     files |= {} if settings.decode.pool is None else {"decode.pool": settings.decode.pool}
     files |= {} if estimate.mask == "auto" else {"estimate.mask": estimate.mask}
     found = {name: f"expected a folder, found none at {path}" for name, path in folders.items() if not path.is_dir()}

@@ -9,6 +9,8 @@ Needs Python >= 3.8, pyzmq and msgpack, and nothing else of rtdecode.
 ...         if isinstance(message, Caption) and message.final:
 ...             print(message.trial, message.text)
 
+A message of a topic that this file does not know comes as `Other`, numbered and complete like the rest.
+
 Wire format, version 1: the stream is a PUB socket with two frames per message, the topic and one msgpack map.
 Requests go to a ROUTER socket as one msgpack map per frame and are answered with one.
 """
@@ -16,6 +18,7 @@ Requests go to a ROUTER socket as one msgpack map per frame and are answered wit
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, fields
@@ -38,7 +41,8 @@ class WireError(Exception):
 class RequestError(Exception):
     """The daemon refused a request; the text says why.
 
-    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again) or empty.
+    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again), ``"topic"`` (there
+    is none of that name) or empty.
     """
 
     def __init__(self, text: str, code: str = "") -> None:
@@ -191,6 +195,8 @@ class Volume(Message):
         Inputs that wait behind this one.
     regions : dict of str to float
         Percent signal change of each region of the settings; nan where the volume is censored.
+    parcels : dict of str to dict of str to float
+        The same of each parcel of each label image, by its name in the settings and the parcel's label.
     """
 
     motion: Tuple[float, ...] = ()
@@ -200,6 +206,7 @@ class Volume(Message):
     fit: float = 0.0
     lag: int = 0
     regions: Dict[str, float] = field(default_factory=dict)
+    parcels: Dict[str, Dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -345,6 +352,25 @@ class Reconstruction(Message):
 
 
 @dataclass(frozen=True)
+class Prediction(Message):
+    """What a decoder says of one volume.
+
+    Sent once for each volume that a trial could be decoded of, in the order of the volumes, and only by packs that
+    predict; `invalid` says why there are no values.
+
+    Attributes
+    ----------
+    values : dict of str to float
+        By name; what they are is the pack's to say.
+    late_s : float
+        Since the file of the volume was complete, seconds.
+    """
+
+    values: Dict[str, float] = field(default_factory=dict)
+    late_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Calibration(Message):
     """Progress of calibration.
 
@@ -407,6 +433,8 @@ class Heartbeat(Message):
     ----------
     lag : int
         Inputs that wait to be estimated.
+    predict_lag : int
+        Volumes that wait for their `Prediction`.
     superseded : int
         Betas that a newer one of the same trial replaced before they were decoded.
     rejected : int
@@ -426,6 +454,7 @@ class Heartbeat(Message):
     """
 
     lag: int = 0
+    predict_lag: int = 0
     superseded: int = 0
     rejected: int = 0
     uptime_s: float = 0.0
@@ -436,47 +465,87 @@ class Heartbeat(Message):
     last: Dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Other(Message):
+    """A message of a topic that this client does not know.
+
+    Attributes
+    ----------
+    topic : str
+    fields : dict of str to object
+        All that it says beyond the header; arrays in them are numpy's where that is installed, else `Array`.
+    """
+
+    topic: str = ""
+    fields: Dict[str, Any] = field(default_factory=dict)
+
+
 TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Calibration, Fault, Heartbeat,
+        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Prediction, Calibration, Fault,
+        Heartbeat,
     )
 }  # fmt: skip
 
 
+_HEADER = frozenset(f.name for f in fields(Message))
+_TOPIC = re.compile(r"[a-z][a-z0-9_]*\Z")
+
+
 def pack(message: Message) -> Tuple[bytes, bytes]:
     """Return the two frames of a message."""
-    topic = topic_of(message)
-    return topic.encode(), msgpack.packb({"v": VERSION, "topic": topic, **asdict(message)})
+    topic, values = topic_of(message), asdict(message)
+    if isinstance(message, Other):
+        del values["topic"]
+        values.update(values.pop("fields"))
+    return topic.encode(), msgpack.packb({"v": VERSION, "topic": topic, **values})
 
 
 def topic_of(message: Message) -> str:
     """Return the topic a message belongs to."""
-    return type(message).__name__.lower()
+    return message.topic if isinstance(message, Other) else type(message).__name__.lower()
+
+
+def message_of(topic: str, values: Dict[str, Any]) -> Message:
+    """Return a message of a topic: of its class, without fields that this does not know; `Other` if there is none."""
+    kind = TOPICS.get(topic)
+    if kind is not None:
+        known = {f.name for f in fields(kind)}
+        return kind(**{name: value for name, value in values.items() if name in known})
+    header = {name: value for name, value in values.items() if name in _HEADER}
+    return Other(**header, topic=topic, fields={n: v for n, v in values.items() if n not in _HEADER})
 
 
 def unpack(topic: bytes, payload: bytes) -> Message:
-    """Turn the two frames of a message into its type.
+    """Turn the two frames of a message into its type; into `Other` if the topic is not known here.
 
     Raises
     ------
     WireError
-        Unknown topic, other version, malformed bytes or missing fields.
+        No topic, other version, malformed bytes or missing fields.
     """
     try:
-        kind = TOPICS[topic.decode()]
+        name = topic.decode()
         values = msgpack.unpackb(payload)
-    except (KeyError, UnicodeDecodeError, ValueError, msgpack.UnpackException) as error:
+    except (UnicodeDecodeError, ValueError, msgpack.UnpackException) as error:
         raise WireError(f"not a message of this protocol: {error!r}") from None
+    if not _TOPIC.match(name):
+        raise WireError(f"expected a topic, got {name!r}")
     if not isinstance(values, dict) or values.get("v") != VERSION:
         raise WireError(f"expected a map of version {VERSION}")
-    known = {f.name for f in fields(kind)}
-    values = {name: _value(value) for name, value in values.items() if name in known}
+    del values["v"]
+    values.pop("topic", None)
     if not isinstance(values.get("session"), str):
         raise WireError("message without a session")
     if not isinstance(values.get("seq"), (int, type(None))):
         raise WireError("message with a sequence number that is none")
-    return kind(**values)
+    if name in TOPICS:
+        return message_of(name, {key: _value(value) for key, value in values.items()})
+    try:
+        return message_of(name, {key: _numeric(value) for key, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise WireError(f"message with an array that is none: {error}") from None
 
 
 def _value(value: Any) -> Any:
@@ -484,6 +553,22 @@ def _value(value: Any) -> Any:
         return tuple(value)
     if isinstance(value, dict) and value.keys() == {"dtype", "shape", "data"}:
         return Array(value["dtype"], tuple(value["shape"]), value["data"])
+    return value
+
+
+def _numeric(value: Any) -> Any:
+    """Turn the arrays of a value of unknown meaning into numpy's, where that is installed, wherever they are in it."""
+    value = _value(value)
+    if isinstance(value, dict):
+        return {name: _numeric(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_numeric(one) for one in value)
+    if isinstance(value, Array):
+        try:
+            import numpy
+        except ImportError:
+            return value
+        return numpy.frombuffer(value.data, value.dtype).reshape(value.shape)
     return value
 
 
@@ -504,8 +589,8 @@ class Client:
     ----------
     stream, requests : str
         Addresses of the daemon.
-    topics : sequence of str
-        Topics to receive; all by default.
+    topics : sequence of str or None
+        Topics to receive, also such as this file does not know; all by default.
     timeout_s : float
         How long a request waits for its answer.
 
@@ -522,26 +607,27 @@ class Client:
         stream: str = STREAM,
         requests: str = REQUESTS,
         *,
-        topics: Sequence[str] = tuple(TOPICS),
+        topics: Optional[Sequence[str]] = None,
         timeout_s: float = 10.0,
     ) -> None:
-        for topic in topics:
-            if topic not in TOPICS:
-                raise ValueError(f"no topic {topic!r}; expected some of {', '.join(TOPICS)}")
+        for topic in topics or ():
+            if not _TOPIC.match(topic):
+                raise ValueError(f"topics: expected names such as {', '.join(TOPICS)}, got {topic!r}")
         self._context = zmq.Context()
         self._sub = self._context.socket(zmq.SUB)
         self._sub.setsockopt(zmq.RCVHWM, 0)
         self._sub.setsockopt(zmq.LINGER, 0)
-        for topic in {*topics, "heartbeat"}:  # heartbeats tell of a new session
+        for topic in {""} if topics is None else {*topics, "heartbeat"}:  # heartbeats tell of a new session
             self._sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
         self._sub.connect(stream)
         self._requests = requests
         self._dealer = self._connected()
-        self._topics = tuple(topics)
+        self._topics = None if topics is None else tuple(topics)
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._ahead: Optional[float] = None  # the daemon's monotonic clock less this machine's
         self._last: Dict[str, int] = {}
+        self._whole = False  # not even the first message of a topic may be missed
         self._came: Deque[Message] = deque()  # in the order of the socket
         self._ready: Deque[Message] = deque()  # in that of `seq`, without gaps
         self._ask_again = 0.0
@@ -593,13 +679,25 @@ class Client:
                 return
 
     def catch_up(self) -> None:
-        """Take everything published before this client came, in its order; `receive` then hands it out first."""
+        """Take everything published before this client came, in its order; `receive` then hands it out first.
+
+        Raises
+        ------
+        RequestError
+            The daemon publishes nothing under one of the names in `topics`.
+        TimeoutError
+            No answer in time: is the daemon running?
+        """
         for topic in self._numbered():
-            self._last.setdefault(topic, -1)  # from here on nothing may be missed, not even the first
+            self._last.setdefault(topic, -1)
+        self._whole = True
         for message in self._missed(self._last):
             self._accept(message)
 
     def _numbered(self) -> List[str]:
+        """Return the topics of which nothing may be missed, as far as they have messages."""
+        if self._topics is None:
+            return [topic for topic, _ in self._request("snapshot", {}, GAP_TIMEOUT_S)["messages"]]
         return [topic for topic in self._topics if topic != "heartbeat"]
 
     def _drain(self) -> None:
@@ -631,8 +729,8 @@ class Client:
     def _accept(self, message: Message) -> None:
         if self.session is not None and message.session != self.session:
             start = dict.fromkeys(self._numbered(), -1)
-            missed = [m for m in self._missed(start) if m.session == message.session]
-            self.session, self._last = message.session, start
+            missed = [m for m in self._missed(start, known=False) if m.session == message.session]
+            self.session, self._last, self._whole = message.session, start, True
             for earlier in missed:
                 self._accept(earlier)
         self.session = message.session
@@ -649,7 +747,9 @@ class Client:
 
     def _fill(self, topic: str, end: int) -> None:
         """Hand out what was missed of a topic before the message `end`."""
-        last = self._last.get(topic)
+        if not self._wants(topic):
+            return
+        last = self._last.get(topic, -1 if self._whole else None)
         if last is None or end <= last + 1:
             return
         for earlier in self._missed({topic: last}):
@@ -657,13 +757,25 @@ class Client:
                 self._hand_out(earlier)
         self._last[topic] = end - 1
 
+    def _wants(self, topic: str) -> bool:
+        return self._topics is None or topic in self._topics
+
     def _hand_out(self, message: Message) -> None:
-        if topic_of(message) in self._topics:
+        if self._wants(topic_of(message)):
             self._ready.append(message)
 
-    def _missed(self, last: Dict[str, int]) -> List[Message]:
-        """Return what was published of each topic after the last that is known, in the daemon's order."""
-        found = [page for topic, seq in last.items() for page in self._pages(topic, seq + 1, GAP_TIMEOUT_S)]
+    def _missed(self, last: Dict[str, int], *, known: bool = True) -> List[Message]:
+        """Return what was published of each topic after the last that is known, in the daemon's order.
+
+        `known` refuses a topic that the daemon does not know; otherwise it counts as one without messages.
+        """
+        found: List[Tuple[int, str, bytes]] = []
+        for topic, seq in last.items():
+            try:
+                found += self._pages(topic, seq + 1, GAP_TIMEOUT_S)
+            except RequestError as error:
+                if known or error.code != "topic":
+                    raise
         messages = []
         for _, topic, payload in sorted(found):
             try:

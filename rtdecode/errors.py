@@ -11,7 +11,8 @@
     |-- JournalError       the record of inputs cannot be read or written
     |-- ProtocolError      a message on the wire is malformed or unknown
     |   |-- Late               the client has given up the request
-    |   `-- Busy               not now: ask again
+    |   |-- Busy               not now: ask again
+    |   `-- NoTopic            nothing is published under that name
     |-- CalibrationError   calibration data cannot give an adapter
     `-- TrainingError      a training cannot go on, or cannot be resumed
 
@@ -97,7 +98,7 @@ class ProtocolError(RtdecodeError):
     Attributes
     ----------
     code : str
-        What a client can act on: ``"late"``, ``"busy"`` or empty.
+        What a client can act on: ``"late"``, ``"busy"``, ``"topic"`` or empty.
     """
 
     code = ""
@@ -113,6 +114,12 @@ class Busy(ProtocolError):  # noqa: N818 - a state rather than a fault
     """Not now: ask again."""
 
     code = "busy"
+
+
+class NoTopic(ProtocolError):  # noqa: N818 - a state of a request rather than a fault
+    """Nothing is published under that name."""
+
+    code = "topic"
 
 
 class CalibrationError(RtdecodeError):

@@ -1,6 +1,6 @@
 """The records that travel down the line.
 
-    file -> Volume -> RegisteredVolume -> BetaUpdate -> Embedding -> Caption, Reconstruction -> message
+    file -> Volume -> RegisteredVolume -> BetaUpdate -> what is decoded (`rtdecode.decoded`) -> message
 
 Frozen, slotted, keyword-only, compared by identity; arrays are read-only. Each carries one `Stamp`,
 unchanged from end to end, so that latency anywhere is a subtraction.
@@ -203,6 +203,10 @@ class RegisteredVolume:
     regions : mapping of str to float
         Percent signal change of each region of the settings, freed from drift and motion; nan where the volume is
         censored or those before do not predict it.
+    parcels : mapping of str to mapping of str to float
+        The same of each parcel, by its label, of each label image of the settings.
+    t_r_s : float or None
+        Repetition time of the run as far as known at this volume, seconds; None where nobody told.
     """
 
     stamp: Stamp
@@ -214,6 +218,8 @@ class RegisteredVolume:
     tsnr: float
     fit: float
     regions: Mapping[str, float] = field(default_factory=dict)
+    parcels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    t_r_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -249,41 +255,6 @@ class BetaUpdate:
     standard_error: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Score:
-    """How well a decoded embedding fits the candidates.
-
-    Attributes
-    ----------
-    predicted : str
-        Best category.
-    probabilities : dict of str to float
-        Calibrated probability of each category; they sum to one.
-    top : tuple of str
-        Best candidates of the retrieval pool, best first (at most five).
-    rank : float or None
-        Mid-rank of the true stimulus in the pool, 1 is best; None where the truth or pool is unknown.
-    pool : int
-        Number of candidates.
-    evidence : float
-        Probability, learned from held-out calibration trials, that `predicted` is right; never
-        above chance where calibration found no signal.
-    chance : float
-        What guessing would give.
-    p_noise : float
-        How often covariance-matched noise looks at least this sure.
-    """
-
-    predicted: str
-    probabilities: dict[str, float]
-    top: tuple[str, ...]
-    rank: float | None
-    pool: int
-    evidence: float
-    chance: float
-    p_noise: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """How betas differ from those of the calibration, in its standard deviations per voxel.
@@ -302,43 +273,3 @@ class Drift:
     trials: int
     shift: float
     spread: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Embedding:
-    """Tokens decoded from one beta.
-
-    Attributes
-    ----------
-    tokens : array of shape (t, d), float32 or float16
-        Of a tiny pack as the ridge adapter gives them, shrunk toward the mean in proportion to its reliability; of
-        MindEye2 as the backbone's projector does.
-    components : array of shape (k,), float32
-        What the adapter predicts.
-    score : Score
-    nearest : mapping of str to float
-        Pictures of the session's pool that are most like the tokens and their cosines, best first.
-    """
-
-    tokens: NDArray[np.floating[Any]]
-    components: NDArray[np.float32]
-    score: Score
-    nearest: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Caption:
-    """A sentence decoded from an embedding."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reconstruction:
-    """A picture decoded from an embedding: uint8 array of shape (height, width, 3), sRGB."""
-
-    image: NDArray[np.uint8]
-
-
-Part = Embedding | Caption | Reconstruction
-"""One piece of a decoded beta."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +13,8 @@ import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
+from rtdecode.sections import Name, read_toml, section_of
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
-_ENTITIES = ("sub", "ses", "task")
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
@@ -157,6 +155,8 @@ class EstimateSettings:
     regions : table of str to Path
         NIfTI masks in the space of the reference: each volume's message tells the percent signal change of each,
         for neurofeedback.
+    parcels : table of str to Path
+        NIfTI label images in the space of the reference (0 where there is no parcel): the same for each parcel.
     """
 
     registration: Literal["rigid", "off"] = "rigid"
@@ -176,6 +176,7 @@ class EstimateSettings:
     final_at_s: Positive = 8.0
     censor_fd_mm: Positive = 2.0
     regions: Mapping[str, Path] = field(default_factory=dict)
+    parcels: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +273,7 @@ def load_settings(path: Path) -> Settings:
     SettingsError
         Lists every problem found, each with its path in the file.
     """
-    return parse(_read(path), root=path.parent)
+    return parse(read_toml(path), root=path.parent)
 
 
 def load_estimate(path: Path) -> EstimateSettings:
@@ -284,8 +285,8 @@ def load_estimate(path: Path) -> EstimateSettings:
         Lists every problem found in that section.
     """
     problems: list[str] = []
-    found: EstimateSettings | None = _section(
-        EstimateSettings, _read(path).get("estimate", {}), "$.estimate", path.parent, problems
+    found: EstimateSettings | None = section_of(
+        EstimateSettings, read_toml(path).get("estimate", {}), "$.estimate", path.parent, problems
     )
     if found is None:
         raise SettingsError(problems)
@@ -295,24 +296,13 @@ def load_estimate(path: Path) -> EstimateSettings:
 def load_scanner(path: Path) -> ScannerSettings:
     """Do as `load_estimate` with the section ``[scanner]``; the export folder may be left out."""
     problems: list[str] = []
-    raw = _read(path).get("scanner", {})
+    raw = read_toml(path).get("scanner", {})
     if isinstance(raw, Mapping):
         raw = {"export_dir": ".", **raw}
-    found: ScannerSettings | None = _section(ScannerSettings, raw, "$.scanner", path.parent, problems)
+    found: ScannerSettings | None = section_of(ScannerSettings, raw, "$.scanner", path.parent, problems)
     if found is None:
         raise SettingsError(problems)
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError([f"{path}: no such file; `rtdecode check --example` prints one to start from"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{path}: not valid TOML: {error}"]) from None
-    except OSError as error:
-        raise SettingsError([f"{path}: expected a TOML file that can be read: {error.strerror}"]) from None
 
 
 def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
@@ -329,7 +319,7 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     for name in raw.keys() - hints.keys():
         problems.append(f"$.{name}: no such section; expected one of {', '.join(hints)}")
     for spec in fields(Settings):
-        section = _section(hints[spec.name], raw.get(spec.name, {}), f"$.{spec.name}", root, problems)
+        section = section_of(hints[spec.name], raw.get(spec.name, {}), f"$.{spec.name}", root, problems)
         if section is not None:
             sections[spec.name] = section
     estimate: EstimateSettings | None = sections.get("estimate")
@@ -358,50 +348,3 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     if problems:
         raise SettingsError(problems)
     return Settings(**sections)
-
-
-def _section(kind: type[Any], raw: Any, where: str, root: Path, problems: list[str]) -> Any | None:
-    if not isinstance(raw, Mapping):
-        problems.append(f"{where}: expected a table, got {type(raw).__name__}")
-        return None
-    before = len(problems)
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for name in raw.keys() - hints.keys():
-        problems.append(f"{where}.{name}: no such setting; expected one of {', '.join(hints)}")
-    values: dict[str, Any] = {}
-    for spec in fields(kind):
-        if spec.name not in raw:
-            if spec.default is MISSING and spec.default_factory is MISSING:
-                problems.append(f"{where}.{spec.name}: required, and missing")
-            elif isinstance(spec.default, Path):
-                values[spec.name] = root / spec.default
-            continue
-        try:
-            values[spec.name] = _convert(raw[spec.name], hints[spec.name], root)
-        except msgspec.ValidationError as error:
-            problems.append(f"{where}.{spec.name}: {_plain_problem(raw[spec.name], hints[spec.name]) or error}")
-    return kind(**values) if len(problems) == before else None
-
-
-def _plain_problem(value: Any, hint: Any) -> str:
-    """Say what is wrong with a BIDS label or one of few words; nothing of another setting."""
-    if typing.get_origin(hint) is Literal:
-        return f"expected one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}"
-    if hint is not Name or not isinstance(value, str):
-        return ""
-    entity, dash, label = value.partition("-")
-    if dash and entity in _ENTITIES:
-        return f"expected a label without its entity, got {value!r}: drop the {entity}-, write {label!r}"
-    return f"expected a BIDS label of letters and digits, got {value!r}"
-
-
-def _convert(value: Any, hint: Any, root: Path) -> Any:
-    choices = typing.get_args(hint) or (hint,)
-    if typing.get_origin(hint) is Mapping:
-        return {name: _convert(one, choices[1], root) for name, one in msgspec.convert(value, dict[str, Any]).items()}
-    if Path in choices:
-        literals = [c for choice in choices for c in typing.get_args(choice)]
-        if value in literals:
-            return value
-        return root / Path(msgspec.convert(value, str)).expanduser()
-    return msgspec.convert(value, hint)

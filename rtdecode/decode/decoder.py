@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.pipeline import Embedded, Pipeline
+from rtdecode.decode.pipeline import Embedded, Pipeline, VolumeContext, VolumePredictor
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
 from rtdecode.decode.score.retrieval import Scorer, scorer_from
+from rtdecode.decoded import Caption, Embedding, Part, Prediction, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, ParticipantBundle
-from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
+from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.statistics import mid_ranks
 
 _TOP = 5
@@ -48,6 +49,11 @@ class Decoder:
     def absent(self) -> tuple[str, ...]:
         """Parts that `decode` never yields, as the pack has no stage for them."""
         return self._pipeline.absent
+
+    @property
+    def window(self) -> int:
+        """Number of volumes that `predict` looks at; 0 where the pack predicts nothing of volumes."""
+        return self._pipeline.window if isinstance(self._pipeline, VolumePredictor) else 0
 
     def load(self, bundle: ParticipantBundle) -> None:
         """Take a participant; nothing is rebuilt.
@@ -122,14 +128,34 @@ class Decoder:
         if picture is not None:
             yield Reconstruction(image=frozen(picture))
 
-    def _embed(self, beta: NDArray[np.float32], truth: Sequence[str | None]) -> tuple[Embedded, Embedding]:
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> Prediction:
+        """Predict of the last of some volumes of a run, `window` of them or fewer.
+
+        Raises
+        ------
+        EngineError
+            No participant is loaded, the volumes are not of the calibrated mask, or the pack predicts nothing.
+        """
+        pipeline = self._pipeline
+        if not isinstance(pipeline, VolumePredictor):
+            raise EngineError("expected a pack that predicts of volumes, got one that does not: do not ask it")
+        *earlier, volume = volumes
+        self._person("a volume", volume.masked)
+        return pipeline.predict(volume, VolumeContext(earlier=earlier))
+
+    def _person(self, what: str, values: NDArray[np.float32]) -> _Participant:
+        """Return who is loaded, if the values are of their mask."""
         person = self._participant
         if person is None:
             raise EngineError("no participant is loaded: calibrate, or set decode.bundle")
-        if len(beta) != person.mask_voxels:
+        if len(values) != person.mask_voxels:
             raise EngineError(
-                f"expected a beta of the {person.mask_voxels} voxels of the calibrated mask, got {len(beta)}"
+                f"expected {what} of the {person.mask_voxels} voxels of the calibrated mask, got {len(values)}"
             )
+        return person
+
+    def _embed(self, beta: NDArray[np.float32], truth: Sequence[str | None]) -> tuple[Embedded, Embedding]:
+        person = self._person("a beta", beta)
         embedded = self._pipeline.embed(person.adapter.chosen(beta))
         return embedded, Embedding(
             tokens=frozen(embedded.tokens),

@@ -1,31 +1,104 @@
 """The frames between the daemon and the decode worker: msgpack maps, one per message, defined here only.
 
-Requests: load (folder) and decode (beta, truth, trial). Replies: ready (categories, stimuli, absent parts), loaded
-(identity); embedding, caption and reconstruction (each with its milliseconds), then decoded; error (which kind, and the
-text). A request to end is an empty frame; one of the number 0 comes every second while a request is worked on, as a
-sign of life.
+A frame is read into one of the structures below; what is missing, unknown or of another type is refused with the path
+of the field. What is decoded travels as `rtdecode.decoded` declares it, within an `Answer`. A request to end is an
+empty frame; one of the number 0 comes every second while a request is worked on, as a sign of life.
 Before each frame stand eight bytes, the number of the request that it is or answers: a reply nobody waited for is not
 taken for another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
-import msgpack
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdecode import decoded
+from rtdecode.decoded import Part, topic_of
 from rtdecode.errors import BundleError, EngineError, RtdecodeError
-from rtdecode.records import Caption, Embedding, Part, Reconstruction, Score, frozen
+from rtdecode.records import RegisteredVolume, frozen
+from rtdecode.typed import Table, checked
 
 END = b""
-LAST = ("loaded", "decoded")
-"""Kinds of replies after which a request has no more."""
 _NUMBER_BYTES = 8
-_ERRORS: dict[str, type[RtdecodeError]] = {"BundleError": BundleError, "EngineError": EngineError}
-_SCORE = ("predicted", "probabilities", "top", "rank", "pool", "evidence", "chance", "p_noise")
+_SOURCE = "worker frame"
+T = TypeVar("T")
+
+
+class Load(Table, frozen=True, kw_only=True, tag_field="kind", tag="load"):
+    """Request to load the ParticipantBundle in a folder."""
+
+    folder: str
+
+
+class Decode(Table, frozen=True, kw_only=True, tag_field="kind", tag="decode"):
+    """Request to decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
+
+    beta: NDArray[np.float32]
+    truth: tuple[str | None, ...]
+    trial: str
+
+
+class Predict(Table, frozen=True, kw_only=True, tag_field="kind", tag="predict"):
+    """Request to predict of the last of some volumes of a run; those before it are what the predictor looks back at."""
+
+    volumes: tuple[RegisteredVolume, ...]
+
+
+class Ready(Table, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
+    """Reply: the engines are loaded and warm; what they decide between, and which parts they cannot make.
+
+    `window` is the number of volumes that a prediction looks at, 0 where the pack makes none.
+    """
+
+    categories: tuple[str, ...]
+    stimuli: tuple[str, ...]
+    absent: tuple[str, ...]
+    window: int
+
+
+class Loaded(Table, frozen=True, kw_only=True, tag_field="kind", tag="loaded"):
+    """Reply, the last to `Load`: the participant of that identity is loaded."""
+
+    identity: str
+
+
+class Answer(Table, frozen=True, kw_only=True, tag_field="kind", tag="answer"):
+    """Reply: one part of what was decoded, the milliseconds it took, and the GPU memory that the worker holds."""
+
+    topic: str
+    part: Any
+    ms: float
+    gpu_bytes: int | None
+
+
+class Decoded(Table, frozen=True, kw_only=True, tag_field="kind", tag="decoded"):
+    """Reply, the last to a request to decode: all parts have been sent."""
+
+
+class Failed(Table, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
+    """Reply, the last: the request cannot be met."""
+
+    error: Literal["BundleError", "EngineError"]
+    text: str
+
+    def raise_it(self) -> typing.NoReturn:
+        """Raise what the worker reported.
+
+        Raises
+        ------
+        BundleError, EngineError
+        """
+        raise (BundleError if self.error == "BundleError" else EngineError)(self.text)
+
+
+Request = Load | Decode | Predict
+Reply = Ready | Loaded | Answer | Decoded | Failed
 
 
 def number(request: int, frame: bytes) -> bytes:
@@ -38,102 +111,109 @@ def numbered(message: bytes) -> tuple[int, bytes]:
     return int.from_bytes(message[:_NUMBER_BYTES], "big"), message[_NUMBER_BYTES:]
 
 
-def pack_load(folder: str) -> bytes:
-    """Request to load a ParticipantBundle."""
-    return _pack({"kind": "load", "folder": folder})
+def pack(frame: Request | Reply) -> bytes:
+    """Return the bytes of a frame."""
+    return msgspec.msgpack.encode(frame, enc_hook=_plain)
 
 
-def pack_decode(beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> bytes:
-    """Request to decode a beta."""
-    return _pack({"kind": "decode", "beta": _array(beta), "truth": list(truth), "trial": trial})
+def answer(part: Part, milliseconds: float, gpu_bytes: int | None) -> Answer:
+    """Return the frame of one part of what was decoded."""
+    return Answer(topic=topic_of(type(part)), part=part, ms=milliseconds, gpu_bytes=gpu_bytes)
 
 
-def pack_ready(categories: Sequence[str], stimuli: Sequence[str], absent: Sequence[str]) -> bytes:
-    """Reply: the engines are loaded and warm; what they decide between, and which parts they cannot make."""
-    return _pack({"kind": "ready", "categories": list(categories), "stimuli": list(stimuli), "absent": list(absent)})
+def failed(error: RtdecodeError) -> Failed:
+    """Return the frame of an error."""
+    return Failed(error="BundleError" if isinstance(error, BundleError) else "EngineError", text=str(error))
 
 
-def pack_loaded(identity: str) -> bytes:
-    """Reply: the participant is loaded."""
-    return _pack({"kind": "loaded", "identity": identity})
-
-
-def pack_decoded() -> bytes:
-    """Reply: all parts of a beta have been sent."""
-    return _pack({"kind": "decoded"})
-
-
-def pack_error(error: RtdecodeError) -> bytes:
-    """Reply: the request cannot be met."""
-    kind = "BundleError" if isinstance(error, BundleError) else "EngineError"
-    return _pack({"kind": "error", "error": kind, "text": str(error)})
-
-
-def pack_part(part: Part, milliseconds: float, gpu_bytes: int | None) -> bytes:
-    """Reply: one part of a decoded beta, and the GPU memory that the worker holds."""
-    match part:
-        case Embedding():
-            content: dict[str, Any] = {
-                "kind": "embedding",
-                "tokens": _array(part.tokens),
-                "components": _array(part.components),
-                "nearest": dict(part.nearest),
-                "score": {name: getattr(part.score, name) for name in _SCORE},
-            }
-        case Caption():
-            content = {"kind": "caption", "text": part.text}
-        case Reconstruction():
-            content = {"kind": "reconstruction", "image": _array(part.image)}
-    return _pack({**content, "ms": milliseconds, "gpu_bytes": gpu_bytes})
-
-
-def unpack(frame: bytes) -> dict[str, Any]:
-    """Map of a frame; `raise_error` and `unpack_part` read replies from it."""
-    content: dict[str, Any] = msgpack.unpackb(frame)
-    return content
-
-
-def unpack_beta(content: dict[str, Any]) -> tuple[NDArray[np.float32], list[str | None], str]:
-    """Beta, truth and trial of a request to decode."""
-    return _unarray(content["beta"]), content["truth"], content["trial"]
-
-
-def unpack_part(content: dict[str, Any]) -> tuple[Part, float]:
-    """Part and milliseconds of a reply."""
-    milliseconds = float(content["ms"])
-    if content["kind"] == "embedding":
-        score = content["score"]
-        embedding = Embedding(
-            tokens=_unarray(content["tokens"]),
-            components=_unarray(content["components"]),
-            score=Score(**{**score, "top": tuple(score["top"])}),
-            nearest=content["nearest"],
-        )
-        return embedding, milliseconds
-    if content["kind"] == "caption":
-        return Caption(text=content["text"]), milliseconds
-    return Reconstruction(image=_unarray(content["image"])), milliseconds
-
-
-def raise_error(content: dict[str, Any]) -> None:
-    """Raise what the worker reported, if it reported an error.
+def read_request(frame: bytes) -> Request:
+    """Read a request.
 
     Raises
     ------
-    BundleError, EngineError
+    EngineError
+        It is none; the path of the field is told.
     """
-    if content["kind"] == "error":
-        raise _ERRORS[content["error"]](content["text"])
+    found: Request = _read(frame, typing.get_args(Request))
+    return found
 
 
-def _pack(content: dict[str, Any]) -> bytes:
-    packed: bytes = msgpack.packb(content)
-    return packed
+def read_reply(frame: bytes) -> Reply:
+    """Read a reply.
+
+    Raises
+    ------
+    EngineError
+        It is none; the path of the field is told.
+    """
+    found: Reply = _read(frame, typing.get_args(Reply))
+    if not isinstance(found, Answer):
+        return found
+    kinds = decoded.kinds()
+    if found.topic not in kinds:
+        raise EngineError(f"{_SOURCE}: answer.topic: expected one of {', '.join(kinds)}, got {found.topic!r}")
+    return msgspec.structs.replace(found, part=_typed(found.topic, found.part, kinds[found.topic]))
 
 
-def _array(values: NDArray[Any]) -> dict[str, Any]:
-    return {"dtype": values.dtype.str, "shape": list(values.shape), "data": values.tobytes()}
+def _read(frame: bytes, structures: tuple[type[Any], ...]) -> Any:
+    try:
+        raw = msgspec.msgpack.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"{_SOURCE}: expected msgpack, got {len(frame)} bytes that are none: {error}") from None
+    kinds = {structure.__struct_config__.tag: structure for structure in structures}
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise EngineError(f"{_SOURCE}: kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    return _typed(kind, _arrays(raw), kinds[kind])
 
 
-def _unarray(packed: dict[str, Any]) -> NDArray[Any]:
-    return frozen(np.frombuffer(packed["data"], dtype=packed["dtype"]).reshape(packed["shape"]))
+def _typed(name: str, raw: object, kind: type[T]) -> T:
+    _hold(raw, kind, name)
+    wanted: type[dict[str, T]] = dict[str, kind]  # type: ignore[valid-type]
+    found = checked({name: raw}, wanted, source=_SOURCE, error=EngineError)
+    return found[name]
+
+
+def _hold(raw: object, hint: Any, path: str) -> None:
+    """Hold records to their fields, and arrays to their type: msgspec leaves the one open and knows not the other."""
+    if dataclasses.is_dataclass(hint) and isinstance(raw, Mapping):
+        hints = typing.get_type_hints(hint)
+        names = [field.name for field in dataclasses.fields(hint)]
+        for name in raw.keys() - set(names):
+            raise EngineError(f"{_SOURCE}: {path}.{name}: expected no such field")
+        for name in names:
+            if name not in raw:
+                raise EngineError(f"{_SOURCE}: {path}.{name}: expected a value, got none")
+            _hold(raw[name], hints[name], f"{path}.{name}")
+    elif isinstance(hint, type) and issubclass(hint, Table) and isinstance(raw, Mapping):
+        for name, one in typing.get_type_hints(hint).items():
+            _hold(raw.get(name), one, f"{path}.{name}")
+    elif typing.get_origin(hint) is tuple and isinstance(raw, list):
+        for place, one in enumerate(raw):
+            _hold(one, typing.get_args(hint)[0], f"{path}[{place}]")
+    elif typing.get_origin(hint) is np.ndarray and raw is not None:
+        wanted = typing.get_args(typing.get_args(hint)[1])[0]
+        wanted = typing.get_origin(wanted) or wanted
+        if not (isinstance(raw, np.ndarray) and np.issubdtype(raw.dtype, wanted)):
+            got = f"one of {raw.dtype}" if isinstance(raw, np.ndarray) else f"{raw!r:.60}"
+            raise EngineError(f"{_SOURCE}: {path}: expected an array of {wanted.__name__}, got {got}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
+    raise NotImplementedError(f"cannot be sent to the decode worker: {type(value).__name__}")
+
+
+def _arrays(raw: Any) -> Any:
+    """Turn what arrays were packed into back, wherever it is; what is none stays, for its type to be refused."""
+    if isinstance(raw, list):
+        return [_arrays(one) for one in raw]
+    if not isinstance(raw, dict):
+        return raw
+    if raw.keys() == {"dtype", "shape", "data"}:
+        try:
+            return frozen(np.frombuffer(raw["data"], dtype=raw["dtype"]).reshape(raw["shape"]))
+        except (TypeError, ValueError):
+            return raw
+    return {name: _arrays(one) for name, one in raw.items()}

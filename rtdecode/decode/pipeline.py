@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.decode.score.adapter import Adapter
+from rtdecode.decoded import Prediction
+from rtdecode.records import RegisteredVolume
 
 Float32 = NDArray[np.float32]
 
@@ -33,7 +36,7 @@ class Embedded:
 
 
 class Pipeline(Protocol):
-    """Runs the networks of a pack; loaded and warm when made."""
+    """Runs the networks of a pack; loaded and warm when made. It may be a `VolumePredictor` as well."""
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -64,4 +67,48 @@ class Pipeline(Protocol):
 
     def picture(self, settled: Any, trial: str) -> NDArray[np.uint8] | None:
         """Picture (h, w, 3) of what was settled; the same and the same trial give the same bytes. None if absent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VolumeContext:
+    """What a predictor may look back at.
+
+    Attributes
+    ----------
+    earlier : sequence of RegisteredVolume
+        The volumes of the same run before this one, oldest first: at most ``window - 1``, fewer at the beginning of
+        the run. A volume that is missing is left out: their indices tell.
+    """
+
+    earlier: Sequence[RegisteredVolume]
+
+
+@runtime_checkable
+class VolumePredictor(Protocol):
+    """What a `Pipeline` offers besides to predict of every volume.
+
+    It keeps nothing from one volume to the next: what it needs of earlier ones is in the context. So a worker that was
+    replaced, and a session that was resumed, go on with the same bytes.
+    """
+
+    @property
+    def window(self) -> int:
+        """Number of volumes that it looks at, this one included; at least 1."""
+        ...
+
+    def predict(self, volume: RegisteredVolume, context: VolumeContext) -> Prediction:
+        """Predict of a volume, for the participant that was taken.
+
+        Parameters
+        ----------
+        volume : RegisteredVolume
+            Values of the mask, percent signal change of regions and parcels, motion and quality.
+        context : VolumeContext
+
+        Raises
+        ------
+        EngineError
+            Nothing can be predicted of it.
+        """
         ...

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
+from rtdecode.decoded import Part, Prediction
 from rtdecode.errors import RtdecodeError
 from rtdecode.packs import open_pack, open_participant
-from rtdecode.records import BetaUpdate, Part
+from rtdecode.records import BetaUpdate, RegisteredVolume
 from rtdecode.settings import DecodeSettings
 
 _PULSE_S = 1.0
@@ -63,6 +64,11 @@ class DecodeService(Protocol):
         """Parts that `decode` never yields, as the pack has no stage for them."""
         ...
 
+    @property
+    def window(self) -> int:
+        """Number of volumes that `predict` looks at; 0 where the pack predicts nothing of volumes."""
+        ...
+
     def load(self, folder: Path) -> str:
         """Load the ParticipantBundle in `folder` and return its identity.
 
@@ -82,6 +88,21 @@ class DecodeService(Protocol):
         ------
         EngineError
             No participant is loaded, the beta is not of the calibrated mask or hardly known, or the engines failed.
+        """
+        ...
+
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        """Return what is predicted of the last of some volumes of a run, and the milliseconds it took.
+
+        Parameters
+        ----------
+        volumes : sequence of RegisteredVolume
+            At most `window`, oldest first. The same volumes give the same bytes.
+
+        Raises
+        ------
+        EngineError
+            As of `decode`.
         """
         ...
 
@@ -125,6 +146,11 @@ class LocalService:
         """Parts that cannot be made; see `DecodeService.absent`."""
         return self._decoder.absent
 
+    @property
+    def window(self) -> int:
+        """Number of volumes that a prediction looks at; see `DecodeService.window`."""
+        return self._decoder.window
+
     def load(self, folder: Path) -> str:
         """Load a participant; see `DecodeService.load`."""
         bundle = open_participant(folder)
@@ -144,6 +170,12 @@ class LocalService:
             yield part, 1e3 * (time.perf_counter() - began)
             began = time.perf_counter()
 
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        """Predict of a volume; see `DecodeService.predict`."""
+        began = time.perf_counter()
+        found = self._decoder.predict(volumes)
+        return found, 1e3 * (time.perf_counter() - began)
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -155,16 +187,19 @@ def serve(connection: Connection, settings: DecodeSettings, seed: int) -> None:
     try:
         service = LocalService(load_decoder(open_pack(settings.pack), settings, seed=seed))
     except RtdecodeError as error:
-        outlet.send(0, frames.pack_error(error))
+        outlet.send(0, frames.failed(error))
         return
     try:
-        outlet.send(0, frames.pack_ready(service.categories, service.stimuli, service.absent))
+        ready = frames.Ready(
+            categories=service.categories, stimuli=service.stimuli, absent=service.absent, window=service.window
+        )
+        outlet.send(0, ready)
         while True:
             number, frame = frames.numbered(connection.recv_bytes())
             if frame == frames.END:
                 return
             with outlet.alive():
-                _answer(outlet, service, number, frames.unpack(frame))
+                _answer(outlet, service, number, frame)
     except (EOFError, OSError):
         return  # the parent is gone
 
@@ -176,10 +211,10 @@ class Outlet:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, number: int, frame: bytes) -> None:
-        """Send a frame that answers the request of that number."""
+    def send(self, number: int, reply: frames.Reply | None) -> None:
+        """Send what answers the request of that number; None is a sign of life."""
         with self._lock:
-            self._connection.send_bytes(frames.number(number, frame))
+            self._connection.send_bytes(frames.number(number, frames.END if reply is None else frames.pack(reply)))
 
     @contextmanager
     def alive(self, every_s: float = _PULSE_S) -> Iterator[None]:
@@ -189,7 +224,7 @@ class Outlet:
         def pulse() -> None:
             with suppress(OSError):  # the parent is gone; the worker's next reply tells it
                 while not done.wait(every_s):
-                    self.send(0, frames.END)
+                    self.send(0, None)
 
         thread = threading.Thread(target=pulse, name="pulse")
         thread.start()
@@ -200,14 +235,17 @@ class Outlet:
             thread.join()
 
 
-def _answer(outlet: Outlet, service: LocalService, number: int, content: dict[str, Any]) -> None:
+def _answer(outlet: Outlet, service: LocalService, number: int, frame: bytes) -> None:
     try:
-        if content["kind"] == "load":
-            identity = service.load(Path(content["folder"]))
-            outlet.send(number, frames.pack_loaded(identity))
-            return
-        for part, milliseconds in service.decode_array(*frames.unpack_beta(content)):
-            outlet.send(number, frames.pack_part(part, milliseconds, service.gpu_bytes))
-        outlet.send(number, frames.pack_decoded())
+        match frames.read_request(frame):
+            case frames.Load(folder=folder):
+                outlet.send(number, frames.Loaded(identity=service.load(Path(folder))))
+            case frames.Decode(beta=beta, truth=truth, trial=trial):
+                for part, milliseconds in service.decode_array(beta, truth, trial):
+                    outlet.send(number, frames.answer(part, milliseconds, service.gpu_bytes))
+                outlet.send(number, frames.Decoded())
+            case frames.Predict(volumes=volumes):
+                outlet.send(number, frames.answer(*service.predict(volumes), service.gpu_bytes))
+                outlet.send(number, frames.Decoded())
     except RtdecodeError as error:
-        outlet.send(number, frames.pack_error(error))
+        outlet.send(number, frames.failed(error))

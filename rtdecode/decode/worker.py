@@ -6,18 +6,20 @@ import itertools
 import logging
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from rtdecode.decode import frames
 from rtdecode.decode.service import serve
-from rtdecode.errors import EngineError
-from rtdecode.records import BetaUpdate, Part
+from rtdecode.decoded import Part, Prediction
+from rtdecode.errors import EngineError, RtdecodeError
+from rtdecode.records import BetaUpdate, RegisteredVolume
 from rtdecode.settings import DecodeSettings
 
+Last = TypeVar("Last", frames.Loaded, frames.Decoded)
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 2
 _STOP_S = 5.0
@@ -66,6 +68,7 @@ class WorkerService:
         self._categories: tuple[str, ...] = ()
         self._stimuli: tuple[str, ...] = ()
         self._absent: tuple[str, ...] = ()
+        self._window = 0
         self._process, self._connection = self._start()
 
     @property
@@ -100,23 +103,38 @@ class WorkerService:
         return self._absent
 
     @property
+    def window(self) -> int:
+        """Number of volumes that a prediction looks at; see `DecodeService.window`."""
+        return self._window
+
+    @property
     def pid(self) -> int | None:
         """Process identifier of the worker."""
         return self._process.pid
 
     def load(self, folder: Path) -> str:
         """Load a participant; see `DecodeService.load`."""
-        (loaded,) = self._ask(frames.pack_load(str(folder)))
+        replies = self._ask(frames.Load(folder=str(folder)), last=frames.Loaded)
+        loaded = next(reply for reply in replies if isinstance(reply, frames.Loaded))
         self._folder = folder
-        return str(loaded["identity"])
+        return loaded.identity
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        request = frames.pack_decode(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
-        for content in self._ask(request):
-            if content["kind"] not in frames.LAST:
-                self._gpu_bytes = content["gpu_bytes"]
-                yield frames.unpack_part(content)
+        truth = (beta.event.stimulus, beta.event.condition)
+        request = frames.Decode(beta=beta.beta, truth=truth, trial=beta.event.trial)
+        for reply in self._ask(request, last=frames.Decoded):
+            if isinstance(reply, frames.Answer):
+                self._gpu_bytes = reply.gpu_bytes
+                yield reply.part, reply.ms
+
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        """Predict of a volume; see `DecodeService.predict`."""
+        first, *_ = self._ask(frames.Predict(volumes=tuple(volumes)), last=frames.Decoded)
+        if not (isinstance(first, frames.Answer) and isinstance(first.part, Prediction)):
+            raise EngineError("worker frame: expected a prediction, got something else")
+        self._gpu_bytes = first.gpu_bytes
+        return first.part, first.ms
 
     def close(self) -> None:
         """End the worker."""
@@ -127,30 +145,30 @@ class WorkerService:
         self._connection.close()
         _end(self._process)
 
-    def _ask(self, request: bytes) -> Iterator[dict[str, Any]]:
+    def _ask(self, request: frames.Request, last: type[Last]) -> Iterator[frames.Answer | Last]:
         """Yield the replies to a request; a new worker is asked again for those that a dead one owed."""
         received = 0
         for attempt in range(_ATTEMPTS):
             try:
                 self._send(request)
                 for place in itertools.count():
-                    content = self._reply()
+                    reply = self._reply(last)
                     if place >= received:
                         received += 1
-                        yield content
-                    if content["kind"] in frames.LAST:
+                        yield reply
+                    if isinstance(reply, last):
                         return
             except (EOFError, OSError) as error:
                 _log.error("the decode worker died (%r), attempt %d", error, attempt + 1)
                 self._restart()
         raise EngineError(f"the decode worker died {_ATTEMPTS} times on one request; see the log for its last words")
 
-    def _send(self, request: bytes) -> None:
+    def _send(self, request: frames.Request) -> None:
         self._requests += 1
         self._owed_since = time.monotonic()
-        self._connection.send_bytes(frames.number(self._requests, request))
+        self._connection.send_bytes(frames.number(self._requests, frames.pack(request)))
 
-    def _reply(self) -> dict[str, Any]:
+    def _reply(self, last: type[Last]) -> frames.Answer | Last:
         """Next reply to the latest request; replies that nobody waited for are passed over."""
         deadline = time.monotonic() + self._reply_timeout_s
         while True:
@@ -162,11 +180,16 @@ class WorkerService:
             number, frame = frames.numbered(self._connection.recv_bytes())
             self._owed_since = time.monotonic()
             if number == self._requests:
-                content = frames.unpack(frame)
-                if content["kind"] in (*frames.LAST, "error"):
-                    self._owed_since = None
-                frames.raise_error(content)
-                return content
+                self._owed_since = None  # also where the frame cannot be read: what is left of it is passed over
+                reply = frames.read_reply(frame)
+                if isinstance(reply, frames.Failed):
+                    reply.raise_it()
+                if isinstance(reply, frames.Answer):
+                    self._owed_since = time.monotonic()
+                    return reply
+                if isinstance(reply, last):
+                    return reply
+                raise EngineError(f"worker frame: expected {last.__name__}, got {type(reply).__name__}")
 
     def _restart(self) -> None:
         self._connection.close()
@@ -175,8 +198,8 @@ class WorkerService:
         self._restarts += 1
         self._process, self._connection = self._start()
         if self._folder is not None:
-            self._send(frames.pack_load(str(self._folder)))
-            self._reply()
+            self._send(frames.Load(folder=str(self._folder)))
+            self._reply(frames.Loaded)
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         context = multiprocessing.get_context("spawn")
@@ -187,13 +210,19 @@ class WorkerService:
         try:
             if not ours.poll(self._start_timeout_s):
                 raise EOFError
-            ready = frames.unpack(frames.numbered(ours.recv_bytes())[1])
-            frames.raise_error(ready)
-            self._categories, self._stimuli = tuple(ready["categories"]), tuple(ready["stimuli"])
-            self._absent = tuple(ready["absent"])
+            ready = frames.read_reply(frames.numbered(ours.recv_bytes())[1])
+            if isinstance(ready, frames.Failed):
+                ready.raise_it()
+            if not isinstance(ready, frames.Ready):
+                raise EOFError
+            self._categories, self._stimuli, self._absent = ready.categories, ready.stimuli, ready.absent
+            self._window = ready.window
         except (EOFError, OSError):
             _end(process)
             raise EngineError("the decode worker did not start; see the log for its last words") from None
+        except RtdecodeError:
+            _end(process)
+            raise
         return process, ours
 
 

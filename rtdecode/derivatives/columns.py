@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from rtdecode import decoded
 from rtdecode.derivatives.names import Guard, whole
 
 MISSING = "n/a"
@@ -57,21 +58,10 @@ TRIALS: Columns = {
 }
 DECODED: Columns = {
     **_SHOWN,
-    "predicted": {"Description": "Category that the decoder names"},
-    "rank": {"Description": "Mid-rank of the shown stimulus in the pool, 1 is best"},
-    "pool": {"Description": "Number of candidates"},
-    "evidence": {"Description": "Probability, learned in calibration, that the named category is right"},
-    "chance": {"Description": "What guessing would give"},
-    "p_noise": {"Description": "How often noise with the covariance of the data looks at least this sure"},
-    "shift": {
-        "Description": "Median over voxels of the distance of the betas before from the calibration's mean",
-        "Units": "standard deviations of the calibration",
+    **{
+        name: {"Description": note.what, **({} if note.units is None else {"Units": note.units})}
+        for name, note in decoded.columns().items()
     },
-    "spread": {
-        "Description": "Median over voxels of the standard deviation of the betas before",
-        "Units": "standard deviations of the calibration",
-    },
-    "caption": {"Description": "Decoded sentence"},
     "revisions": {"Description": "Number of estimates of the trial"},
     "recon": {"Description": "Decoded picture, path in the session folder"},
     "latency_ms": {"Description": "From the volume's file to the last result", "Units": "ms"},
@@ -80,7 +70,7 @@ DECODED_COLUMNS = tuple(DECODED)
 
 
 def regions(names: Sequence[str]) -> Columns:
-    """Return the columns of the table of regions."""
+    """Return the columns of the table of regions and parcels."""
     return {name: {"Units": "percent signal change"} for name in names}
 
 

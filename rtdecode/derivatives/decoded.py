@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from rtdecode import decoded
+from rtdecode.decoded import Part
 from rtdecode.derivatives.columns import DECODED, line, read_table, write_json
 from rtdecode.derivatives.names import Guard, file_path
-from rtdecode.records import BetaUpdate, Caption, Drift, Score
+from rtdecode.records import BetaUpdate
 
 _SUFFIX = "desc-decoded_events.tsv"
 
@@ -69,9 +71,7 @@ class DecodedTrials:
     def add(
         self,
         beta: BetaUpdate,
-        score: Score,
-        drift: Drift | None,
-        caption: Caption | None,
+        found: Sequence[Part],
         picture: str | None,
         latency_ms: float,
     ) -> None:
@@ -80,22 +80,17 @@ class DecodedTrials:
         Parameters
         ----------
         beta : BetaUpdate
-        score : Score
-        drift : Drift or None
-            Of the trials before.
-        caption : Caption or None
-            None where the pack makes none.
+        found : sequence of Part
+            All that was decoded of it.
         picture : str or None
             Path in the session folder, empty if it was not kept; None where the pack makes none.
         latency_ms : float
             From the volume's file to the last of these.
         """
         event = beta.event
-        drifted = (None, None) if drift is None else (f"{drift.shift:.3f}", f"{drift.spread:.3f}")
         values = (
             float(event.onset_s), float(event.duration_s), event.condition, event.trial, event.stimulus,
-            score.predicted, score.rank, score.pool, score.evidence, score.chance, score.p_noise, *drifted,
-            caption.text if caption else None, beta.revision + 1, picture, f"{latency_ms:.1f}",
+            *decoded.row(found), beta.revision + 1, picture, f"{latency_ms:.1f}",
         )  # fmt: skip
         with self._guard(file_path(self._stem(event.run), _SUFFIX)) as path:
             file = self._files.get(path)

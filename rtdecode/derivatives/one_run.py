@@ -78,8 +78,9 @@ class RunDerivatives:
         """
         index = volume.stamp.volume
         self._missing_before(index)
-        if not self._regions and volume.regions:
-            self._regions = tuple(volume.regions)
+        signals = _signals(volume)
+        if not self._regions and signals:
+            self._regions = tuple(signals)
             self._roi = self._table("desc-roi_timeseries", regions(self._regions))
             for _ in range(index):
                 self._roi.add([None] * len(self._regions))
@@ -89,7 +90,7 @@ class RunDerivatives:
         self._row(
             [rounded(x) for x in (*volume.motion.tolist(), volume.fd_mm)],
             [index, *measured, int(censored), None],
-            [rounded(volume.regions[name]) for name in self._regions],
+            [rounded(signals[name]) for name in self._regions],
         )
 
     def skipped(self, index: int, reason: str) -> None:
@@ -207,6 +208,12 @@ class RunDerivatives:
             "Confounds": settings.confounds,
         }
         self._write_json(f"desc-{description}_betas.json", sidecar)
+
+
+def _signals(volume: RegisteredVolume) -> dict[str, float]:
+    """Return the values of regions and of parcels, these named ``image.label``."""
+    parcels = {f"{name}.{label}": value for name, of in volume.parcels.items() for label, value in of.items()}
+    return {**volume.regions, **parcels}
 
 
 def trial_problems(events: Sequence[TrialEvent], end_s: float) -> list[str]:

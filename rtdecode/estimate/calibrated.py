@@ -24,7 +24,7 @@ from rtdecode.settings import EstimateSettings, Settings
 MODEL = "estimate.safetensors"
 REFERENCE = "reference.nii.gz"
 MASK = "mask.nii.gz"
-_FREE = ("mask", "motion_file", "registration", "regions", "revise_at_s", "censor_fd_mm")
+_FREE = ("mask", "motion_file", "registration", "regions", "parcels", "revise_at_s", "censor_fd_mm")
 """Settings that may differ between the visits of a participant."""
 
 

@@ -16,7 +16,7 @@ from rtdecode.estimate.glm import apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
-from rtdecode.estimate.region import Regions, RegionSignal
+from rtdecode.estimate.region import NO_SIGNALS, Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, new_series, nothing
 from rtdecode.estimate.space import Space, read_motion
@@ -254,9 +254,9 @@ class Estimator:
         if self._series is None:
             self._t_r_s = t_r_s
             self._series = new_series(self._settings, space.mask, t_r_s, volume.slice_times_s, self._voxel_model)
-            if space.regions:
+            if space.regions or space.parcels:
                 signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
-                self._regions = Regions(space.regions, space.mask, signal)
+                self._regions = Regions(space.regions, space.mask, signal, space.parcels)
         elif t_r_s != self._t_r_s:
             self._t_r_s = t_r_s
             self._series.retime(t_r_s, design.reference_moment(t_r_s, volume.slice_times_s))
@@ -266,7 +266,7 @@ class Estimator:
         fd_mm = framewise_displacement(change)
         self._last_motion = motion
         dvars, tsnr = self._quality.add(placed.masked)
-        percent = dict.fromkeys(space.regions, math.nan)
+        percent = NO_SIGNALS if self._regions is None else self._regions.unknown()
         if fd_mm <= self._settings.censor_fd_mm:
             self._series.add(self._index, placed.masked, motion, change)
             if self._regions is not None:
@@ -280,7 +280,9 @@ class Estimator:
             dvars=dvars,
             tsnr=tsnr,
             fit=placed.fit,
-            regions=percent,
+            regions=percent.regions,
+            parcels=percent.parcels,
+            t_r_s=t_r_s,
         )
         return registered, self._due((self._index + 1) * t_r_s, volume.stamp)
 

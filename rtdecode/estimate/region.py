@@ -1,8 +1,11 @@
-"""Percent signal change of regions, volume by volume, for neurofeedback."""
+"""Percent signal change of regions and parcels, volume by volume, for neurofeedback."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 from rtdecode.errors import SettingsError
 from rtdecode.estimate import design, glm
 from rtdecode.estimate.glm import Scales
+from rtdecode.estimate.labels import Parcels
 
 FloatArray = NDArray[np.float64]
 
@@ -80,8 +84,18 @@ class RegionSignal:
         return np.asarray(functional @ percent)
 
 
+class Signals(NamedTuple):
+    """Percent signal change at one volume: of each region, and of each parcel of each label image."""
+
+    regions: dict[str, float]
+    parcels: dict[str, dict[str, float]]
+
+
+NO_SIGNALS = Signals({}, {})
+
+
 class Regions:
-    """The named regions of a run, as masks of the reference.
+    """The named regions of a run, as masks of the reference, and the parcels of label images.
 
     Parameters
     ----------
@@ -90,6 +104,7 @@ class Regions:
         Voxels that have values.
     signal : RegionSignal
         Of the run.
+    parcels : mapping of str to Parcels
 
     Raises
     ------
@@ -97,8 +112,15 @@ class Regions:
         If no voxel of a region has values.
     """
 
-    def __init__(self, masks: Mapping[str, NDArray[np.bool_]], mask: NDArray[np.bool_], signal: RegionSignal) -> None:
+    def __init__(
+        self,
+        masks: Mapping[str, NDArray[np.bool_]],
+        mask: NDArray[np.bool_],
+        signal: RegionSignal,
+        parcels: Mapping[str, Parcels] | None = None,
+    ) -> None:
         self._members: dict[str, NDArray[np.intp]] = {}
+        self._parcels = dict(parcels or {})
         self._signal = signal
         for name, region in masks.items():
             self._members[name] = np.flatnonzero(region[mask])
@@ -109,7 +131,18 @@ class Regions:
         """Do as `RegionSignal.retime` does."""
         self._signal.retime(timing)
 
-    def add(self, index: int, masked: NDArray[np.float32], motion: FloatArray, change: FloatArray) -> dict[str, float]:
-        """Take a volume's values, shape (v,); return the percent signal change of each region."""
-        means = np.array([masked[members].mean(dtype=np.float64) for members in self._members.values()])
-        return dict(zip(self._members, self._signal.add(index, means, motion, change).tolist(), strict=True))
+    def add(self, index: int, masked: NDArray[np.float32], motion: FloatArray, change: FloatArray) -> Signals:
+        """Take a volume's values, shape (v,)."""
+        means = [masked[members].mean(dtype=np.float64) for members in self._members.values()]
+        for parcels in self._parcels.values():
+            means += parcels.means(masked).tolist()
+        return self._named(self._signal.add(index, np.array(means), motion, change).tolist())
+
+    def unknown(self) -> Signals:
+        """Return nan for all: the volume is not used."""
+        return self._named(itertools.repeat(math.nan))
+
+    def _named(self, percent: Iterable[float]) -> Signals:
+        values = iter(percent)
+        regions = {name: next(values) for name in self._members}
+        return Signals(regions, {n: {one: next(values) for one in p.names} for n, p in self._parcels.items()})

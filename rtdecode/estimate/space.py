@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from rtdecode.derivatives import Voxels
 from rtdecode.errors import SettingsError
 from rtdecode.estimate import registration
+from rtdecode.estimate.labels import read_mask, read_parcels
 from rtdecode.estimate.mask import brain_mask
 from rtdecode.settings import EstimateSettings
 
-_AFFINE_MM = 1e-2
 _LARGEST_TURN = 1.0
 
 
@@ -47,6 +44,7 @@ class Space:
     needed : array of shape (i, j, k), bool
         Those of either.
     regions : dict of str to array of shape (i, j, k), bool
+    parcels : dict of str to Parcels
 
     Parameters
     ----------
@@ -78,7 +76,7 @@ class Space:
         self.affine = affine
         given = mask
         if given is None and settings.mask != "auto":
-            given = _read_mask("mask", settings.mask, data.shape, affine) & finite
+            given = read_mask("mask", settings.mask, data.shape, affine) & finite
             if not given.any():
                 raise SettingsError([f"$.estimate.mask: expected voxels with values, got none: {settings.mask}"])
         try:
@@ -90,7 +88,11 @@ class Space:
         self.mask = mask = self.brain if given is None else given
         self.needed = self.mask | self.brain
         self.regions = {
-            name: _read_mask(f"regions.{name}", path, data.shape, affine) for name, path in settings.regions.items()
+            name: read_mask(f"regions.{name}", path, data.shape, affine) for name, path in settings.regions.items()
+        }
+        self.parcels = {
+            name: read_parcels(f"parcels.{name}", path, data.shape, affine, mask)
+            for name, path in settings.parcels.items()
         }
         self._registrar: registration.Registrar | None = None
         if settings.registration == "rigid":
@@ -146,22 +148,6 @@ class Space:
         points = (index @ self.affine[:3, :3].T + self.affine[:3, 3]).astype(np.float32)
         data = np.where(np.isfinite(data), data, np.float32(0))
         return registration.resample(data, affine, points, matrix).reshape(self.data.shape)
-
-
-def _read_mask(name: str, path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-    setting = f"$.estimate.{name}"
-    try:
-        image: Any = nibabel.load(path)
-    except (OSError, ImageFileError) as error:
-        raise SettingsError([f"{setting}: expected a NIfTI mask: {error}"]) from None
-    if image.shape != shape:
-        raise SettingsError([f"{setting}: expected the shape of the reference {shape}, got {image.shape}: {path}"])
-    if not np.allclose(image.affine, affine, atol=_AFFINE_MM):
-        raise SettingsError([f"{setting}: expected the affine of the reference, got another: {path}"])
-    mask: NDArray[np.bool_] = np.asarray(image.dataobj) > 0
-    if not mask.any():
-        raise SettingsError([f"{setting}: expected some voxels, got none: {path}"])
-    return mask
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -11,17 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rtdecode import client as wire
-from rtdecode.records import (
-    BetaUpdate,
-    Caption,
-    Drift,
-    Embedding,
-    Reconstruction,
-    RegisteredVolume,
-    Score,
-    Skipped,
-    Stamp,
-)
+from rtdecode.decoded import Part, Prediction, Reconstruction, kinds, told, topic_of
+from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Stamp
+
+TOPICS = tuple(dict.fromkeys([*wire.TOPICS, *kinds()]))
+"""All that may be published, whether or not the client has a class for it."""
 
 
 def headed(message: wire.Message, stamp: Stamp, stages: dict[str, float]) -> wire.Message:
@@ -54,6 +49,7 @@ def volume(record: RegisteredVolume, lag: int) -> wire.Volume:
         fit=record.fit,
         lag=lag,
         regions=dict(record.regions),
+        parcels={name: dict(values) for name, values in record.parcels.items()},
     )
 
 
@@ -77,41 +73,30 @@ def no_score(record: BetaUpdate) -> wire.Score:
     return wire.Score(**_trial(record))
 
 
-def embedding(record: BetaUpdate, found: Embedding) -> wire.Embedding:
-    """Message of the tokens decoded from a beta."""
-    return wire.Embedding(**_decoded(record), tokens=_array(found.tokens), nearest=dict(found.nearest))
+def decoded(record: BetaUpdate, found: Part) -> wire.Message:
+    """Message of what was decoded from a beta, as `rtdecode.decoded` declares it; a picture as lossless WebP."""
+    trial = _trial(record) if found.tells_trial else _decoded(record)
+    return wire.message_of(topic_of(type(found)), {**trial, **_told(found)})
 
 
-def score(record: BetaUpdate, found: Score, drift: Drift | None) -> wire.Score:
-    """Message of how the tokens decoded from a beta score, and how betas have drifted until then."""
-    return wire.Score(
-        **_trial(record),
-        predicted=found.predicted,
-        probabilities=found.probabilities,
-        top=found.top,
-        rank=found.rank,
-        pool=found.pool,
-        evidence=found.evidence,
-        chance=found.chance,
-        p_noise=found.p_noise,
-        shift=None if drift is None else drift.shift,
-        spread=None if drift is None else drift.spread,
-    )
+def prediction(found: Prediction) -> wire.Prediction:
+    """Message of what was predicted of a volume."""
+    return wire.Prediction(**_told(found), final=True)
 
 
-def caption(record: BetaUpdate, found: Caption) -> wire.Caption:
-    """Message of the caption decoded from a beta."""
-    return wire.Caption(**_decoded(record), text=found.text)
-
-
-def reconstruction(record: BetaUpdate, found: Reconstruction) -> wire.Reconstruction:
-    """Message of the picture decoded from a beta, encoded as lossless WebP."""
+def _told(found: Part) -> dict[str, Any]:
+    if not isinstance(found, Reconstruction):
+        return {name: _plain(getattr(found, name)) for name, note in told(type(found)).items() if note.streamed}
     buffer = BytesIO()
     Image.fromarray(found.image).save(buffer, "webp", lossless=True, method=2)
     height, width = found.image.shape[:2]
-    return wire.Reconstruction(
-        **_decoded(record), image=buffer.getvalue(), format="webp", width=width, height=height, color_space="sRGB"
-    )
+    return {"image": buffer.getvalue(), "format": "webp", "width": width, "height": height, "color_space": "sRGB"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _array(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _decoded(record: BetaUpdate) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
-from rtdecode.errors import JournalError, ProtocolError
+from rtdecode.errors import JournalError, NoTopic
+from rtdecode.publish.messages import TOPICS
 
 REPLAY_BYTES = 128 << 10
 _LOST = -1
@@ -69,13 +70,13 @@ def _said_once(message: wire.Message) -> tuple[object, ...] | None:
     """Return what a session says but once of a message; None if it may be said again."""
     topic = wire.topic_of(message)
     match message:
-        case wire.Volume():
+        case wire.Volume() | wire.Prediction():
             return topic, message.run, message.volume
         case wire.Skipped():
             return topic, message.run, message.volume, message.path
         case wire.Run():
             return topic, message.run, message.state
-        case wire.Beta() | wire.Embedding() | wire.Score() | wire.Caption() | wire.Reconstruction():
+        case _ if message.revision is not None:  # a beta, and whatever is decoded of one
             return topic, message.trial, message.revision
         case _:
             return None
@@ -111,7 +112,7 @@ class Publisher:
         self._transport = transport
         self._log = log
         self._lock = threading.Lock()
-        self._history = {name: _History() for name in wire.TOPICS}
+        self._history = {name: _History() for name in TOPICS}
         self._said: set[tuple[object, ...]] = set()
 
     def restore(self, outputs: Iterable[tuple[int, bytes, bytes]]) -> None:
@@ -125,14 +126,14 @@ class Publisher:
         with self._lock:
             for place, topic, payload in outputs:
                 message = wire.unpack(topic, payload)
-                self._history[topic.decode()].add(place, payload, message.seq)
+                self._history.setdefault(topic.decode(), _History()).add(place, payload, message.seq)
                 said = _said_once(message)
                 if said is not None:
                     self._said.add(said)
 
-    def has_said(self, topic: str, trial: str, revision: int) -> bool:
-        """Whether an interrupted session has published a message of a beta."""
-        return (topic, trial, revision) in self._said
+    def has_said(self, topic: str, *what: object) -> bool:
+        """Whether an interrupted session has published that of a beta (trial, revision) or volume (run, volume)."""
+        return (topic, *what) in self._said
 
     def publish(self, message: wire.Message) -> None:
         """Give `message` its number, record it and send it; heartbeats are neither numbered nor recorded."""
@@ -187,15 +188,15 @@ class Publisher:
 
         Raises
         ------
-        ProtocolError
-            There is no such topic.
+        NoTopic
+            There is none of that name.
         JournalError
             A message cannot be read back.
         """
         with self._lock:
             history = self._history.get(topic)
             if history is None:
-                raise ProtocolError(f"no topic {topic!r}; expected one of {', '.join(self._history)}")
+                raise NoTopic(f"no topic {topic!r}; expected one of {', '.join(self._history)}")
             places = history.places[since_seq:]
         known = [place for place in places if place != _LOST]
         messages: list[bytes] = []

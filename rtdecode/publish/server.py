@@ -23,6 +23,7 @@ import zmq
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError, RtdecodeError
 from rtdecode.publish import requests
+from rtdecode.publish.messages import TOPICS
 from rtdecode.publish.publisher import without_folders
 
 STREAM_WAITING = 1000
@@ -154,7 +155,7 @@ class Server:
                 return
             frame = self._pub.recv(copy=False)
             said = frame.bytes
-            if said[:1] == b"\x01" and not any(topic.encode().startswith(said[1:]) for topic in wire.TOPICS):
+            if said[:1] == b"\x01" and not any(topic.encode().startswith(said[1:]) for topic in TOPICS):
                 peer = frame.get(zmq.SRCFD)
                 self._strange[peer] += 1
                 if self._strange[peer] >= STRANGE_SUBSCRIPTIONS:

@@ -2,7 +2,7 @@
 
     ingest   watches the folder, keeps every volume, fills the volume lane
     estimate takes from the volume lane: registration, GLM, betas (the `Line`)
-    decode   takes from the picture lane and asks the decode worker (a process of its own)
+    decode   takes betas, then volumes, that wait and asks the decode worker (a process of its own)
     watch    sends heartbeats and tells what is broken, whatever the others do (the `Watch`)
     publish  owns the sockets (`Server`) and answers requests (the `Desk`)
 
@@ -19,6 +19,7 @@ from rtdecode import client as wire
 from rtdecode.acquire.source import Source
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
+from rtdecode.decoded import TRIAL_KINDS, Prediction, topic_of
 from rtdecode.errors import BundleError, JournalError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
@@ -30,14 +31,12 @@ from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
 from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
-from rtdecode.session.lanes import Closed, PictureLane
+from rtdecode.session.lanes import Closed, DecodeLanes
 from rtdecode.session.line import Line
 from rtdecode.session.past import Past
 from rtdecode.session.recording import Recording
 from rtdecode.settings import Settings
 
-_LATEST = (("reconstruction", "picture"), ("caption", "caption"), ("score", ""))
-"""Topics from the last that is published of a beta on, and the part of the pack without which there is none."""
 PROGRESS_S = 5.0
 """Time between two lines on what keeps the daemon busy."""
 _log = logging.getLogger(__name__)
@@ -88,13 +87,13 @@ class Daemon:
         self._clock = clock
         self._started = clock.monotonic()
         self._intake = Inlet(recording)
-        self._pictures = PictureLane()
+        self._waiting = DecodeLanes()
         self._publisher = publisher = Publisher(recording.session, clock, transport, recording)
         estimator = Estimator(settings.estimate, recording.session, calibrated=calibrated, scratch=recording.scratch)
         estimator.warm_up()
-        self._line = Line(settings, estimator, recording, publisher, self._pictures, clock)
+        self._line = Line(settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0)
         self._decoding = Decoding(
-            decoder, self._pictures, recording, publisher, clock, lambda: self._publish_session("running")
+            decoder, self._waiting, recording, publisher, clock, lambda: self._publish_session("running")
         )
         self._announcements = Announcements(decoder.stimuli, settings.estimate.final_at_s)
         self.desk = Desk(
@@ -117,6 +116,7 @@ class Daemon:
             publisher.publish,
             clock,
             settings.publish.heartbeat_s,
+            self._decoding.late_s,
         )
         self.desk.busy = "the session begins"
         if decoder.absent:
@@ -168,19 +168,27 @@ class Daemon:
                 if self._clock.monotonic() - told_at >= PROGRESS_S:
                     told_at = self._clock.monotonic()
                     _log.info("%s", self.desk.busy)
-        decided = self._recording.decided()
-        last = next(topic for topic, part in _LATEST if part not in self._decoder.absent)
-        waiting = [beta for beta in iter(lambda: self._pictures.get(0), None) if beta is not None]
-        for beta in waiting:
-            trial = beta.event.trial
-            done = trial in decided if beta.final else self._publisher.has_said(last, trial, beta.revision)
-            if not done:
-                self._pictures.put(beta)
-            elif beta.final:
-                self._decoding.remember(beta)
+        self._take_up()
         if self.desk.bundle is not None:
             self._load_again(self.desk.bundle.folder)
         return True
+
+    def _take_up(self) -> None:
+        """Leave of what waits for the decode worker what an interrupted session has not published."""
+        decided = self._recording.decided()
+        last = [topic_of(kind) for kind in TRIAL_KINDS if kind.absent_as not in self._decoder.absent][-1]
+        pictures, volumes = self._waiting.pictures, self._waiting.volumes
+        for beta in [beta for beta in iter(lambda: pictures.get(0), None) if beta is not None]:
+            trial = beta.event.trial
+            done = trial in decided if beta.final else self._publisher.has_said(last, trial, beta.revision)
+            if not done:
+                pictures.put(beta)
+            elif beta.final:
+                self._decoding.remember(beta)
+        topic = topic_of(Prediction)
+        while (volume := volumes.oldest) and self._publisher.has_said(topic, volume.stamp.run, volume.stamp.volume):
+            volumes.get(0)
+            self._decoding.pass_by(volume)
 
     def _load_again(self, folder: str) -> None:
         try:
@@ -266,7 +274,8 @@ class Daemon:
     def _beat(self) -> wire.Heartbeat:
         return wire.Heartbeat(
             lag=len(self._intake.lane),
-            superseded=self._pictures.superseded,
+            predict_lag=len(self._waiting.volumes),
+            superseded=self._waiting.pictures.superseded,
             rejected=self._transport.rejected,
             uptime_s=self._clock.monotonic() - self._started,
             every_s=self._settings.publish.heartbeat_s,
@@ -322,7 +331,8 @@ class Daemon:
         self._intake.close()
         self._await(estimate, lambda: f"{len(self._intake.lane)} inputs wait to be estimated")
         self.close()
-        self._await(decode, lambda: f"{len(self._pictures)} trials wait to be decoded")
+        pictures, volumes = self._waiting.pictures, self._waiting.volumes
+        self._await(decode, lambda: f"{len(pictures)} trials and {len(volumes)} volumes wait to be decoded")
 
     def _await(self, thread: threading.Thread, what: Callable[[], str]) -> None:
         while thread.is_alive():
@@ -332,7 +342,7 @@ class Daemon:
     def close(self) -> None:
         """Finish the open run; no further betas will come."""
         self._line.finish()
-        self._pictures.close()
+        self._waiting.close()
 
     def _keep_watching(self, done: threading.Event) -> None:
         while not done.wait(self._settings.publish.heartbeat_s / 4):

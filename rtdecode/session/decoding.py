@@ -1,4 +1,4 @@
-"""The end of the line: betas become embeddings, captions and pictures, published as they become ready."""
+"""The end of the line: what the decode worker makes of betas and volumes, published as it becomes ready."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.service import DecodeService
+from rtdecode.decoded import Part, Prediction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
-from rtdecode.records import BetaUpdate, Caption, Drift, Embedding, Reconstruction, Score, Stamp
-from rtdecode.session.lanes import PictureLane
+from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
+from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.recording import Recording
 
 DRIFT_TRIALS = 8
 DRIFT_SHIFT = 0.75  # without drift, 0.24 after so many trials
 _REMEMBERED = 20  # decoded betas whose times are told
+_NO_PARTICIPANT = "the session ended before a ParticipantBundle was loaded"
 
 
 class Decoding:
-    """Takes the newest betas and asks the decode worker; its turns belong to one thread.
+    """Takes the newest betas, then volumes, and asks the decode worker; its turns belong to one thread.
 
     Parameters
     ----------
     decoder : DecodeService
-    pictures : PictureLane
-        Where betas wait.
+    waiting : DecodeLanes
+        Where betas and volumes wait.
     recording : Recording
     publisher : Publisher
     clock : Clock
@@ -45,14 +47,14 @@ class Decoding:
     def __init__(
         self,
         decoder: DecodeService,
-        pictures: PictureLane,
+        waiting: DecodeLanes,
         recording: Recording,
         publisher: Publisher,
         clock: Clock,
         loaded: Callable[[], None],
     ) -> None:
         self._decoder = decoder
-        self._pictures = pictures
+        self._waiting = waiting
         self._recording = recording
         self._publisher = publisher
         self._clock = clock
@@ -64,6 +66,9 @@ class Decoding:
         self._drift: DriftMonitor | None = None
         self._drifted = False
         self._times: deque[dict[str, float]] = deque(maxlen=_REMEMBERED)
+        self._earlier_volumes: deque[RegisteredVolume] = deque(maxlen=max(decoder.window - 1, 0))
+        self._predict_ms: deque[float] = deque(maxlen=_REMEMBERED)
+        self._ready_mono_s = 0.0
         self.bundle: str | None = None
         """Identity of the participant that is loaded."""
 
@@ -75,13 +80,17 @@ class Decoding:
         """Take note of a final beta that an interrupted session has decoded already."""
         self._earlier.append(beta)
 
+    def pass_by(self, volume: RegisteredVolume) -> None:
+        """Take note of a volume that an interrupted session has predicted of already."""
+        self._earlier_volumes.append(volume)
+
     def end(self) -> None:
         """Do not wait for a participant any longer."""
         self._ending.set()
 
     def health(self) -> dict[str, Any]:
         """Return what heartbeats tell: median milliseconds per stage of late, restarts of the worker, GPU memory."""
-        recent = list(self._times)
+        recent = [*self._times, *({Prediction.stage: ms} for ms in list(self._predict_ms))]
         names = dict.fromkeys(name for times in recent for name in times)
         return {
             "decode_ms": {name: float(np.median([times[name] for times in recent if name in times])) for name in names},
@@ -89,8 +98,15 @@ class Decoding:
             "gpu_bytes": self._decoder.gpu_bytes,
         }
 
+    def late_s(self) -> float:
+        """Seconds that the oldest volume has waited for its prediction, since there is a participant; any thread."""
+        oldest = self._waiting.volumes.oldest
+        if oldest is None or not self._ready.is_set():
+            return 0.0
+        return self._clock.monotonic() - max(oldest.stamp.received_mono_s, self._ready_mono_s)
+
     def once(self, timeout_s: float) -> bool:
-        """Load a participant that was asked for, or decode one beta; False if there was nothing to do.
+        """Load a participant that was asked for, decode one beta or predict of one volume; False if nothing waits.
 
         Raises
         ------
@@ -104,13 +120,15 @@ class Decoding:
         if not self._ready.is_set() and not self._ending.is_set():
             self._ready.wait(min(timeout_s, 0.02))
             return False
-        beta = self._pictures.get(timeout_s)
-        if beta is None:
+        item = self._waiting.get(timeout_s)
+        if item is None:
             return False
-        if self._ready.is_set():
-            self._decode(beta)
-        elif beta.final:
-            self._refuse(beta, "not decoded: the session ended before a ParticipantBundle was loaded")
+        if isinstance(item, RegisteredVolume):
+            self._predict(item)
+        elif self._ready.is_set():
+            self._decode(item)
+        elif item.final:
+            self._refuse(item, f"not decoded: {_NO_PARTICIPANT}")
         return True
 
     def _refuse(self, beta: BetaUpdate, reason: str) -> None:
@@ -123,6 +141,7 @@ class Decoding:
         for beta in self._earlier:
             self._drift.add(beta.beta)
         self._earlier.clear()
+        self._ready_mono_s = self._clock.monotonic()
         self._ready.set()
         self._recording.inputs.append("bundle_loaded", identity=self.bundle)
         self._tell_loaded()
@@ -132,47 +151,65 @@ class Decoding:
         stamp = beta.stamp
         waited = self._since_ms(stamp)
         times: dict[str, float] = {}
-        score, caption, path = None, None, None
+        found: list[Part] = []
+        path: str | None = None
         drift = self._drift.drift if self._drift else None
 
-        def publish(message: wire.Message) -> None:
-            stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
-            self._publisher.publish(messages.headed(message, stamp, stages))
+        def scored() -> bool:
+            return any(isinstance(piece, Score) for piece in found)
 
-        def settle(score: Score) -> None:
+        def settle() -> None:
             self._times.append(times)
             if not beta.final:
                 return
-            self._recording.decoded(beta, score, drift, caption, path, self._since_ms(stamp))
+            self._recording.decoded(beta, found, path, self._since_ms(stamp))
             if self._drift is not None:
                 self._drift.add(beta.beta)
                 self._judge(self._drift.drift)
 
         try:
             for part, milliseconds in self._decoder.decode(beta):
-                match part:
-                    case Embedding():
-                        times["embed"] = milliseconds
-                        score = part.score
-                        publish(messages.embedding(beta, part))
-                        publish(messages.score(beta, score, drift))
-                    case Caption():
-                        times["caption"] = milliseconds
-                        caption = part
-                        publish(messages.caption(beta, caption))
-                    case Reconstruction():
-                        times["reconstruct"] = milliseconds
-                        message = messages.reconstruction(beta, part)
+                times[part.stage] = milliseconds
+                for piece in pieces(part):
+                    if isinstance(piece, Score) and drift is not None:
+                        piece = replace(piece, shift=drift.shift, spread=drift.spread)
+                    found.append(piece)
+                    message = messages.decoded(beta, piece)
+                    if isinstance(message, wire.Reconstruction):
                         path = self._recording.picture(beta.event.trial, beta.revision, message.image)
-                        publish(message)
+                    stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
+                    self._publisher.publish(messages.headed(message, stamp, stages))
         except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
-            if score is None:
-                self._refuse(beta, f"not decoded: {error}")
+            if scored():
+                settle()
             else:
-                settle(score)
+                self._refuse(beta, f"not decoded: {error}")
             raise
-        if score is not None:
-            settle(score)
+        if scored():
+            settle()
+
+    def _predict(self, volume: RegisteredVolume) -> None:
+        """Publish what is predicted of a volume, or why nothing is: each has its message."""
+        stamp = volume.stamp
+        waited = self._since_ms(stamp)
+        earlier = [before for before in self._earlier_volumes if before.stamp.run == stamp.run]
+        self._earlier_volumes.append(volume)
+
+        def publish(message: wire.Prediction, **took: float) -> None:
+            total = self._since_ms(stamp)
+            message = replace(message, late_s=1e-3 * total)
+            self._publisher.publish(messages.headed(message, stamp, {"queue": waited, **took, "total": total}))
+
+        if not self._ready.is_set():
+            publish(wire.Prediction(final=True, invalid=f"not predicted: {_NO_PARTICIPANT}"))
+            return
+        try:
+            found, milliseconds = self._decoder.predict((*earlier, volume))
+        except Exception as error:  # a fault is told of it elsewhere
+            publish(wire.Prediction(final=True, invalid=f"not predicted: {error}"))
+            raise
+        self._predict_ms.append(milliseconds)
+        publish(messages.prediction(found), **{Prediction.stage: milliseconds})
 
     def _judge(self, drift: Drift | None) -> None:
         """Say once that the betas are no longer what the decoder was calibrated on."""

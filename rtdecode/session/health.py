@@ -44,6 +44,8 @@ class Watch:
     clock : Clock
     every_s : float
         Seconds between two heartbeats.
+    late_s : callable
+        Tells how long the oldest volume has waited for its prediction, seconds.
 
     Attributes
     ----------
@@ -61,6 +63,7 @@ class Watch:
         publish: Callable[[wire.Message], None],
         clock: Clock,
         every_s: float,
+        late_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._source = source
         self._line = line
@@ -70,6 +73,7 @@ class Watch:
         self._publish = publish
         self._clock = clock
         self._every_s = every_s
+        self._late_s = late_s
         self._due = clock.monotonic()
         self._turns: dict[str, float] = {}
         self._told: dict[tuple[str, str], Trouble] = {}
@@ -79,6 +83,7 @@ class Watch:
             ("acquire", "stuck"): lambda: self._stuck("ingest", "volumes do not arrive"),
             ("estimate", "stuck"): lambda: self._stuck("estimate", "betas are late"),
             ("decode", "silent"): self._worker,
+            ("decode", "late"): self._predictions,
             ("disk", "low"): self._disk,
             ("disk", "recording"): self._written,
             ("disk", "tables"): self._complete,
@@ -145,6 +150,16 @@ class Watch:
             f"the decode worker gives no sign of life for over {STUCK_S:.0f} s",
             "no scores, captions and pictures; volumes and betas go on",
             "none: it is replaced by itself",
+        )
+
+    def _predictions(self) -> Trouble | None:
+        late_s = self._late_s()
+        if late_s < STUCK_S:
+            return None
+        return Trouble(
+            f"a volume has waited for its prediction for {late_s:.0f} s",
+            "predictions come late; none is left out",
+            "none if it passes; else a decoder that takes less than a repetition time for a volume",
         )
 
     def _disk(self) -> Trouble | None:

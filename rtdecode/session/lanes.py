@@ -1,12 +1,13 @@
-"""The two lanes between threads: one that never drops, one that keeps the newest per trial."""
+"""The lanes between threads: some never drop, one keeps the newest per trial."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from typing import Generic, TypeVar
 
-from rtdecode.records import BetaUpdate
+from rtdecode.records import BetaUpdate, RegisteredVolume
 
 T = TypeVar("T")
 
@@ -20,14 +21,16 @@ class VolumeLane(Generic[T]):
 
     Parameters
     ----------
-    capacity : int
+    capacity : float
         Items held before `wait_for_room` waits.
+    changed : Condition, optional
+        Told of each change; one that is shared lets a thread wait for several lanes.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: float = math.inf, changed: threading.Condition | None = None) -> None:
         self._items: deque[T] = deque()
         self._capacity = capacity
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._closed = False
 
     def put(self, item: T) -> None:
@@ -67,6 +70,12 @@ class VolumeLane(Generic[T]):
                 raise Closed
             return None
 
+    @property
+    def oldest(self) -> T | None:
+        """The item that `get` takes next; it stays."""
+        with self._changed:
+            return self._items[0] if self._items else None
+
     def close(self) -> None:
         """Refuse further items; what is in the lane can still be taken."""
         with self._changed:
@@ -82,11 +91,16 @@ class PictureLane:
     """Betas waiting to be decoded: a newer beta of a trial replaces an older one that is not final.
 
     A final beta is never replaced. Trials are served in order of their oldest waiting beta.
+
+    Parameters
+    ----------
+    changed : Condition, optional
+        As of `VolumeLane`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changed: threading.Condition | None = None) -> None:
         self._waiting: dict[str, BetaUpdate] = {}
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._closed = False
         self._superseded = 0
 
@@ -142,3 +156,49 @@ class PictureLane:
     def __len__(self) -> int:
         with self._changed:
             return len(self._waiting)
+
+
+class DecodeLanes:
+    """What waits for the decode worker: betas first, then volumes in their order, of which none is dropped.
+
+    Attributes
+    ----------
+    pictures : PictureLane
+    volumes : VolumeLane
+        Those that are to be predicted of.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.pictures = PictureLane(self._changed)
+        self.volumes: VolumeLane[RegisteredVolume] = VolumeLane(changed=self._changed)
+        self._closed = False
+
+    def get(self, timeout_s: float | None = None) -> BetaUpdate | RegisteredVolume | None:
+        """Take a beta; a volume if there is none; None if nothing came within `timeout_s`.
+
+        Raises
+        ------
+        Closed
+            The lanes were closed and are empty.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self) > 0, timeout_s)
+            if len(self.pictures):
+                return self.pictures.get(0)
+            if len(self.volumes):
+                return self.volumes.get(0)
+            if self._closed:
+                raise Closed
+            return None
+
+    def close(self) -> None:
+        """Refuse further items; what is waiting can still be taken."""
+        with self._changed:
+            self._closed = True
+            self.pictures.close()
+            self.volumes.close()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self.pictures) + len(self.volumes)

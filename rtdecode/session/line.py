@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from rtdecode import client as wire
-from rtdecode.acquire.timing import doubts
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
-from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
+from rtdecode.estimate.inputs import scaled
 from rtdecode.estimate.report import RunReport, overlay, place_of_head
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
@@ -34,7 +34,8 @@ from rtdecode.records import (
     TrialEvent,
     Volume,
 )
-from rtdecode.session.lanes import PictureLane
+from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timing_faults
+from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
 from rtdecode.settings import Settings
@@ -85,10 +86,12 @@ class Line:
     estimator : Estimator
     recording : Recording
     publisher : Publisher
-    pictures : PictureLane
+    waiting : DecodeLanes
         Gets the betas of the trials that are to be decoded: those that come after a bundle was asked for, and those of
-        runs after the calibration runs, which wait for one.
+        runs after the calibration runs, which wait for one. By the same rule it gets volumes.
     clock : Clock
+    predicts : bool
+        Whether volumes are to be predicted of.
 
     Attributes
     ----------
@@ -102,14 +105,17 @@ class Line:
         estimator: Estimator,
         recording: Recording,
         publisher: Publisher,
-        pictures: PictureLane,
+        waiting: DecodeLanes,
         clock: Clock,
+        *,
+        predicts: bool = False,
     ) -> None:
         self._settings = settings
         self._estimator = estimator
         self._recording = recording
         self._publisher = publisher
-        self._pictures = pictures
+        self._waiting = waiting
+        self._predicts = predicts
         self._clock = clock
         self._run: _RunState | None = None
         self._announced: dict[int, RunStart] = {}
@@ -226,7 +232,7 @@ class Line:
                 Skipped(run=stamp.run, volume=None, path=volume.path, reason=f"run {stamp.run} is already closed")
             )
             return
-        self._doubt_timing(run, volume)
+        self._tell(timing_faults(volume, run.doubted))
         try:
             registered, betas = self._estimator.step(volume)
         except VolumeError as error:
@@ -234,7 +240,8 @@ class Line:
             return
         run.received += 1
         if run.received == 1:
-            self._compare_repetition_time(run.run, volume.t_r_s)
+            announced = self._announced.get(run.run)
+            self._tell(repetition_time_faults(run.run, announced.t_r_s if announced else None, volume.t_r_s))
         run.accounted = max(run.accounted, stamp.volume + 1)
         if not self._referenced:
             self._first_volume(volume, registered)
@@ -249,31 +256,20 @@ class Line:
         run.report.add(registered)
         for beta in betas:
             self._beta(beta, stages)
+        if self._predicts and self._decodes(stamp.run):
+            self._waiting.volumes.put(registered)
         self._close_if_complete()
 
-    def _doubt_timing(self, run: _RunState, volume: Volume) -> None:
-        """Say once a run of each time in its files that cannot be true and could not be repaired."""
-        for kind, reason in doubts(volume.problems):
-            if kind in run.doubted:
-                continue
-            run.doubted.add(kind)
-            slices = kind == "slice_times_s"
-            self._publisher.publish(
-                wire.Fault(
-                    run=run.run,
-                    part="timing",
-                    kind=kind,
-                    reason=f"run {run.run}: {volume.path}: {kind}: {reason}",
-                    degraded="the middle of a volume stands for all of its slices" if slices else "onsets may be wrong",
-                    remedy="compare the protocol of the scanner" if slices else "set scanner.t_r_s as in the protocol",
-                )
-            )
+    def _tell(self, faults: Iterable[wire.Fault]) -> None:
+        for fault in faults:
+            self._publisher.publish(fault)
 
     def _first_volume(self, volume: Volume, registered: RegisteredVolume) -> None:
         """Write the space of the session; in that of an earlier visit, draw where the head lies today."""
         space = self._estimator.space
         self._recording.reference(space.voxels)
         self._referenced = True
+        self._tell(parcel_faults(space.parcels))
         if self._estimator.calibrated is None:
             return
         moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
@@ -303,14 +299,17 @@ class Line:
             self._pending.pop(event.trial, None)
             if self._run is not None and self._run.run == event.run:
                 self._run.finals.append(beta)
-        if not self._bundle_asked and event.run <= self._settings.calibration.runs:
+        if not self._decodes(event.run):
             return
         if beta.invalid is not None:
             self._publish(beta.stamp, stages, messages.no_score(beta))
         else:
-            replaced = self._pictures.put(beta)
+            replaced = self._waiting.pictures.put(beta)
             if replaced is not None:
                 self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
+
+    def _decodes(self, run: int) -> bool:
+        return self._bundle_asked or run > self._settings.calibration.runs
 
     def _no_result(self, event: TrialEvent, reason: str) -> None:
         """Give a trial that no volume will tell of its last word."""
@@ -351,17 +350,6 @@ class Line:
         self._publisher.publish(wire.Run(run=number, state="started", expected=run.expected))
         _log.info("run %d started", number)
         return run
-
-    def _compare_repetition_time(self, run: int, told_s: float | None) -> None:
-        """Say so where the experiment counts on another repetition time than the volumes have."""
-        announced = self._announced.get(run)
-        counted_s = None if announced is None else announced.t_r_s
-        if counted_s is None or told_s is None or abs(counted_s - told_s) <= T_R_TOLERANCE_S:
-            return
-        reason = f"run {run}: repetition time: expected {counted_s:g} s as the experiment announced, got {told_s:g} s"
-        self._publisher.publish(
-            wire.Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
-        )
 
     def _close_if_complete(self) -> None:
         run = self._run

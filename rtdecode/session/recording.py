@@ -16,13 +16,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rtdecode.clock import Clock
+from rtdecode.decoded import Part
 from rtdecode.derivatives import (
     MODEL,
     TASK,
@@ -37,7 +38,7 @@ from rtdecode.derivatives import (
     write_reference,
 )
 from rtdecode.errors import JournalError
-from rtdecode.records import BetaUpdate, Caption, Drift, Score, TrialEvent, Volume
+from rtdecode.records import BetaUpdate, TrialEvent, Volume
 from rtdecode.session.entries import SessionEntry, read_inputs
 from rtdecode.session.journal import Journal
 from rtdecode.session.kept import KeptVolumes
@@ -265,14 +266,12 @@ class Recording:
     def decoded(
         self,
         beta: BetaUpdate,
-        score: Score,
-        drift: Drift | None,
-        caption: Caption | None,
+        found: Sequence[Part],
         picture: str | None,
         latency_ms: float,
     ) -> None:
         """Add a trial's final result; see `DecodedTrials.add`."""
-        self._decoded.add(beta, score, drift, caption, picture, latency_ms)
+        self._decoded.add(beta, found, picture, latency_ms)
 
     def model_path(self) -> Path:
         """Where what the calibration runs taught the estimator is kept."""

@@ -11,10 +11,11 @@ import pytest
 
 from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.settings import DecodeSettings
 from tests.decode_small import category_update, tiny_decoder, tiny_pack, write_category_bundle
+from tests.unit.test_decoding import registered
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,11 @@ def test_an_abandoned_beta_does_not_disturb_the_next(service: DecodeService, bun
 def test_loading_tells_the_identity(service: DecodeService, tmp_path: Path) -> None:
     identity = write_category_bundle(tmp_path / "own", noise=0.5)
     assert service.load(tmp_path / "own") == identity
+
+
+def test_a_pack_that_predicts_nothing_of_volumes_says_so(service: DecodeService, bundle: Path) -> None:
+    service.load(bundle)
+    assert service.window == 0
+    with pytest.raises(EngineError, match="expected a pack that predicts of volumes"):
+        service.predict([registered(0)])
+    assert len(list(service.decode(category_update(0)))) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,9 +15,9 @@ from calibration.visit import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.decode.loading import load_candidates, load_decoder
-from rtdecode.decode.service import LocalService
+from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.estimate.calibrated import calibration_of
-from rtdecode.packs import open_pack
+from rtdecode.packs import EnginePack, open_pack
 from rtdecode.publish import requests
 from rtdecode.session.daemon import Daemon
 from rtdecode.session.lanes import Closed
@@ -32,6 +33,7 @@ from tests.conftest import FakeClock
 PROTOCOL = Protocol(shape=(32, 32, 12), voxel_mm=(6.8, 6.8, 10.0), t_r_s=1.5)
 PLAN = VisitPlan(seed=5, calibration_runs=2, decoding_runs=1, trials_per_run=16, volumes_per_run=50)
 Spoil = Callable[[int, int, Path], None]
+Service = Callable[[EnginePack, Settings], DecodeService]
 
 
 class Recorder:
@@ -97,6 +99,11 @@ def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Sett
     return parse(raw, root=out)
 
 
+def in_process(pack: EnginePack, settings: Settings) -> DecodeService:
+    """A decode service without a process of its own."""
+    return LocalService(load_decoder(pack, settings.decode))
+
+
 class Killed(BaseException):
     """The process is gone: nothing catches this but the rig."""
 
@@ -109,6 +116,10 @@ class Rig:
     settings : Settings
     clock : FakeClock
     recorder : Recorder, optional
+    service : callable
+        Makes the decode service.
+    decodes : int
+        Items that it works on each time the clock is slept on.
     resume : bool
         Go on with a session that is there.
     stop : Event, optional
@@ -126,11 +137,15 @@ class Rig:
         clock: FakeClock,
         recorder: Recorder | None = None,
         *,
+        service: Service = in_process,
+        decodes: int = sys.maxsize,
         resume: bool = False,
         stop: threading.Event | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._service = service
+        self._decodes = decodes
         self._stop = stop
         self.recorder = recorder or Recorder()
         self.restarts = 0
@@ -163,6 +178,7 @@ class Rig:
         """Close what the daemon was given, whatever has become of the session."""
         self._recording.close()
         self._source.close()
+        self._decoder.close()
         self._clock.on_sleep = lambda: None
 
     def _start(self, *, resume: bool) -> None:
@@ -173,11 +189,11 @@ class Rig:
         self._recording = Recording(settings.session, "", clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
-        decoder = LocalService(load_decoder(pack, settings.decode))
+        self._decoder = self._service(pack, settings)
         self._daemon = Daemon(
             settings,
             self._source,
-            decoder,
+            self._decoder,
             pack,
             self._recording,
             self.recorder,
@@ -192,6 +208,7 @@ class Rig:
             self.restarts += 1
             self._recording.close()
             self._source.close()
+            self._decoder.close()
             try:
                 self._start(resume=True)
             except Killed:
@@ -204,8 +221,9 @@ class Rig:
                 pass
             while self._daemon.estimate_once(0):
                 pass
-            while self._daemon.decode_once(0):
-                pass
+            for _ in range(self._decodes):
+                if not self._daemon.decode_once(0):
+                    break
             self._daemon.watch_once()
         except Killed:
             self._restart()
@@ -216,14 +234,17 @@ def run_visit(
     clock: FakeClock,
     plan: VisitPlan = PLAN,
     spoil: Spoil = lambda run, volume, export: None,
+    service: Service = in_process,
+    decodes: int = sys.maxsize,
     **sections: dict[str, Any],
 ) -> tuple[Recorder, Path]:
     """Scan, calibrate and decode a small visit at the scanner's pace; return what was said and the session folder.
 
-    `spoil` is called after each volume is written and before the daemon looks; `sections` add to the settings.
+    `spoil` is called after each volume is written and before the daemon looks; `service` and `decodes` are as of `Rig`;
+    `sections` add to the settings.
     """
     settings = settings_for(out, plan, **sections)
-    rig = Rig(settings, clock)
+    rig = Rig(settings, clock, service=service, decodes=decodes)
     participant = make_participant(plan.seed, PROTOCOL, ResponseParameters(n_responsive=60))
     scanner = Scanner(plan, participant, settings.scanner.export_dir, clock, speed=1.0)
 
@@ -257,6 +278,6 @@ def calibrate(settings: Settings, rig: Rig) -> None:
 def without_times(message: wire.Message) -> tuple[object, ...]:
     """Everything of a message that must be the same when the same inputs come again."""
     volatile = {"t_acquired", "t_received", "t_published", "stages", "lag", "uptime_s", "folder", "bundle", "note"}
-    volatile |= {"decode_ms", "session"}
+    volatile |= {"decode_ms", "session", "late_s"}
     values = {name: value for name, value in vars(message).items() if name not in volatile}
     return (wire.topic_of(message), repr(sorted(values.items())))

@@ -20,14 +20,14 @@ from rtdecode import client as wire
 from rtdecode.clock import SystemClock
 from rtdecode.demo.processes import free_port
 from rtdecode.errors import JournalError
-from rtdecode.session.journal import Journal, read
+from rtdecode.session.journal import read
 from rtdecode.session.past import Past
 from rtdecode.session.recording import session_folder
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
 from rtdecode.simulate.visit import VisitPlan
 from tests.conftest import FakeClock
-from tests.system.line_harness import PLAN, PROTOCOL, Killed, Recorder, Rig, run_visit, settings_for, without_times
+from tests.system.line_harness import PLAN, PROTOCOL, Recorder, Rig, run_visit, settings_for, without_times
 
 EXACT = ("run", "volume", "skipped", "beta")
 DECODED = ("embedding", "score", "caption", "reconstruction")
@@ -61,30 +61,6 @@ def tables(folder: Path) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
     return run_visit(tmp_path_factory.mktemp("whole"), FakeClock())
-
-
-@pytest.fixture
-def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int], random.Random], None]:
-    """Let the process die while it writes the n-th journal records, each torn at a random byte."""
-
-    def arm(points: list[int], rng: random.Random) -> None:
-        append = Journal.append
-        count = 0
-
-        def dying(self: Journal, kind: str, **fields: object) -> int:
-            nonlocal count
-            count += 1
-            start = append(self, kind, **fields)
-            if count in points:
-                size = self._path.stat().st_size
-                with self._path.open("r+b") as stream:
-                    stream.truncate(rng.randint(start, size))
-                raise Killed
-            return start
-
-        monkeypatch.setattr(Journal, "append", dying)
-
-    return arm
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -12,9 +12,9 @@ from calibration.calibrator import write_bundle
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates, embed_pictures
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
 from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import open_participant
-from rtdecode.records import Caption, Embedding, Reconstruction
 from rtdecode.simulate import world
 from tests.decode_small import (
     N_VOXELS,

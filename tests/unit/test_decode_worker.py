@@ -16,8 +16,8 @@ from rtdecode.__main__ import main
 from rtdecode.decode import frames
 from rtdecode.decode.service import LocalService, Outlet
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.records import Embedding, Reconstruction
 from rtdecode.settings import DecodeSettings
 from rtdecode.simulate import world
 from tests.decode_small import category_update, tiny_decoder, write_category_bundle
@@ -104,10 +104,10 @@ def test_a_worker_that_takes_its_time_gives_signs_of_life(tmp_path: Path) -> Non
     outlet = Outlet(theirs)
     with outlet.alive(every_s=0.01):
         frame = ours.recv_bytes()
-    outlet.send(1, b"reply")
+    outlet.send(1, frames.Decoded())
     frames_left = [ours.recv_bytes() for _ in iter(lambda: ours.poll(0.1), False)]
     assert frames.numbered(frame) == (0, frames.END)
-    assert frames.numbered(frames_left[-1]) == (1, b"reply")
+    assert frames.numbered(frames_left[-1]) == (1, frames.pack(frames.Decoded()))
 
 
 def test_closing_ends_the_process() -> None:
@@ -127,8 +127,10 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [BundleError("a"), EngineError("b")])
 def test_errors_keep_their_kind_and_text(error: BundleError | EngineError) -> None:
+    failed = frames.read_reply(frames.pack(frames.failed(error)))
+    assert isinstance(failed, frames.Failed)
     with pytest.raises(type(error), match=str(error)):
-        frames.raise_error(frames.unpack(frames.pack_error(error)))
+        failed.raise_it()
 
 
 def test_a_message_carries_the_number_of_its_request() -> None:

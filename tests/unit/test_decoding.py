@@ -1,8 +1,8 @@
-"""What is published of a trial when decoding it fails."""
+"""What is published of trials and volumes, also when decoding them fails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from rtdecode import client as wire
+from rtdecode.decoded import Embedding, Part, Prediction, Score
 from rtdecode.errors import EngineError
 from rtdecode.packs import open_participant
-from rtdecode.records import BetaUpdate, Embedding, Part, Score
+from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp
 from rtdecode.session.decoding import Decoding
-from rtdecode.session.lanes import PictureLane
+from rtdecode.session.lanes import Closed, DecodeLanes
 from tests.conftest import FakeClock
 from tests.decode_small import category_update, write_category_bundle
 
@@ -34,7 +35,7 @@ SCORE = Score(
 class FailingService:
     """Yields what it is given, then fails."""
 
-    restarts, gpu_bytes, categories, absent = 0, None, ("cat", "dog"), ()
+    restarts, gpu_bytes, categories, absent, window = 0, None, ("cat", "dog"), (), 0
 
     def __init__(self, *parts: Part) -> None:
         self._parts = parts
@@ -66,12 +67,12 @@ class Kept:
 
 
 def failed(tmp_path: Path, *parts: Part) -> Kept:
-    kept, lane = Kept(), PictureLane()
+    kept, lane = Kept(), DecodeLanes()
     write_category_bundle(tmp_path / "bundle")
     decoding = Decoding(FailingService(*parts), lane, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
     decoding.ask(open_participant(tmp_path / "bundle"))
     assert decoding.once(0)
-    lane.put(category_update(3))
+    lane.pictures.put(category_update(3))
     with pytest.raises(EngineError, match="died"):
         decoding.once(0)
     return kept
@@ -93,5 +94,120 @@ def test_a_score_stands_though_the_picture_failed(tmp_path: Path) -> None:
         (wire.Embedding, None),
         (wire.Score, None),
     ]
-    ((beta, score, _drift, caption, path, _latency),) = kept.rows
-    assert (beta.event.trial, score.predicted, caption, path) == ("r5t1", "cat", None, None)
+    ((beta, found, path, _latency),) = kept.rows
+    assert (beta.event.trial, [type(part) for part in found], path) == ("r5t1", [Embedding, Score], None)
+    assert found[1].predicted == "cat"
+
+
+class Predicting(FailingService):
+    """Says how many volumes it was given; fails on what it is told to."""
+
+    window = 3
+
+    def __init__(self, *fails: int) -> None:
+        super().__init__()
+        self._fails = fails
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+        empty = np.zeros((2, 3), np.float32)
+        yield Embedding(tokens=empty, components=empty[0], score=SCORE, nearest={}), 1.0
+
+    def predict(self, volumes: Sequence[RegisteredVolume]) -> tuple[Prediction, float]:
+        if volumes[-1].stamp.volume in self._fails:
+            raise EngineError("no such volume")
+        places = {f"at {i}": float(volume.stamp.volume) for i, volume in enumerate(volumes)}
+        return Prediction(values=places), 2.0
+
+
+def registered(volume: int, run: int = 5, received_mono_s: float = 1000.0) -> RegisteredVolume:
+    return RegisteredVolume(
+        stamp=Stamp(session="s", run=run, volume=volume, received_s=0.0, received_mono_s=received_mono_s),
+        masked=np.zeros(60, np.float32),
+        matrix=np.eye(4),
+        motion=np.zeros(6),
+        fd_mm=0.0,
+        dvars=0.0,
+        tsnr=1.0,
+        fit=1.0,
+    )
+
+
+def predicting(tmp_path: Path, clock: FakeClock, *fails: int, load: bool = True) -> tuple[Kept, DecodeLanes, Decoding]:
+    kept, lanes = Kept(), DecodeLanes()
+    decoding = Decoding(Predicting(*fails), lanes, kept, kept, clock, lambda: None)  # type: ignore[arg-type]
+    if load:
+        write_category_bundle(tmp_path / "bundle")
+        decoding.ask(open_participant(tmp_path / "bundle"))
+        assert decoding.once(0)
+    return kept, lanes, decoding
+
+
+def test_volumes_are_predicted_of_in_order_and_wait_for_trials(tmp_path: Path, clock: FakeClock) -> None:
+    kept, lanes, decoding = predicting(tmp_path, clock)
+    for volume in range(3):
+        lanes.volumes.put(registered(volume))
+    assert decoding.once(0)
+    lanes.pictures.put(category_update(3))
+    clock.now += 2.5
+    while decoding.once(0):
+        pass
+    told = [(type(m).__name__, m.volume, getattr(m, "values", None)) for m in kept.messages]
+    assert told == [
+        ("Prediction", 0, {"at 0": 0.0}),
+        ("Embedding", 12, None),
+        ("Score", 12, None),
+        ("Prediction", 1, {"at 0": 0.0, "at 1": 1.0}),
+        ("Prediction", 2, {"at 0": 0.0, "at 1": 1.0, "at 2": 2.0}),
+    ]
+    last = kept.messages[-1]
+    assert isinstance(last, wire.Prediction)
+    assert (last.run, last.final, last.late_s, last.stages["predict"]) == (5, True, pytest.approx(2.5), 2.0)
+    assert decoding.health()["decode_ms"] == {"embed": 1.0, "predict": 2.0}
+
+
+def test_a_prediction_looks_back_within_its_run_and_window(tmp_path: Path, clock: FakeClock) -> None:
+    kept, lanes, decoding = predicting(tmp_path, clock)
+    decoding.pass_by(registered(7))
+    for volume, run in ((8, 5), (9, 5), (11, 5), (0, 6)):
+        lanes.volumes.put(registered(volume, run))
+        assert decoding.once(0)
+    assert [[*m.values.values()] for m in kept.messages] == [[7, 8], [7, 8, 9], [8, 9, 11], [0]]  # type: ignore[attr-defined]
+
+
+def test_a_volume_that_nothing_can_be_predicted_of_says_why_and_the_next_goes_on(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    kept, lanes, decoding = predicting(tmp_path, clock, 0)
+    for volume in range(2):
+        lanes.volumes.put(registered(volume))
+    with pytest.raises(EngineError, match="no such volume"):
+        decoding.once(0)
+    assert decoding.once(0)
+    assert [(m.volume, m.invalid) for m in kept.messages] == [(0, "not predicted: no such volume"), (1, None)]
+
+
+def test_volumes_wait_for_a_participant_and_get_their_last_word_at_the_end(tmp_path: Path, clock: FakeClock) -> None:
+    kept, lanes, decoding = predicting(tmp_path, clock, load=False)
+    lanes.volumes.put(registered(0))
+    clock.now += 100.0
+    assert not decoding.once(0)
+    assert decoding.late_s() == 0.0
+    decoding.end()
+    assert decoding.once(0)
+    (message,) = kept.messages
+    assert message.invalid == "not predicted: the session ended before a ParticipantBundle was loaded"
+    lanes.close()
+    with pytest.raises(Closed):
+        decoding.once(0)
+
+
+def test_how_late_predictions_are_counts_from_when_they_could_be_made(tmp_path: Path, clock: FakeClock) -> None:
+    _, lanes, decoding = predicting(tmp_path, clock)
+    lanes.volumes.put(registered(0, received_mono_s=clock.now - 50.0))
+    lanes.volumes.put(registered(1, received_mono_s=clock.now + 1.0))
+    clock.now += 4.0
+    assert decoding.late_s() == pytest.approx(4.0)
+    assert decoding.once(0)
+    assert decoding.late_s() == pytest.approx(3.0)
+    assert decoding.once(0)
+    assert decoding.late_s() == 0.0

@@ -13,12 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from rtdecode.decoded import Score
 from rtdecode.derivatives import RunDerivatives, Voxels, decoded_rows, session_stem
 from rtdecode.derivatives.columns import Table
 from rtdecode.derivatives.decoded import DecodedTrials
 from rtdecode.derivatives.names import whole
 from rtdecode.process.tables import read_events, told_apart
-from rtdecode.records import BetaUpdate, RegisteredVolume, Score, Stamp, TrialEvent
+from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent
 from rtdecode.settings import EstimateSettings
 
 MASK = np.zeros((4, 3, 2), bool)

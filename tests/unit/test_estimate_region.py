@@ -76,6 +76,6 @@ def test_regions_are_means_inside_the_mask() -> None:
         volume[mask] = masked
         (expected,) = alone.add(index, np.array([volume[left & mask].mean()]), np.zeros(6), np.zeros(6))
         found = regions.add(index, masked, np.zeros(6), np.zeros(6))
-        assert found == {"left": pytest.approx(expected, abs=1e-6, nan_ok=True)}
+        assert found.regions == {"left": pytest.approx(expected, abs=1e-6, nan_ok=True)}
     with pytest.raises(SettingsError, match=r"regions\.far: expected voxels inside the mask"):
         Regions({"far": ~mask}, mask, signal())

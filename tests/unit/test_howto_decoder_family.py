@@ -14,8 +14,9 @@ from calibration.calibrator import Calibrator, write_bundle
 from rtdecode.__main__ import main
 from rtdecode.decode import load_candidates
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Embedding, Reconstruction
 from rtdecode.errors import EngineError
-from rtdecode.records import BetaUpdate, Embedding, Reconstruction, Stamp, TrialEvent
+from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 from rtdecode.settings import DecodeSettings
 from rtdecode.testing import check_family
 from tests.examples import EXAMPLES, install

@@ -1,5 +1,6 @@
 import threading
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
-from rtdecode.session.lanes import Closed, PictureLane, VolumeLane
+from rtdecode.session.lanes import Closed, DecodeLanes, PictureLane, VolumeLane
 
 
 def beta(trial: str, revision: int, final: bool = False) -> BetaUpdate:
@@ -107,3 +108,40 @@ def test_a_closed_lane_is_emptied_then_says_so(lane: VolumeLane[BetaUpdate] | Pi
         lane.get(0)
     with pytest.raises(Closed):
         lane.put(beta("a", 1))
+
+
+def test_a_beta_goes_before_volumes_and_these_keep_their_order() -> None:
+    lanes = DecodeLanes()
+    volumes: list[Any] = [object(), object()]
+    for volume in volumes:
+        lanes.volumes.put(volume)
+    newest = beta("t1", 0)
+    lanes.pictures.put(newest)
+    assert len(lanes) == 3
+    assert lanes.volumes.oldest is volumes[0]
+    assert [lanes.get(0) for _ in range(4)] == [newest, *volumes, None]
+    assert lanes.volumes.oldest is None
+
+
+@pytest.mark.parametrize("which", ["pictures", "volumes"])
+def test_who_waits_for_both_lanes_is_woken_by_either(which: str) -> None:
+    lanes = DecodeLanes()
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.append(lanes.get()), daemon=True)
+    thread.start()
+    item: Any = beta("t1", 0)
+    getattr(lanes, which).put(item)
+    thread.join()
+    assert got == [item]
+
+
+def test_closed_lanes_are_emptied_then_say_so() -> None:
+    lanes = DecodeLanes()
+    item: Any = object()
+    lanes.volumes.put(item)
+    lanes.close()
+    with pytest.raises(Closed):
+        lanes.pictures.put(beta("t1", 0))
+    assert lanes.get() is item
+    with pytest.raises(Closed):
+        lanes.get()

@@ -25,12 +25,13 @@ from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.service import LocalService
 from rtdecode.decode.worker import WorkerService
+from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, open_pack, open_participant
 from rtdecode.packs.description import PACK_SCHEMA, write_description
 from rtdecode.packs.participant_bundle import write_records
 from rtdecode.packs.sealed import seal
-from rtdecode.records import BetaUpdate, Caption, Embedding, Reconstruction, Stamp, TrialEvent
+from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 from rtdecode.settings import DecodeSettings
 from tests.packs import description
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.session.health import Watch
+from rtdecode.session.health import STUCK_S, Watch
 from tests.conftest import FakeClock
 
 
@@ -24,8 +24,17 @@ class Rig:
         self.line: Any = SimpleNamespace(overdue_s=lambda: None)
         self.decoder: Any = SimpleNamespace(silent_s=0.0)
         self.recording: Any = SimpleNamespace(folder=folder, problem=None, incomplete=None, saving=False)
+        self.late_s = 0.0
         self.watch = Watch(
-            self.source, self.line, self.decoder, self.recording, wire.Heartbeat, self.said.append, clock, 1.0
+            self.source,
+            self.line,
+            self.decoder,
+            self.recording,
+            wire.Heartbeat,
+            self.said.append,
+            clock,
+            1.0,
+            lambda: self.late_s,
         )
 
     def faults(self) -> list[tuple[str, str, bool]]:
@@ -103,3 +112,16 @@ def test_the_disk_is_told_before_it_is_full_and_its_loss_is_survived(rig: Rig, m
     assert not rig.recording.saving
     free["bytes"] = -1
     assert rig.faults() == []
+
+
+def test_late_predictions_are_told_once_and_again_when_they_are_not(rig: Rig) -> None:
+    rig.late_s = STUCK_S - 0.1
+    assert rig.faults() == []
+    rig.late_s = STUCK_S + 2
+    assert rig.faults() == [("decode", "late", False)]
+    (fault,) = [message for message in rig.said if isinstance(message, wire.Fault)]
+    assert fault.reason == "a volume has waited for its prediction for 7 s"
+    rig.late_s = STUCK_S + 9
+    assert rig.faults() == []
+    rig.late_s = 0.0
+    assert rig.faults() == [("decode", "late", True)]

@@ -1,7 +1,7 @@
 import dataclasses
 import time
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgpack
 import numpy as np
@@ -159,10 +159,8 @@ def test_a_publisher_that_was_restored_goes_on_and_replays_what_was_before() -> 
     assert texts(after.replay("caption", 1)) == ["1", "2", "3"]
 
 
-@pytest.fixture
-def served() -> Iterator[tuple[Server, Publisher]]:
-    server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
-    out = publisher(server)
+def answers(out: Publisher) -> Callable[[requests.AnyRequest], dict[str, object]]:
+    """What a daemon answers that only publishes."""
 
     def answer(request: requests.AnyRequest) -> dict[str, object]:
         match request:
@@ -174,7 +172,14 @@ def served() -> Iterator[tuple[Server, Publisher]]:
                 return {"t_wall": 5.0, "t_mono": time.monotonic()}
         raise ProtocolError("not here")
 
-    server.start(answer)
+    return answer
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Server, Publisher]]:
+    server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    out = publisher(server)
+    server.start(answers(out))
     yield server, out
     server.close()
 

@@ -10,6 +10,7 @@ from time import monotonic, time
 from typing import Any
 
 from rtdecode import client as wire
+from rtdecode import decoded
 from rtdecode.publish.display.contact import Contact
 from rtdecode.publish.display.notices import Notices, text
 from rtdecode.publish.display.phase import PHASES, doing, phase
@@ -116,8 +117,9 @@ class Board:
                 )
             case wire.Score() | wire.Caption() | wire.Reconstruction():
                 self._decoded(message)
-            case _:
+            case _ if not decoded.figures(wire.topic_of(message)):
                 return
+        self._list(message)
         self.version += 1
 
     def acknowledge(self, key: str, number: int, count: int) -> bool:
@@ -295,6 +297,15 @@ class Board:
                 self._draw(self._entry(message), message.image)
                 name = "picture"
         self._timed(name, message)
+
+    def _list(self, message: wire.Message) -> None:
+        """Take the figures of a decoded trial that are declared to be listed, those of unknown topics as well."""
+        values = message.fields if isinstance(message, wire.Other) else vars(message)
+        labels = decoded.figures(wire.topic_of(message))
+        told = {label: values[name] for name, label in labels.items() if values.get(name) is not None}
+        if told and message.invalid is None:
+            shown = {label: text(value) if isinstance(value, str) else _number(value) for label, value in told.items()}
+            self._entry(message).setdefault("figures", {}).update(shown)
 
     def _draw(self, entry: dict[str, Any], image: bytes) -> None:
         if "picture" in entry:

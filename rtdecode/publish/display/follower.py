@@ -11,9 +11,10 @@ from time import monotonic, time
 import zmq
 
 from rtdecode import client as wire
+from rtdecode.publish import messages
 from rtdecode.publish.display.board import Board
 
-TOPICS = tuple(topic for topic in wire.TOPICS if topic != "embedding")
+TOPICS = tuple(topic for topic in messages.TOPICS if topic not in ("embedding", "prediction"))
 ANSWER_S = 2.0
 _LOOK_S = 0.2
 _AGAIN_S = 5.0

@@ -96,7 +96,8 @@ function showTrial(trial, { key, session }) {
   text("evidence", !known ? "" : trial.weak ? `weak evidence for ${trial.predicted}: ${percent(trial.evidence)}`
     : `${trial.predicted}, ${percent(trial.evidence)} sure`);
   const rank = !known || trial.rank === null ? "" : ` · true picture ranked ${trial.rank} of ${trial.pool}`;
-  text("evidence-note", known ? `(chance ${percent(trial.chance)}; noise looks this sure ${percent(trial.p_noise)} of the time)${rank}` : "");
+  const figures = Object.entries(trial.figures || {}).map(([label, value]) => ` · ${label} ${typeof value === "number" ? Number(value.toPrecision(2)) : value}`).join("");
+  text("evidence-note", known ? `(chance ${percent(trial.chance)}; noise looks this sure ${percent(trial.p_noise)} of the time)${rank}${figures}` : "");
 }
 
 function showTrials({ trials, tally, key }) {

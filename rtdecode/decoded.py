@@ -1,0 +1,225 @@
+"""What is decoded: each kind and each of its fields is declared here, once.
+
+From a declaration follow the worker's frame, the topic and fields of the message, what is published but once a
+revision, the columns of the table of decoded trials, and the figures on the page. A new kind is a class here, in
+`TRIAL_KINDS`, and the line in `rtdecode.decode.decoder` that computes it; clients get it as `client.Other` until
+`client.py` has a class of that name.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a field of a kind is, and where it is told besides the stream.
+
+    Attributes
+    ----------
+    what : str
+        Description; the sidecar of the table repeats it.
+    column : str or None
+        Its column in the table of decoded trials; None: it has none.
+    units : str or None
+        Of the column.
+    digits : int or None
+        Decimals in the table; None: all.
+    page : str or None
+        Label under which the page lists it beside the evidence; None: the page does not list it, but may show it
+        otherwise.
+    streamed : bool
+        Whether clients are told of it.
+    """
+
+    what: str
+    column: str | None = None
+    units: str | None = None
+    digits: int | None = None
+    page: str | None = None
+    streamed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """One piece of what is decoded of a beta or a volume; its topic is the name of its class in lower case.
+
+    A field that is a part itself becomes a message of its own, after that of the part which holds it.
+
+    Attributes
+    ----------
+    stage : str
+        Name of its time in ``stages`` of messages and ``decode_ms`` of heartbeats.
+    absent_as : str
+        How a pack that cannot make it names it (`Pipeline.absent`); empty where every pack can.
+    tells_trial : bool
+        Whether its message repeats onset, stimulus and condition of the trial.
+    """
+
+    stage: ClassVar[str]
+    absent_as: ClassVar[str] = ""
+    tells_trial: ClassVar[bool] = False
+
+
+_DEVIATIONS = "standard deviations of the calibration"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Score(Part):
+    """How well a decoded embedding fits the candidates."""
+
+    stage: ClassVar[str] = "embed"
+    tells_trial: ClassVar[bool] = True
+
+    predicted: Annotated[str, Told("Category that the decoder names", column="predicted")]
+    probabilities: Annotated[dict[str, float], Told("Calibrated probability of each category; they sum to one")]
+    top: Annotated[tuple[str, ...], Told("Best candidates of the retrieval pool, best first (at most five)")]
+    rank: Annotated[
+        float | None,
+        Told("Mid-rank of the shown stimulus in the pool, 1 is best; None where it is not known", column="rank"),
+    ]
+    pool: Annotated[int, Told("Number of candidates", column="pool")]
+    evidence: Annotated[
+        float,
+        Told(
+            "Probability, learned from held-out calibration trials, that the named category is right; never above "
+            "chance where calibration found no signal",
+            column="evidence",
+        ),
+    ]
+    chance: Annotated[float, Told("What guessing would give", column="chance")]
+    p_noise: Annotated[
+        float, Told("How often noise with the covariance of the data looks at least this sure", column="p_noise")
+    ]
+    shift: Annotated[
+        float | None,
+        Told(
+            "Median over voxels of the distance of the betas before from the calibration's mean; the session adds it",
+            column="shift",
+            units=_DEVIATIONS,
+            digits=3,
+            page="betas have drifted by",
+        ),
+    ] = None
+    spread: Annotated[
+        float | None,
+        Told(
+            "Median over voxels of the standard deviation of the betas before; the session adds it",
+            column="spread",
+            units=_DEVIATIONS,
+            digits=3,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedding(Part):
+    """Tokens decoded from one beta."""
+
+    stage: ClassVar[str] = "embed"
+
+    tokens: Annotated[
+        NDArray[np.floating[Any]],
+        Told(
+            "Array of shape (t, d), float32 or float16: of a tiny pack as the ridge adapter gives them, shrunk toward "
+            "the mean in proportion to its reliability; of MindEye2 as the backbone's projector does"
+        ),
+    ]
+    components: Annotated[NDArray[np.float32], Told("Array of shape (k,): what the adapter predicts", streamed=False)]
+    score: Score
+    nearest: Annotated[
+        Mapping[str, float],
+        Told("Pictures of the session's pool that are most like the tokens and their cosines, best first"),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Caption(Part):
+    """A sentence decoded from an embedding."""
+
+    stage: ClassVar[str] = "caption"
+    absent_as: ClassVar[str] = "caption"
+
+    text: Annotated[str, Told("Decoded sentence", column="caption")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reconstruction(Part):
+    """A picture decoded from an embedding. Its message holds it encoded: see `rtdecode.publish.messages`."""
+
+    stage: ClassVar[str] = "reconstruct"
+    absent_as: ClassVar[str] = "picture"
+
+    image: Annotated[NDArray[np.uint8], Told("Array of shape (height, width, 3), sRGB")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction(Part):
+    """What a decoder says of one volume; its message repeats run and volume, not a trial."""
+
+    stage: ClassVar[str] = "predict"
+
+    values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
+
+
+TRIAL_KINDS: tuple[type[Part], ...] = (Embedding, Score, Caption, Reconstruction)
+"""What is decoded of a beta, in the order in which it is published."""
+VOLUME_KINDS: tuple[type[Part], ...] = (Prediction,)
+"""What is decoded of a volume."""
+
+
+def kinds() -> dict[str, type[Part]]:
+    """Return all kinds by topic."""
+    return {topic_of(kind): kind for kind in (*TRIAL_KINDS, *VOLUME_KINDS)}
+
+
+def topic_of(kind: type[Part]) -> str:
+    """Return the topic that the messages of a kind are published on."""
+    return kind.__name__.lower()
+
+
+def told(kind: type[Part]) -> dict[str, Told]:
+    """Return the fields of a kind and what is declared of each; fields that are parts themselves are left out."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    declared = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(kind)}
+    return {name: notes[0] for name, notes in declared.items() if notes}
+
+
+def pieces(part: Part) -> Iterator[Part]:
+    """Yield a part and those within it: each is a message of its own."""
+    yield part
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Part):
+            yield from pieces(value)
+
+
+def columns() -> dict[str, Told]:
+    """Return the columns that decoded kinds have in the table of decoded trials, in their order."""
+    every = (note for kind in TRIAL_KINDS for note in told(kind).values())
+    return {note.column: note for note in every if note.column is not None}
+
+
+def row(found: Iterable[Part]) -> list[object]:
+    """Return the values of `columns` for what was decoded of a trial; None where there is none."""
+    values: dict[str, object] = {}
+    for part in found:
+        for name, note in told(type(part)).items():
+            value = getattr(part, name)
+            if note.column is not None:
+                rounded = note.digits is not None and value is not None
+                values[note.column] = f"{value:.{note.digits}f}" if rounded else value
+    return [values.get(column) for column in columns()]
+
+
+def figures(topic: str) -> dict[str, str]:
+    """Return the fields of a topic's messages that the page lists, and the label of each."""
+    kind = kinds().get(topic)
+    every = {} if kind is None else told(kind)
+    return {name: note.page for name, note in every.items() if note.page is not None}

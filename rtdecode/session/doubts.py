@@ -1,0 +1,58 @@
+"""What is doubtful about what comes from the scanner, as faults for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rtdecode.acquire.timing import doubts
+from rtdecode.client import Fault
+from rtdecode.estimate.inputs import T_R_TOLERANCE_S
+from rtdecode.estimate.labels import FEWEST_VOXELS, Parcels
+from rtdecode.records import Volume
+
+
+def timing_faults(volume: Volume, told: set[str]) -> Iterator[Fault]:
+    """Yield a fault for each time in a volume's file that cannot be true and could not be repaired.
+
+    Parameters
+    ----------
+    volume : Volume
+    told : set of str
+        Kinds of which the run has told; grows.
+    """
+    run = volume.stamp.run
+    for kind, reason in doubts(volume.problems):
+        if kind in told:
+            continue
+        told.add(kind)
+        slices = kind == "slice_times_s"
+        yield Fault(
+            run=run,
+            part="timing",
+            kind=kind,
+            reason=f"run {run}: {volume.path}: {kind}: {reason}",
+            degraded="the middle of a volume stands for all of its slices" if slices else "onsets may be wrong",
+            remedy="compare the protocol of the scanner" if slices else "set scanner.t_r_s as in the protocol",
+        )
+
+
+def repetition_time_faults(run: int, counted_s: float | None, told_s: float | None) -> Iterator[Fault]:
+    """Yield a fault where the experiment counts on another repetition time than the volumes have, seconds."""
+    if counted_s is None or told_s is None or abs(counted_s - told_s) <= T_R_TOLERANCE_S:
+        return
+    reason = f"run {run}: repetition time: expected {counted_s:g} s as the experiment announced, got {told_s:g} s"
+    yield Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
+
+
+def parcel_faults(parcels: Mapping[str, Parcels]) -> Iterator[Fault]:
+    """Yield a fault for each label image of which parcels are left out."""
+    for name, found in parcels.items():
+        if found.dropped:
+            yield Fault(
+                part="estimate",
+                kind="parcels",
+                reason=f"estimate.parcels.{name}: expected {FEWEST_VOXELS} voxels or more of each parcel inside the "
+                f"mask, got fewer of {', '.join(found.dropped)}",
+                degraded="these parcels have no values",
+                remedy="none where they lie outside of what is scanned; else compare label image and mask",
+            )
