@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -12,6 +13,19 @@ from types import ModuleType
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+
+
+def changes(diff: str) -> dict[str, list[tuple[str, str]]]:
+    """Read a unified diff of the examples: by file, each stretch of text that is there before and what it becomes."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for part in (EXAMPLES / diff).read_text().split("--- a/rtdecode/")[1:]:
+        head, *hunks = re.split(r"^@@.*@@\n", part, flags=re.MULTILINE)
+        lines = [hunk.splitlines(keepends=True) for hunk in hunks]
+        found[head.split("\n")[0]] = [
+            ("".join(line[1:] for line in hunk if line[0] != "+"), "".join(line[1:] for line in hunk if line[0] != "-"))
+            for hunk in lines
+        ]
+    return found
 
 
 def install(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

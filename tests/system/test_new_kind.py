@@ -1,4 +1,4 @@
-"""What a new score, or a new field of one, changes: a patch of a copy of the package, decoded with end to end."""
+"""The how-to "a score topic": patches of a copy of the package, decoded with end to end."""
 
 from __future__ import annotations
 
@@ -12,57 +12,15 @@ from typing import Any
 
 import pytest
 
+from tests.examples import changes
+
 ROOT = Path(__file__).resolve().parents[2]
 Patch = dict[str, list[tuple[str, str]]]
-"""By file: each text and what stands there instead; an empty text stands for the end of the file."""
+"""By file: each text and what stands there instead."""
 
-FIELD: Patch = {
-    "decoded.py": [
-        (
-            "    shift: Annotated[",
-            '    lead: Annotated[float, Told("Evidence over chance", column="lead", digits=2, page="lead")] = 0.0\n'
-            "    shift: Annotated[",
-        )
-    ],
-    "decode/decoder.py": [
-        ("            chance=chance,\n", "            chance=chance,\n            lead=evidence / chance,\n")
-    ],
-    "client.py": [("    p_noise: float = 1.0\n", "    p_noise: float = 1.0\n    lead: float = 0.0\n")],
-}
-KIND: Patch = {
-    "decoded.py": [
-        (
-            "TRIAL_KINDS: tuple",
-            "@dataclass(frozen=True, slots=True, kw_only=True, eq=False)\n"
-            "class Surprise(Part):\n"
-            '    """How unlike the mean an embedding is."""\n\n'
-            '    stage: ClassVar[str] = "surprise"\n\n'
-            '    distance: Annotated[float, Told("Its distance", column="surprise", page="surprise")]\n'
-            '    course: Annotated[NDArray[np.float32], Told("Its components")]\n\n\n'
-            "TRIAL_KINDS: tuple",
-        ),
-        ("Caption, Reconstruction)\n", "Caption, Reconstruction, Surprise)\n"),
-    ],
-    "decode/decoder.py": [
-        (
-            "        settled = self._pipeline.settle(",
-            "        parts = embedding.components\n"
-            "        yield Surprise(distance=float(np.linalg.norm(parts)), course=parts)\n"
-            "        settled = self._pipeline.settle(",
-        ),
-        ("Reconstruction, Score\n", "Reconstruction, Score, Surprise\n"),
-    ],
-}
-CLASS: Patch = {
-    "client.py": [
-        (
-            "@dataclass(frozen=True)\nclass Reconstruction(Message):",
-            '@dataclass(frozen=True)\nclass Surprise(Message):\n    """Its distance."""\n\n    distance: float = 0.0\n'
-            "    course: Optional[Array] = None\n\n\n@dataclass(frozen=True)\nclass Reconstruction(Message):",
-        ),
-        ("Reconstruction, Score, Prediction", "Reconstruction, Surprise, Score, Prediction"),
-    ]
-}
+FIELD: Patch = changes("score_topic/a_field.diff")
+KIND: Patch = changes("score_topic/a_kind.diff")
+CLASS: Patch = changes("score_topic/its_class.diff")
 VISIT = """
 import csv, json, sys
 from pathlib import Path
@@ -126,9 +84,9 @@ def visit(tmp_path: Path, script: str, *patches: Patch) -> dict[str, Any]:
     package = tmp_path / "copy" / "rtdecode"
     shutil.copytree(ROOT / "rtdecode", package, ignore=shutil.ignore_patterns("__pycache__"))
     for patch in patches:
-        for name, changes in patch.items():
+        for name, stretches in patch.items():
             text = (package / name).read_text()
-            for old, new in changes:
+            for old, new in stretches:
                 assert text.count(old) == 1, f"{name}: {old!r}"
                 text = text.replace(old, new)
             (package / name).write_text(text)
