@@ -34,7 +34,7 @@ LEAST_TRIALS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Fit:
+class CalibrationFit:
     """A finished calibration.
 
     Attributes
@@ -131,7 +131,7 @@ class Calibrator:
         self._curve.append(status)
         return status
 
-    def fit(self) -> Fit:
+    def fit(self) -> CalibrationFit:
         """Fit the adapter and learn what its predictions are worth.
 
         Raises
@@ -163,7 +163,7 @@ class Calibrator:
         predicted: NDArray[np.float64],
         together: NDArray[np.int64],
         choice: regression.Choice,
-    ) -> Fit:
+    ) -> CalibrationFit:
         shown = np.array(self._stimuli)
         distinct = np.unique(shown)
         prototypes = adapter.project(self._candidates.prototypes).astype(np.float64)
@@ -207,7 +207,7 @@ class Calibrator:
             categories=list(self._candidates.categories),
             stimuli=[self._candidates.names[i] for i in distinct],
         )
-        return Fit(adapter=adapter, scorer=scorer, evidence=evidence, figures=figures)
+        return CalibrationFit(adapter=adapter, scorer=scorer, evidence=evidence, figures=figures)
 
     def _held_together(self) -> NDArray[np.int64]:
         return np.array(self._runs if self._leave_out == "run" else self._stimuli, dtype=np.int64)
@@ -255,7 +255,7 @@ class _Likeness:
 
 def write_bundle(
     target: Path,
-    fit: Fit,
+    fit: CalibrationFit,
     *,
     pack: EnginePack,
     participant: str,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines.compile import cli as compiled
-from engines.distill import cli as distillation
-from engines.importing import cli as published
+from engines.compile import cli as compiling
+from engines.distill import cli as distilling
+from engines.embed import cli as embedding
+from engines.importing import cli as importing
 from engines.training import cli as training
 
 
@@ -29,11 +30,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
     train.set_defaults(handler=_train_tiny)
 
-    published.register(commands)
-    training.register(commands)
-    distillation.register(commands)
-
-    compiled.register(commands)
+    for part in (importing, training, distilling, embedding, compiling):
+        part.register(commands)
 
 
 def _count(text: str) -> int:

@@ -62,7 +62,7 @@ requests = "tcp://127.0.0.1:5592"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Checked:
     """One thing that was looked at: `problem` is empty if it is well, else it says what to do."""
 
     subject: str
@@ -70,7 +70,7 @@ class Finding:
     problem: str = ""
 
 
-def check(settings: Settings, clock: Clock) -> list[Finding]:
+def check(settings: Settings, clock: Clock) -> list[Checked]:
     """Look at everything that a session needs.
 
     Parameters
@@ -84,7 +84,7 @@ def check(settings: Settings, clock: Clock) -> list[Finding]:
         One per subject, in the order of the settings; nothing is changed on disk.
     """
     findings = [_export(settings, clock), *_output(settings, clock)]
-    findings += [Finding(name, "missing", why) for name, why in missing(settings).items() if name != EXPORT]
+    findings += [Checked(name, "missing", why) for name, why in missing(settings).items() if name != EXPORT]
     findings += _engines(settings)
     findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
     return findings
@@ -106,61 +106,61 @@ def missing(settings: Settings) -> dict[str, str]:
     }
 
 
-def _export(settings: Settings, clock: Clock) -> Finding:
+def _export(settings: Settings, clock: Clock) -> Checked:
     folder = settings.scanner.export_dir
     subject = "export folder"
     if not folder.is_dir():
-        return Finding(subject, str(folder), "there is no such folder: mount it, or mend scanner.export_dir")
+        return Checked(subject, str(folder), "there is no such folder: mount it, or mend scanner.export_dir")
     if not os.access(folder, os.R_OK | os.X_OK):
-        return Finding(subject, str(folder), "cannot be read: mend its permissions")
+        return Checked(subject, str(folder), "cannot be read: mend its permissions")
     newest = max((entry.stat().st_mtime for entry in os.scandir(folder)), default=None)
     if newest is not None and newest > clock.wall() + CLOCK_S:
         ahead = newest - clock.wall()
-        return Finding(subject, str(folder), f"its newest file is dated {ahead:.0f} s ahead: set the clocks")
+        return Checked(subject, str(folder), f"its newest file is dated {ahead:.0f} s ahead: set the clocks")
     content = "empty" if newest is None else "not empty: old files will be read too"
     polled = settings.scanner.watch == "polling" or (settings.scanner.watch == "auto" and is_remote(folder))
-    return Finding(subject, f"{folder} ({content}; {'polled' if polled else 'watched by file events'})")
+    return Checked(subject, f"{folder} ({content}; {'polled' if polled else 'watched by file events'})")
 
 
-def _output(settings: Settings, clock: Clock) -> list[Finding]:
+def _output(settings: Settings, clock: Clock) -> list[Checked]:
     target = session_folder(settings.session)
     if target.exists():
-        return [Finding("session folder", str(target), "exists already: choose another session.session or output")]
+        return [Checked("session folder", str(target), "exists already: choose another session.session or output")]
     parent = next(p for p in (target.parent, *target.parent.parents) if p.exists())
     try:
         with tempfile.NamedTemporaryFile(dir=parent) as probe:
             skew = abs(Path(probe.name).stat().st_mtime - clock.wall())
     except OSError as error:
-        return [Finding("session folder", str(target), f"cannot be written: {error}")]
+        return [Checked("session folder", str(target), f"cannot be written: {error}")]
     free = shutil.disk_usage(parent).free
-    disk = Finding(
+    disk = Checked(
         "disk",
         f"{free / 2**30:.0f} GiB free",
         "" if free >= DISK_BYTES else f"a session needs about {DISK_BYTES >> 30} GiB: make room",
     )
-    clocks = Finding(
+    clocks = Checked(
         "clocks",
         f"disk and system differ by {skew:.2f} s",
         "" if skew <= CLOCK_S else "file times and the system clock disagree: check time synchronisation",
     )
-    return [Finding("session folder", str(target)), disk, clocks]
+    return [Checked("session folder", str(target)), disk, clocks]
 
 
-def _engines(settings: Settings) -> list[Finding]:
+def _engines(settings: Settings) -> list[Checked]:
     decode = settings.decode
     pack, pack_finding = _attempt("engine pack", lambda: open_pack(decode.pack))
     findings, decoder = [pack_finding], None
     if pack is not None:
         backend, finding = _attempt("backend", lambda: choose(decode.backend, pack))
-        findings.append(finding if backend is None else Finding("backend", f"{backend.name}: {backend.reason}"))
+        findings.append(finding if backend is None else Checked("backend", f"{backend.name}: {backend.reason}"))
         decoder, finding = _attempt("engines and stimuli", lambda: load_decoder(pack, decode))
-        findings.append(finding if decoder is None else Finding(finding.subject, _ready(decoder)))
+        findings.append(finding if decoder is None else Checked(finding.subject, _ready(decoder)))
     if decode.bundle is not None:
         folder = decode.bundle
         findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack, decoder))[1])
     elif settings.calibration.runs == 0:
         findings.append(
-            Finding("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
+            Checked("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
         )
     return findings
 
@@ -178,20 +178,20 @@ def _bundle(settings: Settings, folder: Path, pack: EnginePack | None, decoder: 
     return calibrated
 
 
-def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Finding]:
+def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Checked]:
     try:
         value = step()
     except RtdecodeError as error:
-        return None, Finding(subject, "unusable", str(error))
-    return value, Finding(subject, "ready")
+        return None, Checked(subject, "unusable", str(error))
+    return value, Checked(subject, "ready")
 
 
-def _port(name: str, address: str) -> Finding:
+def _port(name: str, address: str) -> Checked:
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, int(port)))
         except (OSError, ValueError, OverflowError) as error:
-            return Finding(f"{name} address", address, f"cannot be bound ({error}): is another daemon running?")
-    return Finding(f"{name} address", address)
+            return Checked(f"{name} address", address, f"cannot be bound ({error}): is another daemon running?")
+    return Checked(f"{name} address", address)

@@ -1,4 +1,4 @@
-"""`engines export`, `build`, `verify`, `list`, `bench` and `embed`."""
+"""`engines export`, `build`, `verify`, `list` and `bench`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from engines.compile.part_times import BACKENDS
-from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, latents_of
+from rtdecode.decode.families.mindeye2.latent_map import latents_of
 from rtdecode.decode.runtime.plans import sidecars
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, open_pack
@@ -55,16 +54,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     bench.add_argument("--threads", type=int, default=1, help="CPU threads")
     bench.add_argument("--times", type=int, default=30, help="runs of each part")
     bench.set_defaults(handler=_bench)
-
-    embed = commands.add_parser("embed", help="embed pictures, for retrieval from a pool and to calibrate")
-    embed.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures named <stimulus>.png or .jpg")
-    embed.add_argument("--pack", default="tiny", help="name of an installed pack, or a folder")
-    embed.add_argument("--out", type=Path, help=f"safetensors file to write; default: IMAGES/{EMBEDDINGS}")
-    embed.add_argument("--threads", type=int, default=1, help="CPU threads")
-    embed.add_argument(
-        "--unclip-latents", action="store_true", help="also the pictures as the unCLIP makes them, to distil it with"
-    )
-    embed.set_defaults(handler=_embed)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -152,23 +141,4 @@ def _bench(args: argparse.Namespace) -> int:
     for one in time_pack(pack, args.backend, threads=args.threads, times=args.times):
         table.add_row(one.part, f"{one.median_ms:.2f}", f"{one.p99_ms:.2f}")
     Console().print(table)
-    return 0
-
-
-def _embed(args: argparse.Namespace) -> int:
-    from engines.embed.folder_embedding import embed_folder
-
-    pack, out = open_pack(args.pack), args.out or args.images / EMBEDDINGS
-    with Progress() as bar:
-        task = bar.add_task("embedding", total=None)
-        shape = embed_folder(
-            pack,
-            args.images,
-            out,
-            threads=args.threads,
-            unclip_latents=args.unclip_latents,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    latents = ", and their latents" if latents_of(pack) is not None else ""
-    print(f"{out}: {shape[0]} pictures, {shape[1]} tokens of {shape[2]} channels each{latents}")
     return 0

@@ -25,7 +25,7 @@ _SIZES = {"batch": 1, "voxels": _VOXELS, "components": 256, "tokens": 256}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class PartTime:
     """Times of one part in ms, batch 1, inputs and outputs on the host."""
 
     part: str
@@ -33,7 +33,7 @@ class Timing:
     p99_ms: float
 
 
-def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> Iterator[Timing]:
+def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> Iterator[PartTime]:
     """Time every part of a pack.
 
     Parameters
@@ -61,7 +61,7 @@ def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> It
             engine.run(values)
             taken.append(1e3 * (time.perf_counter() - began))
         part = engine.name.rpartition("/")[2]
-        yield Timing(part=part, median_ms=float(np.median(taken)), p99_ms=float(np.quantile(taken, 0.99)))
+        yield PartTime(part=part, median_ms=float(np.median(taken)), p99_ms=float(np.quantile(taken, 0.99)))
 
 
 def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Engine, Mapping[str, Any]]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines.training.cli import add_participants, missing, told
+from engines.participants import add_participants
+from engines.training.cli import missing, told
 
 _PICTURES = {
     "prior": "safetensors file with tokens of pictures",
@@ -46,7 +47,7 @@ def _distill(args: argparse.Namespace) -> int:
         from engines.training.loop import Plan
     except ImportError as error:
         return missing(error)
-    order = imported_packs.Order(
+    order = imported_packs.DistillOrder(
         pictures=args.pictures,
         participants=args.participant,
         out=args.out,

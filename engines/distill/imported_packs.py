@@ -30,7 +30,7 @@ from rtdecode.packs import EnginePack, open_pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class DistillOrder:
     """What is to be distilled.
 
     Attributes
@@ -61,7 +61,7 @@ class Order:
     resume: bool
 
 
-def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
+def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     """Distil the prior of a pack, its name or folder, and seal a copy with the student; returns the identity.
 
     The identity is empty in processes other than the first, and where pack or data cannot be used they end; see
@@ -101,7 +101,7 @@ def distil_prior(name: str, order: Order) -> tuple[str, Fitted]:
     return _reseal(pack, order, "prior", student, {}) if accelerator.is_main_process else "", fitted
 
 
-def distil_unclip(name: str, order: Order) -> tuple[str, Fitted]:
+def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     """Distil the unCLIP as `distil_prior` does the prior, guidance against fixed unconditional tokens baked in.
 
     The published sampler draws unconditional tokens anew for each picture; here they are drawn once, with the seed of
@@ -165,7 +165,7 @@ def _network(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Mod
     return network.eval(), stages[stage].sizes
 
 
-def _plan(pack: EnginePack, order: Order) -> Plan:
+def _plan(pack: EnginePack, order: DistillOrder) -> Plan:
     return replace(order.plan, details={"pack": pack.identity, "guidance": order.guidance, "batch": order.batch})
 
 
@@ -191,7 +191,9 @@ def _check_shape(table: Table, name: str, wanted: tuple[int, ...]) -> None:
         )
 
 
-def _reseal(pack: EnginePack, order: Order, stage: Student, student: nn.Module, beside: dict[str, Tensor]) -> str:
+def _reseal(
+    pack: EnginePack, order: DistillOrder, stage: Student, student: nn.Module, beside: dict[str, Tensor]
+) -> str:
     """Seal a copy of a pack with the student in the place of its teacher."""
 
     def change(folder: Path) -> MindEye2Description:

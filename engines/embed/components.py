@@ -1,4 +1,4 @@
-"""Ridge regression on principal components of rows too wide to hold, with exact leave-one-out figures.
+"""FittedRidge regression on principal components of rows too wide to hold, with exact leave-one-out figures.
 
 With fewer rows than columns everything happens in the n x n inner products of the rows, which are summed over blocks
 of columns. Components are orthogonal, so one decomposition serves every penalty; leaving out a row changes its residual
@@ -44,8 +44,8 @@ class Components:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ridge:
-    """Ridge regression from scores on components to targets.
+class FittedRidge:
+    """FittedRidge regression from scores on components to targets.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ def principal(
     return Components(mean=mean.astype(np.float32), basis=basis, vectors=vectors, values=values)
 
 
-def fit_ridge(components: Components, targets: Float64) -> Ridge:
+def fit_ridge(components: Components, targets: Float64) -> FittedRidge:
     """Fit targets (n, targets) with the penalty whose error, leaving out one row at a time, is smallest.
 
     Raises
@@ -137,7 +137,7 @@ def fit_ridge(components: Components, targets: Float64) -> Ridge:
 
     errors = {float(penalty): held_out_error(penalty) for penalty in values.mean() * _RELATIVE_PENALTIES}
     penalty = min(errors, key=lambda one: errors[one])
-    return Ridge(
+    return FittedRidge(
         weights=(np.sqrt(values) / (values + penalty))[:, None] * projected,
         intercept=intercept,
         penalty=penalty,

@@ -28,7 +28,7 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class LatentOrder:
     """What the map is learned from.
 
     Attributes
@@ -51,7 +51,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
+class LearnedMap:
     """What came of it.
 
     Attributes
@@ -79,14 +79,14 @@ class _Seen:
     trials: int
 
 
-def learn_latents(pack: EnginePack, order: Order, out: Path, *, progress: Progress) -> Learned:
+def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: Progress) -> LearnedMap:
     """Learn the map and seal a copy of the pack with it; all else in the pack stays.
 
     Parameters
     ----------
     pack : EnginePack
         Of kind ``mindeye2``, with ridge and backbone.
-    order : Order
+    order : LatentOrder
     out : Path
         Folder of the new pack.
     progress : callable
@@ -137,7 +137,7 @@ def learn_latents(pack: EnginePack, order: Order, out: Path, *, progress: Progre
         )
         return replace(pack.described(MindEye2Description), name=out.name, latents=table)
 
-    return Learned(
+    return LearnedMap(
         identity=seal_copy(pack, out, change),
         pictures=len(seen.rows),
         trials=seen.trials,
@@ -157,7 +157,7 @@ def _layout(pack: EnginePack) -> tuple[int, int]:
     return said.size("backbone", "tokens"), said.size("backbone", "dim")
 
 
-def _see(pack: EnginePack, order: Order, pictures: Columns) -> _Seen:
+def _see(pack: EnginePack, order: LatentOrder, pictures: Columns) -> _Seen:
     people = [(number, Columns(path, {"betas": 2, "picture": 1}, "numpy")) for number, path in order.participants]
     for number, table in people:
         (given,), wanted = table.shape("betas"), ridge_layer(pack, number)[0].shape[1]

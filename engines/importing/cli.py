@@ -84,10 +84,10 @@ def _missing(error: ImportError) -> int:
 
 def _import_mindeye2(args: argparse.Namespace) -> int:
     try:
-        from engines.importing.mindeye2_files import Sources, draft_mindeye2
+        from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
     except ImportError as error:
         return _missing(error)
-    sources = Sources(
+    sources = MindEye2Files(
         weights=args.weights,
         converter=args.converter,
         captioner=args.captioner,
@@ -101,10 +101,10 @@ def _import_mindeye2(args: argparse.Namespace) -> int:
 
 def _import_mindeye1(args: argparse.Namespace) -> int:
     try:
-        from engines.importing.mindeye1_files import Sources, draft_mindeye1
+        from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
     except ImportError as error:
         return _missing(error)
-    sources = Sources(weights=args.weights, low_level=args.low_level, blurry_autoencoder=args.blurry_autoencoder)
+    sources = MindEye1Files(weights=args.weights, low_level=args.low_level, blurry_autoencoder=args.blurry_autoencoder)
     return _seal(draft_mindeye1(sources, ignored=args.ignore), args)
 
 

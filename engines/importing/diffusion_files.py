@@ -11,7 +11,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import Tensor
 
 from engines.importing import interfaces
-from engines.importing.drafts import Draft, Stage
+from engines.importing.drafts import Draft, DraftStage
 from engines.importing.keys import Ledger, count, rename_attention, shape_of
 from rtdecode.decode.networks.embedder import TowerShape
 from rtdecode.decode.networks.prompt import BIGG_CONFIG, CLIP_L_CONFIG
@@ -55,7 +55,7 @@ def add_unclip(draft: Draft, ledger: Ledger, *, latent_side: int = LATENT_SIDE) 
     if tower:
         sizes = _tower_sizes(ledger.source, tower)
         state = {f"visual.{key}": value for key, value in tower.items()}
-        stage = Stage(
+        stage = DraftStage(
             kind="embedder",
             sizes=sizes,
             interface=interfaces.embedder(sizes),
@@ -85,7 +85,7 @@ def add_refiner(draft: Draft, ledger: Ledger, *, latent_side: int = LATENT_SIDE)
     sizes = {"clip_l": _clip_l_sizes(ledger.source, first), "bigg": _bigg_sizes(ledger.source, second)}
     state = {f"clip_l.{key}": value for key, value in first.items()}
     state |= {f"bigg.{key}": value for key, value in second.items()}
-    stage = Stage(
+    stage = DraftStage(
         kind="prompt",
         sizes=sizes,
         interface=interfaces.prompt(sizes),
@@ -106,7 +106,7 @@ def add_small_autoencoder(draft: Draft, ledger: Ledger, *, latent_side: int = LA
     ledger.drop(r"encoder\..*", "pictures are decoded only")
     state = ledger.take("")
     sizes = {"channels": shape_of(ledger.source, state, "decoder.layers.0.weight")[0], "blocks": [3, 3, 3, 1]}
-    stage = Stage(
+    stage = DraftStage(
         kind="small_autoencoder",
         sizes=sizes,
         interface=interfaces.small_autoencoder(latent_side, sizes),
@@ -131,7 +131,7 @@ def add_blurry_autoencoder(draft: Draft, ledger: Ledger, *, latent_side: int) ->
         for i in range(max(levels, 1))
     ]
     sizes = autoencoder_config(channels, SD_SCALE)
-    stage = Stage(
+    stage = DraftStage(
         kind="autoencoder",
         sizes=sizes,
         interface=interfaces.autoencoder(latent_side, sizes),
@@ -145,7 +145,7 @@ def _add_denoiser(draft: Draft, name: str, ledger: Ledger, side: int) -> None:
     state = ledger.take(UNET)
     sizes = _unet_sizes(ledger.source, state, side)
     converted = _convert(ledger.source, UNET, state, lambda keys: convert_ldm_unet_checkpoint(keys, sizes))
-    stage = Stage(
+    stage = DraftStage(
         kind="denoiser",
         sizes=sizes,
         interface=interfaces.denoiser(sizes),
@@ -164,7 +164,7 @@ def _add_autoencoder(draft: Draft, name: str, ledger: Ledger, side: int) -> None
     ]
     sizes = autoencoder_config(channels, SDXL_SCALE)
     converted = _convert(ledger.source, AUTOENCODER, state, lambda keys: convert_ldm_vae_checkpoint(keys, sizes))
-    stage = Stage(
+    stage = DraftStage(
         kind="autoencoder",
         sizes=sizes,
         interface=interfaces.autoencoder(side, sizes),

@@ -25,7 +25,7 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stage:
+class DraftStage:
     """One network of a pack.
 
     Attributes
@@ -60,7 +60,7 @@ class Draft:
     ----------
     kind : str
         ``mindeye2`` or ``mindeye1``.
-    stages : dict of str to Stage
+    stages : dict of str to DraftStage
     dropped : dict
         For each file the reasons, and the keys left out for each.
     tables : dict
@@ -68,11 +68,11 @@ class Draft:
     """
 
     kind: str
-    stages: dict[str, Stage] = field(default_factory=dict)
+    stages: dict[str, DraftStage] = field(default_factory=dict)
     dropped: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, name: str, stage: Stage) -> None:
+    def add(self, name: str, stage: DraftStage) -> None:
         """Add a stage.
 
         Raises

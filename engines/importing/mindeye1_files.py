@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from engines.importing import interfaces
 from engines.importing.diffusion_files import add_blurry_autoencoder, close_all
-from engines.importing.drafts import Draft, Stage
+from engines.importing.drafts import Draft, DraftStage
 from engines.importing.keys import Ledger, count, rename_attention, shape_of
 from engines.importing.mindeye2_files import add_prior, check_layout, open_ledger
 from rtdecode.decode.networks.brain import BrainShape
@@ -17,7 +17,7 @@ _TRAINING = "epoch|optimizer_state_dict|lr_scheduler|train_losses|test_losses|va
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class MindEye1Files:
     """Paths or hub names of the files; what is None becomes an absent stage.
 
     Attributes
@@ -35,7 +35,7 @@ class Sources:
     blurry_autoencoder: str | None = None
 
 
-def draft_mindeye1(sources: Sources, *, ignored: Sequence[str] = ()) -> Draft:
+def draft_mindeye1(sources: MindEye1Files, *, ignored: Sequence[str] = ()) -> Draft:
     """Read MindEye1's files; as `draft_mindeye2`.
 
     Raises
@@ -80,7 +80,7 @@ def _add_brain(draft: Draft, ledger: Ledger) -> None:
         blocks=count(state, "mlp."),
     )
     sizes = asdict(shape)
-    stage = Stage(kind="brain", sizes=sizes, interface=interfaces.brain(sizes), state=state, source=ledger.source)
+    stage = DraftStage(kind="brain", sizes=sizes, interface=interfaces.brain(sizes), state=state, source=ledger.source)
     draft.add("brain", stage)
 
 
@@ -89,7 +89,7 @@ def _add_low_level(draft: Draft, ledger: Ledger) -> None:
     hidden, voxels = shape_of(ledger.source, state, "lin0.0.weight")
     aligned = any(key.startswith("maps_projector.") for key in state)
     sizes = {"voxels": voxels, "hidden": hidden, "blocks": count(state, "mlp."), "aligned": aligned}
-    stage = Stage(
+    stage = DraftStage(
         kind="low_level",
         sizes=sizes,
         interface=interfaces.low_level(sizes),

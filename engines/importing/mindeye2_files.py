@@ -20,7 +20,7 @@ from engines.importing.diffusion_files import (
     close_all,
     weights_of,
 )
-from engines.importing.drafts import Draft, Stage
+from engines.importing.drafts import Draft, DraftStage
 from engines.importing.keys import Ledger, count, fit, shape_of
 from engines.importing.weight_files import locate, read
 from rtdecode.decode.networks.backbone import BackboneShape, fold_mixers
@@ -36,7 +36,7 @@ _TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class MindEye2Files:
     """Paths or hub names of the files; only the weights are needed, what is None becomes an absent stage.
 
     Attributes
@@ -61,13 +61,13 @@ class Sources:
 
 
 def draft_mindeye2(
-    sources: Sources, *, participants: Sequence[int] | None = None, ignored: Sequence[str] = ()
+    sources: MindEye2Files, *, participants: Sequence[int] | None = None, ignored: Sequence[str] = ()
 ) -> Draft:
     """Read MindEye2's files.
 
     Parameters
     ----------
-    sources : Sources
+    sources : MindEye2Files
     participants : sequence of int, optional
         Which ridge layers to keep, by their number in the checkpoint; None keeps all.
     ignored : sequence of str
@@ -166,7 +166,7 @@ def add_prior(draft: Draft, ledger: Ledger, network: str, schedule: str) -> None
         timesteps=timesteps,
     )
     sizes = asdict(shape)
-    stage = Stage(
+    stage = DraftStage(
         kind="prior",
         sizes=sizes,
         interface=interfaces.prior(sizes),
@@ -197,7 +197,7 @@ def _add_ridge(draft: Draft, ledger: Ledger, participants: Sequence[int] | None)
         "voxels": [chosen[f"linears.{i}.weight"].shape[1] for i in range(len(kept))],
         "hidden": chosen["linears.0.weight"].shape[0],
     }
-    stage = Stage(kind="ridge", sizes=sizes, interface=interfaces.ridge(sizes), state=chosen, source=ledger.source)
+    stage = DraftStage(kind="ridge", sizes=sizes, interface=interfaces.ridge(sizes), state=chosen, source=ledger.source)
     draft.add("ridge", stage)
     draft.tables["participants"] = kept
 
@@ -220,7 +220,7 @@ def _add_backbone(draft: Draft, ledger: Ledger) -> None:
         "mixer blocks cannot reach the output; the constants that they add are in the biases behind them",
     )
     sizes = asdict(replace(shape, blocks=0))
-    stage = Stage(
+    stage = DraftStage(
         kind="backbone",
         sizes=sizes,
         interface=interfaces.backbone(sizes),
@@ -249,7 +249,7 @@ def _add_converter(draft: Draft, ledger: Ledger) -> None:
     out_tokens, tokens = shape_of(ledger.source, state, "linear1.weight")
     out_dim, dim = shape_of(ledger.source, state, "linear2.weight")
     sizes = {"tokens": tokens, "dim": dim, "out_tokens": out_tokens, "out_dim": out_dim}
-    stage = Stage(
+    stage = DraftStage(
         kind="converter",
         sizes=sizes,
         interface=interfaces.converter(sizes),
@@ -273,7 +273,7 @@ def _add_captioner(draft: Draft, folder: Path, ignored: list[str]) -> dict[str, 
     ledger.drop(r".*position_ids", "counts up from 0")
     vision = sizes["vision_config"]
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-    stage = Stage(
+    stage = DraftStage(
         kind="captioner",
         sizes=sizes,
         interface=interfaces.captioner(tokens, sizes),

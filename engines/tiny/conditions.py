@@ -31,7 +31,7 @@ def hard_code(tokens: Tensor, codes: Tensor) -> Tensor:
 
 
 def filled_tokens(
-    prior: networks.Prior, noise: GroupNoise, tokens: Tensor, codes: Tensor, draw: torch.Generator
+    prior: networks.TinyPrior, noise: GroupNoise, tokens: Tensor, codes: Tensor, draw: torch.Generator
 ) -> Tensor:
     """Noisy tokens as the prior cleans them when the true code is committed to."""
     with torch.no_grad():
@@ -42,7 +42,7 @@ def filled_tokens(
 
 
 def given_tokens(
-    prior: networks.Prior, noise: GroupNoise, tokens: Tensor, codes: Tensor, draw: torch.Generator
+    prior: networks.TinyPrior, noise: GroupNoise, tokens: Tensor, codes: Tensor, draw: torch.Generator
 ) -> Tensor:
     """Return true tokens for two pictures in five, for the others `filled_tokens`."""
     filled = filled_tokens(prior, noise, tokens, codes, draw)
@@ -51,7 +51,7 @@ def given_tokens(
 
 
 def through_noise(
-    prior: networks.Prior, noise: GroupNoise, tokens: Tensor, level: float, seed: int
+    prior: networks.TinyPrior, noise: GroupNoise, tokens: Tensor, level: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Shrunk and noised tokens at an R2, what the commitment makes of them, and the category committed to."""
     draw = torch.Generator().manual_seed(seed + round(1000 * level))

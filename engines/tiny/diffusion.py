@@ -21,7 +21,7 @@ CONTEXT_CHANNELS = 64
 _LATENT_NOISE = 0.1
 
 
-class Autoencoder(nn.Module):  # type: ignore[misc]
+class TinyAutoencoder(nn.Module):  # type: ignore[misc]
     """Pictures (b, 3, 64, 64) in 0..1 to latents (b, 8, 16, 16) of unit variance, and back beside a draft.
 
     In training the latents are given noise, so that the decoder forgives what a denoiser leaves. What the decoder takes
@@ -95,7 +95,7 @@ class PackedCrossAttention:
         return joined
 
 
-class Unclip(nn.Module):  # type: ignore[misc]
+class TinyUnclip(nn.Module):  # type: ignore[misc]
     """Denoises latents given tokens and a draft picture's latents.
 
     The network sees noisy and draft latents, and the tokens by cross-attention. Between draft and noisy latents the

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.tiny import pictures, shared, students
-from engines.tiny.diffusion import Autoencoder, Unclip
+from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip
 from engines.tiny.prior import DiffusionPrior
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan
@@ -29,11 +29,11 @@ class FewSteps:
         What each stage took.
     """
 
-    autoencoder: Autoencoder
+    autoencoder: TinyAutoencoder
     prior: DiffusionPrior
     prior_teacher: DiffusionPrior
-    unclip: Unclip
-    unclip_teacher: Unclip
+    unclip: TinyUnclip
+    unclip_teacher: TinyUnclip
     r2: list[list[float]]
     stages: dict[str, Fitted]
 

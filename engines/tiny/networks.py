@@ -56,7 +56,7 @@ class Residual(nn.Module):  # type: ignore[misc]
         return x + self.second(functional.silu(h))
 
 
-class Embedder(nn.Module):  # type: ignore[misc]
+class TinyEmbedder(nn.Module):  # type: ignore[misc]
     """Picture (b, 3, 64, 64) in 0..1 to tokens (b, TOKENS, CHANNELS)."""
 
     def __init__(self, width: int = 32) -> None:
@@ -103,7 +103,7 @@ def soft_code(logits: Tensor) -> Tensor:
     return torch.cat([*classes, geometry[:, : layout.CONTINUOUS], binary], 1)
 
 
-class Decoder(nn.Module):  # type: ignore[misc]
+class TinyDecoder(nn.Module):  # type: ignore[misc]
     """Tokens to a picture (b, 3, 64, 64) in 0..1.
 
     The code's size and position become a coordinate frame that moves with the object; the category and attributes
@@ -162,7 +162,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
         return torch.sigmoid(picture.float())
 
 
-class Prior(nn.Module):  # type: ignore[misc]
+class TinyPrior(nn.Module):  # type: ignore[misc]
     """Noisy, shrunk tokens and their estimated R2 to clean tokens, by committing.
 
     Step 1 judges category, colour and background and regresses the geometry. Step 2 regresses the spatial tokens given

@@ -12,7 +12,7 @@ from torch.nn import functional
 from engines.tiny import layout
 from engines.tiny.batches import Batch, batches
 from engines.tiny.conditions import given_tokens
-from engines.tiny.diffusion import Autoencoder, Unclip
+from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip
 from engines.tiny.precision import autocast
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
@@ -34,7 +34,7 @@ _N_STATISTICS = 512
 class AutoencoderObjective(nn.Module):  # type: ignore[misc]
     """Error of pictures through noisy latents, with no draft; a third of the pictures are drafts themselves."""
 
-    def __init__(self, autoencoder: Autoencoder, trained: Trained) -> None:
+    def __init__(self, autoencoder: TinyAutoencoder, trained: Trained) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self._trained = (trained,)
@@ -54,7 +54,7 @@ class AutoencoderObjective(nn.Module):  # type: ignore[misc]
 class FinishObjective(nn.Module):  # type: ignore[misc]
     """Error of pictures through noisy latents beside the draft that the same picture's tokens give."""
 
-    def __init__(self, autoencoder: Autoencoder, latents: Tensor, trained: Trained) -> None:
+    def __init__(self, autoencoder: TinyAutoencoder, latents: Tensor, trained: Trained) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self._fixed = (latents, trained)
@@ -76,9 +76,9 @@ class FinishObjective(nn.Module):  # type: ignore[misc]
 
 
 class TeacherObjective(nn.Module):  # type: ignore[misc]
-    """Squared error of what `Unclip` predicts, in its own units; a tenth of the tokens are unconditional."""
+    """Squared error of what `TinyUnclip` predicts, in its own units; a tenth of the tokens are unconditional."""
 
-    def __init__(self, unclip: Unclip, autoencoder: Autoencoder, latents: Tensor, trained: Trained) -> None:
+    def __init__(self, unclip: TinyUnclip, autoencoder: TinyAutoencoder, latents: Tensor, trained: Trained) -> None:
         super().__init__()
         self.unclip = unclip
         self._fixed = (autoencoder, latents, trained)
@@ -127,14 +127,14 @@ def draft_pictures(trained: Trained, rows: Tensor, codes: Tensor, draw: torch.Ge
         return trained.decoder(tokens).float().contiguous(memory_format=torch.channels_last)
 
 
-def draft_latents(trained: Trained, autoencoder: Autoencoder, tokens: Tensor) -> Tensor:
+def draft_latents(trained: Trained, autoencoder: TinyAutoencoder, tokens: Tensor) -> Tensor:
     """Latents of what the regression decoder draws from tokens."""
     with torch.no_grad(), autocast():
         latents: Tensor = autoencoder.encode(trained.decoder(tokens).float())
         return latents.float()
 
 
-def encode_all(autoencoder: Autoencoder, pictures: np.ndarray) -> Tensor:
+def encode_all(autoencoder: TinyAutoencoder, pictures: np.ndarray) -> Tensor:
     """Latents (n, 8, 16, 16) of uint8 pictures."""
     with torch.no_grad():
         parts = [
@@ -144,10 +144,10 @@ def encode_all(autoencoder: Autoencoder, pictures: np.ndarray) -> Tensor:
     return torch.cat(parts).contiguous()
 
 
-def train_autoencoder(trained: Trained, folder: Path, plan: Plan, *, resume: bool) -> tuple[Autoencoder, Fitted]:
+def train_autoencoder(trained: Trained, folder: Path, plan: Plan, *, resume: bool) -> tuple[TinyAutoencoder, Fitted]:
     """Train the autoencoder."""
     torch.manual_seed(plan.seed + 1)
-    autoencoder = Autoencoder().to(memory_format=torch.channels_last)
+    autoencoder = TinyAutoencoder().to(memory_format=torch.channels_last)
     objective = AutoencoderObjective(autoencoder, trained)
     fitted = fit(
         objective,
@@ -161,14 +161,14 @@ def train_autoencoder(trained: Trained, folder: Path, plan: Plan, *, resume: boo
 
 
 def finish_autoencoder(
-    autoencoder: Autoencoder,
+    autoencoder: TinyAutoencoder,
     trained: Trained,
     latents: Tensor,
     folder: Path,
     plan: Plan,
     *,
     resume: bool,
-) -> tuple[Autoencoder, Fitted]:
+) -> tuple[TinyAutoencoder, Fitted]:
     """Train the autoencoder's decoder on, beside drafts; its latents stay what they are."""
     autoencoder.requires_grad_(True)
     autoencoder.encoder.requires_grad_(False)
@@ -185,11 +185,11 @@ def finish_autoencoder(
 
 
 def train_teacher(
-    trained: Trained, autoencoder: Autoencoder, latents: Tensor, folder: Path, plan: Plan, *, resume: bool
-) -> tuple[Unclip, Fitted]:
+    trained: Trained, autoencoder: TinyAutoencoder, latents: Tensor, folder: Path, plan: Plan, *, resume: bool
+) -> tuple[TinyUnclip, Fitted]:
     """Train the unCLIP teacher; returns the average of its weights."""
     torch.manual_seed(plan.seed + 2)
-    unclip = Unclip().to(memory_format=torch.channels_last)
+    unclip = TinyUnclip().to(memory_format=torch.channels_last)
     draw = torch.Generator().manual_seed(plan.seed)
     rows = torch.arange(min(_N_STATISTICS, len(trained.tokens)))
     codes = torch.from_numpy(trained.sample.codes[: len(rows)])

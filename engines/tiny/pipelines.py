@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE, Unclip
+from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE, TinyUnclip
 from engines.tiny.few_steps import FewSteps
 from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.students import guided
@@ -123,7 +123,7 @@ def _pictures(
     return pictures
 
 
-def _teacher_noise(unclip: Unclip, x: Tensor, t: int, draft_latent: Tensor, tokens: Tensor) -> Tensor:
+def _teacher_noise(unclip: TinyUnclip, x: Tensor, t: int, draft_latent: Tensor, tokens: Tensor) -> Tensor:
     sigma = float(unclip.sigmas[t])
     signal = (1 + sigma**2) ** -0.5
     return (x - signal * guided(unclip, x, _levels(len(x), t), (draft_latent, tokens))) / (sigma * signal)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.tiny import layout, networks
-from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE, Autoencoder, Unclip
+from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE, TinyAutoencoder, TinyUnclip
 from engines.tiny.few_steps import FewSteps
 from engines.tiny.prior import DiffusionPrior
 from engines.tiny.train import Trained
@@ -49,7 +49,7 @@ class PriorStage(nn.Module):  # type: ignore[misc]
 class ContextStage(nn.Module):  # type: ignore[misc]
     """What is computed once a picture: keys and values of the cross-attention, the draft and its latent."""
 
-    def __init__(self, decoder: networks.Decoder, autoencoder: Autoencoder, unclip: Unclip) -> None:
+    def __init__(self, decoder: networks.TinyDecoder, autoencoder: TinyAutoencoder, unclip: TinyUnclip) -> None:
         super().__init__()
         self.decoder = decoder
         self.encoder = autoencoder.encoder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engines.distill.consistency import Distillation, distil
 from engines.tiny.conditions import given_tokens
-from engines.tiny.diffusion import Autoencoder, Unclip
+from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip
 from engines.tiny.participants import SimulatedParticipant, trial_batches
 from engines.tiny.pictures import draft_latents
 from engines.tiny.precision import autocast
@@ -71,15 +71,15 @@ def distil_prior(
 
 
 def distil_unclip(
-    teacher: Unclip,
-    autoencoder: Autoencoder,
+    teacher: TinyUnclip,
+    autoencoder: TinyAutoencoder,
     latents: Tensor,
     trained: Trained,
     folder: Path,
     plan: Plan,
     *,
     resume: bool,
-) -> tuple[Unclip, Fitted]:
+) -> tuple[TinyUnclip, Fitted]:
     """Distil the unCLIP with its guidance against the fixed unconditional tokens."""
     teacher = teacher.eval()
 
@@ -101,7 +101,7 @@ def distil_unclip(
         resume=resume,
         accelerator=make_accelerator(cpu=True),
     )
-    assert isinstance(student, Unclip)
+    assert isinstance(student, TinyUnclip)
     return student, fitted
 
 
@@ -112,7 +112,9 @@ def _denoise(network: nn.Module, noisy: Tensor, t: Tensor, given: tuple[Tensor, 
     return clean
 
 
-def guided(network: Unclip, noisy: Tensor, t: Tensor, given: tuple[Tensor, Tensor], scale: float = GUIDANCE) -> Tensor:
+def guided(
+    network: TinyUnclip, noisy: Tensor, t: Tensor, given: tuple[Tensor, Tensor], scale: float = GUIDANCE
+) -> Tensor:
     """Clean latents of the teacher with classifier-free guidance; both predictions in one batch."""
     draft, tokens = given
     both = torch.cat([tokens, network.unconditional.expand_as(tokens)])

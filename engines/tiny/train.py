@@ -41,9 +41,9 @@ class Trained:
     Beside them its pictures and their tokens, the noise model of the tokens, and what each stage took.
     """
 
-    embedder: networks.Embedder
-    prior: networks.Prior
-    decoder: networks.Decoder
+    embedder: networks.TinyEmbedder
+    prior: networks.TinyPrior
+    decoder: networks.TinyDecoder
     captioner: networks.Captioner
     text: nn.Module
     projection: networks.PictureProjection
@@ -143,9 +143,9 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
     torch.manual_seed(seed)
     words = layout.vocabulary()
     critic, judge = networks.Critic(), networks.Judge()
-    embedder, decoder = networks.Embedder(), networks.Decoder()
+    embedder, decoder = networks.TinyEmbedder(), networks.TinyDecoder()
     text, projection = networks.text_tower(len(words)), networks.PictureProjection()
-    prior, captioner = networks.Prior(), networks.Captioner(len(words))
+    prior, captioner = networks.TinyPrior(), networks.Captioner(len(words))
     for module in (critic, judge, embedder, decoder):
         module.to(memory_format=torch.channels_last)
     fitted: dict[str, Fitted] = {}
@@ -203,7 +203,7 @@ def train(out: Path, *, seed: int = 0, effort: float = 1.0, resume: bool = False
     )
 
 
-def embed_all(embedder: networks.Embedder, pictures: np.ndarray) -> Tensor:
+def embed_all(embedder: networks.TinyEmbedder, pictures: np.ndarray) -> Tensor:
     """Tokens (n, TOKENS, CHANNELS) of uint8 pictures (n, 3, 64, 64)."""
     with torch.inference_mode():
         parts = [
@@ -259,8 +259,8 @@ def _picture_loss(decoded: Tensor, batch: Batch, critic: networks.Critic) -> Ten
 
 
 def _joint_loss(
-    embedder: networks.Embedder,
-    decoder: networks.Decoder,
+    embedder: networks.TinyEmbedder,
+    decoder: networks.TinyDecoder,
     text: nn.Module,
     projection: networks.PictureProjection,
     critic: networks.Critic,
@@ -291,7 +291,7 @@ def _contrastive_loss(pictures: Tensor, texts: Tensor, captions: Tensor, log_sca
     return 0.5 * (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target))
 
 
-def _set_statistics(prior: networks.Prior, tokens: Tensor, noise: GroupNoise) -> None:
+def _set_statistics(prior: networks.TinyPrior, tokens: Tensor, noise: GroupNoise) -> None:
     code = networks.read_code(tokens)
     prior.code_mean.copy_(code.mean(0))
     prior.code_std.copy_(code.std(0))
@@ -302,7 +302,7 @@ def _set_statistics(prior: networks.Prior, tokens: Tensor, noise: GroupNoise) ->
 
 
 def _prior_loss(
-    prior: networks.Prior, noise: GroupNoise, tokens: Tensor, batch: Batch, draw: torch.Generator
+    prior: networks.TinyPrior, noise: GroupNoise, tokens: Tensor, batch: Batch, draw: torch.Generator
 ) -> Tensor:
     noisy, r2 = noisy_tokens(noise, tokens, draw)
     seen, noisy_spatial = prior.see(noisy, r2)
@@ -319,8 +319,8 @@ def _prior_loss(
 
 
 def _finetune_loss(
-    decoder: networks.Decoder,
-    prior: networks.Prior,
+    decoder: networks.TinyDecoder,
+    prior: networks.TinyPrior,
     noise: GroupNoise,
     critic: networks.Critic,
     tokens: Tensor,

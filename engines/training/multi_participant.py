@@ -13,7 +13,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.importing import interfaces
-from engines.importing.drafts import Draft, Interface, Stage
+from engines.importing.drafts import Draft, DraftStage, Interface
 from engines.importing.mindeye2_files import check_layout
 from engines.training.agreement import agreed
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
@@ -203,7 +203,7 @@ def _seal(model: SharedModel, out: Path, licence: str) -> str:
     ]
     for name, sizes, interface, state in parts:
         owned = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        draft.add(name, Stage(kind=name, sizes=sizes, interface=interface(sizes), state=owned, source="training"))
+        draft.add(name, DraftStage(kind=name, sizes=sizes, interface=interface(sizes), state=owned, source="training"))
     draft.tables["participants"] = list(range(len(voxels)))
     check_layout(draft, "backbone", ("prior",))
     return draft.seal(out, name=out.name, licence=licence, precision="float32")

@@ -30,7 +30,7 @@ from rtdecode.session.announcements import Announcements
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
 from rtdecode.session.health import Watch
-from rtdecode.session.inlet import Intake
+from rtdecode.session.inlet import Inlet
 from rtdecode.session.lanes import Closed, DecodeLanes
 from rtdecode.session.line import Line
 from rtdecode.session.past import Past
@@ -86,7 +86,7 @@ class Daemon:
         self._transport = transport
         self._clock = clock
         self._started = clock.monotonic()
-        self._intake = Intake(recording)
+        self._intake = Inlet(recording)
         self._waiting = DecodeLanes()
         self._publisher = publisher = Publisher(recording.session, clock, transport, recording)
         estimator = Estimator(settings.estimate, recording.session, calibrated=calibrated, scratch=recording.scratch)

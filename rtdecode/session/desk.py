@@ -16,7 +16,7 @@ from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BundleRequest
 from rtdecode.session.announcements import Announcements, announced
 from rtdecode.session.decoding import Decoding
-from rtdecode.session.inlet import Intake
+from rtdecode.session.inlet import Inlet
 from rtdecode.session.line import Line
 from rtdecode.settings import Settings
 
@@ -58,7 +58,7 @@ class Desk:
         publisher: Publisher,
         line: Line,
         decoding: Decoding,
-        intake: Intake,
+        intake: Inlet,
         announcements: Announcements,
         clock: Clock,
     ) -> None:

@@ -14,7 +14,7 @@ from rtdecode.session.recording import Recording
 CAPACITY = 64
 
 
-class Intake:
+class Inlet:
     """Takes volumes from the ingest thread and announcements from the publish thread.
 
     Parameters

@@ -14,7 +14,7 @@ from rtdecode.client import Client
 from rtdecode.clock import SystemClock
 from rtdecode.errors import SettingsError
 from rtdecode.settings import load_settings
-from rtdecode.simulate.faults import FAULTS, Fault, make_plan, parse_fault
+from rtdecode.simulate.faults import FAULTS, ScannerFault, make_plan, parse_fault
 from rtdecode.simulate.playback import Announce, Speed
 from rtdecode.simulate.visit import VisitPlan
 
@@ -100,7 +100,7 @@ def speed(text: str) -> Speed:
     return value
 
 
-def fault(text: str) -> Fault:
+def fault(text: str) -> ScannerFault:
     """Parse ``--fault``.
 
     Raises

@@ -35,7 +35,7 @@ _FOREIGN_VOLUMES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class ScannerFault:
     """Something that goes wrong at one volume.
 
     Attributes
@@ -98,7 +98,7 @@ class _Take:
     kind: str = ""
 
 
-def parse_fault(text: str) -> Fault:
+def parse_fault(text: str) -> ScannerFault:
     """Read ``NAME`` or ``NAME@VOLUME``.
 
     Raises
@@ -111,12 +111,12 @@ def parse_fault(text: str) -> Fault:
         raise ValueError(f"expected one of {', '.join(FAULTS)}, got {kind!r}")
     if "@" in text and not volume.isdecimal():
         raise ValueError(f"expected the number of a volume from 0 after @, got {volume!r}")
-    return Fault(kind=kind, volume=int(volume) if volume else None)
+    return ScannerFault(kind=kind, volume=int(volume) if volume else None)
 
 
 def make_plan(
     volumes: Sequence[Sequence[str]],
-    faults: Sequence[Fault],
+    faults: Sequence[ScannerFault],
     *,
     seed: int = 0,
     period_s: float = 2.0,
@@ -157,7 +157,7 @@ def make_plan(
     return [replace(step, clock_s=_CLOCK_JUMP_S * sum(at_s <= step.at_s for at_s in jumps)) for step in steps]
 
 
-def _placed(count: int, faults: Sequence[Fault], rng: np.random.Generator) -> dict[int, str]:
+def _placed(count: int, faults: Sequence[ScannerFault], rng: np.random.Generator) -> dict[int, str]:
     """Say which fault each volume has."""
     placed: dict[int, str] = {}
     for fault in sorted(faults, key=lambda fault: fault.volume is None):

@@ -34,7 +34,7 @@ _PREFERRED = "bold_1slice.nii.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedRun:
+class ReplayedRun:
     """Files of one run.
 
     Attributes
@@ -157,7 +157,7 @@ class ReplayScanner:
         os.replace(unfinished, path)
 
 
-def find_runs(folder: Path) -> list[RecordedRun]:
+def find_runs(folder: Path) -> list[ReplayedRun]:
     """List the runs that a folder holds, by number.
 
     Raises
@@ -180,11 +180,11 @@ def find_runs(folder: Path) -> list[RecordedRun]:
                 f"{sub}: expected *bold*.nii[.gz] and *events.tsv, got {[p.name for p in images + events]}"
             )
         motion = next(iter(sorted(sub.glob("*moest.txt"))), None)
-        found.append(RecordedRun(run=int(number[1]), image=images[0], events=events[0], motion=motion))
+        found.append(ReplayedRun(run=int(number[1]), image=images[0], events=events[0], motion=motion))
     return sorted(found, key=lambda run: run.run)
 
 
-def _script(recorded: RecordedRun) -> RunScript:
+def _script(recorded: ReplayedRun) -> RunScript:
     image = nib.load(recorded.image)
     if len(image.shape) != 4:
         raise ValueError(f"{recorded.image}: expected four dimensions, got shape {image.shape}")

@@ -16,7 +16,7 @@ from rtdecode.acquire.source import Arrival
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.records import Skipped, Volume
 from rtdecode.settings import ScannerSettings
-from rtdecode.simulate.faults import FAULTS, Fault, make_plan
+from rtdecode.simulate.faults import FAULTS, ScannerFault, make_plan
 from rtdecode.simulate.misbehave import FaultyScanner, RecordedExport
 from tests.conftest import FakeClock
 from tests.exports import FORMATS, N_VOLUMES, Format, values
@@ -53,7 +53,11 @@ class Case:
 
 
 def replay(
-    recording: RecordedExport, volumes: Sequence[Sequence[str]], folder: Path, *faults: Fault, silent: bool = False
+    recording: RecordedExport,
+    volumes: Sequence[Sequence[str]],
+    folder: Path,
+    *faults: ScannerFault,
+    silent: bool = False,
 ) -> list[Arrival]:
     """Replay under a watcher that looks at each tick and, unless `silent`, after each step; return all it gave."""
     folder.mkdir()
@@ -142,7 +146,7 @@ def test_no_fault_loses_or_shifts_a_volume(
     this = case(form)
     at = this.place(where)
     export = tmp_path / "export"
-    arrivals = replay(this.recording, this.volumes, export, Fault(kind=kind, volume=at), silent=kind == "silent")
+    arrivals = replay(this.recording, this.volumes, export, ScannerFault(kind=kind, volume=at), silent=kind == "silent")
     indexed = told([arrival.item for arrival in arrivals])
     assert Counter(indexed) == Counter(expected(kind, at, len(this.volumes), sliced=form.files_per_volume > 1))
     for run in (1, 2):
@@ -179,7 +183,7 @@ def test_a_foreign_series_that_is_no_bold_makes_no_run(
 ) -> None:
     this = case(form)
     recording: Any = Derived(this.recording)
-    fault = Fault(kind="foreign", volume=this.place(where))
+    fault = ScannerFault(kind="foreign", volume=this.place(where))
     items = [arrival.item for arrival in replay(recording, this.volumes, tmp_path / "export", fault)]
     assert Counter(told(items)) == Counter(whole(1, len(this.volumes)))
     (other,) = [item for item in items if isinstance(item, Skipped)]

@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 from rtdecode.__main__ import main
-from rtdecode.check import Finding, check
+from rtdecode.check import Checked, check
 from rtdecode.settings import Settings, parse
 from tests.conftest import FakeClock
 
@@ -28,7 +28,7 @@ def settings(root: Path, **changes: object) -> Settings:
     return parse(raw(**changes), root=root)
 
 
-def problems(findings: list[Finding]) -> dict[str, str]:
+def problems(findings: list[Checked]) -> dict[str, str]:
     return {f.subject: f.problem for f in findings if f.problem}
 
 

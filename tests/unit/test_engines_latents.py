@@ -26,7 +26,7 @@ from safetensors.torch import load_file as load_torch  # noqa: E402
 from safetensors.torch import save_file as save_torch  # noqa: E402
 
 from engines.compile.plan_building import export_pack  # noqa: E402
-from engines.embed.latent_fit import Order, learn_latents  # noqa: E402
+from engines.embed.latent_fit import LatentOrder, learn_latents  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
@@ -93,12 +93,12 @@ def data() -> Data:
     return made
 
 
-def order_of(folder: Path, data: Data, **settings: Any) -> Order:
+def order_of(folder: Path, data: Data, **settings: Any) -> LatentOrder:
     """Write the files of data."""
     for name, tensors in data.items():
         save_file(tensors, folder / f"{name}.safetensors")
     people = [(int(name), folder / f"{name}.safetensors") for name in data if name != "pictures"]
-    return Order(pictures=folder / "pictures.safetensors", participants=people, **settings)
+    return LatentOrder(pictures=folder / "pictures.safetensors", participants=people, **settings)
 
 
 def outputs(pack: EnginePack, data: Data) -> tuple[list[int], NDArray[np.float64]]:
@@ -270,7 +270,7 @@ def test_packs_that_cannot_have_a_map_are_refused(pack: EnginePack, data: Data, 
     order = order_of(tmp_path, data)
     with pytest.raises(EngineError, match="expected a pack of kind mindeye2"):
         learn_latents(open_pack("tiny"), order, tmp_path / "new", progress=silent)
-    other = Order(pictures=order.pictures, participants=[(2, tmp_path / "1.safetensors")])
+    other = LatentOrder(pictures=order.pictures, participants=[(2, tmp_path / "1.safetensors")])
     with pytest.raises(EngineError, match="expected a participant from 0 to 1, got 2"):
         learn_latents(pack, other, tmp_path / "new", progress=silent)
     write_fake_mindeye2(tmp_path / "c", dims="small", stages=("ridge",))

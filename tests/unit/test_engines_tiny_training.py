@@ -21,7 +21,7 @@ from diffusers import UNet2DConditionModel  # noqa: E402
 from engines import cli  # noqa: E402
 from engines.tiny import export, layout, networks, precision, recipe, stages, train  # noqa: E402
 from engines.tiny.data import draw_sample  # noqa: E402
-from engines.tiny.diffusion import Autoencoder, Unclip  # noqa: E402
+from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip  # noqa: E402
 from engines.tiny.few_steps import FewSteps, train_few_steps  # noqa: E402
 from engines.tiny.noise import GROUPS, GroupNoise  # noqa: E402
 from engines.tiny.prior import DiffusionPrior  # noqa: E402
@@ -98,7 +98,7 @@ def test_the_pack_is_trained_on_as_many_threads_as_asked(
 
 
 def test_a_decoder_moves_the_object_frame_with_the_code() -> None:
-    decoder = networks.Decoder()
+    decoder = networks.TinyDecoder()
     geometry = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.6, 0.6], [0.0, 1.0, 0.0, 0.0, 0.6, 0.6]])
     frame = decoder._frame(decoder.grid3, geometry)
     centres = [(frame[i, 0].abs() + frame[i, 1].abs()).flatten().argmin() % 64 for i in range(2)]
@@ -112,12 +112,12 @@ def small_trained() -> train.Trained:
     """Networks of the first half of the recipe with random weights, and a few pictures."""
     torch.manual_seed(0)
     sample = draw_sample(16, 0)
-    embedder = networks.Embedder().eval()
+    embedder = networks.TinyEmbedder().eval()
     tokens = train.embed_all(embedder, sample.pictures)
     made = train.Trained(
         embedder=embedder,
-        prior=networks.Prior(),
-        decoder=networks.Decoder(),
+        prior=networks.TinyPrior(),
+        decoder=networks.TinyDecoder(),
         captioner=networks.Captioner(len(layout.vocabulary())),
         text=torch.nn.Identity(),
         projection=networks.PictureProjection(),
@@ -155,7 +155,7 @@ def _age(path: Path) -> int:
 def small_stages() -> dict[str, stages.Stage]:
     """Every network of the pack with random weights, as `engines train-tiny` exports them."""
     trained = small_trained()
-    prior, unclip, autoencoder = DiffusionPrior(), Unclip(), Autoencoder()
+    prior, unclip, autoencoder = DiffusionPrior(), TinyUnclip(), TinyAutoencoder()
     prior.set_statistics(trained.tokens)
     for zero in (
         prior.network.causal_transformer.project_out,
@@ -221,7 +221,7 @@ def test_a_network_that_fixes_the_batch_size_is_refused(tmp_path: Path) -> None:
 
 def test_an_untrained_unclip_gives_the_draft_and_keeps_what_has_no_noise() -> None:
     torch.manual_seed(1)
-    unclip = Unclip().eval().requires_grad_(False)
+    unclip = TinyUnclip().eval().requires_grad_(False)
     draft, noisy = torch.randn(2, 8, 16, 16), torch.randn(2, 8, 16, 16)
     context = unclip.context(torch.randn(2, layout.TOKENS, layout.CHANNELS))
     most = unclip.clean(noisy, torch.tensor([999, 999]), draft, context)
@@ -237,7 +237,7 @@ def test_an_untrained_unclip_gives_the_draft_and_keeps_what_has_no_noise() -> No
 
 def test_packed_keys_and_values_attend_as_diffusers_does() -> None:
     torch.manual_seed(2)
-    ours = Unclip().eval().requires_grad_(False)
+    ours = TinyUnclip().eval().requires_grad_(False)
     torch.nn.init.normal_(ours.unet.conv_out.weight)
     theirs = UNet2DConditionModel.from_config(ours.unet.config).eval()
     theirs.load_state_dict(ours.unet.state_dict())

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from engines.importing.drafts import Draft
-from engines.importing.mindeye1_files import Sources as Sources1
-from engines.importing.mindeye1_files import draft_mindeye1
-from engines.importing.mindeye2_files import Sources, draft_mindeye2
+from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
+from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
 from rtdecode.decode.networks.backbone import BackboneShape
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
@@ -52,7 +51,7 @@ def test_golden_import_of_ridge_and_backbone(shared: Path, tmp_path: Path) -> No
             prior_sizes=like(shape),
         )
         path = save_last(tmp_path / f"{golden.path.stem}.pth", state)
-        made = networks(draft_mindeye2(Sources(weights=str(path))), tmp_path / f"{golden.path.stem}-pack")
+        made = networks(draft_mindeye2(MindEye2Files(weights=str(path))), tmp_path / f"{golden.path.stem}-pack")
         assert made["backbone"].shape.blocks == 0
         for i in range(len(golden.dims["voxels"])):
             voxels = torch.from_numpy(golden.tensors[f"voxels_subj{i}"])[:, 0]
@@ -69,7 +68,7 @@ def test_golden_import_of_the_low_level_branch(shared: Path, tmp_path: Path) -> 
         shape = shape_of(golden, low_level=True)
         state = mindeye2_state(voxels=[9], backbone=part(golden), shape=shape, prior_sizes=like(shape))
         path = save_last(tmp_path / f"{golden.path.stem}.pth", state)
-        made = networks(draft_mindeye2(Sources(weights=str(path))), tmp_path / f"{golden.path.stem}-pack")
+        made = networks(draft_mindeye2(MindEye2Files(weights=str(path))), tmp_path / f"{golden.path.stem}-pack")
         out = made["backbone"](torch.from_numpy(golden.tensors["x"]))
         close(golden, "backbone", out.tokens, FORWARD)
         close(golden, "clip_voxels", out.retrieval, FORWARD)
@@ -88,7 +87,7 @@ def test_golden_import_of_the_prior(shared: Path, tmp_path: Path) -> None:
         state |= {k: v for k, v in part(golden).items() if k.startswith("diffusion_prior.noise_scheduler.")}
         path = save_last(tmp_path / f"{golden.path.stem}.pth", state)
         made[golden.path.stem] = networks(
-            draft_mindeye2(Sources(weights=str(path))), tmp_path / f"{golden.path.stem}-pack"
+            draft_mindeye2(MindEye2Files(weights=str(path))), tmp_path / f"{golden.path.stem}-pack"
         )["prior"]
         x, t, condition = (torch.from_numpy(golden.tensors[name]) for name in ("x_t", "t", "cond"))
         close(golden, "pred", made[golden.path.stem](x, t, condition), FORWARD)
@@ -109,7 +108,7 @@ def test_golden_import_of_the_converter(shared: Path, tmp_path: Path) -> None:
         shape = BackboneShape(hidden=16, tokens=tokens, dim=dim, low_level=False)
         weights = save_last(tmp_path / "last.pth", mindeye2_state(voxels=[9], shape=shape, prior_sizes=like(shape)))
         path = save_last(tmp_path / f"{golden.path.stem}.pth", part(golden))
-        draft = draft_mindeye2(Sources(weights=str(weights), converter=str(path)))
+        draft = draft_mindeye2(MindEye2Files(weights=str(weights), converter=str(path)))
         made = networks(draft, tmp_path / f"{golden.path.stem}-pack")
         close(golden, "y", made["converter"](torch.from_numpy(golden.tensors["x"])), FORWARD)
 
@@ -121,7 +120,7 @@ def test_golden_import_of_mindeye1_brain_network(shared: Path, tmp_path: Path) -
         sizes = sizes_of("prior") | {"tokens": dims["out_dim"] // dims["clip_size"], "dim": dims["clip_size"]}
         state = mindeye1_state(part(golden), random_state("prior", sizes), sizes["timesteps"])
         path = save_last(tmp_path / f"{golden.path.stem}.pth", state)
-        made = networks(draft_mindeye1(Sources1(weights=str(path))), tmp_path / f"{golden.path.stem}-pack")
+        made = networks(draft_mindeye1(MindEye1Files(weights=str(path))), tmp_path / f"{golden.path.stem}-pack")
         tokens, retrieval = made["brain"](torch.from_numpy(golden.tensors["x"]))
         close(golden, "voxel2clip_out", tokens.flatten(1), FORWARD)
         close(golden, "clip_voxels_proj", retrieval, FORWARD)
@@ -137,7 +136,7 @@ def test_golden_import_of_mindeye1_prior_and_low_level(shared: Path, tmp_path: P
         for low in goldens(shared, "me1_lowlevel"):
             for form, weights in (("new", part(low)), ("old", old_names(part(low)))):
                 low_path = save_last(tmp_path / f"{low.path.stem}-{form}.pth", weights)
-                draft = draft_mindeye1(Sources1(weights=str(path), low_level=str(low_path)))
+                draft = draft_mindeye1(MindEye1Files(weights=str(path), low_level=str(low_path)))
                 made = networks(draft, tmp_path / f"{golden.path.stem}-{low.path.stem}-{form}-pack")
                 latent, features = made["low_level"](torch.from_numpy(low.tensors["x"]))
                 close(low, "latent", latent, FORWARD)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from engines.compile.plan_building import build_plans, export_pack
 from engines.importing.diffusion_files import SD_SCALE, autoencoder_config
-from engines.importing.mindeye1_files import Sources, draft_mindeye1
+from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
 from engines.importing.shapes import mindeye2_sizes
 from rtdecode.decode.families.mindeye1 import load_mindeye1
 from rtdecode.decode.families.mindeye1 import mindeye1_decoder as mindeye1
@@ -45,7 +45,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> EnginePack:
     state = mindeye1_state(random_state("brain", BRAIN), random_state("prior", PRIOR), PRIOR["timesteps"])
     autoencoder = random_state("autoencoder", autoencoder_config([32, 32], SD_SCALE))
     torch.save(stripped(autoencoder, "vae."), folder / "vae.pth")
-    sources = Sources(
+    sources = MindEye1Files(
         weights=str(save_last(folder / "last.pth", state)),
         low_level=str(save_last(folder / "low.pth", random_state("low_level", LOW_LEVEL))),
         blurry_autoencoder=str(folder / "vae.pth"),

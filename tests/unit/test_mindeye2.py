@@ -14,7 +14,7 @@ import torch
 
 from engines.compile.plan_building import build_plans, export_pack
 from engines.importing.fake import write_fake_mindeye2
-from engines.importing.mindeye2_files import Sources, draft_mindeye2
+from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
 from engines.importing.shapes import mindeye2_sizes
 from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
@@ -139,7 +139,7 @@ def test_a_model_without_a_low_level_branch_has_no_blurry_picture(tmp_path: Path
     shape = BackboneShape(**{**SIZES["backbone"][1], "low_level": False, "blocks": 4})
     weights = save_last(tmp_path / "last.pth", mindeye2_state(voxels=[VOXELS], shape=shape))
     torch.save(stripped(random_state("autoencoder", SIZES["blurry_autoencoder"][1]), "vae."), tmp_path / "vae.pth")
-    draft = draft_mindeye2(Sources(weights=str(weights), blurry_autoencoder=str(tmp_path / "vae.pth")))
+    draft = draft_mindeye2(MindEye2Files(weights=str(weights), blurry_autoencoder=str(tmp_path / "vae.pth")))
     draft.seal(tmp_path / "p", name="p", licence="none", precision="float32")
     out = load_mindeye2(open_pack(str(tmp_path / "p")), recipe=QUICK).decode(betas[0], seed=7)
     assert out.absent == ("caption", "picture", "blurry", "refined")

@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engines.importing.mindeye1_files import Sources as Sources1
-from engines.importing.mindeye1_files import draft_mindeye1
-from engines.importing.mindeye2_files import Sources, draft_mindeye2
+from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
+from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
 from engines.importing.weight_files import locate, read
 from rtdecode.__main__ import main
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
@@ -45,7 +44,7 @@ def small() -> State:
 
 
 def imported(tmp_path: Path, state: State, **options: Any) -> Any:
-    return draft_mindeye2(Sources(weights=str(save_last(tmp_path / "last.pth", state))), **options)
+    return draft_mindeye2(MindEye2Files(weights=str(save_last(tmp_path / "last.pth", state))), **options)
 
 
 def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, small: State) -> None:
@@ -191,7 +190,7 @@ def test_faults_of_an_unclip_checkpoint_are_named(
     torch.save({"state_dict": edit(unclip_state()[0])}, tmp_path / "unclip.ckpt")
     weights = save_last(tmp_path / "last.pth", small)
     with pytest.raises(CheckpointError, match=message):
-        draft_mindeye2(Sources(weights=str(weights), unclip=str(tmp_path / "unclip.ckpt")))
+        draft_mindeye2(MindEye2Files(weights=str(weights), unclip=str(tmp_path / "unclip.ckpt")))
 
 
 def test_a_file_that_needs_code_to_be_read_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_a_deepspeed_folder_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "zero_to_fp32.py").touch()
     with pytest.raises(CheckpointError, match="zero_to_fp32"):
-        draft_mindeye2(Sources(weights=str(tmp_path / "last")))
+        draft_mindeye2(MindEye2Files(weights=str(tmp_path / "last")))
 
 
 def test_a_name_that_is_nowhere_says_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +245,7 @@ def test_an_altered_pack_is_refused(tmp_path: Path, small: State) -> None:
 def test_mindeye1_faults_are_named(tmp_path: Path) -> None:
     path = save_last(tmp_path / "last.pth", {"voxel2clip.lin0.0.bias": torch.zeros(3)})
     with pytest.raises(CheckpointError, match=r"missing lin0\.0\.weight"):
-        draft_mindeye1(Sources1(weights=str(path)))
+        draft_mindeye1(MindEye1Files(weights=str(path)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtdecode.simulate.faults import FAULTS, Fault, Step, make_plan, parse_fault
+from rtdecode.simulate.faults import FAULTS, ScannerFault, Step, make_plan, parse_fault
 
 VOLUMES = [[f"v{volume}_s{file}" for file in range(2)] for volume in range(6)]
 LOSING = {"truncated", "unfilled", "dropped"}
 
 
-def plan(*faults: Fault, seed: int = 0) -> list[Step]:
+def plan(*faults: ScannerFault, seed: int = 0) -> list[Step]:
     return make_plan(VOLUMES, faults, seed=seed)
 
 
@@ -47,7 +47,7 @@ def test_without_faults_each_file_is_put_once_at_its_time() -> None:
 )
 def test_a_plan_loses_only_what_it_is_told_to(faults: list[tuple[str, int | None]], seed: int) -> None:
     given_volumes = [volume for _, volume in faults if volume is not None]
-    asked = [Fault(kind=kind, volume=volume) for kind, volume in faults]
+    asked = [ScannerFault(kind=kind, volume=volume) for kind, volume in faults]
     if len(set(given_volumes)) < len(given_volumes):
         with pytest.raises(ValueError, match="no other fault"):
             plan(*asked, seed=seed)
@@ -68,43 +68,43 @@ def test_a_plan_loses_only_what_it_is_told_to(faults: list[tuple[str, int | None
 
 
 def test_the_seed_picks_volumes_and_pieces() -> None:
-    plans = {repr(plan(Fault(kind="in-place"), seed=seed)) for seed in range(20)}
+    plans = {repr(plan(ScannerFault(kind="in-place"), seed=seed)) for seed in range(20)}
     assert len(plans) == 20
 
 
 def test_reordered_volumes_change_places() -> None:
     for at, other in ((0, 1), (5, 4)):
-        steps = plan(Fault(kind="reordered", volume=at))
+        steps = plan(ScannerFault(kind="reordered", volume=at))
         assert first_at(steps, f"v{at}_s0") == first_at(plan(), f"v{other}_s0")
         assert first_at(steps, f"v{other}_s0") == first_at(plan(), f"v{at}_s0")
 
 
 def test_late_and_dropped_hit_one_file_of_the_volume() -> None:
-    late = plan(Fault(kind="late", volume=2))
+    late = plan(ScannerFault(kind="late", volume=2))
     moved = [step for step in late if step not in plan()]
     assert [step.source[:2] for step in moved] == ["v2"]
     assert moved[0].at_s == first_at(plan(), moved[0].source) + 10.0
-    dropped = {step.source for step in plan()} - {step.source for step in plan(Fault(kind="dropped", volume=2))}
+    dropped = {step.source for step in plan()} - {step.source for step in plan(ScannerFault(kind="dropped", volume=2))}
     assert [source[:2] for source in dropped] == ["v2"]
 
 
 def test_a_restart_breaks_off_and_begins_again() -> None:
-    steps = plan(Fault(kind="restarted", volume=2))
+    steps = plan(ScannerFault(kind="restarted", volume=2))
     assert {step.source[:2] for step in steps if step.series == 0} == {"v0", "v1", "v2"}
     assert {step.source[:2] for step in steps if step.series == 1} == {f"v{volume}" for volume in range(6)}
     assert max(step.at_s for step in steps if step.series == 0) < min(step.at_s for step in steps if step.series == 1)
 
 
 def test_a_jump_of_the_clock_lasts() -> None:
-    steps = plan(Fault(kind="clock-jump", volume=2))
+    steps = plan(ScannerFault(kind="clock-jump", volume=2))
     jumped = first_at(steps, "v2_s0")
     assert {step.clock_s for step in steps if step.at_s < jumped} == {0.0}
     assert {step.clock_s for step in steps if step.at_s > jumped} == {-3600.0}
 
 
 def test_faults_are_parsed() -> None:
-    assert parse_fault("late") == Fault(kind="late", volume=None)
-    assert parse_fault("clock-jump@12") == Fault(kind="clock-jump", volume=12)
+    assert parse_fault("late") == ScannerFault(kind="late", volume=None)
+    assert parse_fault("clock-jump@12") == ScannerFault(kind="clock-jump", volume=12)
     for text in ("lost", "late@", "late@-1", "late@x"):
         with pytest.raises(ValueError, match="expected"):
             parse_fault(text)
@@ -112,8 +112,8 @@ def test_faults_are_parsed() -> None:
 
 def test_a_volume_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="late@6: expected a volume below 6"):
-        plan(Fault(kind="late", volume=6))
+        plan(ScannerFault(kind="late", volume=6))
     with pytest.raises(ValueError, match="at most one fault"):
-        plan(*[Fault(kind="late")] * 7)
+        plan(*[ScannerFault(kind="late")] * 7)
     with pytest.raises(ValueError, match="positive"):
         make_plan(VOLUMES, [], period_s=0.0)

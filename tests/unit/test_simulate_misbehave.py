@@ -12,7 +12,7 @@ import pytest
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from rtdecode.simulate.faults import FAULTS, Fault, Step, make_plan
+from rtdecode.simulate.faults import FAULTS, ScannerFault, Step, make_plan
 from rtdecode.simulate.misbehave import FaultyScanner, RecordedExport
 from rtdecode.simulate.relabel import relabel
 from tests import exports
@@ -33,7 +33,7 @@ def recorded(tmp_path: Path) -> RecordedExport:
     return RecordedExport(folder)
 
 
-def play(recorded: RecordedExport, out: Path, *faults: Fault, on_step: Callable[[Step], None] = nothing) -> None:
+def play(recorded: RecordedExport, out: Path, *faults: ScannerFault, on_step: Callable[[Step], None] = nothing) -> None:
     out.mkdir()
     FaultyScanner(recorded, make_plan(recorded.volumes(), faults, seed=4), out, FakeClock()).play(on_step)
 
@@ -41,7 +41,7 @@ def play(recorded: RecordedExport, out: Path, *faults: Fault, on_step: Callable[
 @pytest.mark.parametrize("kind", sorted(set(FAULTS) - {"truncated", "unfilled", "dropped", "restarted"}))
 def test_all_bytes_arrive_and_nothing_else_stays(recorded: RecordedExport, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "export"
-    play(recorded, out, Fault(kind=kind, volume=1))
+    play(recorded, out, ScannerFault(kind=kind, volume=1))
     for number in (1, 9, 10):
         assert (out / "sub" / f"i{number}").read_bytes() == f"file {number}".encode() * 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "recorded"]
@@ -53,7 +53,7 @@ def test_all_bytes_arrive_and_nothing_else_stays(recorded: RecordedExport, tmp_p
 
 @pytest.mark.parametrize(("kind", "full"), [("truncated", False), ("unfilled", True)])
 def test_a_broken_file_stays_so(recorded: RecordedExport, tmp_path: Path, kind: str, full: bool) -> None:
-    play(recorded, tmp_path / "export", Fault(kind=kind, volume=1))
+    play(recorded, tmp_path / "export", ScannerFault(kind=kind, volume=1))
     good, bad = b"file 9" * 100, (tmp_path / "export" / "sub" / "i9").read_bytes()
     assert (len(bad) == len(good)) is full
     assert bad != good
@@ -91,7 +91,7 @@ def test_steps_come_at_their_times_by_the_speed(recorded: RecordedExport, tmp_pa
 
 def test_a_jump_of_the_clock_shows_in_the_times_of_change(recorded: RecordedExport, tmp_path: Path) -> None:
     out = tmp_path / "export"
-    play(recorded, out, Fault(kind="clock-jump", volume=1))
+    play(recorded, out, ScannerFault(kind="clock-jump", volume=1))
     changed = [(out / "sub" / name).stat().st_mtime for name in ("i1", "i9", "i10")]
     assert changed[0] - changed[1] > 3000
     assert changed[0] - changed[2] > 3000
@@ -112,7 +112,7 @@ def test_a_silent_file_is_heard_of_only_when_it_is_made(recorded: RecordedExport
     observer = Observer()
     observer.schedule(Ear(), str(out), recursive=True)
     observer.start()
-    plan = make_plan(recorded.volumes(), [Fault(kind="silent", volume=1)])
+    plan = make_plan(recorded.volumes(), [ScannerFault(kind="silent", volume=1)])
     scanner = FaultyScanner(recorded, plan, out, FakeClock())
     scanner.play(lambda step: (out / "made").touch() if step.action == "allocate" else None)
     (out / "end").touch()
