@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.decode.families.family import Family, family_of
-from rtdecode.decode.pipeline import Pipeline
+from rtdecode.decode.pipeline import Pipeline, VolumeContext, VolumePredictor
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import PackDescription
+from rtdecode.records import RegisteredVolume, Stamp
 from rtdecode.settings import DecodeSettings
 from rtdecode.testing.refusals import refused
 
@@ -55,6 +56,8 @@ def check_family(family: Family, pack: EnginePack, stimuli: Path | None = None) 
     again = family.pipeline(pack, settings, choose("auto", pack), seed=3)
     again.take(adapter)
     assert _decoded(again, beta, candidates, "r1t1") == first, "another process would give other bytes"
+    if isinstance(pipeline, VolumePredictor) and isinstance(again, VolumePredictor):
+        _check_predictor(pipeline, again)
 
 
 def example_adapter(candidates: Candidates, *, voxels: int = _VOXELS, seed: int = 0) -> Adapter:
@@ -75,6 +78,34 @@ def example_adapter(candidates: Candidates, *, voxels: int = _VOXELS, seed: int 
         token_mean=mean.astype(np.float32),
         r2=np.full(k, 0.5, np.float32),
         group_r2=np.full(len(candidates.groups), 0.5, np.float32),
+    )
+
+
+def _check_predictor(pipeline: VolumePredictor, again: VolumePredictor) -> None:
+    """Predict of a short run forwards, and with another pipeline backwards: nothing may be kept between volumes."""
+    window = pipeline.window
+    assert window >= 1, f"window: expected at least 1, got {window}"
+    volumes = [_volume(index) for index in range(window + 2)]
+    places = range(len(volumes))
+    contexts = [VolumeContext(earlier=volumes[max(0, place - window + 1) : place]) for place in places]
+    forwards = {place: pipeline.predict(volumes[place], contexts[place]).values for place in places}
+    backwards = {place: again.predict(volumes[place], contexts[place]).values for place in reversed(places)}
+    for place in places:
+        assert repr(forwards[place]) == repr(backwards[place]), "a prediction depends on more than its volumes"
+
+
+def _volume(index: int) -> RegisteredVolume:
+    rng = np.random.default_rng(index)
+    return RegisteredVolume(
+        stamp=Stamp(session="check", run=1, volume=index, received_s=0.0, received_mono_s=0.0),
+        masked=rng.uniform(500, 900, _VOXELS).astype(np.float32),
+        matrix=np.eye(4),
+        motion=np.zeros(6),
+        fd_mm=0.0,
+        dvars=0.0,
+        tsnr=float("nan"),
+        fit=1.0,
+        t_r_s=1.5,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import pytest
 from rtdecode.clock import Clock, SystemClock
 from rtdecode.decode.families.mindeye2 import FAMILY as MINDEYE2
 from rtdecode.decode.families.tiny import FAMILY as TINY
+from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
+from rtdecode.decode.pipeline import VolumeContext
 from rtdecode.decode.sampling.prior_sampler import FewStepSampler, PublishedSampler, prior_sampler
 from rtdecode.decode.sampling.schedule import CosineSchedule, cosine_schedule
+from rtdecode.decoded import Prediction
 from rtdecode.errors import EngineError
+from rtdecode.records import RegisteredVolume
 from rtdecode.testing import check_clock, check_engine, check_family, check_prior_sampler
 from tests.conftest import FakeClock
 from tests.decode_small import FakeEngine, tiny_pack
+from tests.system.example_family import ExamplePipeline
 from tests.unit.test_mindeye2_session import DECODED, make_pack, write_stimuli
 
 
@@ -33,6 +39,38 @@ def test_prior_samplers(made: Callable[[CosineSchedule, int], Any], steps: int) 
 
 def test_the_tiny_family() -> None:
     check_family(TINY, tiny_pack())
+
+
+class Remembering(ExamplePipeline):
+    """Keeps something from one volume to the next."""
+
+    seen = 0
+
+    def predict(self, volume: RegisteredVolume, context: VolumeContext) -> Prediction:
+        self.seen += 1
+        return Prediction(values={"seen": float(self.seen)})
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "outcome"),
+    [
+        (ExamplePipeline, nullcontext()),
+        (Remembering, pytest.raises(AssertionError, match="depends on more than its volumes")),
+    ],
+)
+def test_a_family_that_predicts_of_volumes(
+    pipeline: type[TinyPipeline], outcome: AbstractContextManager[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = type(TINY).pipeline
+
+    def other(*arguments: Any, **options: Any) -> TinyPipeline:
+        loaded = load(*arguments, **options)
+        loaded.__class__ = pipeline
+        return loaded
+
+    monkeypatch.setattr(type(TINY), "pipeline", other)
+    with outcome:
+        check_family(TINY, tiny_pack())
 
 
 @pytest.mark.parametrize("stages", [DECODED, ("ridge", "backbone", "prior")])

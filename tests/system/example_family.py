@@ -28,7 +28,7 @@ def predicted(volumes: list[RegisteredVolume]) -> dict[str, float]:
         "seen": float(len(series)),
         "change": float(np.abs(series - series.mean(0)).mean()),
         "volume": float(volumes[-1].stamp.volume),
-        "parcel": float(np.nansum([*volumes[-1].parcels["atlas"].values()])),
+        "parcel": float(np.nansum([*volumes[-1].parcels.get("atlas", {}).values()])),
     }
 
 

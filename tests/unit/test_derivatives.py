@@ -212,7 +212,7 @@ def test_decoded_trials_go_on_after_their_last_whole_row(tmp_path: Path) -> None
         score = Score(
             predicted="cat", probabilities={}, top=(), rank=None, pool=0, evidence=0.5, chance=0.1, p_noise=0.1
         )
-        table.add(final(trial, 1.0, [1.0]), score, None, None, "", 12.34)
+        table.add(final(trial, 1.0, [1.0]), [score], "", 12.34)
         table.close()
 
     for torn in ("", "1.0\t2.0\tn/a\thalf"):
