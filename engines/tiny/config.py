@@ -33,15 +33,6 @@ def pack_toml(networks: Mapping[str, Stage], figures: dict[str, Any]) -> str:
         "components": ["batch", "components"],
         **{name: shape for stage in networks.values() for name, shape in _shapes(stage).items()},
     }
-    adapter = {
-        "beta": ["batch", "voxels"],
-        "mean": ["voxels"],
-        "scale": ["voxels"],
-        "weights": ["voxels", "components"],
-        "intercept": ["components"],
-        "basis": ["components", layout.VALUES],
-        "token_mean": [layout.VALUES],
-    }
     stages = {
         name: {
             "file": f"{name}.onnx",
@@ -52,7 +43,7 @@ def pack_toml(networks: Mapping[str, Stage], figures: dict[str, Any]) -> str:
     }
     stages["adapter"] = {
         "file": "adapter.onnx",
-        "inputs": adapter,
+        "inputs": layout.ADAPTER_INPUTS,
         "outputs": {name: outputs[name] for name in ("components", "tokens")},
     }
     content = {

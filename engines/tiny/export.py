@@ -122,15 +122,6 @@ def round_to_half(module: nn.Module) -> None:
 def adapter_model() -> onnx.ModelProto:
     """ONNX model of the ridge adapter; its weights are inputs, so that loading a participant rebuilds nothing."""
     float32 = TensorProto.FLOAT
-    sizes: dict[str, list[str | int]] = {
-        "beta": ["batch", "voxels"],
-        "mean": ["voxels"],
-        "scale": ["voxels"],
-        "weights": ["voxels", "components"],
-        "intercept": ["components"],
-        "basis": ["components", layout.VALUES],
-        "token_mean": [layout.VALUES],
-    }
     nodes = [
         helper.make_node("Sub", ["beta", "mean"], ["centred"]),
         helper.make_node("Div", ["centred", "scale"], ["standard"]),
@@ -144,7 +135,7 @@ def adapter_model() -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "adapter",
-        [helper.make_tensor_value_info(name, float32, size) for name, size in sizes.items()],
+        [helper.make_tensor_value_info(name, float32, size) for name, size in layout.ADAPTER_INPUTS.items()],
         [
             helper.make_tensor_value_info("components", float32, ["batch", "components"]),
             helper.make_tensor_value_info("tokens", float32, ["batch", layout.TOKENS, layout.CHANNELS]),

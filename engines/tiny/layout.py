@@ -39,6 +39,17 @@ CODE: Final = sum(BLOCKS)
 BINARY_LEVEL: Final = 0.6
 """Facing and style are plus or minus this: as much variance as a position has."""
 
+ADAPTER_INPUTS: Final[dict[str, list[int | str]]] = {
+    "beta": ["batch", "voxels"],
+    "mean": ["voxels"],
+    "scale": ["voxels"],
+    "weights": ["voxels", "components"],
+    "intercept": ["components"],
+    "basis": ["components", VALUES],
+    "token_mean": [VALUES],
+}
+"""Shapes of what the ridge adapter is given."""
+
 PAD: Final = 0
 END: Final = 1
 CAPTION_LENGTH: Final = 13

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.errors import BundleError, EngineError
+from rtdecode.decode.score.tensors import from_tensors
+from rtdecode.errors import EngineError
 
 Float32 = NDArray[np.float32]
 
@@ -86,8 +87,4 @@ def adapter_from(tensors: Mapping[str, NDArray[Any]]) -> Adapter:
     BundleError
         A tensor is missing.
     """
-    names = [spec.name for spec in fields(Adapter)]
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise BundleError(f"adapter: missing {', '.join(missing)}; calibrate again")
-    return Adapter(**{name: tensors[name] for name in names})
+    return from_tensors(Adapter, tensors, part="adapter")

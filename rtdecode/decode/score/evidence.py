@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from rtdecode.errors import BundleError
+from rtdecode.decode.score.tensors import from_tensors
 from rtdecode.statistics import p_value
 
 CEILING = 0.999
@@ -59,12 +59,7 @@ def evidence_from(tensors: Mapping[str, NDArray[Any]]) -> Evidence:
     BundleError
         A tensor is missing.
     """
-    try:
-        return Evidence(
-            coefficients=tensors["coefficients"], null_margins=tensors["null_margins"], signal=tensors["signal"]
-        )
-    except KeyError as error:
-        raise BundleError(f"evidence: missing {error}; calibrate again") from None
+    return from_tensors(Evidence, tensors, part="evidence")
 
 
 def margin(scores: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.errors import BundleError
+from rtdecode.decode.score.tensors import from_tensors
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -56,11 +56,7 @@ def scorer_from(tensors: Mapping[str, NDArray[Any]]) -> Scorer:
     BundleError
         A tensor is missing.
     """
-    names = [spec.name for spec in fields(Scorer)]
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise BundleError(f"evidence: missing {', '.join(missing)}; calibrate again")
-    return Scorer(**{name: tensors[name] for name in names})
+    return from_tensors(Scorer, tensors, part="evidence")
 
 
 def _log_likelihood(predicted: NDArray[Any], means: NDArray[Any], precision: NDArray[Any]) -> Float64:
