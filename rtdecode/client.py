@@ -161,6 +161,7 @@ class Run(Message):
     Attributes
     ----------
     state : {"started", "ended"}
+        What has happened.
     expected : int or None
         Volumes that the experiment announced.
     received : int
@@ -218,6 +219,7 @@ class Skipped(Message):
     path : str
         Name of the file, without its folder; empty where none came.
     reason : str
+        What was expected and what came.
     """
 
     path: str = ""
@@ -323,6 +325,7 @@ class Caption(Message):
     Attributes
     ----------
     text : str
+        The sentence.
     """
 
     text: str = ""
@@ -415,6 +418,7 @@ class Fault(Message):
     remedy : str
         What to do.
     over : bool
+        It is mended.
     """
 
     part: str = ""
@@ -472,6 +476,7 @@ class Other(Message):
     Attributes
     ----------
     topic : str
+        Its name.
     fields : dict of str to object
         All that it says beyond the header; arrays in them are numpy's where that is installed, else `Array`.
     """

@@ -120,6 +120,7 @@ class EstimateSettings:
     Attributes
     ----------
     registration : {"rigid", "off"}
+        Whether volumes are brought to the reference; off for data that are motion-corrected already.
     mask : Path or "auto"
         NIfTI in the space of the reference, or found from the reference volume.
     confounds : {"6", "24", "none"}
@@ -129,6 +130,7 @@ class EstimateSettings:
     high_pass_hz : float
         Drift cosines up to this frequency.
     hrf : {"glover", "spm"}
+        Canonical haemodynamic response.
     voxel_hrf : bool
         Whether earlier runs choose one of a library of 20 stretched responses for each voxel. Loses accuracy where
         slow noise is strong: see ``bench/simulated_betas.py``.
@@ -239,6 +241,7 @@ class PublishSettings:
     stream, requests : str
         ZeroMQ addresses of the PUB and ROUTER sockets. Loopback only.
     heartbeat_s : float
+        Time between heartbeats, seconds.
     """
 
     stream: str = "tcp://127.0.0.1:5591"

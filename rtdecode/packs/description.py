@@ -32,6 +32,7 @@ class StageTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     file : str
         ONNX file or, where `network` is given, safetensors file of its weights.
     inputs, outputs : dict of str to shape
+        Arrays that it takes and gives, by name; a text in a shape is a size that varies.
     network : str
         Kind of a torch network; see `rtdecode.decode.networks.build`.
     sizes : dict
@@ -50,7 +51,10 @@ class PartTable(Table, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes
     ----------
-    stage, file : str
+    stage : str
+        Of which it is a part.
+    file : str
+        ONNX file.
     precision : str
         Of the file's tensors.
     tolerance : float
@@ -58,7 +62,9 @@ class PartTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     opset : int
         Of ONNX.
     inputs : dict of str to shape
+        As of a stage.
     outputs : list of str
+        Names of the arrays that it gives.
     difference : float or None
         What was measured when the file was written; None where nothing here runs it.
     """
@@ -79,6 +85,7 @@ class TokenTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     count, channels : int
+        Tokens of a picture, and numbers in each.
     groups : dict of str to (int, int)
         First and last + 1 of the flattened values of each group.
     """
@@ -93,12 +100,18 @@ class PackDescription(Table, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes
     ----------
-    schema, name : str
+    schema : str
+        ``rtdecode.engine-pack/1``.
+    name : str
+        Of the pack.
     tokens : TokenTable
+        Layout of the tokens that its embedder gives.
     stages : dict of str to StageTable
+        Its networks by name; which there must be is the family's to say.
     kind : str
         Name of the family.
     licence, description : str
+        Of the weights, for whoever gets the pack.
     precision : str or None
         Of the weights of networks.
     parts : dict of str to PartTable

@@ -28,6 +28,7 @@ class CurvePoint(Table, frozen=True, kw_only=True):
     Attributes
     ----------
     trials : int
+        Collected by then.
     percentile : float or None
         Held-out mean percentile rank of the shown among the stimuli held out with it; .5 is chance, 1 perfect. None
         where there are too few trials.
@@ -60,12 +61,16 @@ class Figures(Table, frozen=True, kw_only=True):
         Those that are predicted at all.
     category_accuracy, category_p : float
         Held-out share of trials whose category is named right, and how often shuffled labels reach it.
-    percentile, percentile_interval, percentile_p
+    percentile, percentile_p : float or None
         Of the last `CurvePoint`.
+    percentile_interval : tuple of float
+        The same.
     decoder_percentile : float or None
         Held-out percentile rank by the decoder itself.
     leave_out : {"trial", "run"}
+        What was held out together.
     seed : int
+        Of the permutations and noise.
     categories, stimuli : list of str
         What was told apart, and what was shown.
     """
@@ -97,6 +102,7 @@ class Provenance(Figures, frozen=True, kw_only=True):
     pack, pack_name : str
         Identity and name of the pack whose tokens were the targets.
     participant, session : str
+        BIDS label, and identifier of the session.
     left_out : list of str
         Trials that could not be used, each with its reason.
     """

@@ -50,6 +50,7 @@ class Replay(Request, frozen=True, tag="replay"):
     Attributes
     ----------
     topic : str
+        Its name.
     since_seq : int
         `seq` of the first that is wanted.
     """
@@ -64,6 +65,7 @@ class Mode(Request, frozen=True, tag="mode"):
     Attributes
     ----------
     mode : {"calibrate", "decode"}
+        What is asked for.
     bundle : str or None
         Folder of the ParticipantBundle, as the daemon's machine sees it; needed to decode.
     """
@@ -105,6 +107,7 @@ class Event(Request, frozen=True, tag="event"):
     Attributes
     ----------
     kind : {"run_start", "trial", "run_end"}
+        What is announced.
     run : int
         From 1.
     trial : str or None

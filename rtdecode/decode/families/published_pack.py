@@ -9,7 +9,15 @@ from rtdecode.typed import Table
 
 
 class DroppedKeys(Table, frozen=True, kw_only=True):
-    """Keys of a published file that are in no stage, and why."""
+    """Keys of a published file that are in no stage.
+
+    Attributes
+    ----------
+    file, reason : str
+        Where they are, and why they were left out.
+    keys : list of str
+        Their names.
+    """
 
     file: str
     reason: str
@@ -24,6 +32,7 @@ class PublishedDescription(PackDescription, frozen=True, kw_only=True, omit_defa
     participants : list of int
         Numbers in the published files of the participants whose ridge layers or networks there are.
     dropped : list of DroppedKeys
+        Keys of the published files that were left out.
     """
 
     participants: list[int] = field(default_factory=list)

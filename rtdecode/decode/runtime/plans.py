@@ -45,6 +45,7 @@ class PlanKey:
     network : str
         SHA-256 of the ONNX file and its external data.
     hardware : Hardware
+        Versions of TensorRT and driver, name and compute capability of the GPU.
     precision : str
         Of the network's tensors: ``float32``, ``float16`` or ``bfloat16``.
     profile : dict

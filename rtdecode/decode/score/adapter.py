@@ -28,10 +28,12 @@ class Adapter:
     weights : ndarray of shape (s, k), float32
         Ridge weights on standardised betas.
     intercept : ndarray of shape (k,), float32
+        Components of the mean beta.
     basis : ndarray of shape (k, n), float32
         Components to flattened tokens; rows are orthogonal, and a component has unit variance over the calibration
         stimuli. Each row lies in one token group.
     token_mean : ndarray of shape (n,), float32
+        Of the calibration stimuli, flattened.
     r2 : ndarray of shape (k,), float32
         Held-out explained variance of each component, not below 0.
     group_r2 : ndarray of shape (groups,), float32

@@ -25,7 +25,9 @@ class Scorer:
     Attributes
     ----------
     slope : ndarray of shape (k,), float32
+        How much of a true component is predicted.
     precision, category_precision : ndarray of shape (k, k), float32
+        Inverse covariance of what is predicted around a stimulus, and around a category.
     prototypes : ndarray of shape (c, k), float32
         Components of each category's mean tokens.
     """

@@ -21,6 +21,7 @@ class LatentsTable(Table, frozen=True, kw_only=True):
     Attributes
     ----------
     file : str
+        Of the map's arrays.
     components : int
         Principal components of the tokens.
     pictures, trials : int
@@ -28,6 +29,7 @@ class LatentsTable(Table, frozen=True, kw_only=True):
     participants : list of int
         Ridge layers that the trials are of.
     penalty : float
+        Of the ridge regression.
     held_out_r2 : float
         Over pictures left out, one at a time.
     """
@@ -49,6 +51,7 @@ class DistilledTable(Table, frozen=True, kw_only=True):
     teacher : str
         Identity of the teacher's pack.
     guidance_baked_in : float
+        Scale of the teacher's guidance that the student has learned.
     steps, skip, seed : int
         Of the training.
     """

@@ -12,7 +12,17 @@ from rtdecode.typed import Table
 
 
 class PictureTable(Table, frozen=True, kw_only=True):
-    """Pictures that the embedder takes and the autoencoder gives: sizes in pixels, values from `range`."""
+    """Pictures that the embedder takes and the autoencoder gives.
+
+    Attributes
+    ----------
+    height, width : int
+        Pixels.
+    colour_space : str
+        ``"sRGB"``.
+    range : (float, float)
+        Least and largest value.
+    """
 
     height: Count
     width: Count
@@ -21,7 +31,15 @@ class PictureTable(Table, frozen=True, kw_only=True):
 
 
 class CaptionTable(Table, frozen=True, kw_only=True):
-    """Words by number; `pad` and `end` are numbers of words that are not said."""
+    """Words of captions.
+
+    Attributes
+    ----------
+    vocabulary : list of str
+        Words by number.
+    pad, end : int
+        Numbers of the words that are not said.
+    """
 
     vocabulary: list[str]
     pad: int
@@ -29,7 +47,17 @@ class CaptionTable(Table, frozen=True, kw_only=True):
 
 
 class PriorSampling(Table, frozen=True, kw_only=True):
-    """How the diffusion prior is called: noise levels of its schedule, evaluations a picture, and by what sampler."""
+    """How the diffusion prior is called.
+
+    Attributes
+    ----------
+    schedule : str
+        ``"cosine"``.
+    levels, steps : int
+        Noise levels, and evaluations a picture.
+    sampler : str
+        ``few``, ``published``, or the name of one that another package brings.
+    """
 
     schedule: str
     levels: Count
@@ -43,6 +71,7 @@ class UnclipSampling(Table, frozen=True, kw_only=True):
     Attributes
     ----------
     schedule : str
+        ``"sgm"``.
     levels, steps : int
         Noise levels, and evaluations a picture.
     guidance_baked_in : float
@@ -74,11 +103,15 @@ class TinyDescription(PackDescription, frozen=True, kw_only=True, omit_defaults=
     Attributes
     ----------
     categories : list of str
+        What a score decides between.
     prototypes : str
         File of the mean tokens of each category.
     picture : PictureTable
+        Pictures that it takes and gives.
     caption : CaptionTable
+        Words of captions.
     sampling : SamplingTable
+        How its diffusion networks are called.
     expected_parity : float
         Largest difference of a stage from the network it was exported from.
     report : dict
