@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,23 +51,28 @@ class Collected:
         return sum(trial.done for trial in list(self.trials.values()))
 
 
-class Collector:
-    """A client on a thread of its own.
+class ClientThread:
+    """A client on a thread of its own, while the block lasts; it takes what comes under the condition `changed`.
 
     Parameters
     ----------
     stream, requests : str
-        Addresses of the daemon, which answers already.
+        Addresses of the daemon.
+    topics : iterable of str
+    from_start : bool
+        Whether to begin with what was published before; the daemon must answer already.
     """
 
-    def __init__(self, stream: str, requests: str) -> None:
-        self.collected = Collected()
-        self._addresses = (stream, requests)
-        self._changed = threading.Condition()
+    def __init__(
+        self, stream: str, requests: str, *, topics: Iterable[str] = tuple(wire.TOPICS), from_start: bool = False
+    ) -> None:
+        self.changed = threading.Condition()
+        self._from_start = from_start
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="collector")
+        self._open = partial(wire.Client, stream, requests, topics=list(topics))
+        self._thread = threading.Thread(target=self._follow, name=type(self).__name__)
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -75,22 +82,42 @@ class Collector:
         self._stop.set()
         self._thread.join()
 
-    def wait(self, reached: Callable[[Collected], bool], timeout_s: float) -> bool:
-        """Wait until `reached` holds, at most `timeout_s`; return whether it does."""
-        with self._changed:
-            return self._changed.wait_for(lambda: reached(self.collected), timeout_s)
+    def take(self, message: wire.Message) -> None:
+        """Take a message."""
+        raise NotImplementedError
 
     def _follow(self) -> None:
-        with wire.Client(*self._addresses, topics=[t for t in wire.TOPICS if t != "beta"]) as client:
-            client.catch_up()
+        with self._open() as client:
+            if self._from_start:
+                client.catch_up()
             while not self._stop.is_set():
                 message = client.receive(0.2)
                 if message is not None:
-                    with self._changed:
-                        self._take(message)
-                        self._changed.notify_all()
+                    with self.changed:
+                        self.take(message)
+                        self.changed.notify_all()
 
-    def _take(self, message: wire.Message) -> None:
+
+class Collector(ClientThread):
+    """Collects what a visit's summary is made of.
+
+    Parameters
+    ----------
+    stream, requests : str
+        Addresses of the daemon, which answers already.
+    """
+
+    def __init__(self, stream: str, requests: str) -> None:
+        super().__init__(stream, requests, topics=[t for t in wire.TOPICS if t != "beta"], from_start=True)
+        self.collected = Collected()
+
+    def wait(self, reached: Callable[[Collected], bool], timeout_s: float) -> bool:
+        """Wait until `reached` holds, at most `timeout_s`; return whether it does."""
+        with self.changed:
+            return self.changed.wait_for(lambda: reached(self.collected), timeout_s)
+
+    def take(self, message: wire.Message) -> None:
+        """Take a message."""
         seen = self.collected
         match message:
             case wire.Session():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 import tomli_w
@@ -117,6 +117,9 @@ class PackDescription(Table, frozen=True, kw_only=True, omit_defaults=True):
     parts : dict of str to PartTable
         By name; there are none before ``rtdecode engines export``.
     """
+
+    family: ClassVar[str] = ""
+    """The `kind` that a family's own description is of."""
 
     schema: str
     name: str

@@ -49,9 +49,7 @@ class EnginePack:
             The pack is of another family.
         """
         if not isinstance(self.description, kind):
-            raise EngineError(
-                f"pack {self.name}: expected a pack that a {kind.__name__} describes, got kind {self.description.kind}"
-            )
+            raise EngineError(f"pack {self.name}: expected kind {kind.family!r}, got {self.description.kind!r}")
         return self.description
 
     def digest(self, filename: str) -> str:

@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ import tomli_w
 
 from rtdecode import client as wire
 from rtdecode.clock import SystemClock
+from rtdecode.demo.collector import ClientThread
 from rtdecode.demo.processes import free_port
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.playback import Speed
@@ -34,25 +33,16 @@ DAYS = (PLAN, replace(PLAN, seed=6, calibration_runs=0, decoding_runs=2))
 """The second decodes pictures that the first has never shown, from its first trial on."""
 
 
-class Listener:
-    """An experiment's client that asks for every topic and stays, on a thread of its own."""
+class Listener(ClientThread):
+    """An experiment's client that asks for every topic and stays."""
 
     def __init__(self, addresses: tuple[str, str]) -> None:
+        super().__init__(*addresses)
         self.seen: list[wire.Message] = []
-        self._addresses = addresses
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="listener")
 
-    def __enter__(self) -> Listener:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def take(self, message: wire.Message) -> None:
+        if not isinstance(message, wire.Heartbeat):
+            self.seen.append(message)
 
     def of(self, kind: type[wire.Message], session: str, **fields: object) -> list[Any]:
         """Messages of a kind and a session that have these fields."""
@@ -64,17 +54,8 @@ class Listener:
 
     def await_(self, kind: type[wire.Message], session: str, **fields: object) -> None:
         """Wait for such a message."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.of(kind, session, **fields), PATIENCE_S), (kind, session, fields)
-
-    def _listen(self) -> None:
-        with wire.Client(*self._addresses) as client:
-            while not self._stop.is_set():
-                message = client.receive(0.2)
-                if message is not None and not isinstance(message, wire.Heartbeat):
-                    with self._changed:
-                        self.seen.append(message)
-                        self._changed.notify_all()
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.of(kind, session, **fields), PATIENCE_S), (kind, session, fields)
 
 
 class Visits:

@@ -18,7 +18,7 @@ from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
 from engines.importing.shapes import mindeye2_sizes
 from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
-from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
+from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable, MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.torch_stages import load_stages
@@ -29,6 +29,7 @@ from rtdecode.decode.runtime.tensorrt import TensorRT
 from rtdecode.errors import EngineError
 from rtdecode.packs import open_pack
 from tests.fake_tensorrt import Library, install
+from tests.packs import description
 from tests.published import mindeye2_state, random_state, save_last, stripped
 
 SIZES = mindeye2_sizes("small")
@@ -351,9 +352,11 @@ def test_the_choice_of_a_backend_is_told(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_a_distilled_pack_is_decoded_in_two_steps(stages: MindEye2Stages, decoded: MindEye2Decoded) -> None:
-    recipe = recipe_of({"distilled": {"prior": {}, "unclip": {}}})
+    student = DistilledTable(teacher="x", guidance_baked_in=5.0, steps=1, skip=1, seed=0)
+    recipe = recipe_of(description(distilled={"prior": student, "unclip": student}))
     assert (recipe.unclip_steps, recipe.unclip_guidance, recipe.prior_sampler) == (2, 1.0, "few")
-    assert recipe_of({}) == Recipe()
+    assert recipe_of(description()) == Recipe()
+    assert recipe_of(description(prior_sampler="other")) == Recipe(prior_sampler="other")
     levels: list[int] = []
     sizes: list[int] = []
 

@@ -32,6 +32,8 @@ BANDS = 5
 class FiveRidgesDescription(PackDescription, frozen=True, kw_only=True):
     """Content of ``pack.toml``: the file of the bands, and the height and width of pictures in pixels."""
 
+    family = "five-ridges"
+
     bands: str
     side: int
 

@@ -20,6 +20,8 @@ from rtdecode.settings import DecodeSettings
 class MindEye1Description(PublishedDescription, frozen=True, kw_only=True):
     """Content of ``pack.toml``; see `PublishedDescription`."""
 
+    family = "mindeye1"
+
 
 class MindEye1Family:
     """A `Family` whose packs no session runs yet: each participant has a whole network, which no visit can train."""

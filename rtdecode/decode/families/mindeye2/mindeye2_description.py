@@ -76,6 +76,8 @@ class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_
         What samples the prior; empty for the published one, or that of students where it is distilled.
     """
 
+    family = "mindeye2"
+
     latents: LatentsTable | None = None
     distilled: dict[Student, DistilledTable] = field(default_factory=dict)
 

@@ -118,6 +118,8 @@ class TinyDescription(PackDescription, frozen=True, kw_only=True, omit_defaults=
         Held-out figures of the training.
     """
 
+    family = "tiny"
+
     categories: list[str]
     prototypes: str
     picture: PictureTable
