@@ -128,7 +128,7 @@ def test_the_map_is_a_ridge_on_principal_components(
     assert table.components == learned.components == min(components, len(rows) - 1)
     flat = data["pictures"]["tokens"].reshape(PICTURES, -1).astype(np.float64)
     pca = PCA(learned.components, svd_solver="full").fit(flat[rows])
-    peer = Ridge(alpha=table["penalty"]).fit(pca.transform(flat[rows]), targets)
+    peer = Ridge(alpha=table.penalty).fit(pca.transform(flat[rows]), targets)
     expected = peer.predict(pca.transform(flat))
     got = latent_map(made)(data["pictures"]["tokens"])
     assert got.dtype == np.float32
@@ -137,10 +137,10 @@ def test_the_map_is_a_ridge_on_principal_components(
     error = 0.0
     for i, wanted in enumerate(targets):
         others = np.arange(len(rows)) != i
-        guess = Ridge(alpha=table["penalty"]).fit(scores[others], targets[others]).predict(scores[i : i + 1])
+        guess = Ridge(alpha=table.penalty).fit(scores[others], targets[others]).predict(scores[i : i + 1])
         error += float(np.square(guess - wanted).sum())
     total = float(np.square(targets - targets.mean(0)).sum())
-    assert table["held_out_r2"] == learned.held_out_r2 == pytest.approx(1 - error / total, abs=1e-4)
+    assert table.held_out_r2 == learned.held_out_r2 == pytest.approx(1 - error / total, abs=1e-4)
     assert learned.held_out_r2 > 0
 
 

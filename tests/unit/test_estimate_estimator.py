@@ -44,14 +44,20 @@ def event(onset_s: float, run: int = 1, duration_s: float = 2.0) -> TrialEvent:
 
 
 def play(
-    estimator: Estimator, length: int = 30, run: int = 1, onsets_s: tuple[float, ...] = (4.0, 20.0, 36.0)
+    estimator: Estimator,
+    length: int = 30,
+    run: int = 1,
+    onsets_s: tuple[float, ...] = (4.0, 20.0, 36.0),
+    told: tuple[tuple[float, bool], ...] = ((T_R_S, False),),
 ) -> list[BetaUpdate]:
-    estimator.start_run(run, T_R_S)
+    """Take a run; `told` are its volumes' repetition times and whether they were measured, the last for all others."""
+    estimator.start_run(run, told[0][0])
     for onset_s in onsets_s:
         estimator.add_event(event(onset_s, run))
     updates = []
     for index in range(length):
-        updates += estimator.step(volume(index, run))[1]
+        t_r_s, measured = told[min(index, len(told) - 1)]
+        updates += estimator.step(volume(index, run, t_r_s=t_r_s, t_r_measured=measured))[1]
     return updates + estimator.finish_run()
 
 
@@ -376,20 +382,9 @@ def test_each_slice_has_its_moment() -> None:
 
 def test_a_repetition_time_that_was_measured_holds_for_the_whole_run() -> None:
     """The header of the first volumes was wrong: betas are those of a run that told the right time from the start."""
-
-    def played(*told: tuple[float, bool]) -> list[BetaUpdate]:
-        estimator = Estimator(OFF, "s")
-        estimator.start_run(1, told[0][0])
-        for onset_s in (4.0, 20.0, 36.0):
-            estimator.add_event(event(onset_s))
-        updates = []
-        for index in range(30):
-            t_r_s, measured = told[min(index, len(told) - 1)]
-            updates += estimator.step(volume(index, t_r_s=t_r_s, t_r_measured=measured))[1]
-        return updates + estimator.finish_run()
-
-    right = played((T_R_S, False))
-    wrong = played((1.79, False), (1.79, False), (T_R_S, True), (1.79, False), (T_R_S, True))  # resumed in between
+    right = play(Estimator(OFF, "s"))
+    told = ((1.79, False), (1.79, False), (T_R_S, True), (1.79, False), (T_R_S, True))  # resumed in between
+    wrong = play(Estimator(OFF, "s"), told=told)
     assert [(u.event.trial, u.final, u.delay_s) for u in wrong] == [(u.event.trial, u.final, u.delay_s) for u in right]
     for one, other in zip(wrong, right, strict=True):
         np.testing.assert_array_equal(one.beta, other.beta)
