@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from rtdecode.packs.description import PACK_SCHEMA
+from rtdecode.packs.description import PACK_SCHEMA, StageTable
 from rtdecode.packs.sealed import seal
 
 torch = pytest.importorskip("torch")
@@ -90,16 +90,13 @@ def test_keys_computed_once_give_the_same_noise(denoiser: Denoiser) -> None:
 
 
 def test_a_denoiser_is_exported_in_two_parts(denoiser: Denoiser, tmp_path: Path) -> None:
-    spec = {
-        "network": "denoiser",
-        "inputs": {
-            "x": ["batch", 4, 8, 8],
-            "t": ["batch"],
-            "tokens": ["batch", "tokens", 24],
-            "vector": ["batch", 1024],
-        },
-        "outputs": {"noise": ["batch", 4, 8, 8]},
-    }
+    latent: list[int | str] = ["batch", 4, 8, 8]
+    spec = StageTable(
+        file="",
+        network="denoiser",
+        inputs={"x": latent, "t": ["batch"], "tokens": ["batch", "tokens", 24], "vector": ["batch", 1024]},
+        outputs={"noise": latent},
+    )
     made = parts("unclip", spec, denoiser)
     assert [part.name for part in made] == ["unclip_context", "unclip"]
     for part in made:
