@@ -48,6 +48,8 @@ class Session:
                 return {"t_wall": self.clock.wall(), "t_mono": time.monotonic()}
             case requests.Replay():
                 return self.out.replay(request.topic, request.since_seq)
+            case requests.Snapshot():
+                return {"messages": self.out.snapshot()}
         if self.busy:
             raise Busy("being resumed: 3 of 9")
         match request:
