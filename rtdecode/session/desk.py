@@ -37,7 +37,7 @@ class Desk:
         Tells how far the scan has come.
     decoding : Decoding
         Is given bundles.
-    intake : Intake
+    intake : Inlet
         Is given announcements.
     announcements : Announcements
     clock : Clock
