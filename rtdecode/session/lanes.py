@@ -16,7 +16,51 @@ class Closed(Exception):  # noqa: N818 - a state, not a fault
     """The lane was closed and is empty."""
 
 
-class VolumeLane(Generic[T]):
+class _Lane(Generic[T]):
+    """Items that wait between threads.
+
+    Parameters
+    ----------
+    changed : Condition, optional
+        Told of each change; one that is shared lets a thread wait for several lanes.
+    """
+
+    def __init__(self, changed: threading.Condition | None = None) -> None:
+        self._changed = changed or threading.Condition()
+        self._closed = False
+
+    def get(self, timeout_s: float | None = None) -> T | None:
+        """Take the next item; None if nothing came within `timeout_s`.
+
+        Raises
+        ------
+        Closed
+            The lane was closed and is empty.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self) > 0, timeout_s)
+            if len(self):
+                item = self._next()
+                self._changed.notify_all()
+                return item
+            if self._closed:
+                raise Closed
+            return None
+
+    def close(self) -> None:
+        """Refuse further items; what is waiting can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _next(self) -> T:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class VolumeLane(_Lane[T]):
     """First-in first-out lane that never drops.
 
     Parameters
@@ -24,14 +68,12 @@ class VolumeLane(Generic[T]):
     capacity : float
         Items held before `wait_for_room` waits.
     changed : Condition, optional
-        Told of each change; one that is shared lets a thread wait for several lanes.
     """
 
     def __init__(self, capacity: float = math.inf, changed: threading.Condition | None = None) -> None:
+        super().__init__(changed)
         self._items: deque[T] = deque()
         self._capacity = capacity
-        self._changed = changed or threading.Condition()
-        self._closed = False
 
     def put(self, item: T) -> None:
         """Add `item`; whoever must not fill the lane calls `wait_for_room` before.
@@ -52,42 +94,21 @@ class VolumeLane(Generic[T]):
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
 
-    def get(self, timeout_s: float | None = None) -> T | None:
-        """Take the oldest item; None if nothing came within `timeout_s`.
-
-        Raises
-        ------
-        Closed
-            The lane was closed and is empty.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._items), timeout_s)
-            if self._items:
-                item = self._items.popleft()
-                self._changed.notify_all()
-                return item
-            if self._closed:
-                raise Closed
-            return None
-
     @property
     def oldest(self) -> T | None:
         """The item that `get` takes next; it stays."""
         with self._changed:
             return self._items[0] if self._items else None
 
-    def close(self) -> None:
-        """Refuse further items; what is in the lane can still be taken."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+    def _next(self) -> T:
+        return self._items.popleft()
 
     def __len__(self) -> int:
         with self._changed:
             return len(self._items)
 
 
-class PictureLane:
+class PictureLane(_Lane[BetaUpdate]):
     """Betas waiting to be decoded: a newer beta of a trial replaces an older one that is not final.
 
     A final beta is never replaced. Trials are served in order of their oldest waiting beta.
@@ -95,13 +116,11 @@ class PictureLane:
     Parameters
     ----------
     changed : Condition, optional
-        As of `VolumeLane`.
     """
 
     def __init__(self, changed: threading.Condition | None = None) -> None:
+        super().__init__(changed)
         self._waiting: dict[str, BetaUpdate] = {}
-        self._changed = changed or threading.Condition()
-        self._closed = False
         self._superseded = 0
 
     @property
@@ -131,34 +150,15 @@ class PictureLane:
             self._changed.notify_all()
             return older
 
-    def get(self, timeout_s: float | None = None) -> BetaUpdate | None:
-        """Take the next beta; None if nothing came within `timeout_s`.
-
-        Raises
-        ------
-        Closed
-            The lane was closed and is empty.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._waiting), timeout_s)
-            if self._waiting:
-                return self._waiting.pop(next(iter(self._waiting)))
-            if self._closed:
-                raise Closed
-            return None
-
-    def close(self) -> None:
-        """Refuse further betas; what is waiting can still be taken."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+    def _next(self) -> BetaUpdate:
+        return self._waiting.pop(next(iter(self._waiting)))
 
     def __len__(self) -> int:
         with self._changed:
             return len(self._waiting)
 
 
-class DecodeLanes:
+class DecodeLanes(_Lane[BetaUpdate | RegisteredVolume]):
     """What waits for the decode worker: betas first, then volumes in their order, of which none is dropped.
 
     Attributes
@@ -169,35 +169,19 @@ class DecodeLanes:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        super().__init__()
         self.pictures = PictureLane(self._changed)
         self.volumes: VolumeLane[RegisteredVolume] = VolumeLane(changed=self._changed)
-        self._closed = False
-
-    def get(self, timeout_s: float | None = None) -> BetaUpdate | RegisteredVolume | None:
-        """Take a beta; a volume if there is none; None if nothing came within `timeout_s`.
-
-        Raises
-        ------
-        Closed
-            The lanes were closed and are empty.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self) > 0, timeout_s)
-            if len(self.pictures):
-                return self.pictures.get(0)
-            if len(self.volumes):
-                return self.volumes.get(0)
-            if self._closed:
-                raise Closed
-            return None
 
     def close(self) -> None:
         """Refuse further items; what is waiting can still be taken."""
         with self._changed:
-            self._closed = True
             self.pictures.close()
             self.volumes.close()
+            super().close()
+
+    def _next(self) -> BetaUpdate | RegisteredVolume:
+        return self.pictures._next() if len(self.pictures) else self.volumes._next()
 
     def __len__(self) -> int:
         with self._changed:
