@@ -18,7 +18,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _calibrate(args: argparse.Namespace) -> int:
     from calibration.calibrator import Calibrator
-    from calibration.visit import TOPICS, CalibrationRun
+    from calibration.visit_client import TOPICS, CalibrationRun
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
     from rtdecode.packs import open_pack

@@ -42,7 +42,7 @@ def _count(text: str) -> int:
 
 def _train_tiny(args: argparse.Namespace) -> int:
     try:
-        from engines.tiny.recipe import make_pack
+        from engines.tiny.whole_recipe import make_pack
     except ImportError as error:
         print(f"training needs torch, open_clip and onnx ({error}): pip install '.[gpu]'")
         return 2

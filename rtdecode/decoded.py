@@ -47,7 +47,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
+class DecodedPart:
     """One piece of what is decoded of a beta or a volume; its topic is the name of its class in lower case.
 
     A field that is a part itself becomes a message of its own, after that of the part which holds it.
@@ -71,7 +71,7 @@ _DEVIATIONS = "standard deviations of the calibration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Score(Part):
+class Score(DecodedPart):
     """How well a decoded embedding fits the candidates."""
 
     stage: ClassVar[str] = "embed"
@@ -119,7 +119,7 @@ class Score(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Embedding(Part):
+class Embedding(DecodedPart):
     """Tokens decoded from one beta."""
 
     stage: ClassVar[str] = "embed"
@@ -140,7 +140,7 @@ class Embedding(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Caption(Part):
+class Caption(DecodedPart):
     """A sentence decoded from an embedding."""
 
     stage: ClassVar[str] = "caption"
@@ -150,7 +150,7 @@ class Caption(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reconstruction(Part):
+class Reconstruction(DecodedPart):
     """A picture decoded from an embedding. Its message holds it encoded: see `rtdecode.publish.messages`."""
 
     stage: ClassVar[str] = "reconstruct"
@@ -160,7 +160,7 @@ class Reconstruction(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prediction(Part):
+class Prediction(DecodedPart):
     """What a decoder says of one volume; its message repeats run and volume, not a trial."""
 
     stage: ClassVar[str] = "predict"
@@ -168,35 +168,35 @@ class Prediction(Part):
     values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
 
 
-TRIAL_KINDS: tuple[type[Part], ...] = (Embedding, Score, Caption, Reconstruction)
+TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Caption, Reconstruction)
 """What is decoded of a beta, in the order in which it is published."""
-VOLUME_KINDS: tuple[type[Part], ...] = (Prediction,)
+VOLUME_KINDS: tuple[type[DecodedPart], ...] = (Prediction,)
 """What is decoded of a volume."""
 
 
-def kinds() -> dict[str, type[Part]]:
+def kinds() -> dict[str, type[DecodedPart]]:
     """Return all kinds by topic."""
     return {topic_of(kind): kind for kind in (*TRIAL_KINDS, *VOLUME_KINDS)}
 
 
-def topic_of(kind: type[Part]) -> str:
+def topic_of(kind: type[DecodedPart]) -> str:
     """Return the topic that the messages of a kind are published on."""
     return kind.__name__.lower()
 
 
-def told(kind: type[Part]) -> dict[str, Told]:
+def told(kind: type[DecodedPart]) -> dict[str, Told]:
     """Return the fields of a kind and what is declared of each; fields that are parts themselves are left out."""
     hints = typing.get_type_hints(kind, include_extras=True)
     declared = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(kind)}
     return {name: notes[0] for name, notes in declared.items() if notes}
 
 
-def pieces(part: Part) -> Iterator[Part]:
+def pieces(part: DecodedPart) -> Iterator[DecodedPart]:
     """Yield a part and those within it: each is a message of its own."""
     yield part
     for field in fields(part):
         value = getattr(part, field.name)
-        if isinstance(value, Part):
+        if isinstance(value, DecodedPart):
             yield from pieces(value)
 
 
@@ -206,7 +206,7 @@ def columns() -> dict[str, Told]:
     return {note.column: note for note in every if note.column is not None}
 
 
-def row(found: Iterable[Part]) -> list[object]:
+def row(found: Iterable[DecodedPart]) -> list[object]:
     """Return the values of `columns` for what was decoded of a trial; None where there is none."""
     values: dict[str, object] = {}
     for part in found:

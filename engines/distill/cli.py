@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines.participants import add_participants
+from engines.participant_option import add_participants
 from engines.training.cli import missing, told
 
 _PICTURES = {

@@ -18,7 +18,7 @@ from engines.distill.consistency import Distillation, distil
 from engines.sealed_copies import exported_files, seal_copy
 from engines.training.agreement import agreed
 from engines.training.loop import Fitted, Plan, make_accelerator
-from engines.training.rows import Table
+from engines.training.rows import FileRows
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer
 from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable, MindEye2Description, Student
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, size_features
@@ -73,7 +73,7 @@ def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         pack = open_pack(name)
         teacher, sizes = _network(pack, "prior", device)
         backbone, _ = _network(pack, "backbone", device)
-        pictures = Table(order.pictures, {"tokens": 3})
+        pictures = FileRows(order.pictures, {"tokens": 3})
         _check_shape(pictures, "tokens", (sizes["tokens"], sizes["dim"]))
         people = [_person(pack, number, path, pictures, device) for number, path in order.participants]
 
@@ -112,7 +112,7 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     with agreed(accelerator):
         pack = open_pack(name)
         teacher, sizes = _network(pack, "unclip", device)
-        table = Table(order.pictures, {"latent": 4, "tokens": 3})
+        table = FileRows(order.pictures, {"latent": 4, "tokens": 3})
         tokens, width = table.shape("tokens")
         _check_shape(table, "tokens", (tokens, sizes["cross_attention_dim"]))
         _check_shape(table, "latent", (4, sizes["sample_size"], sizes["sample_size"]))
@@ -174,17 +174,17 @@ def _trainable(teacher: nn.Module) -> nn.Module:
 
 
 def _person(
-    pack: EnginePack, number: int, path: Path, pictures: Table, device: torch.device
-) -> tuple[Table, Tensor, Tensor]:
+    pack: EnginePack, number: int, path: Path, pictures: FileRows, device: torch.device
+) -> tuple[FileRows, Tensor, Tensor]:
     """Trials of a participant, and weights and bias of the ridge layer."""
-    trials = Table(path, {"betas": 2, "picture": 1})
+    trials = FileRows(path, {"betas": 2, "picture": 1})
     trials.refer("picture", pictures)
     weight, bias = (torch.from_numpy(part).to(device) for part in ridge_layer(pack, number))
     _check_shape(trials, "betas", (weight.shape[1],))
     return trials, weight, bias
 
 
-def _check_shape(table: Table, name: str, wanted: tuple[int, ...]) -> None:
+def _check_shape(table: FileRows, name: str, wanted: tuple[int, ...]) -> None:
     if table.shape(name) != wanted:
         raise TrainingError(
             f"{table.path}: {name}: expected rows of shape {wanted} for this pack, got {table.shape(name)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from engines.participants import add_participants
+from engines.participant_option import add_participants
 from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, latents_of
 from rtdecode.packs import open_pack
 

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from engines.embed.columns import Columns
 from engines.embed.components import Float64, fit_ridge, principal
+from engines.embed.file_columns import Columns
 from engines.sealed_copies import seal_copy
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer
 from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description

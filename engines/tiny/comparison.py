@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.tiny import metrics
+from engines.tiny import picture_figures as metrics
 from engines.tiny.conditions import through_noise
 from engines.tiny.data import draw_sample
 from engines.tiny.few_steps import FewSteps
 from engines.tiny.pipelines import reconstruct
-from engines.tiny.report import N_HELD_OUT, R2_LEVELS, sheet, to_uint8
 from engines.tiny.train import Trained, embed_all
+from engines.tiny.training_report import N_HELD_OUT, R2_LEVELS, sheet, to_uint8
 from rtdecode.simulate.world import CATEGORIES
 
 COMPARED = ("identification", "two_way", "pix_corr", "ssim", "category")

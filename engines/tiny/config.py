@@ -12,9 +12,9 @@ from torch import Tensor
 from engines.tiny import layout
 from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE
 from engines.tiny.pipelines import PRIOR_STEPS, TEMPERATURE
-from engines.tiny.prior import TIMESTEPS
 from engines.tiny.stages import Stage
 from engines.tiny.students import GUIDANCE
+from engines.tiny.tiny_prior import TIMESTEPS
 from rtdecode.decode.sampling.edm import LEVELS
 from rtdecode.packs.description import PACK_SCHEMA
 from rtdecode.simulate.world import CATEGORIES, PICTURE_PX

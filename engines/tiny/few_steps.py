@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.tiny import pictures, shared, students
 from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip
-from engines.tiny.prior import DiffusionPrior
+from engines.tiny.tiny_prior import DiffusionPrior
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan
 

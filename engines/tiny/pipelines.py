@@ -9,8 +9,8 @@ from torch import Tensor
 
 from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE, TinyUnclip
 from engines.tiny.few_steps import FewSteps
-from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.students import guided
+from engines.tiny.tiny_prior import DiffusionPrior, prior_schedule
 from engines.tiny.train import Trained
 from rtdecode.decode.sampling.ddpm import count_draws, sample_prior
 from rtdecode.decode.sampling.edm import euler, euler_times

@@ -12,7 +12,7 @@ from engines.tiny import layout
 from engines.tiny.conditions import filled_tokens, hard_code
 from engines.tiny.participants import SimulatedParticipant, simulate_participants, trial_batches
 from engines.tiny.precision import half_precision
-from engines.tiny.prior import DiffusionPrior, prior_schedule
+from engines.tiny.tiny_prior import DiffusionPrior, prior_schedule
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
 from engines.training.objective import MindEye2Objective, Weights

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engines.tiny import layout, networks
 from engines.tiny.diffusion import LATENT_CHANNELS, LATENT_SIDE, TinyAutoencoder, TinyUnclip
 from engines.tiny.few_steps import FewSteps
-from engines.tiny.prior import DiffusionPrior
+from engines.tiny.tiny_prior import DiffusionPrior
 from engines.tiny.train import Trained
 from rtdecode.decode.sampling.edm import LEVELS
 

@@ -15,8 +15,8 @@ from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip
 from engines.tiny.participants import SimulatedParticipant, trial_batches
 from engines.tiny.pictures import draft_latents
 from engines.tiny.precision import autocast
-from engines.tiny.prior import DiffusionPrior, prior_schedule
 from engines.tiny.shared import TRIALS_EACH, SharedTiny
+from engines.tiny.tiny_prior import DiffusionPrior, prior_schedule
 from engines.tiny.train import Trained
 from engines.training.loop import Fitted, Plan, make_accelerator
 from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod

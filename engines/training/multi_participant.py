@@ -18,7 +18,7 @@ from engines.importing.mindeye2_files import check_layout
 from engines.training.agreement import agreed
 from engines.training.loop import Fitted, Plan, fit, make_accelerator
 from engines.training.objective import MindEye2Objective, Weights
-from engines.training.rows import Table
+from engines.training.rows import FileRows
 from engines.training.shared_model import SharedModel, Trials
 from engines.training.state import Ema
 from rtdecode.decode.networks.backbone import BackboneShape, fold_mixers
@@ -138,18 +138,18 @@ def _read(path: Path) -> TrainingSettings:
     return settings
 
 
-def _tables(settings: TrainingSettings, folder: Path) -> tuple[Table, list[Table]]:
+def _tables(settings: TrainingSettings, folder: Path) -> tuple[FileRows, list[FileRows]]:
     columns = {"tokens": 3}
     if settings.model.low_level:
         columns |= {"latent": 4, "teacher": 3, "teacher_augmented": 3}
-    pictures = Table(folder / settings.pictures, columns)
-    people = [Table(folder / path, {"betas": 2, "picture": 1}) for path in settings.participants]
+    pictures = FileRows(folder / settings.pictures, columns)
+    people = [FileRows(folder / path, {"betas": 2, "picture": 1}) for path in settings.participants]
     for table in people:
         table.refer("picture", pictures)
     return pictures, people
 
 
-def _model(settings: TrainingSettings, pictures: Table, people: list[Table]) -> SharedModel:
+def _model(settings: TrainingSettings, pictures: FileRows, people: list[FileRows]) -> SharedModel:
     sizes = settings.model
     tokens, dim = pictures.shape("tokens")
     shape = BackboneShape(hidden=sizes.hidden, tokens=tokens, dim=dim, blocks=sizes.blocks, low_level=sizes.low_level)
@@ -165,7 +165,7 @@ def _model(settings: TrainingSettings, pictures: Table, people: list[Table]) -> 
 
 
 def _batches(
-    settings: TrainingSettings, pictures: Table, people: list[Table]
+    settings: TrainingSettings, pictures: FileRows, people: list[FileRows]
 ) -> Callable[[torch.Generator], list[Trials]]:
     low = settings.model.low_level
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engines.embed.columns import Columns
+from engines.embed.file_columns import Columns
 
 
-class Table(Columns):
+class FileRows(Columns):
     """Tensors of one file, read by torch; see `Columns`."""
 
     def __init__(self, path: Path, columns: dict[str, int]) -> None:

@@ -13,7 +13,7 @@ from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
 from rtdecode.decode.score.retrieval import Scorer, scorer_from
-from rtdecode.decoded import Caption, Embedding, Part, Prediction, Reconstruction, Score
+from rtdecode.decoded import Caption, DecodedPart, Embedding, Prediction, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, ParticipantBundle
 from rtdecode.records import RegisteredVolume, frozen
@@ -103,7 +103,7 @@ class Decoder:
         """
         return self._embed(beta, truth)[1]
 
-    def decode(self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> Iterator[Part]:
+    def decode(self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> Iterator[DecodedPart]:
         """Yield the embedding, the caption and the picture of a beta as they become ready.
 
         Parameters

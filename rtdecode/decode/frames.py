@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode import decoded
-from rtdecode.decoded import Part, topic_of
+from rtdecode.decoded import DecodedPart, topic_of
 from rtdecode.errors import BundleError, EngineError, RtdecodeError
 from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.typed import Table, checked
@@ -116,7 +116,7 @@ def pack(frame: Request | Reply) -> bytes:
     return msgspec.msgpack.encode(frame, enc_hook=_plain)
 
 
-def answer(part: Part, milliseconds: float, gpu_bytes: int | None) -> Answer:
+def answer(part: DecodedPart, milliseconds: float, gpu_bytes: int | None) -> Answer:
     """Return the frame of one part of what was decoded."""
     return Answer(topic=topic_of(type(part)), part=part, ms=milliseconds, gpu_bytes=gpu_bytes)
 

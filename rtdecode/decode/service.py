@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
-from rtdecode.decoded import Part, Prediction
+from rtdecode.decoded import DecodedPart, Prediction
 from rtdecode.errors import RtdecodeError
 from rtdecode.packs import open_pack, open_participant
 from rtdecode.records import BetaUpdate, RegisteredVolume
@@ -79,7 +79,7 @@ class DecodeService(Protocol):
         """
         ...
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Yield embedding, caption and reconstruction with the milliseconds each took, as they become ready.
 
         Those that are absent are left out.
@@ -157,13 +157,13 @@ class LocalService:
         self._decoder.load(bundle)
         return bundle.identity
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Decode one beta; see `DecodeService.decode`."""
         return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
 
     def decode_array(
         self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str
-    ) -> Iterator[tuple[Part, float]]:
+    ) -> Iterator[tuple[DecodedPart, float]]:
         """Decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
         began = time.perf_counter()
         for part in self._decoder.decode(beta, truth, trial):

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from rtdecode.decode import frames
 from rtdecode.decode.service import serve
-from rtdecode.decoded import Part, Prediction
+from rtdecode.decoded import DecodedPart, Prediction
 from rtdecode.errors import EngineError, RtdecodeError
 from rtdecode.records import BetaUpdate, RegisteredVolume
 from rtdecode.settings import DecodeSettings
@@ -119,7 +119,7 @@ class WorkerService:
         self._folder = folder
         return loaded.identity
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Decode one beta; see `DecodeService.decode`."""
         truth = (beta.event.stimulus, beta.event.condition)
         request = frames.Decode(beta=beta.beta, truth=truth, trial=beta.event.trial)

@@ -16,7 +16,7 @@ from rtdecode import client as wire
 
 
 @dataclass(slots=True)
-class Trial:
+class SeenTrial:
     """What became of one trial."""
 
     trial: str
@@ -41,7 +41,7 @@ class Collected:
     skipped: int = 0
     runs_ended: set[int] = field(default_factory=set)
     faults: list[wire.Fault] = field(default_factory=list)
-    trials: dict[str, Trial] = field(default_factory=dict)
+    trials: dict[str, SeenTrial] = field(default_factory=dict)
     volume_ms: list[float] = field(default_factory=list)
     reconstruction_ms: list[float] = field(default_factory=list)
 
@@ -141,7 +141,7 @@ class Collector(ClientThread):
 
     def _decoded(self, message: wire.Score | wire.Embedding | wire.Caption | wire.Reconstruction) -> None:
         name = message.trial or ""
-        trial = self.collected.trials.setdefault(name, Trial(name, run=message.run or 0))
+        trial = self.collected.trials.setdefault(name, SeenTrial(name, run=message.run or 0))
         trial.revisions = (message.revision or 0) + 1
         match message:
             case wire.Score():

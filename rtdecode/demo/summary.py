@@ -17,8 +17,8 @@ from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.retrieval import scorer_from
-from rtdecode.demo.collector import Collected, Trial
-from rtdecode.demo.sources import Visit
+from rtdecode.demo.collector import Collected, SeenTrial
+from rtdecode.demo.demo_visits import Visit
 from rtdecode.packs import open_pack, open_participant
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
@@ -80,7 +80,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
 
 def _identification(
     visit: Visit,
-    trials: list[Trial],
+    trials: list[SeenTrial],
     decoder: Decoder,
     folder: Path,
     rng: np.random.Generator,
@@ -169,7 +169,7 @@ def _calibration(status: wire.Calibration | None) -> dict[str, Any] | None:
     }
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: SeenTrial) -> dict[str, Any]:
     score = trial.score or wire.Score()
     return {
         "run": trial.run,

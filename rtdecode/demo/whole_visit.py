@@ -24,8 +24,8 @@ from rich.progress import (
 from rtdecode.client import Client
 from rtdecode.clock import SystemClock
 from rtdecode.demo.collector import Collected, Collector
+from rtdecode.demo.demo_visits import RecordedVisit, SimulatedVisit, Visit
 from rtdecode.demo.processes import Processes, free_port
-from rtdecode.demo.sources import RecordedVisit, SimulatedVisit, Visit
 from rtdecode.demo.summary import print_summary, summarise
 from rtdecode.errors import RtdecodeError
 from rtdecode.publish.display.web import open_page

@@ -20,7 +20,7 @@ in images. A file that is not written row by row appears only when it is whole.
 
 from rtdecode.derivatives.columns import DECODED_COLUMNS, EVENT_COLUMNS, MOTION_NAMES, NONE, read_table
 from rtdecode.derivatives.dataset import describe_dataset
-from rtdecode.derivatives.decoded import DecodedTrials, decoded_rows
+from rtdecode.derivatives.decoded_trials import DecodedTrials, decoded_rows
 from rtdecode.derivatives.images import Voxels, write_image, write_reference
 from rtdecode.derivatives.names import (
     BRAIN_MASK,

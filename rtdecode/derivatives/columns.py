@@ -104,7 +104,7 @@ def read_table(path: Path) -> tuple[list[dict[str, str]], tuple[str, ...]]:
         return list(table), tuple(table.fieldnames or ())
 
 
-class Table:
+class GrowingTable:
     """A table that grows row by row on the disk, with its sidecar.
 
     What the disk refuses is written with the next row that it takes, from the beginning.

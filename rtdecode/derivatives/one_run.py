@@ -15,7 +15,7 @@ from rtdecode.derivatives.columns import (
     QUALITY,
     TRIALS,
     Columns,
-    Table,
+    GrowingTable,
     regions,
     rounded,
     write_json,
@@ -159,8 +159,8 @@ class RunDerivatives:
         for table in (self._events, self._motion, self._quality, self._roi):
             table.close()
 
-    def _table(self, suffix: str, columns: Columns) -> Table:
-        return Table(file_path(self._stem, f"{suffix}.tsv"), columns, self._guard)
+    def _table(self, suffix: str, columns: Columns) -> GrowingTable:
+        return GrowingTable(file_path(self._stem, f"{suffix}.tsv"), columns, self._guard)
 
     def _missing_before(self, index: int) -> None:
         for lost in range(len(self._quality), index):
@@ -179,7 +179,7 @@ class RunDerivatives:
     def _estimates(
         self,
         description: str,
-        table: Table,
+        table: GrowingTable,
         betas: Sequence[BetaUpdate],
         settings: EstimateSettings,
         space: Voxels | None,

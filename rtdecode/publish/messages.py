@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rtdecode import client as wire
-from rtdecode.decoded import Part, Prediction, Reconstruction, kinds, told, topic_of
+from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, kinds, told, topic_of
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Stamp
 
 TOPICS = tuple(dict.fromkeys([*wire.TOPICS, *kinds()]))
@@ -73,7 +73,7 @@ def no_score(record: BetaUpdate) -> wire.Score:
     return wire.Score(**_trial(record))
 
 
-def decoded(record: BetaUpdate, found: Part) -> wire.Message:
+def decoded(record: BetaUpdate, found: DecodedPart) -> wire.Message:
     """Message of what was decoded from a beta, as `rtdecode.decoded` declares it; a picture as lossless WebP."""
     trial = _trial(record) if found.tells_trial else _decoded(record)
     return wire.message_of(topic_of(type(found)), {**trial, **_told(found)})
@@ -84,7 +84,7 @@ def prediction(found: Prediction) -> wire.Prediction:
     return wire.Prediction(**_told(found), final=True)
 
 
-def _told(found: Part) -> dict[str, Any]:
+def _told(found: DecodedPart) -> dict[str, Any]:
     if not isinstance(found, Reconstruction):
         return {name: _plain(getattr(found, name)) for name, note in told(type(found)).items() if note.streamed}
     buffer = BytesIO()

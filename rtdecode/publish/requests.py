@@ -74,7 +74,7 @@ class Mode(Request, frozen=True, tag="mode"):
     bundle: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")] | None = None
 
 
-class Calibration(Request, frozen=True, tag="calibration"):
+class CalibrationProgress(Request, frozen=True, tag="calibration"):
     """Publishes the progress of a calibration.
 
     Attributes
@@ -138,7 +138,7 @@ class Event(Request, frozen=True, tag="event"):
     t_r_s: Seconds | None = None
 
 
-AnyRequest = Ping | Snapshot | Replay | Mode | Calibration | Event
+AnyRequest = Ping | Snapshot | Replay | Mode | CalibrationProgress | Event
 _decoder: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 
 

@@ -15,7 +15,7 @@ from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.service import DecodeService
-from rtdecode.decoded import Part, Prediction, Score, pieces
+from rtdecode.decoded import DecodedPart, Prediction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
@@ -151,7 +151,7 @@ class Decoding:
         stamp = beta.stamp
         waited = self._since_ms(stamp)
         times: dict[str, float] = {}
-        found: list[Part] = []
+        found: list[DecodedPart] = []
         path: str | None = None
         drift = self._drift.drift if self._drift else None
 

@@ -99,7 +99,7 @@ class Desk:
                 if request.mode == "calibrate" or request.bundle is None:
                     raise ProtocolError("this session is calibrated by its first runs; start another to do it again")
                 return {"bundle": self.decode_with(request.bundle)}
-            case requests.Calibration():
+            case requests.CalibrationProgress():
                 self._publisher.publish(
                     wire.Calibration(
                         trials=request.trials,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rtdecode.clock import Clock
-from rtdecode.decoded import Part
+from rtdecode.decoded import DecodedPart
 from rtdecode.derivatives import (
     MODEL,
     TASK,
@@ -266,7 +266,7 @@ class Recording:
     def decoded(
         self,
         beta: BetaUpdate,
-        found: Sequence[Part],
+        found: Sequence[DecodedPart],
         picture: str | None,
         latency_ms: float,
     ) -> None:

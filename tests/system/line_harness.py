@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.calibrator import Calibrator
-from calibration.visit import TOPICS, CalibrationRun
+from calibration.visit_client import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.decode.loading import load_candidates, load_decoder
@@ -79,7 +79,7 @@ class RecordedClient:
                 yield place, topic, payload
 
     def calibration(self, **status: Any) -> None:
-        self._request(requests.Calibration, **status)
+        self._request(requests.CalibrationProgress, **status)
 
     def mode(self, mode: str, bundle: str | None = None) -> None:
         self._request(requests.Mode, mode=mode, bundle=bundle)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from calibration.visit import STARTING, CalibrationRun
+from calibration.visit_client import STARTING, CalibrationRun
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.packs import open_participant

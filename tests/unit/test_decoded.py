@@ -30,7 +30,7 @@ SCORE = decoded.Score(
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Hesitation(decoded.Part):
+class Hesitation(decoded.DecodedPart):
     """A kind that the client has no class for."""
 
     stage: typing.ClassVar[str] = "hesitate"
@@ -48,7 +48,7 @@ def hesitation(monkeypatch: pytest.MonkeyPatch) -> Hesitation:
 
 
 @pytest.mark.parametrize("kind", decoded.kinds().values())
-def test_the_clients_class_has_what_is_declared(kind: type[decoded.Part]) -> None:
+def test_the_clients_class_has_what_is_declared(kind: type[decoded.DecodedPart]) -> None:
     message = wire.TOPICS[decoded.topic_of(kind)]
     known = {field.name for field in dataclasses.fields(message)}
     header = {field.name for field in dataclasses.fields(wire.Message)}
@@ -62,7 +62,7 @@ def test_every_field_is_declared_or_a_part_itself() -> None:
     for kind in decoded.kinds().values():
         hints = typing.get_type_hints(kind)
         undeclared = {field.name for field in dataclasses.fields(kind)} - decoded.told(kind).keys()
-        assert all(issubclass(hints[name], decoded.Part) for name in undeclared)
+        assert all(issubclass(hints[name], decoded.DecodedPart) for name in undeclared)
 
 
 def test_the_message_of_a_score_says_what_is_declared_and_the_trial() -> None:

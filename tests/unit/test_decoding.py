@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.decoded import Embedding, Part, Prediction, Score
+from rtdecode.decoded import DecodedPart, Embedding, Prediction, Score
 from rtdecode.errors import EngineError
 from rtdecode.packs import open_participant
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp
@@ -37,13 +37,13 @@ class FailingService:
 
     restarts, gpu_bytes, categories, absent, window = 0, None, ("cat", "dog"), (), 0
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: DecodedPart) -> None:
         self._parts = parts
 
     def load(self, folder: Path) -> str:
         return folder.name
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         yield from ((part, 1.0) for part in self._parts)
         raise EngineError("the decode worker died")
 
@@ -66,7 +66,7 @@ class Kept:
         self.rows.append(row)
 
 
-def failed(tmp_path: Path, *parts: Part) -> Kept:
+def failed(tmp_path: Path, *parts: DecodedPart) -> Kept:
     kept, lane = Kept(), DecodeLanes()
     write_category_bundle(tmp_path / "bundle")
     decoding = Decoding(FailingService(*parts), lane, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ class Predicting(FailingService):
         super().__init__()
         self._fails = fails
 
-    def decode(self, beta: BetaUpdate) -> Iterator[tuple[Part, float]]:
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         empty = np.zeros((2, 3), np.float32)
         yield Embedding(tokens=empty, components=empty[0], score=SCORE, nearest={}), 1.0
 

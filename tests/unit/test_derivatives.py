@@ -15,8 +15,8 @@ import pytest
 
 from rtdecode.decoded import Score
 from rtdecode.derivatives import RunDerivatives, Voxels, decoded_rows, session_stem
-from rtdecode.derivatives.columns import Table
-from rtdecode.derivatives.decoded import DecodedTrials
+from rtdecode.derivatives.columns import GrowingTable
+from rtdecode.derivatives.decoded_trials import DecodedTrials
 from rtdecode.derivatives.names import whole
 from rtdecode.process.tables import read_events, told_apart
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent
@@ -139,7 +139,7 @@ def test_a_table_is_whole_in_the_end_where_the_disk_refused_rows(tmp_path: Path)
         except OSError:
             refused.append(path.name)
 
-    table = Table(folder / "x.tsv", {"n": {}}, guard)
+    table = GrowingTable(folder / "x.tsv", {"n": {}}, guard)
     table.add([0])
     table.close()
     folder.rename(tmp_path / "away")

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.tiny import metrics  # noqa: E402
+from engines.tiny import picture_figures as metrics  # noqa: E402
 
 
 def pictures(seed: int) -> torch.Tensor:

@@ -19,12 +19,13 @@ pytest.importorskip("diffusers")
 from diffusers import UNet2DConditionModel  # noqa: E402
 
 from engines import cli  # noqa: E402
-from engines.tiny import export, layout, networks, precision, recipe, stages, train  # noqa: E402
+from engines.tiny import export, layout, networks, precision, stages, train  # noqa: E402
+from engines.tiny import whole_recipe as recipe  # noqa: E402
 from engines.tiny.data import draw_sample  # noqa: E402
 from engines.tiny.diffusion import TinyAutoencoder, TinyUnclip  # noqa: E402
 from engines.tiny.few_steps import FewSteps, train_few_steps  # noqa: E402
 from engines.tiny.noise import GROUPS, GroupNoise  # noqa: E402
-from engines.tiny.prior import DiffusionPrior  # noqa: E402
+from engines.tiny.tiny_prior import DiffusionPrior  # noqa: E402
 from rtdecode.decode.families.tiny.painter import Painter  # noqa: E402
 from rtdecode.decode.runtime.engine import OnnxEngine  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402

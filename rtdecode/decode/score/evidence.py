@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from rtdecode.decode.score.tensors import from_tensors
+from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.statistics import p_value
 
 CEILING = 0.999

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.score.tensors import from_tensors
+from rtdecode.decode.score.from_tensors import from_tensors
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -15,7 +15,7 @@ from torch.nn import functional
 from engines.tiny import layout
 from engines.tiny.conditions import through_noise
 from engines.tiny.data import Sample, draw_sample
-from engines.tiny.metrics import POOL, identified
+from engines.tiny.picture_figures import POOL, identified
 from engines.tiny.train import Trained, embed_all
 from rtdecode.simulate.world import CATEGORIES
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rtdecode import decoded
-from rtdecode.decoded import Part
+from rtdecode.decoded import DecodedPart
 from rtdecode.derivatives.columns import DECODED, line, read_table, write_json
 from rtdecode.derivatives.names import Guard, file_path
 from rtdecode.records import BetaUpdate
@@ -71,7 +71,7 @@ class DecodedTrials:
     def add(
         self,
         beta: BetaUpdate,
-        found: Sequence[Part],
+        found: Sequence[DecodedPart],
         picture: str | None,
         latency_ms: float,
     ) -> None:

@@ -11,8 +11,8 @@ from engines.tiny.data import draw_sample
 from engines.tiny.export import round_to_half, seal_pack
 from engines.tiny.few_steps import train_few_steps
 from engines.tiny.precision import half_precision
-from engines.tiny.report import measure
 from engines.tiny.train import train
+from engines.tiny.training_report import measure
 
 N_PROTOTYPE_PICTURES = 8192
 
