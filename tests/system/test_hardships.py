@@ -304,9 +304,9 @@ def test_while_a_session_is_resumed_its_clients_are_told_how_far_it_is(
     daemons: list[Any] = []
     begin = type(visit.rig._daemon).begin
 
-    def seen(daemon: Any, past: Any = None) -> None:
+    def seen(daemon: Any, *given: Any) -> None:
         daemons.append(daemon)
-        begin(daemon, past)
+        begin(daemon, *given)
 
     monkeypatch.setattr("rtdecode.session.daemon.Daemon.begin", seen)
     monkeypatch.setattr("rtdecode.session.line.Line.handle", watched)

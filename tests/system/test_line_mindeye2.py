@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from rtdecode import client as wire
 from rtdecode.__main__ import main
-from rtdecode.check import Finding, check
+from rtdecode.check import Checked, check
 from rtdecode.clock import SystemClock
 from rtdecode.settings import parse
 from rtdecode.simulate import world
@@ -97,7 +97,7 @@ def test_a_later_visit_is_checked_before_it_starts(visit: tuple[Recorder, Path],
         "decode": {"pack": str(pack), "stimuli": "stimuli", "bundle": str(folder / "bundle"), "unclip_steps": 1},
     }
 
-    def found() -> dict[str, Finding]:
+    def found() -> dict[str, Checked]:
         return {one.subject: one for one in check(parse(raw, root=tmp_path), SystemClock())}
 
     well = found()

@@ -44,7 +44,7 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
         with mock.patch.object(loop, "_step", counted):
             resumed = train.train(tmp_path / "killed", seed=SEED, effort=0.0, resume=True)
         whole = train.train(tmp_path / "whole", seed=SEED, effort=0.0)
-    assert stepped == ["ModuleList"] * 2 + ["Prior"] * 3 + ["Decoder"] * 3 + ["Captioner"] * 3
+    assert stepped == ["ModuleList"] * 2 + ["TinyPrior"] * 3 + ["TinyDecoder"] * 3 + ["Captioner"] * 3
     for name in ("judge", "critic", "embedder", "decoder", "text", "projection", "prior", "captioner"):
         for key, value in getattr(whole, name).state_dict().items():
             assert torch.equal(value, getattr(resumed, name).state_dict()[key]), (name, key)

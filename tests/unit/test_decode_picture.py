@@ -46,7 +46,7 @@ def test_networks_are_called_as_often_as_asked(prior: int | None, unclip: int | 
     stages = dataclasses.replace(tiny_stages(), **counted)  # type: ignore[arg-type]
     Painter(stages, prior_steps=prior, unclip_steps=unclip).paint(stages.prototypes[0], "r01t001")
     sampling = stages.sampling
-    asked = (prior or sampling.prior_steps, unclip or sampling.unclip_steps)
+    asked = (prior or sampling.prior.steps, unclip or sampling.unclip.steps)
     assert [counted[name].calls for name in names] == [*asked, 1, 1]
 
 
