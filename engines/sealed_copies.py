@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import DESCRIPTION, PACK_SCHEMA, PackDescription, write_description
-from rtdecode.packs.sealed import MANIFEST, seal
+from rtdecode.packs.sealed import listed, seal
 
 
 def seal_copy(
@@ -34,8 +33,7 @@ def seal_copy(
     """
 
     def write(folder: Path) -> None:
-        sealed = json.loads((pack.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name in sealed:
+        for name in listed(pack.folder):
             if name == DESCRIPTION or name.removesuffix(".data") in without:
                 continue
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

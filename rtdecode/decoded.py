@@ -9,8 +9,10 @@ revision, the columns of the table of decoded trials, and the figures on the pag
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -184,11 +186,16 @@ def topic_of(kind: type[DecodedPart]) -> str:
     return kind.__name__.lower()
 
 
-def told(kind: type[DecodedPart]) -> dict[str, Told]:
+def told(kind: type[DecodedPart]) -> Mapping[str, Told]:
     """Return the fields of a kind and what is declared of each; fields that are parts themselves are left out."""
+    return _declared(typing.cast(Hashable, kind))
+
+
+@cache  # every message asks, and reading the declaration takes a millisecond
+def _declared(kind: Any) -> Mapping[str, Told]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    declared = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(kind)}
-    return {name: notes[0] for name, notes in declared.items() if notes}
+    notes = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(kind)}
+    return MappingProxyType({name: one[0] for name, one in notes.items() if one})
 
 
 def pieces(part: DecodedPart) -> Iterator[DecodedPart]:
@@ -221,5 +228,5 @@ def row(found: Iterable[DecodedPart]) -> list[object]:
 def figures(topic: str) -> dict[str, str]:
     """Return the fields of a topic's messages that the page lists, and the label of each."""
     kind = kinds().get(topic)
-    every = {} if kind is None else told(kind)
+    every: Mapping[str, Told] = {} if kind is None else told(kind)
     return {name: note.page for name, note in every.items() if note.page is not None}

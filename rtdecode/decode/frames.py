@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -177,16 +178,15 @@ def _typed(name: str, raw: object, kind: type[T]) -> T:
 def _hold(raw: object, hint: Any, path: str) -> None:
     """Hold records to their fields, and arrays to their type: msgspec leaves the one open and knows not the other."""
     if dataclasses.is_dataclass(hint) and isinstance(raw, Mapping):
-        hints = typing.get_type_hints(hint)
-        names = [field.name for field in dataclasses.fields(hint)]
-        for name in raw.keys() - set(names):
+        types = _types(typing.cast(Hashable, hint))
+        for name in raw.keys() - types.keys():
             raise EngineError(f"{_SOURCE}: {path}.{name}: expected no such field")
-        for name in names:
+        for name, one in types.items():
             if name not in raw:
                 raise EngineError(f"{_SOURCE}: {path}.{name}: expected a value, got none")
-            _hold(raw[name], hints[name], f"{path}.{name}")
+            _hold(raw[name], one, f"{path}.{name}")
     elif isinstance(hint, type) and issubclass(hint, Table) and isinstance(raw, Mapping):
-        for name, one in typing.get_type_hints(hint).items():
+        for name, one in _types(typing.cast(Hashable, hint)).items():
             _hold(raw.get(name), one, f"{path}.{name}")
     elif typing.get_origin(hint) is tuple and isinstance(raw, list):
         for place, one in enumerate(raw):
@@ -197,6 +197,14 @@ def _hold(raw: object, hint: Any, path: str) -> None:
         if not (isinstance(raw, np.ndarray) and np.issubdtype(raw.dtype, wanted)):
             got = f"one of {raw.dtype}" if isinstance(raw, np.ndarray) else f"{raw!r:.60}"
             raise EngineError(f"{_SOURCE}: {path}: expected an array of {wanted.__name__}, got {got}")
+
+
+@cache
+def _types(kind: Any) -> Mapping[str, Any]:
+    """Return the fields of a record or structure, and their types."""
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(hints)
+    return {name: hints[name] for name in names}
 
 
 def _plain(value: object) -> object:

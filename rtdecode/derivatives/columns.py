@@ -20,7 +20,7 @@ Columns = Mapping[str, Mapping[str, Any]]
 """Columns of a table and what its sidecar tells of each."""
 
 MOTION_NAMES = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-_SHOWN: Columns = {
+EVENTS: Columns = {
     "onset": {
         "Description": "Start of the stimulus after the start of acquisition of the run's volume 0",
         "Units": "s",
@@ -30,7 +30,6 @@ _SHOWN: Columns = {
     "trial": {"Description": "Name of the trial, which no other of the session has"},
     "stim_id": {"Description": "Stimulus, where the experiment names it"},
 }
-EVENTS: Columns = _SHOWN
 EVENT_COLUMNS = tuple(EVENTS)
 MOTION: Columns = {
     **{name: {"Units": "mm"} for name in MOTION_NAMES[:3]},
@@ -49,7 +48,7 @@ QUALITY: Columns = {
     "skipped": {"Description": "Why there is no usable volume"},
 }
 TRIALS: Columns = {
-    **_SHOWN,
+    **EVENTS,
     "revision": {"Description": "Counts the estimates of the trial, from 0"},
     "final": {"Description": "Whether it is the trial's last estimate", "Levels": {"0": "no", "1": "yes"}},
     "time_after_onset": {"Description": "End of the last volume used, after the trial's onset", "Units": "s"},
@@ -57,7 +56,7 @@ TRIALS: Columns = {
     "invalid": {"Description": "Why there is no estimate: its map is nan"},
 }
 DECODED: Columns = {
-    **_SHOWN,
+    **EVENTS,
     **{
         name: {"Description": note.what, **({} if note.units is None else {"Units": note.units})}
         for name, note in decoded.columns().items()

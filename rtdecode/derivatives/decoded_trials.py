@@ -80,7 +80,7 @@ class DecodedTrials:
         Parameters
         ----------
         beta : BetaUpdate
-        found : sequence of Part
+        found : sequence of DecodedPart
             All that was decoded of it.
         picture : str or None
             Path in the session folder, empty if it was not kept; None where the pack makes none.

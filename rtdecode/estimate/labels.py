@@ -29,17 +29,19 @@ class Parcels:
         Labels of those that are left out: fewer than three of their voxels lie in the mask.
     places : array of shape (v,), int64
         Of each voxel of the mask its parcel in `names`; ``p`` where it is in none.
+    sizes : array of shape (p,), int64
+        Voxels of each parcel that lie in the mask.
     """
 
     names: tuple[str, ...]
     dropped: tuple[str, ...]
     places: NDArray[np.int64]
+    sizes: NDArray[np.int64]
 
     def means(self, masked: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the mean over each parcel, shape (p,), of a volume's values, shape (v,)."""
-        bins = len(self.names) + 1
-        sums = np.bincount(self.places, weights=masked, minlength=bins)
-        return np.asarray(sums[:-1] / np.bincount(self.places, minlength=bins)[:-1])
+        sums = np.bincount(self.places, weights=masked, minlength=len(self.names) + 1)
+        return np.asarray(sums[:-1] / self.sizes)
 
 
 def read_mask(name: str, path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -98,6 +100,7 @@ def read_parcels(
         names=tuple(str(label) for label in kept),
         dropped=tuple(str(label) for label in every[counts < FEWEST_VOXELS]),
         places=np.where(kept[found] == inside, found, len(kept)),
+        sizes=counts[counts >= FEWEST_VOXELS],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs.description import DESCRIPTION, PACK_SCHEMA, Described, PackDescription, read_description
-from rtdecode.packs.sealed import MANIFEST, read_tensors, verify
+from rtdecode.packs.sealed import listed, read_tensors, verify
 
 GROUP = "rtdecode.packs"
 """Entry points: the name is a pack's, the object gives its folder."""
@@ -54,8 +53,7 @@ class EnginePack:
 
     def digest(self, filename: str) -> str:
         """SHA-256 of one of its files, as the manifest says; empty if there is none of that name."""
-        manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        return str(manifest["files"].get(filename, ""))
+        return listed(self.folder).get(filename, "")
 
     def tensors(self, filename: str) -> dict[str, NDArray[Any]]:
         """Load one safetensors file of the pack."""
@@ -79,7 +77,8 @@ def open_pack(name_or_folder: str) -> EnginePack:
             f"engine pack {name_or_folder!r}: expected a folder or an installed pack ({', '.join(sorted(known))})"
         )
     pack = EnginePack(folder=folder, identity=verify(folder, PACK_SCHEMA), description=read_description(folder))
+    files = listed(folder)
     for place, filename in pack.description.files():
-        if not pack.digest(filename):
+        if filename not in files:
             raise EngineError(f"{folder / DESCRIPTION}: {place}: expected a file of the pack, got {filename!r}")
     return pack

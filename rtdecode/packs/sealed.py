@@ -127,6 +127,13 @@ def check_numbers(folder: Path) -> None:
                     )
 
 
+def listed(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a sealed folder that was verified, as its manifest says."""
+    manifest = folder / MANIFEST
+    raw = json.loads(manifest.read_text(encoding="utf-8"))
+    return checked(raw, _Manifest, source=str(manifest), error=BundleError).files
+
+
 def verify(folder: Path, schema: str) -> str:
     """Check every file of a sealed folder and return its identity.
 
@@ -147,15 +154,15 @@ def verify(folder: Path, schema: str) -> str:
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != schema:
         raise BundleError(f"{folder}: expected schema {schema}, got {found}")
-    listed = checked(manifest, _Manifest, source=str(manifest_path), error=BundleError).files
+    files = checked(manifest, _Manifest, source=str(manifest_path), error=BundleError).files
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
     present = {name for name in present if not name.startswith("plans/") and "__pycache__" not in name}
-    if present != listed.keys():
+    if present != files.keys():
         raise BundleError(
-            f"{folder}: files differ from the manifest: missing {sorted(listed.keys() - present)}, "
-            f"not listed {sorted(present - listed.keys())}"
+            f"{folder}: files differ from the manifest: missing {sorted(files.keys() - present)}, "
+            f"not listed {sorted(present - files.keys())}"
         )
-    for name, digest in listed.items():
+    for name, digest in files.items():
         if _digest(folder / name) != digest:
             raise BundleError(f"{folder / name}: content differs from the manifest; restore or rebuild the folder")
     return _digest(manifest_path)

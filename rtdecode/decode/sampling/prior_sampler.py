@@ -105,10 +105,12 @@ def prior_sampler(name: str, schedule: CosineSchedule, steps: int) -> PriorSampl
     EngineError
         There is none of that name, or it does not do so many steps.
     """
-    others = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in _OWN.keys() | others.keys():
-        raise EngineError(f"prior sampler: expected one of {', '.join(sorted({*_OWN, *others}))}, got {name!r}")
-    make = _OWN[name] if name in _OWN else others[name].load()
+    make = _OWN.get(name)
+    if make is None:
+        others = {point.name: point for point in entry_points(group=GROUP)}
+        if name not in others:
+            raise EngineError(f"prior sampler: expected one of {', '.join(sorted({*_OWN, *others}))}, got {name!r}")
+        make = others[name].load()
     try:
         sampler: PriorSampler = make(schedule, steps)
     except ValueError as error:
