@@ -68,6 +68,11 @@ class Readers:
         Repetition time of files that do not tell.
     affine : array of shape (4, 4) or None
         Voxel indices to RAS+ mm of files that do not tell.
+
+    Attributes
+    ----------
+    looks : int
+        Number of files looked at so far.
     """
 
     def __init__(self, root: Path, *, t_r_s: float | None = None, affine: NDArray[np.float64] | None = None) -> None:
@@ -78,6 +83,7 @@ class Readers:
         self._echoes = Echoes()
         self._t_r_s = t_r_s
         self._affine = affine
+        self.looks = 0
 
     def read(self, path: Path, skip: int = 0) -> Reading:
         """Decode one file.
@@ -97,6 +103,7 @@ class Readers:
         OSError
             If it cannot be read.
         """
+        self.looks += 1
         with seam(path):
             reading = self._nifti.read(path, skip) if is_nifti(path) else _after(self._for(path).read(path), skip)
         for identity in [v.identity for v in reading.volumes] + [s.identity for s in reading.slices]:
@@ -111,6 +118,7 @@ class Readers:
 
     def identify(self, path: Path) -> Identity | None:
         """Return which volume a file is, as far as it can be told from a damaged one."""
+        self.looks += 1
         try:
             with seam(path):
                 found = self._nifti.identify(path) if is_nifti(path) else self._for(path).identify(path)
@@ -122,6 +130,7 @@ class Readers:
         """Return which series and moment a file is of by its first bytes, where these tell."""
         if is_nifti(path) or self._for(path) is not self._dicom:
             return None
+        self.looks += 1
         try:
             with seam(path):
                 return self._dicom.peek(path)

@@ -35,6 +35,11 @@ class Source(Protocol):
         """Why nothing could be looked for at the last poll, or None."""
         ...
 
+    @property
+    def looks(self) -> int:
+        """Number of files looked at so far: it grows while `poll` goes on, and may be read from any thread."""
+        ...
+
     def poll(self) -> list[Arrival]:
         """Return what came since the last call, without blocking on the scanner."""
         ...

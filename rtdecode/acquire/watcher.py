@@ -56,9 +56,9 @@ class FolderWatcher:
         self._export_dir = settings.export_dir
         self._clock = clock
         affine = None if settings.affine is None else np.array([*settings.affine, (0.0, 0.0, 0.0, 1.0)])
-        readers = Readers(settings.export_dir, t_r_s=settings.t_r_s, affine=affine)
+        self._readers = Readers(settings.export_dir, t_r_s=settings.t_r_s, affine=affine)
         selection = Selection(settings.series, settings.echo)
-        self._intake = Intake(readers, selection, settings.gap_timeout_s)
+        self._intake = Intake(self._readers, selection, settings.gap_timeout_s)
         self._runs = Runs(settings, session, clock, selection, known)
         self._backlog = False
         self._wake = threading.Event()
@@ -72,6 +72,11 @@ class FolderWatcher:
     def problem(self) -> str | None:
         """Why the folder could not be listed at the last poll, or None."""
         return self._problem
+
+    @property
+    def looks(self) -> int:
+        """Number of files looked at so far."""
+        return self._readers.looks
 
     def poll(self) -> list[Arrival]:
         """Scan the folder once and return what may go on, in index order per run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,11 +77,13 @@ class Watch:
         self._late_s = late_s
         self._due = clock.monotonic()
         self._turns: dict[str, float] = {}
+        self._looks = 0
+        self._looked_mono_s = self._due
         self._told: dict[tuple[str, str], Trouble] = {}
-        self._looks: dict[tuple[str, str], Callable[[], Trouble | None]] = {
+        self._judges: dict[tuple[str, str], Callable[[], Trouble | None]] = {
             ("acquire", "folder"): self._folder,
             ("acquire", "no-volume"): self._volumes,
-            ("acquire", "stuck"): lambda: self._stuck("ingest", "volumes do not arrive"),
+            ("acquire", "stuck"): lambda: self._stuck("ingest", "volumes do not arrive", self._looked_mono_s),
             ("estimate", "stuck"): lambda: self._stuck("estimate", "betas are late"),
             ("decode", "silent"): self._worker,
             ("decode", "late"): self._predictions,
@@ -105,8 +108,10 @@ class Watch:
         if now < self._due:
             return False
         self._due = now + self._every_s
-        for name, look in self._looks.items():
-            self._tell(name, look())
+        if self._source.looks != self._looks:
+            self._looks, self._looked_mono_s = self._source.looks, now
+        for name, judge in self._judges.items():
+            self._tell(name, judge())
         self._publish(self._beat())
         return True
 
@@ -136,9 +141,10 @@ class Watch:
         remedy = "look whether the scanner runs and exports; if the run is over, let the experiment say so (run_end)"
         return Trouble(f"no volume since {overdue_s:.0f} s", "nothing is estimated or decoded", remedy)
 
-    def _stuck(self, thread: str, degraded: str) -> Trouble | None:
+    def _stuck(self, thread: str, degraded: str, moved_mono_s: float = -math.inf) -> Trouble | None:
+        """Judge a thread whose turn has brought nothing since it began, or since it moved last."""
         began = self._turns.get(thread)
-        if began is None or self._clock.monotonic() - began < STUCK_S:
+        if began is None or self._clock.monotonic() - max(began, moved_mono_s) < STUCK_S:
             return None
         remedy = "look at the daemon's log; if it goes on, end it and start it with --resume"
         return Trouble(f"the {thread} thread has been at one item for over {STUCK_S:.0f} s", degraded, remedy)

@@ -39,6 +39,7 @@ def check_source(
     assert clock.monotonic() >= before, "wait turned the clock back"
     assert source.poll() == [], "expected nothing before the first volume"
     assert source.problem is None, f"problem: expected none, got {source.problem}"
+    looks = source.looks
     sent: dict[tuple[int, int], NDArray[np.generic]] = {}
     seen: list[Volume] = []
     for run in _RUNS:
@@ -51,6 +52,7 @@ def check_source(
                     assert arrival.item.stamp.received_mono_s <= clock.monotonic(), "a volume came before it was there"
                     seen.append(arrival.item)
     assert source.poll() == [], "a volume came twice"
+    assert source.looks >= looks + len(sent), f"looks: expected {len(sent)} more or above, got {source.looks - looks}"
     order = [(volume.stamp.run, volume.stamp.volume) for volume in seen]
     assert order == list(sent), f"expected each volume once, in order, got {order}"
     assert len({volume.stamp.session for volume in seen}) == 1, "expected the stamps of one session"

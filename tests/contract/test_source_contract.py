@@ -28,6 +28,7 @@ class ListedSource:
     """A source without a scanner: volumes are put in by hand, in order."""
 
     problem: str | None = None
+    looks = 0
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -51,6 +52,7 @@ class ListedSource:
             instance=index + 1,
             path=f"{index}",
         )
+        self.looks += 1
         self._waiting.append(Arrival(path=Path(f"{index}"), item=volume))
 
     def poll(self) -> list[Arrival]:

@@ -20,7 +20,7 @@ class Rig:
     def __init__(self, folder: Path, clock: FakeClock) -> None:
         self.clock = clock
         self.said: list[wire.Message] = []
-        self.source: Any = SimpleNamespace(problem=None)
+        self.source: Any = SimpleNamespace(problem=None, looks=0)
         self.line: Any = SimpleNamespace(overdue_s=lambda: None)
         self.decoder: Any = SimpleNamespace(silent_s=0.0)
         self.recording: Any = SimpleNamespace(folder=folder, problem=None, incomplete=None, saving=False)
@@ -59,6 +59,18 @@ def test_heartbeats_come_when_they_are_due(rig: Rig) -> None:
     rig.clock.now += 0.1
     assert rig.watch.once()
     assert [type(m) for m in rig.said] == [wire.Heartbeat] * 2
+
+
+def test_a_poll_that_reads_file_after_file_is_not_stuck(rig: Rig) -> None:
+    """A daemon that is started late finds hundreds of files at its first look."""
+    with rig.watch.turn("ingest"):
+        for _ in range(20):
+            rig.source.looks += 1
+            assert rig.faults() == []
+        told = [fault for _ in range(6) for fault in rig.faults()]
+        assert told == [("acquire", "stuck", False)]
+        rig.source.looks += 1
+        assert rig.faults() == [("acquire", "stuck", True)]
 
 
 @pytest.mark.parametrize(
