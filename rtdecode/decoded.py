@@ -106,7 +106,6 @@ class Score(DecodedPart):
             column="shift",
             units=_DEVIATIONS,
             digits=3,
-            page="betas have drifted by",
         ),
     ] = None
     spread: Annotated[
