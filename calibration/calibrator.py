@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,43 +12,21 @@ from msgspec import structs
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from calibration import identification, regression, scoring
-from calibration.judgement import judge
+from calibration import identification, regression
+from calibration.participant_fit import CalibrationFit, Trials, fit_participant
 from calibration.ridge import centred
-from calibration.targets import Targets, make_targets
-from rtdecode.decode.score.adapter import Adapter
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.evidence import Evidence
-from rtdecode.decode.score.retrieval import Scorer
 from rtdecode.errors import CalibrationError
 from rtdecode.packs import EnginePack
-from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA, CurvePoint, Figures, Provenance, write_records
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA, CurvePoint, Provenance, write_records
 from rtdecode.packs.sealed import seal
-from rtdecode.statistics import percentile_ranks, permutation_p
 
 _LEAST_STIMULI = 4
 """Held out together at least, where there are enough: each is compared with the others of its fold."""
+_BLOCKS = 4
+"""Parts of a single run that are held out in turn."""
 LEAST_TRIALS = 8
 """Fewer give neither a penalty nor a held-out figure."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CalibrationFit:
-    """A finished calibration.
-
-    Attributes
-    ----------
-    adapter : Adapter
-    scorer : Scorer
-    evidence : Evidence
-    figures : Figures
-        Held-out, and choices, for the provenance.
-    """
-
-    adapter: Adapter
-    scorer: Scorer
-    evidence: Evidence
-    figures: Figures
 
 
 class Calibrator:
@@ -60,7 +37,8 @@ class Calibrator:
     candidates : Candidates
         Stimuli that may be shown.
     leave_out : {"trial", "run"}
-        Held out together: trials of the same stimulus, or of the same run (for stimuli that every run repeats).
+        Held out together: trials of the same stimulus, or of the same run (for stimuli that every run repeats; a
+        single run is held out in parts).
     seed : int
         Seeds permutations and noise.
     """
@@ -75,7 +53,8 @@ class Calibrator:
         self._candidates = candidates
         self._leave_out = leave_out
         self._seed = seed
-        self._betas: list[NDArray[np.float32]] = []
+        self._betas: dict[str, NDArray[np.float32]] = {}
+        self._null_betas: dict[str, NDArray[np.float32]] = {}
         self._stimuli: list[int] = []
         self._runs: list[int] = []
         self._likeness = _Likeness(candidates)
@@ -87,8 +66,13 @@ class Calibrator:
 
     @property
     def trials(self) -> int:
-        """Trials collected."""
+        """Trials collected, those without a picture left out."""
         return len(self._betas)
+
+    @property
+    def null_trials(self) -> int:
+        """Trials collected that showed a content-free picture."""
+        return len(self._null_betas)
 
     @property
     def curve(self) -> tuple[CurvePoint, ...]:
@@ -99,13 +83,15 @@ class Calibrator:
         """First of `names` (stimulus, condition) that is a candidate."""
         return next((name for name in names if name in self._candidates.names), None)
 
-    def add(self, beta: NDArray[np.floating[Any]], *, stimulus: str, run: int) -> None:
+    def add(self, beta: NDArray[np.floating[Any]], *, trial: str, stimulus: str, run: int) -> None:
         """Add a trial.
 
         Parameters
         ----------
         beta : ndarray of shape (v,)
             Percent signal change per voxel of the mask.
+        trial : str
+            Its name in the session.
         stimulus : str
             Identifier of what was shown.
         run : int
@@ -113,17 +99,57 @@ class Calibrator:
         Raises
         ------
         CalibrationError
-            The stimulus is unknown, or the beta has another number of voxels than those before.
+            The stimulus is unknown, the trial is known, or the beta has no value or another number of voxels than
+            those before.
         """
         index = self._candidates.index(stimulus)
         if index is None:
             raise CalibrationError(f"stimulus {stimulus!r}: expected one of {len(self._candidates.names)} known ones")
-        if self._betas and len(beta) != len(self._betas[0]):
-            raise CalibrationError(f"expected a beta of {len(self._betas[0])} voxels, got {len(beta)}")
+        self._betas[trial] = self._checked(beta, trial)
         self._likeness.meet(index)
-        self._betas.append(beta.astype(np.float32))
         self._stimuli.append(index)
         self._runs.append(run)
+
+    def add_null(self, beta: NDArray[np.floating[Any]], *, trial: str) -> None:
+        """Add a trial that showed a content-free picture; the decoder does not learn from it, evidence does.
+
+        Raises
+        ------
+        CalibrationError
+            As `add`.
+        """
+        self._null_betas[trial] = self._checked(beta, trial)
+
+    def replace(self, betas: Mapping[str, NDArray[np.float32]]) -> int:
+        """Take better estimates of trials collected, by their names; return of how many.
+
+        Raises
+        ------
+        CalibrationError
+            One has another number of voxels.
+        """
+        replaced = 0
+        for kept in (self._betas, self._null_betas):
+            for trial in kept.keys() & betas.keys():
+                if betas[trial].shape != kept[trial].shape:
+                    raise CalibrationError(
+                        f"trial {trial}: expected a beta of {len(kept[trial])} voxels, got {len(betas[trial])}"
+                    )
+                if np.isfinite(betas[trial]).any():
+                    kept[trial] = betas[trial].astype(np.float32)
+                    replaced += 1
+        return replaced
+
+    def _checked(self, beta: NDArray[np.floating[Any]], trial: str) -> NDArray[np.float32]:
+        if trial in self._betas or trial in self._null_betas:
+            raise CalibrationError(f"trial {trial}: expected a new trial, got one that was collected")
+        for known in (*self._betas.values(), *self._null_betas.values()):
+            if len(beta) != len(known):
+                raise CalibrationError(f"trial {trial}: expected a beta of {len(known)} voxels, got {len(beta)}")
+            break
+        if not np.isfinite(beta).any():
+            raise CalibrationError(f"trial {trial}: expected a beta with an estimate, got none in any voxel")
+        return beta.astype(np.float32)
 
     def status(self) -> CurvePoint:
         """Measure the trials so far by one ridge of all voxels; quick enough to be asked for again and again."""
@@ -132,7 +158,7 @@ class Calibrator:
         return status
 
     def fit(self) -> CalibrationFit:
-        """Fit the adapter and learn what its predictions are worth.
+        """Fit the decoder and learn what its predictions are worth.
 
         Raises
         ------
@@ -141,76 +167,28 @@ class Calibrator:
         """
         if self.trials < LEAST_TRIALS:
             raise CalibrationError(f"expected at least {LEAST_TRIALS} calibration trials, got {self.trials}")
-        together = self._held_together()
-        if len(set(together)) < 3:
+        parts = self._parts()
+        if len(parts) < 2:
             raise CalibrationError(
-                f"expected at least 3 groups of trials to hold out in turn (by {self._leave_out}), "
-                f"got {len(set(together))}"
+                f"expected at least 2 groups of trials to hold out in turn (by {self._leave_out}), got {len(parts)}"
             )
-        betas, shown = np.stack(self._betas), np.array(self._stimuli)
-        targets = make_targets(self._candidates.tokens[shown], self._candidates.groups)
-        choice, predicted = regression.choose(betas, targets, together, regression.sizes_for(betas.shape[1]))
-        trust = scoring.reliability(predicted, targets.components)
-        adapter = _adapter(regression.fit(betas, targets, choice), targets, trust)
-        return self._learn(adapter, betas, targets, trust, predicted * trust.gain, together, choice)
-
-    def _learn(
-        self,
-        adapter: Adapter,
-        betas: NDArray[np.float32],
-        targets: Targets,
-        trust: scoring.Reliability,
-        predicted: NDArray[np.float64],
-        together: NDArray[np.int64],
-        choice: regression.Choice,
-    ) -> CalibrationFit:
-        shown = np.array(self._stimuli)
-        distinct = np.unique(shown)
-        prototypes = adapter.project(self._candidates.prototypes).astype(np.float64)
-        category = self._candidates.category[shown]
-        stimuli = adapter.project(self._candidates.tokens[distinct]).astype(np.float64)
-        judged = judge(
-            betas,
-            targets,
-            together,
-            choice.n_voxels,
-            category=category,
-            prototypes=prototypes,
-            parts=self._parts(),
-            stimuli=stimuli,
+        betas = np.stack(list(self._betas.values()))
+        nulls = np.stack(list(self._null_betas.values())) if self._null_betas else betas[:0]
+        trials = Trials(
+            betas=betas,
+            null_betas=nulls,
+            shown=np.array(self._stimuli),
+            together=self._held_together(),
+            parts=parts,
         )
-        rng = np.random.default_rng(self._seed)
-        true = np.searchsorted(distinct, shown)
-        ranks = percentile_ranks(judged.categories)
-        p_category = permutation_p(ranks, category, rng, resamples=scoring.N_PERMUTATIONS)
-        scorer = scoring.make_scorer(predicted, targets.components, category, prototypes)
-        evidence = scoring.make_evidence(judged.categories, category, predicted, scorer, p_category, rng)
-        held = [(judged.stimuli[np.ix_(part, true[part])], true[part]) for part in self._parts()]
-        of_decoder = float(identification.pooled(held))
-        point = self._point()
-        figures = Figures(
-            trials=self.trials,
-            voxels=len(adapter.voxels),
-            mask_voxels=betas.shape[1],
-            components=[block.stop - block.start for block in targets.blocks],
-            penalties=list(choice.penalties),
-            group_r2=[round(float(v), 4) for v in adapter.group_r2],
-            live_components=int(np.sum(trust.gain > 0)),
-            category_accuracy=float(np.mean(judged.categories.argmax(1) == category)),
-            category_p=p_category,
-            percentile=point.percentile,
-            percentile_interval=point.interval,
-            percentile_p=point.p_value,
-            decoder_percentile=None if np.isnan(of_decoder) else of_decoder,
-            leave_out=self._leave_out,
-            seed=self._seed,
-            categories=list(self._candidates.categories),
-            stimuli=[self._candidates.names[i] for i in distinct],
-        )
-        return CalibrationFit(adapter=adapter, scorer=scorer, evidence=evidence, figures=figures)
+        return fit_participant(trials, self._candidates, self._point(), leave_out=self._leave_out, seed=self._seed)
 
     def _held_together(self) -> NDArray[np.int64]:
-        return np.array(self._runs if self._leave_out == "run" else self._stimuli, dtype=np.int64)
+        if self._leave_out == "trial":
+            return np.array(self._stimuli, dtype=np.int64)
+        if len(set(self._runs)) > 1:
+            return np.array(self._runs, dtype=np.int64)
+        return np.arange(self.trials) * _BLOCKS // max(self.trials, 1)
 
     def _parts(self) -> list[NDArray[np.int64]]:
         return regression.folds(self._held_together(), least=1 if self._leave_out == "run" else _LEAST_STIMULI)
@@ -219,9 +197,9 @@ class Calibrator:
         parts = self._parts() if self.trials >= LEAST_TRIALS else []
         if len(parts) < 2:
             return CurvePoint(trials=self.trials)
-        folds = identification.make_folds(np.stack(self._betas), parts)
+        folds = identification.make_folds(np.stack(list(self._betas.values())), parts)
         shown, likeness = self._likeness.places(self._stimuli), centred(self._likeness.products)
-        runs = np.array(self._runs) if self._leave_out == "run" else None
+        runs = self._held_together() if self._leave_out == "run" else None
         found = float(identification.percentile(folds, likeness, shown))
         if np.isnan(found):
             return CurvePoint(trials=self.trials)
@@ -296,30 +274,10 @@ def write_bundle(
 
     def write(folder: Path) -> None:
         save_file(fit.adapter.tensors(), folder / "adapter.safetensors")
-        save_file({**fit.scorer.tensors(), **fit.evidence.tensors()}, folder / "evidence.safetensors")
+        save_file(fit.encoding.tensors(), folder / "encoding.safetensors")
+        save_file(fit.evidence.tensors(), folder / "evidence.safetensors")
         write_records(folder, provenance, curve)
         for name, source in (copies or {}).items():
             shutil.copyfile(source, folder / name)
 
     return seal(target, PARTICIPANT_SCHEMA, write)
-
-
-def _adapter(fitted: regression.Regression, targets: Targets, trust: scoring.Reliability) -> Adapter:
-    def share(block: slice) -> float:
-        variance = targets.variance[block]
-        return float((trust.r2[block] * variance).sum() / variance.sum()) if len(variance) else 0.0
-
-    def single(values: NDArray[np.float64]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(values, dtype=np.float32)
-
-    return Adapter(
-        voxels=fitted.voxels.astype(np.int64),
-        mean=single(fitted.mean),
-        scale=single(fitted.scale),
-        weights=single(fitted.weights * trust.gain),
-        intercept=single(fitted.intercept * trust.gain),
-        basis=single(targets.basis),
-        token_mean=single(targets.token_mean),
-        r2=single(trust.r2),
-        group_r2=np.array([share(block) for block in targets.blocks], dtype=np.float32),
-    )

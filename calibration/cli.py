@@ -34,7 +34,14 @@ def _calibrate(args: argparse.Namespace) -> int:
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
         folder = session_folder(settings.session)
-        calibration = CalibrationRun(client, calibrator, pack, folder, report=lambda line: print(line, flush=True))
+        calibration = CalibrationRun(
+            client,
+            calibrator,
+            pack,
+            folder,
+            null_stimuli=settings.calibration.null_stimuli,
+            report=lambda line: print(line, flush=True),
+        )
         bundle = calibration.run()
     print(f"{bundle}: calibrated on {calibration.calibrator.trials} trials")
     return 0

@@ -47,7 +47,7 @@ def rows(targets: Targets, trials: NDArray[np.int64]) -> Targets:
     return replace(targets, components=targets.components[trials])
 
 
-def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice]) -> Targets:
+def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice], *, least: int = MIN_COMPONENTS) -> Targets:
     """Find the components of the shown stimuli.
 
     Parameters
@@ -56,6 +56,8 @@ def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice]) -> Targe
         Clean tokens of the stimulus of each trial.
     groups : sequence of slice
         Token groups, as slices of the flattened tokens.
+    least : int
+        Components of a group at least, where it has so many.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice]) -> Targe
     if not np.ptp(flat, axis=0).any():
         raise CalibrationError("the calibration stimuli all have the same tokens; show different ones")
     mean = flat.mean(0)
-    most = min(MAX_COMPONENTS, max(MIN_COMPONENTS, len(flat) // TRIALS_PER_COMPONENT))
+    most = min(MAX_COMPONENTS, max(least, len(flat) // TRIALS_PER_COMPONENT))
     scores, bases, blocks, first = [], [], [], 0
     total = np.square(flat - mean).sum() / len(flat)
     for group in groups:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,8 @@ class CalibrationRun:
         The session's pack.
     folder : Path
         Session folder of the settings; that of another session is beside it.
+    null_stimuli : collection of str
+        Stimuli or conditions without content.
     report : callable
         Is told in a line what goes on.
 
@@ -55,12 +57,14 @@ class CalibrationRun:
         calibrator: Calibrator,
         pack: EnginePack,
         folder: Path,
+        null_stimuli: Collection[str] = (),
         report: Callable[[str], object] = _log.info,
     ) -> None:
         self._client = client
         self.calibrator = calibrator
         self._pack = pack
         self._folder = folder
+        self._null_stimuli = frozenset(null_stimuli)
         self._report = report
         self._begin(None)
 
@@ -149,16 +153,25 @@ class CalibrationRun:
             return
         if not message.final:
             return
-        name = self.calibrator.known((message.stimulus, message.condition))
+        names = (message.stimulus, message.condition)
+        name = self.calibrator.known(names)
+        is_null = not self._null_stimuli.isdisjoint(names)
         if message.invalid is not None or message.beta is None:
             self._leave_out(message, message.invalid or "no values")
             return
-        if name is None:
+        if name is None and not is_null:
             self._leave_out(message, f"unknown stimulus {message.stimulus!r}, condition {message.condition!r}")
             return
         packed = message.beta
         beta = np.frombuffer(packed.data, packed.dtype).reshape(packed.shape)
-        self.calibrator.add(beta, stimulus=name, run=message.run)
+        try:
+            if is_null:
+                self.calibrator.add_null(beta, trial=message.trial or "")
+                return
+            self.calibrator.add(beta, trial=message.trial or "", stimulus=str(name), run=message.run)
+        except CalibrationError as error:
+            self._leave_out(message, str(error))
+            return
         if self.calibrator.trials % STATUS_EVERY == 0:
             self._publish_status("")
 

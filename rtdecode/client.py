@@ -291,8 +291,21 @@ class Score(Message):
         Probability, learned from held-out calibration trials, that `predicted` is right.
     chance : float
         What guessing gives.
-    p_noise : float
-        How often noise alone looks at least this sure.
+    supported : bool
+        Whether the trial may be shown as decoded; where it is not, picture and caption are made of noise.
+    p_content, p_category : float
+        How often a response without a picture in it looks at least as much like one with a picture, and points at least
+        as surely to a category.
+    p_motion : float
+        How often a response of the calibration lies at least so far from the average one.
+    p_agreement : float or None
+        How often another picture of the pool fits at least as well as the one announced.
+    plausible : tuple of str
+        Categories of which one is right in 90 % of trials; empty where the response is an outlier.
+    null : str
+        What the p-values rest on: ``"null trials"``, ``"repeats"`` or ``"differences"``.
+    claim : float or None
+        Evidence that this session decodes, over its trials so far: 20 or more may be claimed, whenever one looks.
     shift : float or None
         Median over voxels of the distance of the mean; about .67 / sqrt(trials) without drift.
     spread : float or None
@@ -310,7 +323,14 @@ class Score(Message):
     pool: int = 0
     evidence: float = 0.0
     chance: float = 0.0
-    p_noise: float = 1.0
+    supported: bool = False
+    p_content: float = 1.0
+    p_category: float = 1.0
+    p_motion: float = 1.0
+    p_agreement: Optional[float] = None
+    plausible: Tuple[str, ...] = ()
+    null: str = ""
+    claim: Optional[float] = None
     shift: Optional[float] = None
     spread: Optional[float] = None
     stimulus: Optional[str] = None

@@ -96,9 +96,64 @@ class Score(DecodedPart):
         ),
     ]
     chance: Annotated[float, Told("What guessing would give", column="chance")]
-    p_noise: Annotated[
-        float, Told("How often noise with the covariance of the data looks at least this sure", column="p_noise")
+    supported: Annotated[
+        bool,
+        Told(
+            "Whether the trial may be shown as decoded: calibration found signal, content is there (p_content) and the "
+            "response is no outlier (p_motion)",
+            column="supported",
+        ),
     ]
+    p_content: Annotated[
+        float,
+        Told(
+            "How often a response without a picture in it looks at least as much like one with a picture",
+            column="p_content",
+            digits=4,
+        ),
+    ]
+    p_category: Annotated[
+        float,
+        Told(
+            "How often a response without a picture in it points at least as surely to a category",
+            column="p_category",
+            digits=4,
+        ),
+    ]
+    p_motion: Annotated[
+        float,
+        Told(
+            "How often a response of the calibration lies at least so far from the average one; low after a movement",
+            column="p_motion",
+            digits=4,
+        ),
+    ]
+    p_agreement: Annotated[
+        float | None,
+        Told(
+            "How often another picture of the pool, which calibration never showed, fits at least as well as the one "
+            "announced; None where none of the pool was announced",
+            column="p_agreement",
+            digits=4,
+        ),
+    ]
+    plausible: Annotated[
+        tuple[str, ...],
+        Told(
+            "Categories of which one is right in 90 % of trials; none where the response is an outlier",
+            column="plausible",
+        ),
+    ]
+    null: Annotated[str, Told("Which responses without a picture p_content and p_category rest on", column="null")]
+    claim: Annotated[
+        float | None,
+        Told(
+            "Evidence that this session decodes, as an e-value over its trials so far: 20 or more may be claimed at "
+            "any time; the session adds it",
+            column="claim",
+            digits=3,
+        ),
+    ] = None
     shift: Annotated[
         float | None,
         Told(

@@ -143,9 +143,7 @@ def _models(n_voxels: int, n: int) -> list[tuple[int, int]]:
 class _Fitted:
     """Every model that is compared, fitted to some trials."""
 
-    def __init__(
-        self, responses: Float32, features: Float64, prior: PriorOf, models: list[tuple[int, int]]
-    ) -> None:
+    def __init__(self, responses: Float32, features: Float64, prior: PriorOf, models: list[tuple[int, int]]) -> None:
         n_voxels = responses.shape[1]
         gain = responsiveness(features, responses, prior(np.arange(n_voxels)))
         self.voxels = np.argsort(-gain, kind="stable")[: max(size for size, _ in models)]

@@ -101,16 +101,12 @@ def invert(maps: Maps, noise: Noise) -> Inverse:
     weights = maps.weights
     whitener = noise.whitener()
     projection = weights / noise.own - (weights @ whitener.T) @ whitener
-    return Inverse(
-        projection=projection, information=(projection @ weights.T).astype(np.float64), mean=maps.constant
-    )
+    return Inverse(projection=projection, information=(projection @ weights.T).astype(np.float64), mean=maps.constant)
 
 
 def first_voxels(maps: Maps, count: int) -> Maps:
     """Return the maps of the first voxels only."""
-    return Maps(
-        weights=maps.weights[:, :count], constant=maps.constant[:count], residuals=maps.residuals[:, :count]
-    )
+    return Maps(weights=maps.weights[:, :count], constant=maps.constant[:count], residuals=maps.residuals[:, :count])
 
 
 def mixed(inverses: Sequence[Inverse], weights: Sequence[float]) -> Inverse:

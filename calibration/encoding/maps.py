@@ -117,9 +117,7 @@ class _Evidence:
             self.unexplained = self.unexplained - features.astype(np.float32) @ prior.mean
         self.space = _space(features, prior)
         self.scale = np.ones(n_voxels) if prior.scale is None else prior.scale.astype(np.float64)
-        self.blocks = [
-            slice(start, min(start + _BLOCK, n_voxels)) for start in range(0, n_voxels, _BLOCK)
-        ]
+        self.blocks = [slice(start, min(start + _BLOCK, n_voxels)) for start in range(0, n_voxels, _BLOCK)]
         self.products = np.empty((len(self.space.powers), n_voxels), np.float32)
         self.likelihood = np.empty((len(SCALES), n_voxels))
         for block in self.blocks:
@@ -169,7 +167,9 @@ class _Space:
 
 def _space(features: Float64, prior: MapPrior) -> _Space:
     n = len(features)
-    trust = 1.0 if np.isinf(prior.constant_variance) else n * prior.constant_variance / (1 + n * prior.constant_variance)
+    trust = (
+        1.0 if np.isinf(prior.constant_variance) else n * prior.constant_variance / (1 + n * prior.constant_variance)
+    )
     root = np.linalg.cholesky(prior.covariance)
     white = features - (1 - np.sqrt(1 - trust)) * features.mean(0)
     _, strengths, axes = np.linalg.svd(white @ root, full_matrices=False)

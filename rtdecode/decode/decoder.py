@@ -6,18 +6,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from rtdecode.decode.pipeline import Embedded, Pipeline, VolumeContext, VolumePredictor
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
+from rtdecode.decode.score.encoding import EncodingModel, encoding_from
+from rtdecode.decode.score.evidence import OUTLIER, Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
-from rtdecode.decode.score.retrieval import Scorer, scorer_from
 from rtdecode.decoded import Caption, DecodedPart, Embedding, Prediction, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, ParticipantBundle
 from rtdecode.records import RegisteredVolume, frozen
-from rtdecode.statistics import mid_ranks
+from rtdecode.statistics import mid_ranks, p_value
 
 _TOP = 5
 
@@ -76,12 +77,16 @@ class Decoder:
                 f"{', '.join(self.candidates.categories)}; calibrate again"
             )
         adapter = adapter_from(bundle.adapter)
+        shown = set(bundle.provenance.stimuli)
+        pool = self.candidates.without(shown)
         participant = _Participant(
             adapter=adapter,
             mask_voxels=bundle.provenance.mask_voxels,
-            scorer=scorer_from(bundle.evidence),
+            encoding=encoding_from(bundle.encoding),
             evidence=evidence_from(bundle.evidence),
-            pool=self.candidates.without(set(bundle.provenance.stimuli)),
+            null=bundle.provenance.null,
+            pool=pool,
+            pool_was_shown=not shown.isdisjoint(pool.names),
         )
         self._pipeline.take(adapter)
         self._participant = participant
@@ -102,6 +107,29 @@ class Decoder:
             No participant is loaded, the beta is not of the calibrated mask, or too little of it is known.
         """
         return self._embed(beta, truth)[1]
+
+    def likelihood(self, beta: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float64]:
+        """Log-likelihood of candidates, given a beta, up to a constant of the beta.
+
+        Parameters
+        ----------
+        beta : ndarray of shape (v,), float32
+        names : sequence of n str
+            Candidates to compare, among them those that calibration has shown.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+
+        Raises
+        ------
+        EngineError
+            As `embed`, or a name is no candidate.
+        """
+        rows = [self.candidates.index(name) for name in names]
+        if None in rows:
+            raise EngineError(f"{names[rows.index(None)]!r}: expected the name of a candidate")
+        return self._person("a beta", beta).likelihood(beta, self.candidates.tokens[np.array(rows)])
 
     def decode(self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> Iterator[DecodedPart]:
         """Yield the embedding, the caption and the picture of a beta as they become ready.
@@ -160,7 +188,7 @@ class Decoder:
         return embedded, Embedding(
             tokens=frozen(embedded.tokens),
             components=frozen(embedded.components),
-            score=person.score(embedded.components, truth),
+            score=person.score(beta, truth),
             nearest={} if self._pool is None else dict(self._pool.nearest(embedded.tokens, _TOP)),
         )
 
@@ -169,33 +197,63 @@ class _Participant:
     """What a bundle says, ready for use."""
 
     def __init__(
-        self, *, adapter: Adapter, mask_voxels: int, scorer: Scorer, evidence: Evidence, pool: Candidates
+        self,
+        *,
+        adapter: Adapter,
+        mask_voxels: int,
+        encoding: EncodingModel,
+        evidence: Evidence,
+        null: str,
+        pool: Candidates,
+        pool_was_shown: bool,
     ) -> None:
         self.adapter = adapter
         self.mask_voxels = mask_voxels
-        self._scorer = scorer
+        self._encoding = encoding
         self._evidence = evidence
+        self._null = null
         self._pool = pool
-        self._components = adapter.project(pool.tokens)
+        self._components = encoding.describe(pool.tokens)
+        self._pool_was_shown = pool_was_shown
 
-    def score(self, components: NDArray[np.float32], truth: Sequence[str | None]) -> Score:
-        """Judge category and candidates of predicted components (k,)."""
+    def likelihood(self, beta: NDArray[np.float32], tokens: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Log-likelihood (n,) of pictures with tokens (n, t, d)."""
+        return self._encoding.pictures_of(self._encoding.read(beta), self._encoding.describe(tokens))
+
+    def score(self, beta: NDArray[np.float32], truth: Sequence[str | None]) -> Score:
+        """Judge what a beta (v,) says of categories and candidates, and whether it says anything."""
         categories = self._pool.categories
-        by_category = self._scorer.categories(components[None])[0]
-        by_candidate = self._scorer.candidates(components[None], self._components)[0]
+        reading = self._encoding.read(beta)
+        by_category = self._encoding.categories_of(reading)
+        by_candidate = self._encoding.pictures_of(reading, self._components)
         lead = float(margin(by_category))
         chance = 1 / len(categories)
         evidence = self._evidence.probability(lead, chance)
-        probabilities = tempered(by_category, evidence)
+        shares = np.exp(log_softmax(by_category))
+        p_content = self._evidence.p_content(self._encoding.content_of(reading))
+        p_motion = self._evidence.p_motion(reading.distance)
+        plausible = self._evidence.plausible(shares) & (p_motion > OUTLIER)
         known = [row for row in map(self._pool.index, truth) if row is not None]
         best = np.argsort(-by_candidate, kind="stable")[:_TOP]
         return Score(
             predicted=categories[int(np.argmax(by_category))],
-            probabilities={name: float(p) for name, p in zip(categories, probabilities, strict=True)},
+            probabilities=dict(zip(categories, tempered(by_category, evidence).tolist(), strict=True)),
             top=tuple(self._pool.names[int(i)] for i in best),
             rank=float(mid_ranks(by_candidate)[known[0]]) if known else None,
             pool=len(self._pool.names),
             evidence=evidence,
             chance=chance,
-            p_noise=self._evidence.p_noise(lead),
+            supported=self._evidence.supports(p_content, p_motion),
+            p_content=p_content,
+            p_category=self._evidence.p_category(float(np.log(shares.max()))),
+            p_motion=p_motion,
+            p_agreement=self._agreement(by_candidate, known),
+            plausible=tuple(name for name, kept in zip(categories, plausible, strict=True) if kept),
+            null=self._null,
         )
+
+    def _agreement(self, by_candidate: NDArray[np.float64], known: list[int]) -> float | None:
+        """Exact p-value of the announced candidate: its place among the others, if calibration showed none of these."""
+        if not known or self._pool_was_shown:
+            return None
+        return p_value(np.delete(by_candidate, known[0]), float(by_candidate[known[0]]))

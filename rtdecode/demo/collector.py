@@ -23,7 +23,6 @@ class SeenTrial:
     run: int = 0
     score: wire.Score | None = None
     caption: str = ""
-    tokens: NDArray[np.float32] | None = None
     revisions: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     done: bool = False
@@ -42,6 +41,7 @@ class Collected:
     runs_ended: set[int] = field(default_factory=set)
     faults: list[wire.Fault] = field(default_factory=list)
     trials: dict[str, SeenTrial] = field(default_factory=dict)
+    betas: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     volume_ms: list[float] = field(default_factory=list)
     reconstruction_ms: list[float] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class Collector(ClientThread):
     """
 
     def __init__(self, stream: str, requests: str) -> None:
-        super().__init__(stream, requests, topics=[t for t in wire.TOPICS if t != "beta"], from_start=True)
+        super().__init__(stream, requests, from_start=True)
         self.collected = Collected()
 
     def wait(self, reached: Callable[[Collected], bool], timeout_s: float) -> bool:
@@ -134,12 +134,15 @@ class Collector(ClientThread):
                 seen.calibration_trials = message.trials
             case wire.Fault():
                 seen.faults.append(message)
-            case wire.Score() | wire.Embedding() | wire.Caption() | wire.Reconstruction():
+            case wire.Beta() if message.final and message.invalid is None and message.beta is not None:
+                array = message.beta
+                seen.betas[message.trial or ""] = np.frombuffer(array.data, array.dtype).reshape(array.shape)
+            case wire.Score() | wire.Caption() | wire.Reconstruction():
                 self._decoded(message)
             case _:
                 pass
 
-    def _decoded(self, message: wire.Score | wire.Embedding | wire.Caption | wire.Reconstruction) -> None:
+    def _decoded(self, message: wire.Score | wire.Caption | wire.Reconstruction) -> None:
         name = message.trial or ""
         trial = self.collected.trials.setdefault(name, SeenTrial(name, run=message.run or 0))
         trial.revisions = (message.revision or 0) + 1
@@ -147,9 +150,6 @@ class Collector(ClientThread):
             case wire.Score():
                 trial.score = message
                 trial.done = message.invalid is not None
-            case wire.Embedding() if message.tokens is not None:
-                array = message.tokens
-                trial.tokens = np.frombuffer(array.data, array.dtype).reshape(array.shape)
             case wire.Caption():
                 trial.caption = message.text
             case wire.Reconstruction():

@@ -15,8 +15,6 @@ from rich.table import Table
 from rtdecode import client as wire
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
-from rtdecode.decode.score.adapter import adapter_from
-from rtdecode.decode.score.retrieval import scorer_from
 from rtdecode.demo.collector import Collected, SeenTrial
 from rtdecode.demo.demo_visits import Visit
 from rtdecode.packs import open_pack, open_participant
@@ -74,37 +72,35 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
         "session_dir": str(folder),
     }
     if not visit.repeats:
-        summary["identification"] = _identification(visit, trials, decoder, folder, rng)
+        summary["identification"] = _identification(visit, trials, seen.betas, decoder, folder, rng)
     return summary
 
 
 def _identification(
     visit: Visit,
     trials: list[SeenTrial],
+    betas: Mapping[str, NDArray[np.float32]],
     decoder: Decoder,
     folder: Path,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Name the shown picture among all that were shown while decoding; beside it the oracle's figures."""
-    bundle = open_participant(folder / "bundle")
-    decoder.load(bundle)
-    adapter, scorer = adapter_from(bundle.adapter), scorer_from(bundle.evidence)
-    usable = [t for t in trials if t.tokens is not None and t.score is not None and t.score.stimulus is not None]
+    decoder.load(open_participant(folder / "bundle"))
+    usable = [t for t in trials if t.trial in betas and t.score is not None and t.score.stimulus is not None]
     shown = sorted({str(t.score.stimulus) for t in usable if t.score})
-    names = decoder.candidates.names
-    pool = adapter.project(decoder.candidates.tokens[[names.index(name) for name in shown]])
     truth = np.array([shown.index(str(t.score.stimulus)) for t in usable if t.score], np.intp)
 
-    def score(components: NDArray[np.float32]) -> dict[str, Any]:
-        return score_identification(scorer.candidates(components, pool), truth, rng)
+    def score(found: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:
+        likelihood = np.stack([decoder.likelihood(found[t.trial], shown) for t in usable])
+        return score_identification(likelihood, truth, rng)
 
-    decoded = score(adapter.project(np.stack([t.tokens for t in usable if t.tokens is not None])))
+    decoded = score(betas)
     mask = nib.load(next(folder.rglob("*_desc-brain_mask.nii.gz")))
-    betas = visit.true_betas(mask.affine, np.asarray(mask.dataobj) > 0)
-    if betas is not None:
-        embedded = [decoder.embed(betas[t.trial]) for t in usable]
-        oracle = score(np.stack([e.components for e in embedded]))
-        right = sum(e.score.predicted == t.score.condition for e, t in zip(embedded, usable, strict=True) if t.score)
+    noiseless = visit.true_betas(mask.affine, np.asarray(mask.dataobj) > 0)
+    if noiseless is not None:
+        oracle = score(noiseless)
+        named = [decoder.embed(noiseless[t.trial]).score.predicted for t in usable]
+        right = sum(name == t.score.condition for name, t in zip(named, usable, strict=True) if t.score)
         oracle["accuracy"] = right / len(usable)
         decoded["oracle"] = oracle
         decoded["fraction_of_oracle"] = _fraction(decoded["percentile"] - 0.5, oracle["percentile"] - 0.5)
@@ -181,7 +177,8 @@ def _trial(trial: SeenTrial) -> dict[str, Any]:
         "rank": score.rank,
         "pool": score.pool,
         "evidence": score.evidence,
-        "p_noise": score.p_noise,
+        "supported": score.supported,
+        "p_content": score.p_content,
         "caption": trial.caption,
         "revisions": trial.revisions,
         "invalid": score.invalid,

@@ -16,7 +16,7 @@ from rtdecode.errors import BundleError
 from rtdecode.packs.sealed import check_numbers, read_tensors, verify
 from rtdecode.typed import Table, checked
 
-PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/1"
+PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/2"
 _PROVENANCE = "provenance.json"
 _CURVE = "learning_curve.json"
 T = TypeVar("T")
@@ -51,10 +51,18 @@ class Figures(Table, frozen=True, kw_only=True):
     ----------
     trials, voxels, mask_voxels : int
         Trials learned from, voxels used, voxels of the mask.
+    null_trials : int
+        Trials that showed a content-free picture.
+    null : {"null trials", "repeats", "differences"}
+        Which responses without a picture evidence was learned from; see `calibration.nulls`.
+    null_statistics : int
+        How many of these.
     components : list of int
         Of each token group.
-    penalties : list of float
-        Ridge penalty of each token group.
+    noise_models : dict of str to float
+        Weight of each noise model of the encoding model.
+    heads : dict of str to float
+        Weight of each head in the category scores.
     group_r2 : list of float
         Held-out explained variance of each token group.
     live_components : int
@@ -76,10 +84,14 @@ class Figures(Table, frozen=True, kw_only=True):
     """
 
     trials: int
+    null_trials: int
+    null: Literal["null trials", "repeats", "differences"]
+    null_statistics: int
     voxels: int
     mask_voxels: int
     components: list[int]
-    penalties: list[float]
+    noise_models: dict[str, float]
+    heads: dict[str, float]
     group_r2: list[float]
     live_components: int
     category_accuracy: float
@@ -118,7 +130,7 @@ class Provenance(Figures, frozen=True, kw_only=True):
 class ParticipantBundle:
     """A verified participant bundle.
 
-    Its folder holds ``adapter.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``,
+    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``,
     ``learning_curve.json`` and ``provenance.json``.
 
     Attributes
@@ -128,14 +140,15 @@ class ParticipantBundle:
         SHA-256 of its manifest.
     adapter : mapping of str to array
         Tensors of the ridge adapter; see `calibration`.
-    evidence : mapping of str to array
-        Tensors of the evidence model; see `calibration`.
+    encoding, evidence : mapping of str to array
+        Tensors of the encoding model and of the evidence; see `calibration`.
     provenance : Provenance
     """
 
     folder: Path
     identity: str
     adapter: Mapping[str, NDArray[Any]]
+    encoding: Mapping[str, NDArray[Any]]
     evidence: Mapping[str, NDArray[Any]]
     provenance: Provenance
 
@@ -156,6 +169,7 @@ def open_participant(folder: Path) -> ParticipantBundle:
         folder=folder,
         identity=identity,
         adapter=MappingProxyType(read_tensors(folder / "adapter.safetensors")),
+        encoding=MappingProxyType(read_tensors(folder / "encoding.safetensors")),
         evidence=MappingProxyType(read_tensors(folder / "evidence.safetensors")),
         provenance=_read(folder / _PROVENANCE, Provenance),
     )

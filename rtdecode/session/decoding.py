@@ -13,7 +13,9 @@ import numpy as np
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decode.score.claim import rate_limit, support_factor
 from rtdecode.decode.score.drift import DriftMonitor
+from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import DecodedPart, Prediction, Score, pieces
 from rtdecode.packs import ParticipantBundle
@@ -65,6 +67,8 @@ class Decoding:
         self._earlier: list[BetaUpdate] = []
         self._drift: DriftMonitor | None = None
         self._drifted = False
+        self._gate_limit = 1.0
+        self._claim = recording.claim()
         self._times: deque[dict[str, float]] = deque(maxlen=_REMEMBERED)
         self._earlier_volumes: deque[RegisteredVolume] = deque(maxlen=max(decoder.window - 1, 0))
         self._predict_ms: deque[float] = deque(maxlen=_REMEMBERED)
@@ -138,6 +142,8 @@ class Decoding:
     def _load(self, bundle: ParticipantBundle) -> None:
         self.bundle = self._decoder.load(bundle.folder)
         self._drift = DriftMonitor(adapter_from(bundle.adapter))
+        evidence = evidence_from(bundle.evidence)
+        self._gate_limit = rate_limit(float(evidence.level[0]), len(evidence.content_null))
         for beta in self._earlier:
             self._drift.add(beta.beta)
         self._earlier.clear()
@@ -171,8 +177,8 @@ class Decoding:
             for part, milliseconds in self._decoder.decode(beta):
                 times[part.stage] = milliseconds
                 for piece in pieces(part):
-                    if isinstance(piece, Score) and drift is not None:
-                        piece = replace(piece, shift=drift.shift, spread=drift.spread)
+                    if isinstance(piece, Score):
+                        piece = self._in_session(piece, beta, drift)
                     found.append(piece)
                     message = messages.decoded(beta, piece)
                     if isinstance(message, wire.Reconstruction):
@@ -187,6 +193,14 @@ class Decoding:
             raise
         if scored():
             settle()
+
+    def _in_session(self, score: Score, beta: BetaUpdate, drift: Drift | None) -> Score:
+        """Add what only the session knows: how its betas have moved, and what its final scores add up to."""
+        if drift is not None:
+            score = replace(score, shift=drift.shift, spread=drift.spread)
+        if beta.final:
+            self._claim *= support_factor(score.supported, self._gate_limit)
+        return replace(score, claim=self._claim)
 
     def _predict(self, volume: RegisteredVolume) -> None:
         """Publish what is predicted of a volume, or why nothing is: each has its message."""

@@ -158,6 +158,10 @@ class Recording:
         """Trials whose final result is in a table."""
         return self._decoded.trials()
 
+    def claim(self) -> float:
+        """Evidence that the session decodes, over the trials in the tables; 1 before the first."""
+        return self._decoded.claim()
+
     def decision(self, kind: str, **fields: Any) -> None:
         """Journal what time has decided."""
         if not self._refolding:

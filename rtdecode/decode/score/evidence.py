@@ -1,9 +1,9 @@
-"""How sure a category judgement may be, learned from held-out calibration trials."""
+"""What calibration taught of when to say no: p-values of a beta, sets of categories, and how sure a category is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,30 +13,52 @@ from scipy.optimize import brentq
 from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.statistics import p_value
 
+Float64 = NDArray[np.float64]
+
 CEILING = 0.999
+OUTLIER = 0.01
+"""Of calibration's own responses, so many are called outliers."""
+COVERAGE = 0.9
+"""Share of trials whose category is in the set of plausible ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evidence:
-    """Probability that the best category is right, given its lead over the second.
+    """Tensors of ``evidence.safetensors``, all learned from trials that had no part in the decoder that judged them.
 
     Attributes
     ----------
     coefficients : ndarray of shape (2,), float32
-        Intercept and slope of a logistic model of "right" on the margin.
-    null_margins : ndarray of shape (m,), float32
-        Margins of noise betas, ascending.
+        Intercept and slope of a logistic model of "right" on the margin between the best two categories.
     signal : ndarray of shape (1,), uint8
-        0 where calibration did not identify above chance: then evidence is chance, always.
+        0 where calibration did not identify above chance: nothing is supported then.
+    content_null, category_null : ndarray of shape (m,), float32
+        The two statistics of responses without a picture in them (see `calibration.nulls`).
+    content : ndarray of shape (n,), float32
+        The first of them of calibration's trials.
+    distances : ndarray of shape (n,), float32
+        How far calibration's responses lie from the average one.
+    surprise : ndarray of shape (n,), float32
+        Minus log probability of the true category of calibration's trials.
+    surprise_category : ndarray of shape (n,), int64
+        That category.
+    level : ndarray of shape (1,), float32
+        p-value of content up to which a trial is supported.
     """
 
     coefficients: NDArray[np.float32]
-    null_margins: NDArray[np.float32]
     signal: NDArray[np.uint8]
+    content_null: NDArray[np.float32]
+    category_null: NDArray[np.float32]
+    content: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    surprise: NDArray[np.float32]
+    surprise_category: NDArray[np.int64]
+    level: NDArray[np.float32]
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All arrays by name."""
-        return {"coefficients": self.coefficients, "null_margins": self.null_margins, "signal": self.signal}
+        return {spec.name: getattr(self, spec.name) for spec in fields(self)}
 
     def probability(self, margin: float, chance: float) -> float:
         """Probability that the best category is right: from `chance` to `CEILING`."""
@@ -46,9 +68,33 @@ class Evidence:
         logit = np.clip(intercept + slope * margin, -30, 30)
         return float(np.clip(1 / (1 + np.exp(-logit)), chance, CEILING))
 
-    def p_noise(self, margin: float) -> float:
-        """How often noise with the covariance of the calibration betas has at least this margin."""
-        return p_value(self.null_margins, margin)
+    def p_content(self, content: float) -> float:
+        """How often a response without a picture in it looks at least as much like one with a picture."""
+        return p_value(self.content_null, content)
+
+    def p_category(self, certainty: float) -> float:
+        """How often a response without a picture in it points at least as surely to a category."""
+        return p_value(self.category_null, certainty)
+
+    def p_motion(self, distance: float) -> float:
+        """How often a response of calibration lies at least so far from the average one."""
+        return p_value(self.distances, distance)
+
+    def supports(self, p_content: float, p_motion: float) -> bool:
+        """Whether a trial may be shown as decoded."""
+        return bool(self.signal[0]) and p_content <= float(self.level[0]) and p_motion > OUTLIER
+
+    def plausible(self, probabilities: Float64) -> NDArray[np.bool_]:
+        """Which categories (c,) are in the set that holds the true one in `COVERAGE` of trials of each category.
+
+        Mondrian conformal sets: Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005.
+        """
+        surprise = -np.log(np.maximum(probabilities, 1e-300))
+        kept = np.ones(len(surprise), dtype=np.bool_)
+        for category, found in enumerate(surprise):
+            own = self.surprise[self.surprise_category == category]
+            kept[category] = p_value(own, float(found)) > 1 - COVERAGE
+        return kept
 
 
 def evidence_from(tensors: Mapping[str, NDArray[Any]]) -> Evidence:

@@ -20,7 +20,6 @@ LATENCIES = 200
 CURVE = 400
 TRIALS = 200
 REGIONS = 6
-WEAK_ODDS = 2.0
 REPLACED_PICTURES = 32  # kept a while: a page may still ask for them
 NO_CATEGORY = "no category told"
 
@@ -272,14 +271,18 @@ class Board:
     def _decoded(self, message: wire.Score | wire.Caption | wire.Reconstruction) -> None:
         match message:
             case wire.Score():
-                evidence, chance, p_noise = map(_number, (message.evidence, message.chance, message.p_noise))
+                evidence, chance, p_content = map(_number, (message.evidence, message.chance, message.p_content))
                 entry = self._entry(message)
                 entry.update(
                     predicted=text(message.predicted),
                     evidence=evidence,
                     chance=chance,
-                    p_noise=p_noise,
-                    weak=evidence < WEAK_ODDS * chance or p_noise > 0.5,
+                    p_content=p_content,
+                    p_motion=_number(message.p_motion),
+                    supported=bool(message.supported),
+                    plausible=[text(name) for name in message.plausible],
+                    null=text(message.null),
+                    claim=None if message.claim is None else _number(message.claim),
                     rank=None if message.rank is None else _number(message.rank),
                     pool=int(message.pool),
                     stimulus=text(message.stimulus),

@@ -3,6 +3,7 @@ import { colour, curve, displacement, traces } from "./charts.js";
 import { $, clock, image, lasting, made, percent, text } from "./dom.js";
 import { showNotices } from "./notices.js";
 
+const OUTLIER = 0.01, CLAIM = 20;  // as rtdecode.decode.score has them
 const SERVER_S = 3;  // the server speaks once a second
 const LAMPS = { calibrating: "good", fitting: "good", decoding: "good", "first-volume": "good", ending: "good", resuming: "good",
   fault: "trouble", "no-volume": "trouble", lost: "lost" };
@@ -81,7 +82,7 @@ function showCalibration({ calibration, collected, left_out, stimulus, session, 
 
 function showTrial(trial, { key, session }) {
   const absent = session.absent && session.absent.includes("picture");
-  $("decoding").classList.toggle("weak", Boolean(trial.weak));
+  $("decoding").classList.toggle("weak", trial.supported === false);
   image($("stimulus"), stimulusURL(trial.stimulus), $("no-stimulus"));
   text("no-stimulus", trial.stimulus || trial.condition || (trial.trial ? "not known" : ""));
   image($("picture"), pictureURL(key, trial), $("no-picture"));
@@ -93,11 +94,14 @@ function showTrial(trial, { key, session }) {
   $("evidence-fill").style.width = known ? percent(trial.evidence) : "0";
   $("evidence-fill").parentNode.hidden = !known;
   $("chance-mark").style.left = known ? percent(trial.chance) : "0";
-  text("evidence", !known ? "" : trial.weak ? `weak evidence for ${trial.predicted}: ${percent(trial.evidence)}`
-    : `${trial.predicted}, ${percent(trial.evidence)} sure`);
+  text("evidence", !known ? "" : trial.supported ? `${trial.predicted}, ${percent(trial.evidence)} sure`
+    : trial.p_motion <= OUTLIER ? "not supported: the response is an outlier, as after a movement"
+    : "not supported: no picture was found in this response");
+  const plausible = !known || !trial.plausible.length ? "" : ` · one of these 9 times in 10: ${trial.plausible.join(", ")}`;
+  const claim = !known || trial.claim === null ? "" : ` · session evidence ${Number(trial.claim.toPrecision(2))}${trial.claim >= CLAIM ? " (it decodes)" : ` of ${CLAIM}`}`;
   const rank = !known || trial.rank === null ? "" : ` · true picture ranked ${trial.rank} of ${trial.pool}`;
   const figures = Object.entries(trial.figures || {}).map(([label, value]) => ` · ${label} ${typeof value === "number" ? Number(value.toPrecision(2)) : value}`).join("");
-  text("evidence-note", known ? `(chance ${percent(trial.chance)}; noise looks this sure ${percent(trial.p_noise)} of the time)${rank}${figures}` : "");
+  text("evidence-note", known ? `(chance ${percent(trial.chance)}; a response without a picture passes for one this often: ${percent(trial.p_content)})${plausible}${claim}${rank}${figures}` : "");
 }
 
 function showTrials({ trials, tally, key }) {

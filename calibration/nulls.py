@@ -1,0 +1,98 @@
+"""Responses without a picture in them: what evidence is compared with.
+
+Which ones there are decides how often a right trial is supported. Best are responses to content-free pictures, shown
+during calibration. Else a picture shown twice tells what differs without it: half the difference of its responses,
+scaled to the noise of one. Else two pictures of a category do, whose difference still holds what tells these apart: no
+false alarms then, but few right trials pass. Differences are scored by models that were learned without the trials:
+residuals about anything estimated on them would carry the negative of their noise, which those models are fitted to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.encoding.encoder import Encoder, Inverted
+
+Float32 = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+Kind = Literal["null trials", "repeats", "differences"]
+FEWEST = 20
+"""Fewer null trials, or pairs of repeats, tell too little."""
+_APART = 2
+"""Neighbouring trials share noise: only those further apart make a pair."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Nulls:
+    """Responses without a picture, each with the model that is to judge it.
+
+    Attributes
+    ----------
+    kind : str
+    groups : tuple of (int or None, ndarray of shape (m, v), float32)
+        Fold whose held-out model judges, None for the whole one, and standardised responses.
+    """
+
+    kind: Kind
+    groups: tuple[tuple[int | None, Float32], ...]
+
+
+def find_nulls(encoder: Encoder, responses: Float32, null_responses: Float32, shown: Ints, category: Ints) -> Nulls:
+    """Take the best nulls that a calibration offers.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    responses : ndarray of shape (n, v), float32
+        Of the calibration trials in order of time, standardised.
+    null_responses : ndarray of shape (m, v), float32
+        Of trials that showed a content-free picture, standardised in the same way.
+    shown, category : ndarray of shape (n,), int64
+        Picture and category of each trial.
+    """
+    if len(null_responses) >= FEWEST:
+        return Nulls(kind="null trials", groups=((None, null_responses),))
+    repeats = _differences(encoder, responses, shown)
+    if sum(len(rows) for _, rows in repeats) >= 2 * FEWEST:
+        return Nulls(kind="repeats", groups=repeats)
+    return Nulls(kind="differences", groups=_differences(encoder, responses, category))
+
+
+def _differences(encoder: Encoder, responses: Float32, same: Ints) -> tuple[tuple[int | None, Float32], ...]:
+    found: list[tuple[int | None, Float32]] = []
+    for fold, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
+        average = _average_response(held, responses.shape[1])
+        rows = []
+        for value in np.unique(same[part]):
+            own = part[same[part] == value]
+            for first, second in _pairs(own):
+                half = (responses[first] - responses[second]) / np.float32(np.sqrt(2))
+                rows += [average + half, average - half]
+        if rows:
+            found.append((fold, np.stack(rows)))
+    return tuple(found)
+
+
+def _pairs(trials: Ints) -> list[tuple[int, int]]:
+    """Pair trials that are far enough apart, each but once."""
+    left = sorted(trials.tolist())
+    pairs = []
+    while len(left) > 1:
+        first = left.pop(0)
+        partner = next((trial for trial in left if trial - first > _APART), None)
+        if partner is not None:
+            left.remove(partner)
+            pairs.append((first, partner))
+    return pairs
+
+
+def _average_response(held: Inverted, n_voxels: int) -> Float32:
+    """Response (v,) to the average picture, as a model that was learned without some trials has it."""
+    out = np.zeros(n_voxels, np.float32)
+    out[held.voxels] = held.inverse.mean
+    return out

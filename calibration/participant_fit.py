@@ -1,0 +1,332 @@
+"""From the trials of a calibration to a decoder, and to what its word is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+
+from calibration import linear_heads, regression
+from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
+from calibration.encoding.maps import MapPrior
+from calibration.identification import pooled
+from calibration.linear_heads import LinearHead
+from calibration.nulls import Nulls, find_nulls
+from calibration.targets import Targets, make_targets, rows
+from calibration.weighing import fit_logistic, weigh, weighed_apart
+from rtdecode.decode.score.adapter import Adapter
+from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.encoding import EncodingModel, mean_likelihood
+from rtdecode.decode.score.evidence import Evidence, margin
+from rtdecode.errors import CalibrationError
+from rtdecode.packs.participant_bundle import CurvePoint, Figures
+from rtdecode.statistics import percentile_ranks, permutation_p
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ALPHA = 0.02
+"""Level of the test that opens evidence. Trials of cross-validation are not independent, which permutations of the
+finished scores do not know: on pure noise in 32 blocks, this level is passed in 4 % of cases (.05 in 10 %).
+"""
+SUPPORT_LEVEL = 0.04
+"""p-value up to which content counts as there. Runs differ, so that the rate of false support is a little higher: this
+keeps it at .05."""
+N_PERMUTATIONS = 1999
+COMPONENTS = 32
+"""Components of each token group, where there are enough trials; more with many trials, see `calibration.targets`."""
+_FEWEST_GROUPS = 4
+"""Of trials held out together, from which the token ridge is nested."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trials:
+    """What a calibration has collected.
+
+    Attributes
+    ----------
+    betas : ndarray of shape (n, v), float32
+        Percent signal change, in order of time.
+    null_betas : ndarray of shape (m, v), float32
+        Of trials that showed a content-free picture.
+    shown : ndarray of shape (n,), int64
+        Candidate that each trial showed.
+    together : ndarray of shape (n,), int64
+        Trials with the same number are held out together.
+    parts : list of ndarray of int64
+        Trials of each fold.
+    """
+
+    betas: Float32
+    null_betas: Float32
+    shown: Ints
+    together: Ints
+    parts: list[Ints]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CalibrationFit:
+    """A finished calibration.
+
+    Attributes
+    ----------
+    adapter : Adapter
+    encoding : EncodingModel
+    evidence : Evidence
+    figures : Figures
+        Held-out, and choices, for the provenance.
+    """
+
+    adapter: Adapter
+    encoding: EncodingModel
+    evidence: Evidence
+    figures: Figures
+
+
+def fit_participant(
+    trials: Trials, candidates: Candidates, point: CurvePoint, *, leave_out: Literal["trial", "run"], seed: int
+) -> CalibrationFit:
+    """Fit encoding model, linear heads and adapter, and learn evidence from held-out trials.
+
+    Parameters
+    ----------
+    trials : Trials
+    candidates : Candidates
+    point : CurvePoint
+        Present one of the learning curve.
+    leave_out : {"trial", "run"}
+        What is held out together.
+    seed : int
+        Of permutations.
+
+    Raises
+    ------
+    CalibrationError
+        No voxel varies, or all stimuli have the same tokens.
+    """
+    scaling = _Scaling(trials.betas)
+    responses = scaling(trials.betas)
+    targets = make_targets(candidates.tokens[trials.shown], candidates.groups, least=COMPONENTS)
+    encoder = fit_encoder(responses, targets.components, _prior(targets), parts=trials.parts, shown=trials.shown)
+    judged = _Judged(trials, candidates, targets, responses, encoder)
+    rng = np.random.default_rng(seed)
+    p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
+    nulls = find_nulls(encoder, responses, scaling(trials.null_betas), trials.shown, judged.category)
+    evidence = _evidence(judged, nulls, p_category)
+    adapter, gain = _adapter(trials, targets, responses, encoder, scaling)
+    percentile = float(pooled(judged.identified))
+    figures = Figures(
+        trials=len(responses),
+        null_trials=len(trials.null_betas),
+        null=nulls.kind,
+        null_statistics=len(evidence.content_null),
+        voxels=len(encoder.whole.voxels),
+        mask_voxels=trials.betas.shape[1],
+        components=[block.stop - block.start for block in targets.blocks],
+        noise_models={
+            f"{size} voxels, rank {rank}": weight for (size, rank), weight in encoder.weights.items() if weight >= 0.005
+        },
+        heads=dict(zip(_HEADS, judged.weights.tolist(), strict=True)),
+        group_r2=[round(float(v), 4) for v in adapter.group_r2],
+        live_components=int(np.sum(gain > 0)),
+        category_accuracy=float(np.mean(judged.categories.argmax(1) == judged.category)),
+        category_p=p_category,
+        percentile=point.percentile,
+        percentile_interval=point.interval,
+        percentile_p=point.p_value,
+        decoder_percentile=None if np.isnan(percentile) else percentile,
+        leave_out=leave_out,
+        seed=seed,
+        categories=list(candidates.categories),
+        stimuli=[candidates.names[i] for i in np.unique(trials.shown)],
+    )
+    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling), evidence=evidence, figures=figures)
+
+
+_HEADS = ("encoding", "discriminant", "tokens")
+
+
+def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
+    """Maps follow each token group alike, and its components as far as these vary."""
+    varying = [block for block in targets.blocks if block.stop > block.start]
+    share = np.concatenate([targets.variance[block] / targets.variance[block].sum() for block in varying])
+    covariance = np.diag(share / len(varying))
+    return lambda voxels: MapPrior(covariance=covariance)
+
+
+class _Scaling:
+    """Brings betas to mean 0 and variance 1 over the calibration trials; a voxel without an estimate to 0."""
+
+    def __init__(self, betas: Float32) -> None:
+        with np.errstate(invalid="ignore"):
+            deviation = np.nanstd(np.where(np.isfinite(betas), betas, np.nan), axis=0)
+        self.voxels = np.flatnonzero(np.isfinite(betas).all(0) & (deviation > 0))
+        if len(self.voxels) == 0:
+            raise CalibrationError("no voxel varies over the calibration trials; check the mask and the events")
+        chosen = betas[:, self.voxels]
+        self.mean = chosen.mean(0, dtype=np.float64).astype(np.float32)
+        self.scale = chosen.std(0, dtype=np.float64).astype(np.float32)
+
+    def __call__(self, betas: Float32) -> Float32:
+        return np.nan_to_num((betas[:, self.voxels] - self.mean) / self.scale, posinf=0, neginf=0)
+
+
+class _Judged:
+    """Calibration trials as decoders see them that were fitted without them, and the decoder of all."""
+
+    def __init__(
+        self, trials: Trials, candidates: Candidates, targets: Targets, responses: Float32, encoder: Encoder
+    ) -> None:
+        self._responses = responses
+        self._targets = targets
+        self._trials = trials
+        self._encoder = encoder
+        self._category_of = candidates.category
+        self._n = len(candidates.categories)
+        self.category = candidates.category[trials.shown]
+        self._prototypes = _components(targets, candidates.prototypes)
+        self._shown_components = {int(i): targets.components[trials.shown == i][0] for i in np.unique(trials.shown)}
+        heads = np.empty((len(_HEADS), len(responses), self._n))
+        self._held_heads: list[tuple[LinearHead, ...]] = []
+        self.identified: list[tuple[Float64, Ints]] = []
+        self.content = np.empty(len(responses))
+        self.distances = np.empty(len(responses))
+        every = np.arange(len(responses))
+        for part, held in zip(encoder.parts, encoder.held, strict=True):
+            rest = np.setdiff1d(every, part)
+            scores = held.scores(responses[part], self._pictures(trials.shown[rest]))
+            heads[0, part] = self._by_category(scores, trials.shown[rest])
+            self.content[part] = logsumexp(scores, axis=1) - np.log(scores.shape[1])
+            self.distances[part] = held.distances(responses[part])
+            linear = self._linear(rest, held)
+            self._held_heads.append(linear)
+            for place, head in enumerate(linear, start=1):
+                heads[place, part] = head(responses[part][:, held.voxels])
+            own, places = np.unique(trials.shown[part], return_inverse=True)
+            among = held.scores(responses[part], self._pictures(own))
+            self.identified.append((among[:, places], trials.shown[part]))
+        self.weights = weigh(heads, self.category)
+        self.categories = weighed_apart(heads, self.category, encoder.parts)
+        self._linear_heads = self._linear(every, encoder.whole)
+
+    def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
+        """Content, and certainty of the best category, of other responses (m, v): two arrays of shape (m,)."""
+        if fold is None:
+            inverted, linear, shown = self._encoder.whole, self._linear_heads, self._trials.shown
+        else:
+            rest = np.setdiff1d(np.arange(len(self._responses)), self._encoder.parts[fold])
+            inverted, linear, shown = self._encoder.held[fold], self._held_heads[fold], self._trials.shown[rest]
+        scores = inverted.scores(responses, self._pictures(shown))
+        by_head = [self._by_category(scores, shown), *(head(responses[:, inverted.voxels]) for head in linear)]
+        certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
+        return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
+
+    def model(self, scaling: _Scaling) -> EncodingModel:
+        """Return the decoder of all trials."""
+        whole, linear = self._encoder.whole, self._linear_heads
+        shown = np.unique(self._trials.shown)
+
+        def single(values: NDArray[np.floating]) -> Float32:
+            return np.ascontiguousarray(values, dtype=np.float32)
+
+        used = scaling.voxels[whole.voxels]
+        return EncodingModel(
+            voxels=used.astype(np.int64),
+            centre=single(scaling.mean[whole.voxels]),
+            scale=single(scaling.scale[whole.voxels]),
+            mean=single(whole.inverse.mean),
+            projection=single(whole.inverse.projection),
+            information=single(whole.inverse.information),
+            basis=single(self._targets.basis),
+            token_mean=single(self._targets.token_mean),
+            pictures=single(self._pictures(shown)),
+            picture_category=self._category_of[shown].astype(np.int64),
+            own_noise=single(whole.noise.own),
+            whitener=single(whole.noise.whitener()),
+            category_weights=single(sum(w * head.weights for w, head in zip(self.weights[1:], linear, strict=True))),
+            category_intercept=single(
+                sum(w * head.intercept for w, head in zip(self.weights[1:], linear, strict=True))
+            ),
+            encoder_weight=single(self.weights[:1]),
+        )
+
+    def _pictures(self, shown: Ints) -> Float64:
+        """Components of the distinct pictures among some."""
+        return np.stack([self._shown_components[int(i)] for i in np.unique(shown)])
+
+    def _by_category(self, scores: Float64, shown: Ints) -> Float64:
+        return mean_likelihood(scores, self._category_of[np.unique(shown)], self._n)
+
+    def _linear(self, rest: Ints, inverted: Inverted) -> tuple[LinearHead, ...]:
+        """Fit the linear heads to some trials, in the voxels of a model of these."""
+        own, category = self._responses[np.ix_(rest, inverted.voxels)], self.category[rest]
+        tokens = linear_heads.no_head(self._n, own.shape[1])
+        groups = self._trials.together[rest]
+        if len(np.unique(self._trials.together)) >= _FEWEST_GROUPS:
+            tokens = linear_heads.token_head(own, rows(self._targets, rest), groups, category, self._prototypes)
+        return linear_heads.discriminant_head(own, category, self._n), tokens
+
+
+def _components(targets: Targets, tokens: NDArray[np.floating]) -> Float64:
+    flat = tokens.reshape(len(tokens), -1).astype(np.float64) - targets.token_mean
+    return np.asarray(flat @ (targets.basis / np.square(targets.basis).sum(1, keepdims=True)).T)
+
+
+def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
+    found = [judged.statistics(rows, fold) for fold, rows in nulls.groups]
+    content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
+    right = judged.categories.argmax(1) == judged.category
+    logs = log_softmax(judged.categories, axis=1)
+    return Evidence(
+        coefficients=fit_logistic(margin(judged.categories), right).astype(np.float32),
+        signal=np.array([p_category <= ALPHA], dtype=np.uint8),
+        content_null=np.sort(content).astype(np.float32),
+        category_null=np.sort(certainty).astype(np.float32),
+        content=judged.content.astype(np.float32),
+        distances=np.sort(judged.distances).astype(np.float32),
+        surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),
+        surprise_category=judged.category.astype(np.int64),
+        level=np.array([SUPPORT_LEVEL], np.float32),
+    )
+
+
+def _adapter(
+    trials: Trials, targets: Targets, responses: Float32, encoder: Encoder, scaling: _Scaling
+) -> tuple[Adapter, Float64]:
+    """Expected components of the picture, given a beta, as an adapter: the encoding model's, held-out gains applied."""
+    held_out = np.empty_like(targets.components)
+    for part, held in zip(encoder.parts, encoder.held, strict=True):
+        own = responses[np.ix_(part, held.voxels)] - held.inverse.mean
+        held_out[part] = own @ held.inverse.estimator().T
+    gain = regression.gains(held_out, targets.components)
+    wanted = targets.components - targets.components.mean(0)
+    total = np.square(wanted).sum(0)
+    left = np.square(wanted - gain * held_out).sum(0)
+    r2 = np.clip(1 - np.divide(left, total, out=np.ones(len(total)), where=total > 0), 0, 1)
+    whole = encoder.whole
+    estimator = whole.inverse.estimator().astype(np.float64) * gain[:, None]
+
+    def share(block: slice) -> float:
+        variance = targets.variance[block]
+        return float((r2[block] * variance).sum() / variance.sum()) if len(variance) else 0.0
+
+    def single(values: NDArray[np.floating]) -> Float32:
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    adapter = Adapter(
+        voxels=scaling.voxels[whole.voxels].astype(np.int64),
+        mean=single(scaling.mean[whole.voxels]),
+        scale=single(scaling.scale[whole.voxels]),
+        weights=single(estimator.T),
+        intercept=single(-estimator @ whole.inverse.mean),
+        basis=single(targets.basis),
+        token_mean=single(targets.token_mean),
+        r2=single(r2),
+        group_r2=np.array([share(block) for block in targets.blocks], dtype=np.float32),
+    )
+    return adapter, gain
