@@ -118,7 +118,7 @@ def fit_participant(
     p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
     nulls = find_nulls(encoder, responses, scaling(trials.null_betas), trials.shown, judged.category)
     evidence = _evidence(judged, nulls, p_category)
-    adapter, gain = _adapter(trials, targets, responses, encoder, scaling)
+    adapter, gain = _adapter(targets, responses, encoder, scaling)
     percentile = float(pooled(judged.identified))
     figures = Figures(
         trials=len(responses),
@@ -152,11 +152,11 @@ _HEADS = ("encoding", "discriminant", "tokens")
 
 
 def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
-    """Maps follow each token group alike, and its components as far as these vary."""
+    """Let maps follow each token group alike, and its components as far as these vary."""
     varying = [block for block in targets.blocks if block.stop > block.start]
     share = np.concatenate([targets.variance[block] / targets.variance[block].sum() for block in varying])
     covariance = np.diag(share / len(varying))
-    return lambda voxels: MapPrior(covariance=covariance)
+    return lambda _: MapPrior(covariance=covariance)
 
 
 class _Scaling:
@@ -173,7 +173,7 @@ class _Scaling:
         self.scale = chosen.std(0, dtype=np.float64).astype(np.float32)
 
     def __call__(self, betas: Float32) -> Float32:
-        return np.nan_to_num((betas[:, self.voxels] - self.mean) / self.scale, posinf=0, neginf=0)
+        return np.asarray(np.nan_to_num((betas[:, self.voxels] - self.mean) / self.scale, posinf=0, neginf=0))
 
 
 class _Judged:
@@ -295,9 +295,7 @@ def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
     )
 
 
-def _adapter(
-    trials: Trials, targets: Targets, responses: Float32, encoder: Encoder, scaling: _Scaling
-) -> tuple[Adapter, Float64]:
+def _adapter(targets: Targets, responses: Float32, encoder: Encoder, scaling: _Scaling) -> tuple[Adapter, Float64]:
     """Expected components of the picture, given a beta, as an adapter: the encoding model's, held-out gains applied."""
     held_out = np.empty_like(targets.components)
     for part, held in zip(encoder.parts, encoder.held, strict=True):

@@ -146,7 +146,8 @@ def gains(held_out: Float64, truth: Float64) -> Float64:
     """Best factor (k,), 0 to 1, from held-out predictions (n, k) to the truth (n, k); 0 switches a component off."""
     wanted = truth - truth.mean(0)
     power = np.square(held_out).sum(0)
-    return np.clip(np.divide((held_out * wanted).sum(0), power, out=np.zeros(len(power)), where=power > 0), 0, 1)
+    gain = np.divide((held_out * wanted).sum(0), power, out=np.zeros(len(power)), where=power > 0)
+    return np.asarray(np.clip(gain, 0, 1))
 
 
 def fit(betas: Betas, targets: Targets, choice: Choice) -> Regression:

@@ -92,7 +92,7 @@ class Inverse:
 
 
 def penalty(information: NDArray[np.floating], components: NDArray[np.floating]) -> Float64:
-    """What a picture (m, k) must explain to be likely: half the squared length of its own response."""
+    """Return what pictures (m, k) must explain to be likely: half the squared length of their own responses, (m,)."""
     return np.asarray(0.5 * np.einsum("mk,kl,ml->m", components, information, components))
 
 
@@ -100,7 +100,7 @@ def invert(maps: Maps, noise: Noise) -> Inverse:
     """Turn maps round."""
     weights = maps.weights
     whitener = noise.whitener()
-    projection = weights / noise.own - (weights @ whitener.T) @ whitener
+    projection = np.asarray(weights / noise.own - (weights @ whitener.T) @ whitener, np.float32)
     return Inverse(projection=projection, information=(projection @ weights.T).astype(np.float64), mean=maps.constant)
 
 
@@ -109,7 +109,7 @@ def first_voxels(maps: Maps, count: int) -> Maps:
     return Maps(weights=maps.weights[:, :count], constant=maps.constant[:count], residuals=maps.residuals[:, :count])
 
 
-def mixed(inverses: Sequence[Inverse], weights: Sequence[float]) -> Inverse:
+def mixed(inverses: Sequence[Inverse], weights: Float64) -> Inverse:
     """Return one whose scores are the weighted sum of the others', of the same voxels or the first of them."""
     widest = max(inverses, key=lambda one: len(one.mean))
     projection = np.zeros_like(widest.projection)
