@@ -296,7 +296,7 @@ def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
 
 
 def _adapter(targets: Targets, responses: Float32, encoder: Encoder, scaling: _Scaling) -> tuple[Adapter, Float64]:
-    """Expected components of the picture, given a beta, as an adapter: the encoding model's, held-out gains applied."""
+    """Make an adapter of what the encoding model expects of the picture, with held-out gains."""
     held_out = np.empty_like(targets.components)
     for part, held in zip(encoder.parts, encoder.held, strict=True):
         own = responses[np.ix_(part, held.voxels)] - held.inverse.mean

@@ -69,7 +69,7 @@ class DecodedTrials:
         return {row["trial"] for row in decoded_rows(self._session)}
 
     def claim(self) -> float:
-        """What the last trial in the tables says of the session so far; 1 where none does."""
+        """Return what the last trial in the tables says of the session so far; 1 where none does."""
         told = [row["claim"] for row in decoded_rows(self._session) if row.get("claim") not in (None, "n/a")]
         return float(told[-1]) if told else 1.0
 

@@ -130,7 +130,8 @@ class Provenance(Figures, frozen=True, kw_only=True):
 class ParticipantBundle:
     """A verified participant bundle.
 
-    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``,
+    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``,
+    ``reference.nii.gz``,
     ``learning_curve.json`` and ``provenance.json``.
 
     Attributes

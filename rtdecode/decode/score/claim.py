@@ -1,7 +1,9 @@
 """Whether a session decodes at all: bets against "it does not", whose winnings may be looked at after any trial.
 
 Where a session does not decode, the product of the factors has an expected value of at most 1 whenever one stops, so
-that it reaches 20 in at most 5 % of sessions (Ville's inequality). After Shafer, "Testing by betting", JRSS A 184, 2021.
+that it reaches 20 in at most 5 % of sessions (Ville's inequality).
+
+After Shafer, "Testing by betting", JRSS A 184, 2021.
 """
 
 from __future__ import annotations
