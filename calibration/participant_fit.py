@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
 from calibration.linear_heads import LinearHead
-from calibration.nulls import Nulls, find_nulls
+from calibration.nulls import Nulls, find_nulls, without_both
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
 from rtdecode.decode.score.adapter import Adapter
@@ -112,13 +112,20 @@ def fit_participant(
     scaling = _Scaling(trials.betas)
     responses = scaling(trials.betas)
     targets = make_targets(candidates.tokens[trials.shown], candidates.groups, least=COMPONENTS)
-    encoder = fit_encoder(responses, targets.components, _prior(targets), parts=trials.parts, shown=trials.shown)
+    encoder = fit_encoder(
+        responses,
+        targets.components,
+        _prior(targets),
+        parts=trials.parts,
+        shown=trials.shown,
+        further=without_both(trials.parts, trials.shown),
+    )
     judged = _Judged(trials, candidates, targets, responses, encoder)
     rng = np.random.default_rng(seed)
     p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
     nulls = find_nulls(encoder, responses, scaling(trials.null_betas), trials.shown, judged.category)
     evidence = _evidence(judged, nulls, p_category)
-    adapter, gain = _adapter(targets, responses, encoder, scaling)
+    adapter, gain = _adapter(targets, responses, encoder, trials.parts, scaling)
     percentile = float(pooled(judged.identified))
     figures = Figures(
         trials=len(responses),
@@ -197,21 +204,23 @@ class _Judged:
         self.content = np.empty(len(responses))
         self.distances = np.empty(len(responses))
         every = np.arange(len(responses))
-        for part, held in zip(encoder.parts, encoder.held, strict=True):
+        for place, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
             rest = np.setdiff1d(every, part)
+            linear = self._linear(rest, held)
+            self._held_heads.append(linear)
+            if place >= len(trials.parts):
+                continue  # a further set: its trials have been judged in their folds
             scores = held.scores(responses[part], self._pictures(trials.shown[rest]))
             heads[0, part] = self._by_category(scores, trials.shown[rest])
             self.content[part] = logsumexp(scores, axis=1) - np.log(scores.shape[1])
             self.distances[part] = held.distances(responses[part])
-            linear = self._linear(rest, held)
-            self._held_heads.append(linear)
-            for place, head in enumerate(linear, start=1):
-                heads[place, part] = head(responses[part][:, held.voxels])
+            for number, head in enumerate(linear, start=1):
+                heads[number, part] = head(responses[part][:, held.voxels])
             own, places = np.unique(trials.shown[part], return_inverse=True)
             among = held.scores(responses[part], self._pictures(own))
             self.identified.append((among[:, places], trials.shown[part]))
         self.weights = weigh(heads, self.category)
-        self.categories = weighed_apart(heads, self.category, encoder.parts)
+        self.categories = weighed_apart(heads, self.category, trials.parts)
         self._linear_heads = self._linear(every, encoder.whole)
 
     def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
@@ -295,10 +304,12 @@ def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
     )
 
 
-def _adapter(targets: Targets, responses: Float32, encoder: Encoder, scaling: _Scaling) -> tuple[Adapter, Float64]:
+def _adapter(
+    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: _Scaling
+) -> tuple[Adapter, Float64]:
     """Make an adapter of what the encoding model expects of the picture, with held-out gains."""
     held_out = np.empty_like(targets.components)
-    for part, held in zip(encoder.parts, encoder.held, strict=True):
+    for part, held in zip(parts, encoder.held, strict=False):  # the folds come first
         own = responses[np.ix_(part, held.voxels)] - held.inverse.mean
         held_out[part] = own @ held.inverse.estimator().T
     gain = regression.gains(held_out, targets.components)
