@@ -23,6 +23,7 @@ from calibration.calibrator import Calibrator
 from rtdecode.decode.loading import load_candidates
 from rtdecode.decode.score.encoding import Reading
 from rtdecode.decode.score.evidence import margin
+from rtdecode.estimate.reestimate import CalibrationBetas
 from rtdecode.packs import open_pack
 from rtdecode.statistics import bootstrap_interval, wilson_interval
 
@@ -63,7 +64,7 @@ class Split:
 
 def decode_split(
     first: Sequence[Betas],
-    again: Sequence[Betas],
+    learned: CalibrationBetas,
     labels: Sequence[NDArray[np.str_]],
     test: Betas,
     test_labels: NDArray[np.str_],
@@ -73,8 +74,10 @@ def decode_split(
 
     Parameters
     ----------
-    first, again : sequence of ndarray of shape (n, v)
-        Betas of each calibration run, as they came and estimated again at the end of calibration.
+    first : sequence of ndarray of shape (n, v)
+        Betas of each calibration run as they came.
+    learned : CalibrationBetas
+        The same, estimated again at the end of calibration.
     labels : sequence of ndarray of shape (n,)
     test : ndarray of shape (m, v)
     test_labels : ndarray of shape (m,)
@@ -82,13 +85,11 @@ def decode_split(
     """
     candidates = load_candidates(open_pack("tiny"), None, threads=1)
     calibrator = Calibrator(candidates, leave_out="run")
-    better = {}
-    for run, (came, better_of_run, names) in enumerate(zip(first, again, labels, strict=True), start=1):
+    for run, (came, names) in enumerate(zip(first, labels, strict=True), start=1):
         for order, name in enumerate(names):
             trial = f"{run}/{order}"
             calibrator.add(came[order], trial=trial, stimulus=RENAMED.get(str(name), str(name)), run=run)
-            better[trial] = better_of_run[order].astype(np.float32)
-    calibrator.replace(better)
+    calibrator.take_again(learned)
     fit = calibrator.fit()
     truth = [candidates.categories.index(RENAMED.get(str(name), str(name))) for name in test_labels]
     readings = [fit.encoding.read(beta) for beta in test.astype(np.float32)]
@@ -96,10 +97,16 @@ def decode_split(
 
     def supported(reading: Reading) -> bool:
         p_content = fit.evidence.p_content(fit.encoding.content_of(reading))
-        return fit.evidence.supports(p_content, fit.evidence.p_motion(reading.distance))
+        return fit.evidence.supports(
+            p_content, fit.evidence.p_motion(reading.distance), fit.evidence.p_signal(reading.signal)
+        )
 
     right = {PRODUCT: scores.argmax(1) == truth}
     for name, make in CLASSIFIERS.items():
+        again = [
+            np.stack([learned.trials[f"{run}/{order}"] for order in range(len(betas))])
+            for run, betas in enumerate(first, start=1)
+        ]
         for kind, betas in (("", first), (AGAIN, again)):
             classifier = make_pipeline(StandardScaler(), make())
             classifier.fit(np.vstack(list(betas)), np.concatenate(list(labels)))
@@ -145,11 +152,8 @@ def decode_splits(runs: Sequence[Run], *, quick: bool) -> dict[str, Any]:
 def _play(runs: Sequence[Run], known: Sequence[int], new: Sequence[int]) -> Split:
     session, with_rest = (Session(FINAL_S, calibration_runs=len(known)) for _ in range(2))
     first = [session.play(runs[i])[FINAL_S] for i in known]
-    better = session.estimator.reestimated()
-    again = [
-        np.stack([better[f"{place}/{order}"] for order in range(len(betas))])
-        for place, betas in enumerate(first, start=1)
-    ]
+    learned = session.estimator.reestimated()
+    assert learned is not None
     test = np.vstack([session.play(runs[i])[FINAL_S] for i in new])
     for i in known:
         with_rest.play(runs[i])
@@ -159,7 +163,7 @@ def _play(runs: Sequence[Run], known: Sequence[int], new: Sequence[int]) -> Spli
         every = np.where(np.abs(late[FINAL_S]).sum(1, keepdims=True) > 0, late[FINAL_S], late[max(late)])
         rest.append(every[len(runs[i].labels) :])
     labels = [runs[i].labels for i in known]
-    return decode_split(first, again, labels, test, np.concatenate([runs[i].labels for i in new]), np.vstack(rest))
+    return decode_split(first, learned, labels, test, np.concatenate([runs[i].labels for i in new]), np.vstack(rest))
 
 
 def _share(found: NDArray[np.bool_]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
 from calibration.linear_heads import LinearHead
 from calibration.nulls import Nulls, find_nulls, without_both
+from calibration.signal import Signal, find_signal
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
 from rtdecode.decode.score.adapter import Adapter
@@ -54,6 +55,10 @@ class Trials:
         Percent signal change, in order of time.
     null_betas : ndarray of shape (m, v), float32
         Of trials that showed a content-free picture.
+    rest_betas : ndarray of shape (r, v), float32
+        Of stretches of rest.
+    rest_run : ndarray of shape (r,), int64
+    run : ndarray of shape (n,), int64
     shown : ndarray of shape (n,), int64
         Candidate that each trial showed.
     together : ndarray of shape (n,), int64
@@ -64,6 +69,9 @@ class Trials:
 
     betas: Float32
     null_betas: Float32
+    rest_betas: Float32
+    rest_run: Ints
+    run: Ints
     shown: Ints
     together: Ints
     parts: list[Ints]
@@ -124,7 +132,8 @@ def fit_participant(
     rng = np.random.default_rng(seed)
     p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
     nulls = find_nulls(encoder, responses, scaling(trials.null_betas), trials.shown, judged.category)
-    evidence = _evidence(judged, nulls, p_category)
+    signal = find_signal(encoder, responses, scaling(trials.rest_betas), trials)
+    evidence = _evidence(judged, nulls, signal, p_category)
     adapter, gain = _adapter(targets, responses, encoder, trials.parts, scaling)
     percentile = float(pooled(judged.identified))
     figures = Figures(
@@ -132,6 +141,7 @@ def fit_participant(
         null_trials=len(trials.null_betas),
         null=nulls.kind,
         null_statistics=len(evidence.content_null),
+        rest=len(evidence.rest),
         voxels=len(encoder.whole.voxels),
         mask_voxels=trials.betas.shape[1],
         components=[block.stop - block.start for block in targets.blocks],
@@ -152,7 +162,7 @@ def fit_participant(
         categories=list(candidates.categories),
         stimuli=[candidates.names[i] for i in np.unique(trials.shown)],
     )
-    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling), evidence=evidence, figures=figures)
+    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling, signal), evidence=evidence, figures=figures)
 
 
 _HEADS = ("encoding", "discriminant", "tokens")
@@ -235,7 +245,7 @@ class _Judged:
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
         return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
 
-    def model(self, scaling: _Scaling) -> EncodingModel:
+    def model(self, scaling: _Scaling, signal: Signal) -> EncodingModel:
         """Return the decoder of all trials."""
         whole, linear = self._encoder.whole, self._linear_heads
         shown = np.unique(self._trials.shown)
@@ -257,6 +267,7 @@ class _Judged:
             picture_category=self._category_of[shown].astype(np.int64),
             own_noise=single(whole.noise.own),
             whitener=single(whole.noise.whitener()),
+            signal_weights=single(signal.weights),
             category_weights=single(sum(w * head.weights for w, head in zip(self.weights[1:], linear, strict=True))),
             category_intercept=single(
                 sum(w * head.intercept for w, head in zip(self.weights[1:], linear, strict=True))
@@ -286,7 +297,7 @@ def _components(targets: Targets, tokens: NDArray[np.floating]) -> Float64:
     return np.asarray(flat @ (targets.basis / np.square(targets.basis).sum(1, keepdims=True)).T)
 
 
-def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
+def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) -> Evidence:
     found = [judged.statistics(rows, fold) for fold, rows in nulls.groups]
     content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
     right = judged.categories.argmax(1) == judged.category
@@ -296,6 +307,7 @@ def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
         signal=np.array([p_category <= ALPHA], dtype=np.uint8),
         content_null=np.sort(content).astype(np.float32),
         category_null=np.sort(certainty).astype(np.float32),
+        rest=np.sort(signal.rest).astype(np.float32),
         content=judged.content.astype(np.float32),
         distances=np.sort(judged.distances).astype(np.float32),
         surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),

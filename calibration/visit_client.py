@@ -212,7 +212,7 @@ class CalibrationRun:
         target = session / "bundle"
         self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials")
         began_s = time.monotonic()
-        self.calibrator.replace(open_betas(_only(session, f"*_{derivatives.CALIBRATION_BETAS}")))
+        self.calibrator.take_again(open_betas(_only(session, f"*_{derivatives.CALIBRATION_BETAS}")))
         fit = self.calibrator.fit()
         identity = write_bundle(
             target,

@@ -16,7 +16,7 @@ from rtdecode.estimate.glm import apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
-from rtdecode.estimate.reestimate import Reestimator
+from rtdecode.estimate.reestimate import CalibrationBetas, Reestimator
 from rtdecode.estimate.region import NO_SIGNALS, Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, new_series, nothing
@@ -151,11 +151,11 @@ class Estimator:
         expectation = self._prior.learned
         return None if expectation is None else Learned(expectation=expectation, voxels=self._voxel_model)
 
-    def reestimated(self) -> dict[str, NDArray[np.float32]]:
-        """Return the final betas (v,) of the calibration runs so far by trial, by all that was learned by now."""
+    def reestimated(self) -> CalibrationBetas | None:
+        """Return the betas of the calibration runs so far by all that was learned by now; None before that is any."""
         expectation = self._prior.learned
         if self._space is None or expectation is None:
-            return {}
+            return None
         return self._calibration.betas(self._space.mask, expectation, self._voxel_model)
 
     @property

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from rtdecode.estimate.run import RunSeries, new_series
 from rtdecode.estimate.voxels import VoxelModel
 from rtdecode.records import TrialEvent
 from rtdecode.settings import EstimateSettings
+
+_REST_S = 8.0
+"""Shortest pause between trials that holds rest: the response to the last one has mostly gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +52,25 @@ class _KeptRun:
     motion: NDArray[np.float64]
     finals: tuple[tuple[TrialEvent, int], ...]
     masked: Path | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CalibrationBetas:
+    """Betas of the calibration runs.
+
+    Attributes
+    ----------
+    trials : dict of str to array of shape (v,), float32
+        Final beta of each trial.
+    rest : array of shape (m, v), float32
+        What stretches of rest give that are taken for trials; none where trials follow each other fast.
+    rest_run : array of shape (m,), int64
+        Their runs.
+    """
+
+    trials: dict[str, NDArray[np.float32]]
+    rest: NDArray[np.float32]
+    rest_run: NDArray[np.int64]
 
 
 class Reestimator:
@@ -93,10 +116,8 @@ class Reestimator:
             masked=kept,
         )
 
-    def betas(
-        self, mask: NDArray[np.bool_], expectation: Expectation, voxels: VoxelModel | None
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return the final betas (v,) of all trials kept, by name, each from the volumes that it was made of at first.
+    def betas(self, mask: NDArray[np.bool_], expectation: Expectation, voxels: VoxelModel | None) -> CalibrationBetas:
+        """Estimate every final beta again, from the volumes that it was made of at first; stretches of rest as well.
 
         Parameters
         ----------
@@ -105,31 +126,64 @@ class Reestimator:
             What is expected of every run.
         voxels : VoxelModel or None
         """
-        found: dict[str, NDArray[np.float32]] = {}
-        for kept in self._runs.values():
+        trials: dict[str, NDArray[np.float32]] = {}
+        rest: list[tuple[int, NDArray[np.float32]]] = []
+        for run, kept in self._runs.items():
             masked = kept.masked if isinstance(kept.masked, np.ndarray) else np.load(kept.masked, mmap_mode="r")
             series = new_series(self._settings, mask, kept.t_r_s, kept.slice_times_s, voxels)
+            resting = _stretches_of_rest(run, kept)
             following = [*kept.indices[1:].tolist(), sys.maxsize]
             for row, (index, after) in enumerate(zip(kept.indices.tolist(), following, strict=True)):
                 series.add(index, np.asarray(masked[row]), *kept.motion[row])
-                for event, seen in kept.finals:
-                    if index <= seen < after:
-                        known = [other for other, _ in kept.finals if other.onset_s < (seen + 1) * kept.t_r_s]
-                        betas, (reason,) = series.betas([known.index(event)], known, expectation)
-                        if reason is None:
-                            found[event.trial] = betas[0]
-        return found
+                for event, seen in (*kept.finals, *resting):
+                    if not index <= seen < after:
+                        continue
+                    known = [other for other, _ in kept.finals if other.onset_s < (seen + 1) * kept.t_r_s]
+                    if event not in known:
+                        known.append(event)
+                    betas, (reason,) = series.betas([known.index(event)], known, expectation)
+                    if reason is None and (event, seen) in resting:
+                        rest.append((run, betas[0]))
+                    elif reason is None:
+                        trials[event.trial] = betas[0]
+        return CalibrationBetas(
+            trials=trials,
+            rest=np.stack([beta for _, beta in rest]) if rest else np.zeros((0, int(mask.sum())), np.float32),
+            rest_run=np.array([run for run, _ in rest], np.int64),
+        )
 
 
-def save_betas(path: Path, betas: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write betas by trial; the file is there whole or not at all."""
-    tensors = {"beta": np.stack(list(betas.values()))} if betas else {}
+def _stretches_of_rest(run: int, kept: _KeptRun) -> list[tuple[TrialEvent, int]]:
+    """Return rest between trials as trials of their length, with the last volume that each may see."""
+    ordered = sorted((event for event, _ in kept.finals), key=lambda event: event.onset_s)
+    duration_s = float(np.median([event.duration_s for event in ordered]))
+    delay = int(np.median([seen - event.onset_s / kept.t_r_s for event, seen in kept.finals]))
+    found = []
+    ends_s = [0.0, *(event.onset_s + event.duration_s for event in ordered)]
+    for end_s, event in zip(ends_s, ordered, strict=False):
+        gap_s = event.onset_s - end_s
+        if gap_s < max(_REST_S, duration_s / 2):
+            continue
+        length_s = min(gap_s, duration_s)
+        onset_s = event.onset_s - length_s
+        pause = TrialEvent(run=run, trial=f"rest {run}/{onset_s:g}", onset_s=onset_s, duration_s=length_s)
+        last = int(onset_s / kept.t_r_s) + delay
+        if last <= kept.indices[-1]:
+            found.append((pause, last))
+    return found
+
+
+def save_betas(path: Path, betas: CalibrationBetas) -> None:
+    """Write them; the file is there whole or not at all."""
+    tensors: dict[str, NDArray[Any]] = {"rest": betas.rest, "rest_run": betas.rest_run}
+    if betas.trials:
+        tensors["beta"] = np.stack(list(betas.trials.values()))
     draft = path.with_suffix(".draft")
-    draft.write_bytes(save(tensors, metadata={"trials": json.dumps(list(betas))}))
+    draft.write_bytes(save(tensors, metadata={"trials": json.dumps(list(betas.trials))}))
     draft.replace(path)
 
 
-def open_betas(path: Path) -> dict[str, NDArray[np.float32]]:
+def open_betas(path: Path) -> CalibrationBetas:
     """Read what `save_betas` wrote.
 
     Raises
@@ -139,7 +193,12 @@ def open_betas(path: Path) -> dict[str, NDArray[np.float32]]:
     """
     try:
         with safe_open(path, framework="numpy") as stored:
-            trials = json.loads((stored.metadata() or {})["trials"])
-            return dict(zip(trials, stored.get_tensor("beta") if trials else (), strict=True))
+            names = json.loads((stored.metadata() or {})["trials"])
+            values = stored.get_tensor("beta") if names else ()
+            return CalibrationBetas(
+                trials=dict(zip(names, values, strict=True)),
+                rest=stored.get_tensor("rest"),
+                rest_run=stored.get_tensor("rest_run"),
+            )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BundleError(f"{path}: expected the betas of the calibration runs: {error}") from None

@@ -385,8 +385,10 @@ class Line:
         if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
             with self._recording.leaving_out(self._recording.model_path()) as path:
                 learned.save(path, self._settings.estimate)
-            with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
-                save_betas(path, self._estimator.reestimated())
+            betas = self._estimator.reestimated()
+            if betas is not None:
+                with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
+                    save_betas(path, betas)
         _give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
