@@ -152,7 +152,8 @@ class Population:
         person : int
             Seed of the person.
         places_mm : array of shape (v, 3)
-            In the person's own anatomy, RAS mm, which is all that a lab would know.
+            In the person's own anatomy, RAS mm, which is all that a lab would know. The part of each voxel alone is
+            drawn for these places in this order; all else is the same wherever the person is looked at.
         """
         rng = generator(self.seed, "person", person)
         shift = SHIFT_MM * rng.standard_normal(3)
@@ -160,7 +161,6 @@ class Population:
         own = rng.standard_normal(self._template.shape)
         patches = self._patches + _PATCH_JITTER_MM * rng.standard_normal(self._patches.shape)
         person_gain = np.exp(_PERSON_GAIN_SD * rng.standard_normal())
-        n = len(places_mm)
         there = places_mm + shift + self._warp(places_mm) @ warp
         fields = self._waves(there) @ (
             np.sqrt(self.share.common) * self._template + np.sqrt(self.share.individual) * own
@@ -171,7 +171,7 @@ class Population:
             places_mm=places_mm,
             tuning=_tuning(fields, nearness, nearness @ self._pulls, there[:, 1]),
             responds=fields[:, _RESPONDS],
-            gain=person_gain * np.exp(_VOXEL_GAIN_SD * rng.standard_normal(n)),
+            gain=person_gain * np.exp(_VOXEL_GAIN_SD * rng.standard_normal(len(places_mm))),
             mean=_MEAN_RESPONSE * (1 + _MEAN_SPREAD * fields[:, _MEAN]),
         )
 
@@ -286,7 +286,7 @@ def _tuning(
     logits[:, 2] += _PATCH_AREA * nearness.max(axis=1)
     stages = softmax(logits, axis=1)
     channels, middle, front = np.split(fields[:, :_N_TUNED], [N_CHANNELS, N_CHANNELS + N_COMPONENTS], axis=1)
-    front[:, :N_COMPONENTS] += pulled
+    front = np.hstack([front[:, :N_COMPONENTS] + pulled, front[:, N_COMPONENTS:]])
     early = channels[:, :, None] * _receptive_fields(fields[:, _RECEPTIVE])[:, None, :]
     covariance = feature_covariance()
     weights = np.zeros((N_FEATURES, len(fields)))
