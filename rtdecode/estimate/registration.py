@@ -28,13 +28,14 @@ FloatArray = NDArray[np.float64]
 _SPLINE_VARIANCE = 1.0 / 3.0  # of the cubic B-spline, voxels squared
 _FINE_VOXELS = 2.25
 _COARSE_VOXELS = 4.0
+_REACH = 2.5  # of the Gaussians, standard deviations: one tap less, and both sides have the same
 _FULL_SIGNAL = 0.7  # of the median: points of less signal count less, for dropout moves on its own
 _DROPOUT_POWER = 2
-_MAX_POINTS = 16_000
+_MAX_POINTS = 12_000
 _MIN_POINTS = 200
 _MAX_ITERATIONS = 20
-_STOP_MM = 0.002
-_NEAR_MM = 0.3  # from where on steps are robust
+_STOP_MM = 0.005
+_NEAR_MM = 1.0  # from where on steps are robust
 _SUBSET = 4
 _POOR_FIT = 0.95
 _LOST_FIT = 0.5
@@ -52,10 +53,11 @@ def _accumulate(
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> int:
-    """Add the right side of one iteration's normal equations, the moving volume convolved with the cubic B-spline.
+    """Add the right sides of one iteration's normal equations, the moving volume convolved with the cubic B-spline.
 
-    Column 6 of `jacobian` is the template (gain). ``right[7:]`` gets the sums of the volume and of the template.
-    `normal` is that of all points; those outside the moving volume are taken away from it.
+    ``right[0]`` is that of the volume, ``right[1]`` that of the template; their last column gets the sums of both.
+    Column 6 of `jacobian` is the template (gain). `normal` is that of all points; those outside the moving volume are
+    taken away from it.
     """
     nx, ny, nz = moving.shape[0] - 2.0, moving.shape[1] - 2.0, moving.shape[2] - 2.0
     flat, rows, columns = moving.ravel(), moving.shape[1], moving.shape[2]
@@ -72,11 +74,11 @@ def _accumulate(
             continue
         value = inner_value(flat, rows, columns, x, y, z)
         used += 1
-        residual = value - template[p]
         for a in range(7):
-            right[a] += weighted[p, a] * residual
-        right[7] += value
-        right[8] += template[p]
+            right[0, a] += weighted[p, a] * value
+            right[1, a] += weighted[p, a] * template[p]
+        right[0, 7] += value
+        right[1, 7] += template[p]
     return used
 
 
@@ -163,7 +165,7 @@ class _Level:
         wanted = sigma_voxels(voxels * float(np.linalg.norm(affine[:3, :3], axis=0).min()), affine)
         i, j, k = (math.sqrt(max(0.0, sigma**2 - _SPLINE_VARIANCE)) for sigma in wanted)
         self.sigma = (i, j, k)
-        smoothed, gradient = _spline_on_grid(smooth(data, self.sigma))
+        smoothed, gradient = _spline_on_grid(smooth(data, self.sigma, reach=_REACH))
         index = np.argwhere(chosen)
         # A subset without pattern, the same in every process.
         keep = np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])
@@ -191,28 +193,32 @@ class _Level:
         )
 
     def fit(self, volume: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray) -> Fit:
-        moving = smooth(volume, self.sigma)
-        matrix = self._approach(moving, to_voxel, start)
-        correlation = math.nan
-        values = np.empty_like(self.template)
+        moving = smooth(volume, self.sigma, reach=_REACH)
+        matrix, level = self._approach(moving, to_voxel, start)
+        values, converged = np.empty_like(self.template), False
         self._robust.begin()
         for _ in range(_MAX_ITERATIONS):
-            sampled(moving, self.points, (to_voxel @ matrix)[:3], values)
-            seen = ~np.isnan(values)
-            if seen.sum() < len(values) // 4:
+            sampled(moving, self.points, (to_voxel @ matrix)[:3], level, values)
+            if np.isnan(values).sum() > 0.75 * len(values):
                 return Fit(matrix, math.nan, False)
-            correlation = _correlation(values[seen], self.template[seen])
             step = self._robust(values)
             matrix = matrix @ np.linalg.inv(rigid_matrix(step, self.centre))
-            if _length(step) < _STOP_MM:
-                return Fit(matrix, correlation, True)
-        return Fit(matrix, correlation, False)
+            converged = _length(step) < _STOP_MM
+            if converged:
+                break
+        seen = ~np.isnan(values)
+        return Fit(matrix, _correlation(values[seen], self.template[seen]), converged)
 
-    def _approach(self, moving: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray) -> FloatArray:
-        """Take steps of least squares with a free gain until they are small; bring the volume to the template's level."""
-        matrix = start
-        for iteration in range(_MAX_ITERATIONS):
-            normal, right = self._normal.copy(), np.zeros(9)
+    def _approach(
+        self, moving: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray
+    ) -> tuple[FloatArray, float]:
+        """Take steps of least squares with a free gain until they are small.
+
+        Also returned is the factor that brings the volume to the template's level.
+        """
+        matrix, level = start, 0.0
+        for _ in range(_MAX_ITERATIONS):
+            normal, right = self._normal.copy(), np.zeros((2, 8))
             used = _accumulate(
                 moving,
                 self._some_points,
@@ -223,19 +229,18 @@ class _Level:
                 normal,
                 right,
             )
-            if used < len(self._some_points) // 4:
+            if used < len(self._some_points) // 4 or right[0, 7] <= 0:
                 break
-            if iteration == 0 and right[7] > 0:
-                moving *= np.float32(right[8] / right[7])
-                continue
+            level = level or right[1, 7] / right[0, 7]
             scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
             hessian = np.triu(normal) / np.outer(scale, scale)
             hessian[np.diag_indices(7)] += 1e-9
-            step = cho_solve(cho_factor(hessian), right[:7] / scale) / scale
-            matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
+            step = cho_solve(cho_factor(hessian), (level * right[0, :7] - right[1, :7]) / scale) / scale
             if _length(step[:6]) < _NEAR_MM:
+                # Not taken: it may be what a response makes least squares believe, and hide the response.
                 break
-        return matrix
+            matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
+        return matrix, level or 1.0
 
 
 class Registrar:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from rtdecode.estimate.compiled import compiled
 from rtdecode.estimate.interpolation import inner_value
@@ -23,15 +22,13 @@ MOTION = 6
 _BLOCK_MM = 15.0
 _POINT_CUT = 4.685  # robust standard deviations; 95 % efficient where the noise is normal
 _BLOCK_CUT = 2.5
-_UNEVEN = 1.0  # in units of the usual spread within a block, above it
+_UNEVEN = 1.5  # in units of the usual spread within a block, above it
 _NORMAL_PER_MAD = 1.4826
 _FEWEST_SCALED = 1e-6  # of the template's median: what float32 leaves
 _LEAST_COLUMN = 1e-3
-_GAIN_ONLY_STEPS, _FIELD_STEPS = 3, 4
+_GAIN_ONLY_STEPS, _FIELD_STEPS = 2, 3
 _SCALED_STEPS = 6
-_HESSIANS = 2  # steps that form the normal matrix; later ones, which are small, take the last
 _RIDGE = 1e-6
-_BLOCK_RIDGE = 1e-6
 _BLOCK_CUT_FIRST = 3.0
 
 
@@ -40,9 +37,11 @@ def sampled(
     moving: NDArray[np.float32],
     points: NDArray[np.float32],
     m: NDArray[np.float64],
+    level: float,
     out: NDArray[np.float32],
 ) -> None:
-    """Sample a volume convolved with the cubic B-spline at transformed points, nan outside."""
+    """Sample `level` times a volume convolved with the cubic B-spline at transformed points, nan outside."""
+    factor = np.float32(level)
     nx, ny, nz = moving.shape[0] - 2.0, moving.shape[1] - 2.0, moving.shape[2] - 2.0
     flat, rows, columns = moving.ravel(), moving.shape[1], moving.shape[2]
     for p in range(points.shape[0]):
@@ -51,7 +50,7 @@ def sampled(
         y = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]
         z = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
         if 1.0 <= x < nx and 1.0 <= y < ny and 1.0 <= z < nz:
-            out[p] = inner_value(flat, rows, columns, x, y, z)
+            out[p] = factor * inner_value(flat, rows, columns, x, y, z)
         else:
             out[p] = np.nan
 
@@ -170,7 +169,16 @@ def _biweight(distance: FloatArray, cut: float) -> FloatArray:
 
 def _deviation(values: NDArray[np.floating]) -> float:
     """Return the standard deviation about zero of the better half of the values."""
-    return _NORMAL_PER_MAD * float(np.median(np.abs(values)))
+    distance, middle = np.abs(values), len(values) // 2
+    return _NORMAL_PER_MAD * float(np.partition(distance, middle)[middle])
+
+
+def _solved(normal: FloatArray, right: FloatArray) -> FloatArray:
+    """Solve normal equations that may be nearly singular."""
+    scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
+    scaled = normal / np.outer(scale, scale)
+    scaled[np.diag_indices(len(scale))] += _RIDGE
+    return np.asarray(np.linalg.solve(scaled, right / scale) / scale)
 
 
 def field_basis(points: NDArray[np.float32], weight: FloatArray) -> FloatArray:
@@ -247,8 +255,7 @@ class RobustStep:
         self._known: FloatArray | None = None
         self._steps = 0
         self._point_deviation = self._block_deviation = self._usual_spread = 0.0
-        self._hessian: tuple[FloatArray, bool] | None = None
-        self._scale = np.ones(0)
+        self._normal: FloatArray | None = None
 
     def __call__(self, values: NDArray[np.float32]) -> FloatArray:
         """Return the motion, shape (6,), that explains the volume best.
@@ -298,13 +305,9 @@ class RobustStep:
             block_sums,
             right,
         )
-        if self._steps <= _HESSIANS or self._hessian is None:
-            normal = (self._weighted.T @ self._jacobian).astype(np.float64) - block_sums.T @ block_sums
-            self._scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
-            normal /= np.outer(self._scale, self._scale)
-            normal[np.diag_indices(len(known))] += _RIDGE
-            self._hessian = cho_factor(normal)
-        found = known + cho_solve(self._hessian, right / self._scale) / self._scale
+        if self._normal is None:
+            self._normal = (self._weighted.T @ self._jacobian).astype(np.float64) - block_sums.T @ block_sums
+        found = known + _solved(self._normal, right)
         self._known = np.concatenate([np.zeros(MOTION), found[MOTION:]])
         return found[:MOTION]
 
@@ -320,10 +323,6 @@ class RobustStep:
             design = self._of_blocks[:, :used]
             weight = self._block_weight * _biweight(left, _BLOCK_CUT_FIRST * max(_deviation(left), _FEWEST_SCALED))
             weighted = weight[:, None] * design
-            normal = weighted.T @ design
-            scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
-            normal /= np.outer(scale, scale)
-            normal[np.diag_indices(used)] += _BLOCK_RIDGE
-            known[:used] = cho_solve(cho_factor(normal), means @ weighted / scale) / scale
+            known[:used] = _solved(weighted.T @ design, means @ weighted)
             left = means - design @ known[:used]
         return known
