@@ -173,6 +173,10 @@ def _deviation(values: NDArray[np.floating]) -> float:
     return _NORMAL_PER_MAD * float(np.partition(distance, middle)[middle])
 
 
+def _centred(values: FloatArray) -> FloatArray:
+    return np.asarray(values - np.median(values))
+
+
 def _solved(normal: FloatArray, right: FloatArray) -> FloatArray:
     """Solve normal equations that may be nearly singular."""
     scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
@@ -248,11 +252,15 @@ class RobustStep:
         self._floor = _FEWEST_SCALED * float(np.median(template))
         self._errors = np.empty_like(template)
         self._weighted = np.empty_like(self._jacobian)
+        self._known: FloatArray | None = None
+        self._field = np.zeros(columns.shape[1])
         self.begin()
 
     def begin(self) -> None:
-        """Forget the volume before."""
-        self._known: FloatArray | None = None
+        """Begin with another volume; of the one before only the field is remembered, as one that it may still be."""
+        if self._known is not None:
+            self._field = self._known
+        self._known = None
         self._steps = 0
         self._point_deviation = self._block_deviation = self._usual_spread = 0.0
         self._normal: FloatArray | None = None
@@ -312,12 +320,18 @@ class RobustStep:
         return found[:MOTION]
 
     def _first(self, means: FloatArray) -> FloatArray:
-        """Fit the blocks' means alone, robustly: first with motion and gain, the field only then.
+        """Fit the blocks' means alone, robustly: first with motion and gain, the rest of the field only then.
 
-        Or the field would be bent to follow a response, and nothing would stand out any more.
+        Or the field would be bent to follow a response, and nothing would stand out any more. Begins with no field or
+        that of the volume before, whatever leaves less.
         """
-        known = np.zeros(self._of_blocks.shape[1])
-        left = means - np.median(means)
+        base = min(
+            (np.zeros_like(self._field), self._field),
+            key=lambda field: _deviation(_centred(means - self._of_blocks @ field)),
+        )
+        means = means - self._of_blocks @ base
+        known = np.zeros_like(base)
+        left = _centred(means)
         for step in range(_GAIN_ONLY_STEPS + _FIELD_STEPS):
             used = MOTION + 1 if step < _GAIN_ONLY_STEPS else len(known)
             design = self._of_blocks[:, :used]
@@ -325,4 +339,4 @@ class RobustStep:
             weighted = weight[:, None] * design
             known[:used] = _solved(weighted.T @ design, means @ weighted)
             left = means - design @ known[:used]
-        return known
+        return base + known
