@@ -27,7 +27,8 @@ _NORMAL_PER_MAD = 1.4826
 _FEWEST_SCALED = 1e-6  # of the template's median: what float32 leaves
 _LEAST_COLUMN = 1e-3
 _GAIN_ONLY_STEPS, _FIELD_STEPS = 2, 3
-_SCALED_STEPS = 6
+_WEIGHING_STEPS = 6  # after which the weights are kept: where they chase each other, there would be no end
+_HESSIAN_STEPS = 3  # after which the normal matrix is formed anew: most volumes need fewer
 _RIDGE = 1e-6
 _BLOCK_CUT_FIRST = 3.0
 
@@ -116,13 +117,29 @@ def _spreads(
 
 
 @compiled
+def _weigh(
+    errors: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    cut: float,
+    even: NDArray[np.float64],
+    bounds: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """Write each point's weight: Tukey's of its error times its own and its block's."""
+    for b in range(even.shape[0]):
+        for p in range(bounds[b], bounds[b + 1]):
+            out[p] = 0.0
+            if abs(errors[p]) < cut:
+                part = errors[p] / cut
+                out[p] = (1.0 - part * part) ** 2 * weight[p] * even[b]
+
+
+@compiled
 def _sums(
     errors: NDArray[np.float32],
     template: NDArray[np.float32],
     jacobian: NDArray[np.float32],
     weight: NDArray[np.float32],
-    cut: float,
-    even: NDArray[np.float64],
     gains: NDArray[np.float64],
     own: NDArray[np.float64],
     bounds: NDArray[np.int64],
@@ -132,7 +149,7 @@ def _sums(
 ) -> None:
     """Write the weighted columns, and add up the right side of the normal equations.
 
-    Of a block with a gain of its own only what is around its mean counts, as far as `own` says: ``means @ means.T`` is
+    Of a block with a gain of its own only what is around its mean counts, as far as `own` says: ``means.T @ means`` is
     to be taken away from the normal matrix.
     """
     n = jacobian.shape[1]
@@ -140,14 +157,10 @@ def _sums(
         cross = square = 0.0
         means[b] = 0.0
         for p in range(bounds[b], bounds[b + 1]):
-            w = 0.0
-            if abs(errors[p]) < cut:
-                part = errors[p] / cut
-                w = (1.0 - part * part) ** 2 * weight[p] * even[b]
-            if w == 0.0:
+            w, t = weight[p], template[p]
+            if w == 0.0 or np.isnan(errors[p]):
                 weighted[p] = np.float32(0.0)
                 continue
-            t = template[p]
             residual = errors[p] + gains[b] * t
             for a in range(n):
                 scaled = w * jacobian[p, a]
@@ -244,10 +257,13 @@ class RobustStep:
         self._jacobian = np.ascontiguousarray(columns, np.float32)
         self._columns = np.ascontiguousarray(self._jacobian.T)
         self._bounds = np.searchsorted(block, np.arange(block[-1] + 2))
+        self._count = len(self._bounds) - 1
+        self._own = np.zeros(self._count)
+        self._point_weight = np.empty_like(template)
         scaled = weight.astype(np.float64) * template
         square = np.bincount(block, scaled * template)
-        self._of_blocks = np.column_stack([np.bincount(block, scaled * c) for c in columns.T.astype(np.float64)])
-        self._of_blocks /= np.maximum(square, 1e-30)[:, None]
+        sums: FloatArray = np.stack([np.bincount(block, scaled * c) for c in columns.T.astype(np.float64)], axis=1)
+        self._of_blocks = sums / np.maximum(square, 1e-30)[:, None]
         self._block_weight = np.minimum(square / np.median(square), 1.0)
         self._floor = _FEWEST_SCALED * float(np.median(template))
         self._errors = np.empty_like(template)
@@ -262,7 +278,6 @@ class RobustStep:
             self._field = self._known
         self._known = None
         self._steps = 0
-        self._point_deviation = self._block_deviation = self._usual_spread = 0.0
         self._normal: FloatArray | None = None
 
     def __call__(self, values: NDArray[np.float32]) -> FloatArray:
@@ -273,51 +288,54 @@ class RobustStep:
         values : array of shape (n,), float32
             Of the volume at the points as they are now thought to lie; nan outside it.
         """
-        count = len(self._bounds) - 1
-        means = np.empty(count)
-        _block_means(values, self._template, self._weight, self._bounds, means)
-        known = self._known
-        if known is None:
-            known = self._first(means)
-        settling = self._steps < _SCALED_STEPS
+        known = self._first(self._means(values)) if self._known is None else self._known
+        if self._steps < _WEIGHING_STEPS:
+            gains = self._weighed(values, known)
+        else:
+            gains = np.zeros(self._count)
+            _errors(values, self._template, self._columns, known, gains, self._bounds, self._errors)
         self._steps += 1
-        own_gain = means - self._of_blocks @ known
-        if settling:
-            self._block_deviation = max(_deviation(own_gain), _FEWEST_SCALED)
-        ordinary = _biweight(own_gain, _BLOCK_CUT * self._block_deviation)
-        gains = (1.0 - ordinary) * own_gain
-        errors = self._errors
-        _errors(values, self._template, self._columns, known, gains, self._bounds, errors)
-        if settling:
-            some = errors[::4]
-            self._point_deviation = max(_deviation(some[~np.isnan(some)]), self._floor)
-        cut = _POINT_CUT * self._point_deviation
-        spreads = np.empty(count)
-        _spreads(errors, self._weight, cut, self._bounds, spreads)
-        if settling:
-            self._usual_spread = max(float(np.median(spreads)), self._floor)
-        even = _biweight(np.maximum(spreads / self._usual_spread - 1.0, 0.0), _UNEVEN)
-        even += (1.0 - even) * ordinary
-        right, block_sums = np.zeros(len(known)), np.empty((count, len(known)))
+        right, block_sums = np.zeros(len(known)), np.empty((self._count, len(known)))
         _sums(
-            errors,
+            self._errors,
             self._template,
             self._jacobian,
-            self._weight,
-            cut,
-            even,
+            self._point_weight,
             gains,
-            1.0 - ordinary,
+            self._own,
             self._bounds,
             self._weighted,
             block_sums,
             right,
         )
-        if self._normal is None:
+        if self._normal is None or self._steps % _HESSIAN_STEPS == 0:
             self._normal = (self._weighted.T @ self._jacobian).astype(np.float64) - block_sums.T @ block_sums
         found = known + _solved(self._normal, right)
         self._known = np.concatenate([np.zeros(MOTION), found[MOTION:]])
         return found[:MOTION]
+
+    def _means(self, values: NDArray[np.float32]) -> FloatArray:
+        means = np.empty(self._count)
+        _block_means(values, self._template, self._weight, self._bounds, means)
+        return means
+
+    def _weighed(self, values: NDArray[np.float32], known: FloatArray) -> FloatArray:
+        """Weigh points and blocks by what `known` leaves; return the blocks' gains and leave the errors beside them."""
+        gains = self._means(values) - self._of_blocks @ known
+        ordinary = _biweight(gains, _BLOCK_CUT * max(_deviation(gains), _FEWEST_SCALED))
+        gains = (1.0 - ordinary) * gains
+        errors = self._errors
+        _errors(values, self._template, self._columns, known, gains, self._bounds, errors)
+        some = errors[::4]
+        cut = _POINT_CUT * max(_deviation(some[~np.isnan(some)]), self._floor)
+        spreads = np.empty(self._count)
+        _spreads(errors, self._weight, cut, self._bounds, spreads)
+        usual = max(float(np.median(spreads)), self._floor)
+        even = _biweight(np.maximum(spreads / usual - 1.0, 0.0), _UNEVEN)
+        even += (1.0 - even) * ordinary
+        _weigh(errors, self._weight, cut, even, self._bounds, self._point_weight)
+        self._own = 1.0 - ordinary
+        return gains
 
     def _first(self, means: FloatArray) -> FloatArray:
         """Fit the blocks' means alone, robustly: first with motion and gain, the rest of the field only then.

@@ -14,7 +14,7 @@ from rtdecode.estimate.registration import Registrar, rigid_matrix
 from rtdecode.estimate.robust import RobustStep
 from rtdecode.process.recorded import read_runs
 from rtdecode.records import Volume
-from tests.unit.test_estimate_registration import SHAPE, Phantom, displacement_error
+from tests.unit.test_estimate_registration import Phantom, displacement_error
 
 AXES = ("i", "j", "k")
 
