@@ -167,10 +167,11 @@ class _Level:
         self.sigma = (i, j, k)
         smoothed, gradient = _spline_on_grid(smooth(data, self.sigma, reach=_REACH))
         index = np.argwhere(chosen)
-        # A subset without pattern, the same in every process.
-        keep = np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])
-        index = index[keep]
         points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+        # A subset without pattern, the same in every process and in whatever order a file stores the voxels.
+        place = np.lexsort(np.round(points, 1).T)
+        keep = place[np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])]
+        index, points = index[keep], points[keep]
         block = blocks(points)
         order = np.argsort(block, kind="stable")
         at = tuple(index[order].T)
