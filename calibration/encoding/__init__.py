@@ -1,0 +1,1 @@
+"""Voxel-wise encoding models, and decoding by their inversion."""

@@ -1,0 +1,211 @@
+"""How each voxel answers to picture features: Bayesian linear maps in closed form, all voxels at once.
+
+A response is ``y_v = w_v' phi + e`` with ``w_v ~ N(B_v, s_v T)`` and noise of its own variance. One decomposition of
+the features serves every voxel and every ``s_v``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+SCALES = np.concatenate([[0.0], np.logspace(-3, 1, 13)])
+"""Values of ``s_v`` that are compared: variance that pictures make, in units of the variance of the noise."""
+_COMMON_ROUNDS = 20
+_BLOCK = 4096  # voxels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MapPrior:
+    """What is known of the maps before any trial.
+
+    Attributes
+    ----------
+    covariance : ndarray of shape (k, k)
+        T, of the weights of a voxel with ``s_v = 1``; positive definite.
+    mean : ndarray of shape (k, v), float32, or None
+        B; None: zero.
+    scale : ndarray of shape (v,), float32, or None
+        A factor of ``s_v`` that differs between voxels; None: 1.
+    constant : ndarray of shape (v,), float32, or None
+        Response to the average picture; None: zero.
+    constant_variance : float
+        Of the true one around it; infinite: nothing is known of it.
+    """
+
+    covariance: Float64
+    mean: Float32 | None = None
+    scale: Float32 | None = None
+    constant: Float32 | None = None
+    constant_variance: float = np.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Maps:
+    """Maps after some trials.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (k, v), float32
+        Posterior mean.
+    constant : ndarray of shape (v,), float32
+        Response to the average picture.
+    residuals : ndarray of shape (n, v), float32
+        Of each trial under maps learned without it: noise, and what is not known of the maps.
+    """
+
+    weights: Float32
+    constant: Float32
+    residuals: Float32
+
+
+def responsiveness(features: Float64, responses: Float32, prior: MapPrior) -> Float64:
+    """How much more likely each voxel's responses (n, v) are with maps than with those of the prior: (v,), in nats."""
+    likelihood = _Evidence(features, responses, prior).likelihood
+    return np.asarray(logsumexp(likelihood[1:], axis=0) - likelihood[0])
+
+
+def fit_maps(features: Float64, responses: Float32, prior: MapPrior) -> Maps:
+    """Learn the maps.
+
+    Each voxel averages over `SCALES`, weighted by its marginal likelihood under each and by how often each is right in
+    all voxels (empirical Bayes).
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, k)
+    responses : ndarray of shape (n, v), float32
+    prior : MapPrior
+    """
+    n, n_voxels = responses.shape
+    found = _Evidence(features, responses, prior)
+    space, share = found.space, _shares(found.likelihood)
+    weights = np.empty((features.shape[1], n_voxels), np.float32)
+    residuals = np.empty((n, n_voxels), np.float32)
+    for block in found.blocks:
+        gains = np.zeros((len(space.powers), block.stop - block.start))
+        for value, part in zip(SCALES, share[:, block], strict=True):
+            own = value * found.scale[block]
+            gains += own / (1 + own * space.powers[:, None]) * part
+        coefficients = gains.astype(np.float32) * found.products[:, block]
+        residuals[:, block] = space.left_out(found.unexplained[:, block], coefficients, gains)
+        weights[:, block] = space.projection.astype(np.float32) @ coefficients
+    constant = found.unexplained.mean(0) - features.mean(0).astype(np.float32) @ weights
+    constant *= np.float32(space.trust)
+    if prior.mean is not None:
+        weights += prior.mean
+    if prior.constant is not None:
+        constant += prior.constant
+    return Maps(weights=weights, constant=constant, residuals=residuals)
+
+
+class _Evidence:
+    """What the responses say of each voxel's ``s_v``."""
+
+    def __init__(self, features: Float64, responses: Float32, prior: MapPrior) -> None:
+        n, n_voxels = responses.shape
+        self.unexplained = responses
+        if prior.constant is not None:
+            self.unexplained = self.unexplained - prior.constant
+        if prior.mean is not None:
+            self.unexplained = self.unexplained - features.astype(np.float32) @ prior.mean
+        self.space = _space(features, prior)
+        self.scale = np.ones(n_voxels) if prior.scale is None else prior.scale.astype(np.float64)
+        self.blocks = [
+            slice(start, min(start + _BLOCK, n_voxels)) for start in range(0, n_voxels, _BLOCK)
+        ]
+        self.products = np.empty((len(self.space.powers), n_voxels), np.float32)
+        self.likelihood = np.empty((len(SCALES), n_voxels))
+        for block in self.blocks:
+            y = self.space.whitened(self.unexplained[:, block])
+            self.products[:, block] = self.space.along.T @ y
+            self.likelihood[:, block] = _likelihood(
+                np.square(self.products[:, block], dtype=np.float64),
+                np.square(y).sum(0, dtype=np.float64),
+                SCALES[:, None] * self.scale[block],
+                self.space.powers,
+                n,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Space:
+    """Features in the axes in which prior and data are diagonal both.
+
+    Attributes
+    ----------
+    along : ndarray of shape (n, r), float32
+        Features, after `whitened`; orthogonal columns.
+    powers : ndarray of shape (r,)
+        Their squared lengths.
+    projection : ndarray of shape (k, r)
+        From coefficients of these to weights.
+    trust : float
+        How far the constant follows the data: 1 where nothing is known of it beforehand.
+    """
+
+    along: Float32
+    powers: Float64
+    projection: Float64
+    trust: float
+
+    def whitened(self, responses: Float32) -> Float32:
+        """Responses (n, v) after the variance of the constant is taken out."""
+        return np.asarray(responses - np.float32(1 - np.sqrt(1 - self.trust)) * responses.mean(0))
+
+    def left_out(self, responses: Float32, coefficients: Float32, gains: Float64) -> Float32:
+        """Residuals (n, v) of each trial under a fit without it."""
+        inner = self.whitened(self.whitened(responses) - self.along @ coefficients)
+        own = self.whitened(self.along)
+        diagonal = (1 - self.trust / len(own)) - np.square(own) @ gains.astype(np.float32)
+        return np.asarray(inner / np.maximum(diagonal, 1e-3), np.float32)
+
+
+def _space(features: Float64, prior: MapPrior) -> _Space:
+    n = len(features)
+    trust = 1.0 if np.isinf(prior.constant_variance) else n * prior.constant_variance / (1 + n * prior.constant_variance)
+    root = np.linalg.cholesky(prior.covariance)
+    white = features - (1 - np.sqrt(1 - trust)) * features.mean(0)
+    _, strengths, axes = np.linalg.svd(white @ root, full_matrices=False)
+    projection = root @ axes.T
+    return _Space(
+        along=(white @ projection).astype(np.float32), powers=strengths**2, projection=projection, trust=trust
+    )
+
+
+def _likelihood(squares: Float64, total: Float64, scale: Float64, powers: Float64, n: int) -> Float64:
+    """Log marginal likelihood (scales, v) of responses whose noise variance is profiled out.
+
+    Parameters
+    ----------
+    squares : ndarray of shape (r, v)
+        Squared products of the responses with each axis.
+    total : ndarray of shape (v,)
+        Squared length of the responses.
+    scale : ndarray of shape (scales, v)
+    powers : ndarray of shape (r,)
+    n : int
+    """
+    found = np.empty(scale.shape)
+    for i, own in enumerate(scale):
+        growth = 1 + own * powers[:, None]
+        left = total - (own / growth * squares).sum(0)
+        found[i] = -0.5 * (np.log(growth).sum(0) + n * np.log(np.maximum(left, 1e-30)))
+    return found
+
+
+def _shares(likelihood: Float64) -> Float64:
+    """Weight (scales, v) of each scale in each voxel, from log-likelihoods (scales, v), by expectation-maximisation."""
+    relative = np.exp(likelihood - likelihood.max(0))
+    common = np.full((len(likelihood), 1), 1 / len(likelihood))
+    for _ in range(_COMMON_ROUNDS):
+        share = common * relative
+        share /= share.sum(0)
+        common = share.mean(1, keepdims=True)
+    return np.asarray(share)
