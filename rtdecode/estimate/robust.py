@@ -22,6 +22,7 @@ MOTION = 6
 _BLOCK_MM = 15.0
 _POINT_CUT = 4.685  # robust standard deviations; 95 % efficient where the noise is normal
 _BLOCK_CUT = 2.5
+_FIRST_BLOCK_CUT = 3.0  # before motion and field are settled
 _UNEVEN = 1.5  # in units of the usual spread within a block, above it
 _NORMAL_PER_MAD = 1.4826
 _FEWEST_SCALED = 1e-6  # of the template's median: what float32 leaves
@@ -30,7 +31,6 @@ _GAIN_ONLY_STEPS, _FIELD_STEPS = 2, 3
 _WEIGHING_STEPS = 6  # after which the weights are kept: where they chase each other, there would be no end
 _HESSIAN_STEPS = 3  # after which the normal matrix is formed anew: most volumes need fewer
 _RIDGE = 1e-6
-_BLOCK_CUT_FIRST = 3.0
 
 
 @compiled
@@ -353,7 +353,7 @@ class RobustStep:
         for step in range(_GAIN_ONLY_STEPS + _FIELD_STEPS):
             used = MOTION + 1 if step < _GAIN_ONLY_STEPS else len(known)
             design = self._of_blocks[:, :used]
-            weight = self._block_weight * _biweight(left, _BLOCK_CUT_FIRST * max(_deviation(left), _FEWEST_SCALED))
+            weight = self._block_weight * _biweight(left, _FIRST_BLOCK_CUT * max(_deviation(left), _FEWEST_SCALED))
             weighted = weight[:, None] * design
             known[:used] = _solved(weighted.T @ design, means @ weighted)
             left = means - design @ known[:used]
