@@ -56,6 +56,7 @@ class Calibrator:
         self._seed = seed
         self._betas: dict[str, NDArray[np.float32]] = {}
         self._null_betas: dict[str, NDArray[np.float32]] = {}
+        self._null_places: list[int] = []
         self._rest: NDArray[np.float32] | None = None
         self._rest_runs = np.zeros(0, np.int64)
         self._stimuli: list[int] = []
@@ -122,6 +123,7 @@ class Calibrator:
             As `add`.
         """
         self._null_betas[trial] = self._checked(beta, trial)
+        self._null_places.append(self.trials)
 
     def take_again(self, betas: CalibrationBetas) -> None:
         """Take better estimates of the trials collected, and what rest gives.
@@ -178,6 +180,7 @@ class Calibrator:
         trials = Trials(
             betas=betas,
             null_betas=nulls,
+            null_places=np.array(self._null_places, np.int64),
             rest_betas=betas[:0] if self._rest is None else self._rest,
             rest_run=self._rest_runs,
             run=np.array(self._runs),

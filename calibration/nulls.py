@@ -3,8 +3,8 @@
 Which ones there are decides how often a right trial is supported. Best are responses to content-free pictures, shown
 during calibration. Else a picture shown twice tells what differs without it: half the difference of its responses,
 scaled to the noise of one. Else two pictures of a category do, whose difference still holds what tells these apart: no
-false alarms then, but few right trials pass. Differences are scored by models that were learned without the trials:
-residuals about anything estimated on them would carry the negative of their noise, which those models are fitted to.
+false alarms then, but few right trials pass. All are scored by models that were learned without the trials or, for null
+trials, without their neighbours, whose noise they share: a model is fitted to the noise of what it has seen.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Nulls:
     Attributes
     ----------
     kind : str
-    groups : tuple of (int or None, ndarray of shape (m, v), float32)
-        Fold whose held-out model judges, None for the whole one, and standardised responses.
+    groups : tuple of (int, ndarray of shape (m, v), float32)
+        Place in `Encoder.held` of the model that judges, and standardised responses.
     """
 
     kind: Kind
-    groups: tuple[tuple[int | None, Float32], ...]
+    groups: tuple[tuple[int, Float32], ...]
 
 
 def without_both(parts: Sequence[Ints], shown: Ints) -> list[Ints]:
@@ -54,7 +54,14 @@ def without_both(parts: Sequence[Ints], shown: Ints) -> list[Ints]:
     return [ring for ring in rings if len(np.unique(shown[ring])) < len(ring)]
 
 
-def find_nulls(encoder: Encoder, responses: Float32, null_responses: Float32, shown: Ints, category: Ints) -> Nulls:
+def find_nulls(
+    encoder: Encoder,
+    responses: Float32,
+    null_responses: Float32,
+    null_places: Ints,
+    shown: Ints,
+    category: Ints,
+) -> Nulls:
     """Take the best nulls that a calibration offers.
 
     Parameters
@@ -64,19 +71,26 @@ def find_nulls(encoder: Encoder, responses: Float32, null_responses: Float32, sh
         Of the calibration trials in order of time, standardised.
     null_responses : ndarray of shape (m, v), float32
         Of trials that showed a content-free picture, standardised in the same way.
+    null_places : ndarray of shape (m,), int64
+        Calibration trial that each of them came before.
     shown, category : ndarray of shape (n,), int64
         Picture and category of each trial.
     """
     if len(null_responses) >= FEWEST:
-        return Nulls(kind="null trials", groups=((None, null_responses),))
+        fold_of = np.full(len(responses), -1)
+        for fold in reversed(range(len(encoder.parts))):
+            fold_of[encoder.parts[fold]] = fold
+        folds = fold_of[np.minimum(null_places, len(responses) - 1)]
+        groups = tuple((int(fold), null_responses[folds == fold]) for fold in np.unique(folds))
+        return Nulls(kind="null trials", groups=groups)
     repeats = _differences(encoder, responses, shown)
     if sum(len(rows) for _, rows in repeats) >= 2 * FEWEST:
         return Nulls(kind="repeats", groups=repeats)
     return Nulls(kind="differences", groups=_differences(encoder, responses, category))
 
 
-def _differences(encoder: Encoder, responses: Float32, same: Ints) -> tuple[tuple[int | None, Float32], ...]:
-    found: list[tuple[int | None, Float32]] = []
+def _differences(encoder: Encoder, responses: Float32, same: Ints) -> tuple[tuple[int, Float32], ...]:
+    found: list[tuple[int, Float32]] = []
     for fold, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
         average = _average_response(held, responses.shape[1])
         rows = []

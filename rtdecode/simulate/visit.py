@@ -105,7 +105,8 @@ class VisitPlan:
     lead_in_s : float
         From the start of the run to the first picture.
     null_trials_per_run : int
-        So many trials of each calibration run show a picture without content, announced as `NULL`.
+        So many trials of each calibration run, one after another, show a picture without content, announced as `NULL`.
+        Among other trials their betas would hold a part of their neighbours' pictures.
     repeats : int
         So many pictures of the calibration are shown twice, in different runs; then there are fewer pictures.
     strata : tuple of Stratum
@@ -198,8 +199,8 @@ def _pictures(plan: VisitPlan) -> tuple[dict[str, world.Scene], list[list[str | 
             stimulus = f"s{len(scenes) + 1:04d}"
             scenes[stimulus] = world.sample_scene(rng, str(category))
             order.append(stimulus)
-        for at in sorted(generator(plan.seed, "no content", run).permutation(plan.trials_per_run)[:n_null]):
-            order.insert(at, None)
+        at = int(generator(plan.seed, "no content", run).integers(len(order) + 1))
+        order[at:at] = [None] * n_null
         shown.append(order)
     _repeat(plan, scenes, shown)
     return scenes, shown

@@ -1,0 +1,341 @@
+"""Whether evidence can say no: false support by kind of trial, power, sets, and claims about whole sessions.
+
+Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice: with 48
+content-free pictures among 240 trials, and with 40 pictures shown twice. What is decoded later: ordinary trials, and
+strata without a picture in them or with less of it. Wilson intervals; trials of one participant are not independent, so
+rates by participant stand beside.
+
+    python bench/evidence.py [--seed S] [--participants N] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from _report import print_table, write_json
+from _simulated_session import SimulatedSession, other_brain, simulate_session
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from scipy.stats import kstest
+
+from calibration.calibrator import Calibrator
+from calibration.participant_fit import CalibrationFit
+from rtdecode.decode.loading import load_candidates
+from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.claim import CLAIM, announced_factor, rate_limit, support_factor
+from rtdecode.decode.score.evidence import margin
+from rtdecode.packs import open_pack
+from rtdecode.simulate.participant import make_participant
+from rtdecode.simulate.population import Population
+from rtdecode.simulate.visit import NULL, Stratum, VisitPlan
+from rtdecode.statistics import wilson_interval
+
+NOMINAL = 0.05
+SESSIONS = 2000
+RUNS_PER_STRATUM = 2
+OTHER = "other participant"
+STRATA: dict[str, Stratum] = {
+    "normal": Stratum(),
+    "response without content": Stratum(kind="null"),
+    "no response": Stratum(kind="blank"),
+    "wrong picture": Stratum(wrong=True),
+    OTHER: Stratum(),
+    "half signal": Stratum(kind="half"),
+    "moved, without content": Stratum(kind="null", spike=True),
+    "moved, normal": Stratum(spike=True),
+}
+EMPTY = ("response without content", "no response", OTHER, "moved, without content")
+"""Nothing of them should be supported; in "wrong picture" a picture is, but not the one announced."""
+SHORT = ("normal", "response without content")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """Decoded trials of one stratum of one participant."""
+
+    run: NDArray[np.int64]
+    supported: NDArray[np.bool_]
+    p_content: NDArray[np.float64]
+    evidence: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    announced: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    plausible: NDArray[np.bool_]
+    p_agreement: NDArray[np.float64]
+
+
+def decode(
+    session: SimulatedSession, plan: VisitPlan, names: Sequence[str]
+) -> tuple[CalibrationFit, dict[str, Judged]]:
+    """Calibrate on the calibration runs, and judge the trials of the other ones by stratum."""
+    with TemporaryDirectory() as folder:
+        plan.write_stimuli(Path(folder))
+        candidates = load_candidates(open_pack("tiny"), Path(folder), threads=1)
+    calibrator = Calibrator(candidates)
+    for trial, beta in zip(session.trials, session.betas, strict=True):
+        if trial.run > plan.calibration_runs:
+            continue
+        if trial.stimulus == NULL:
+            calibrator.add_null(beta, trial=trial.trial)
+        else:
+            calibrator.add(beta, trial=trial.trial, stimulus=trial.stimulus, run=trial.run)
+    calibrator.take_again(session.learned)
+    fit = calibrator.fit()
+    found = {}
+    for place, name in enumerate(names):
+        runs = range(
+            plan.calibration_runs + 1 + place * RUNS_PER_STRATUM,
+            plan.calibration_runs + 1 + (place + 1) * RUNS_PER_STRATUM,
+        )
+        found[name] = _judge(fit, candidates, session, runs)
+    return fit, found
+
+
+def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSession, runs: range) -> Judged:
+    evidence, model = fit.evidence, fit.encoding
+    pool = [i for i, name in enumerate(candidates.names) if name not in set(fit.figures.stimuli)]
+    components = model.describe(candidates.tokens[pool])
+    names = [candidates.names[i] for i in pool]
+    rows: list[dict[str, Any]] = []
+    for trial, beta in zip(session.trials, session.betas, strict=True):
+        if trial.run not in runs:
+            continue
+        reading = model.read(beta)
+        scores = model.categories_of(reading)
+        shares = np.exp(log_softmax(scores))
+        p_content, p_motion = evidence.p_content(model.content_of(reading)), evidence.p_motion(reading.distance)
+        likelihood = model.pictures_of(reading, components)
+        announced = names.index(trial.stimulus)
+        category = candidates.categories.index(trial.condition)
+        rows.append(
+            {
+                "run": trial.run,
+                "supported": evidence.supports(p_content, p_motion, evidence.p_signal(reading.signal)),
+                "p_content": p_content,
+                "evidence": evidence.probability(float(margin(scores)), 1 / len(scores)),
+                "right": scores.argmax() == category,
+                "announced": category,
+                "probabilities": shares,
+                "plausible": evidence.plausible(shares),
+                "p_agreement": float((likelihood >= likelihood[announced]).mean()),
+            }
+        )
+    return Judged(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+
+def participant(seed: int, number: int, *, quick: bool) -> dict[str, Any]:
+    """Scan, calibrate and judge one participant in both ways."""
+    population = Population(seed)
+    own = 1000 * (seed + 1) + number
+    brain = make_participant(own, population=population)
+    stranger = other_brain(brain, make_participant(own + 500, population=population))
+    trials = {"trials_per_run": 40, "volumes_per_run": 116}
+    found = {}
+    for kind, names, changes in (
+        ("null trials", tuple(STRATA), {"null_trials_per_run": 8}),
+        ("repeats", SHORT, {"repeats": 40}),
+    ):
+        names = SHORT if quick else names
+        plan = VisitPlan(
+            seed=own + (0 if kind == "null trials" else 250),
+            calibration_runs=6,
+            decoding_runs=RUNS_PER_STRATUM * len(names),
+            strata=tuple(STRATA[name] for name in names for _ in range(RUNS_PER_STRATUM)),
+            **trials,
+            **changes,
+        )
+        brains = [brain] * 6 + [stranger if name == OTHER else brain for name in names for _ in range(RUNS_PER_STRATUM)]
+        fit, judged = decode(simulate_session(plan, brains), plan, names)
+        if fit.figures.null != kind:
+            raise RuntimeError(f"expected evidence to rest on {kind}, got {fit.figures.null}")
+        found[kind] = (fit, judged)
+    return found
+
+
+def rate(found: NDArray[np.bool_]) -> dict[str, Any]:
+    low, high = wilson_interval(int(found.sum()), len(found))
+    return {"rate": float(found.mean()), "interval": [low, high], "n": len(found)}
+
+
+def claims(people: Sequence[Mapping[str, Any]], stratum: str, rng: np.random.Generator) -> dict[str, Any]:
+    """How often sessions of a stratum are ever claimed to decode, looking after every trial."""
+    free, announced = np.zeros(SESSIONS, bool), np.zeros(SESSIONS, bool)
+    for session in range(SESSIONS):
+        fit, judged = people[session % len(people)]["null trials"]
+        trials = judged[stratum]
+        limit = rate_limit(float(fit.evidence.level[0]), len(fit.evidence.content_null))
+        order = rng.permutation(len(trials.run))
+        factors = [support_factor(bool(one), limit) for one in trials.supported[order]]
+        free[session] = np.cumprod(factors).max() >= CLAIM
+        won, best = 1.0, 1.0
+        for run in np.unique(trials.run):
+            own = np.flatnonzero(trials.run == run)
+            labels = rng.permutation(trials.announced[own])
+            for place, trial in enumerate(own):
+                won *= announced_factor(trials.probabilities[trial], int(labels[place]), labels[place:].tolist())
+                best = max(best, won)
+        announced[session] = best >= CLAIM
+    return {"truth-free": rate(free), "announced": rate(announced)}
+
+
+def trials_to_claim(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """After how many trials ordinary sessions are claimed, in the order in which they were scanned."""
+    found: dict[str, list[float]] = {"truth-free": [], "announced": []}
+    for one in people:
+        fit, judged = one["null trials"]
+        trials = judged["normal"]
+        limit = rate_limit(float(fit.evidence.level[0]), len(fit.evidence.content_null))
+        free = np.cumprod([support_factor(bool(x), limit) for x in trials.supported])
+        factors = []
+        for run in np.unique(trials.run):
+            own = np.flatnonzero(trials.run == run)
+            factors += [
+                announced_factor(trials.probabilities[i], int(trials.announced[i]), trials.announced[own[k:]].tolist())
+                for k, i in enumerate(own)
+            ]
+        for name, won in (("truth-free", free), ("announced", np.cumprod(factors))):
+            reached = np.flatnonzero(won >= CLAIM)
+            found[name].append(float(reached[0] + 1) if len(reached) else float("inf"))
+    return {
+        name: {"median": float(np.median(v)), "claimed": int(np.isfinite(v).sum()), "of": len(v)}
+        for name, v in found.items()
+    }
+
+
+def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+    figures: dict[str, Any] = {"strata": {}, "nulls": {}}
+    for kind in ("null trials", "repeats"):
+        for stratum in people[0][kind][1]:
+            parts = [one[kind][1][stratum] for one in people]
+            supported = np.concatenate([part.supported for part in parts])
+            right = np.concatenate([part.right for part in parts])
+            figures["strata"].setdefault(kind, {})[stratum] = {
+                "supported": rate(supported),
+                "by_participant": [float(part.supported.mean()) for part in parts],
+                "accuracy": float(right.mean()),
+                "evidence": float(np.concatenate([part.evidence for part in parts]).mean()),
+                "right_supported": rate(supported[right]),
+                "covered": rate(np.concatenate([p.plausible[np.arange(len(p.run)), p.announced] for p in parts])),
+                "covered_by_category": [
+                    float(np.concatenate([p.plausible[p.announced == c, c] for p in parts]).mean()) for c in range(8)
+                ],
+                "set_size": float(np.concatenate([p.plausible.sum(1) for p in parts]).mean()),
+                "disagreement_rejected": rate(np.concatenate([p.p_agreement <= NOMINAL for p in parts])),
+            }
+    empty = [one["null trials"][1]["response without content"].p_content for one in people]
+    sizes = [len(one["null trials"][0].evidence.content_null) for one in people]
+    spread = np.concatenate([p - rng.random(len(p)) / (n + 1) for p, n in zip(empty, sizes, strict=True)])
+    figures["uniformity_ks_p"] = float(kstest(spread, "uniform").pvalue)
+    nulls = [name for name in (*EMPTY, "wrong picture") if name in people[0]["null trials"][1]]
+    figures["claims"] = {name: claims(people, name, rng) for name in nulls}
+    figures["trials_to_claim"] = trials_to_claim(people)
+    return figures
+
+
+def report(figures: Mapping[str, Any]) -> None:
+    def share(found: Mapping[str, Any]) -> str:
+        low, high = found["interval"]
+        return f"{found['rate']:.1%} [{low:.1%}-{high:.1%}]"
+
+    for kind, strata in figures["strata"].items():
+        print_table(
+            f"Evidence from {kind}; 95 % Wilson intervals, chance of a category 12.5 %",
+            [
+                "stratum",
+                "trials",
+                "supported",
+                "by participant",
+                "accuracy",
+                "mean evidence",
+                "of right ones",
+                "covered",
+                "size",
+                "announced fits at .05",
+            ],
+            [
+                [
+                    name,
+                    found["supported"]["n"],
+                    share(found["supported"]),
+                    f"{min(found['by_participant']):.0%}-{max(found['by_participant']):.0%}",
+                    f"{found['accuracy']:.1%}",
+                    f"{found['evidence']:.1%}",
+                    share(found["right_supported"]),
+                    share(found["covered"]),
+                    f"{found['set_size']:.1f}",
+                    share(found["disagreement_rejected"]),
+                ]
+                for name, found in strata.items()
+            ],
+        )
+    print_table(
+        f"Sessions ever claimed to decode, {SESSIONS} of each stratum, looking after every trial",
+        ["stratum", "truth-free", "announced"],
+        [[name, share(found["truth-free"]), share(found["announced"])] for name, found in figures["claims"].items()],
+    )
+    print(f"\nUniformity without content: Kolmogorov-Smirnov p = {figures['uniformity_ks_p']:.3f}")
+    for name, found in figures["trials_to_claim"].items():
+        print(
+            f"Ordinary sessions claimed, {name}: {found['claimed']} of {found['of']}, median trial {found['median']:g}"
+        )
+
+
+def missed(figures: Mapping[str, Any]) -> list[str]:
+    """Return what the goals are not met in."""
+    found = []
+    by_null = figures["strata"]["null trials"]
+    for name in EMPTY:
+        if name in by_null and by_null[name]["supported"]["interval"][0] > NOMINAL:
+            found.append(f"false support, {name}: {by_null[name]['supported']['rate']:.1%}")
+    for kind, goal in (("null trials", 0.65), ("repeats", 0.40)):
+        power = figures["strata"][kind]["normal"]["right_supported"]["rate"]
+        if power < goal:
+            found.append(f"right trials supported, {kind}: {power:.1%}, goal {goal:.0%}")
+    if figures["uniformity_ks_p"] < NOMINAL:
+        found.append(f"uniformity without content: p = {figures['uniformity_ks_p']:.3f}")
+    for name, of_stratum in figures["claims"].items():
+        for kind, rates in of_stratum.items():
+            if kind == "truth-free" and name == "wrong picture":
+                continue  # a picture is in these responses: the session does decode
+            if rates["rate"] > NOMINAL:
+                found.append(f"claims, {kind}, {name}: {rates['rate']:.1%}")
+    normal = by_null["normal"]
+    if abs(normal["evidence"] - normal["accuracy"]) > 0.05:
+        found.append(f"mean evidence {normal['evidence']:.1%} at accuracy {normal['accuracy']:.1%}")
+    if any(abs(one - 0.9) > 0.03 for one in normal["covered_by_category"]):
+        found.append("coverage by category: " + ", ".join(f"{one:.0%}" for one in normal["covered_by_category"]))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="fixes population, participants and draws (default 0)")
+    parser.add_argument("--participants", type=int, default=12)
+    parser.add_argument("--quick", action="store_true", help="one participant, two strata: does it run?")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    people = []
+    for number in range(1 if args.quick else args.participants):
+        began_s = time.monotonic()
+        people.append(participant(args.seed, number, quick=args.quick))
+        print(f"participant {number + 1}: {time.monotonic() - began_s:.0f} s", flush=True)
+    figures = summarise(people, np.random.default_rng(args.seed))
+    report(figures)
+    if args.json:
+        write_json(args.json, figures)
+    behind = missed(figures)
+    for what in behind:
+        print(f"Missed: {what}", file=sys.stderr)
+    return 1 if behind and not args.quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
