@@ -66,7 +66,7 @@ class Encoder:
     whole : Inverted
         Learned from all trials.
     held : tuple of Inverted
-        Learned without each fold, sizes, rank and temperature included.
+        Learned without each fold; sizes, rank and temperature by how models without them took the other folds' trials.
     parts : tuple of ndarray of int64
         Trials of each fold.
     weights : dict of (int, int) to float

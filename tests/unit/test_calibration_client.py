@@ -71,7 +71,8 @@ def visit(folder: Path) -> list[Message]:
 def calibration_run(client: ListClient, folder: Path, lines: list[str] | None = None) -> CalibrationRun:
     told = [] if lines is None else lines
     calibrator = Calibrator(tiny_categories(), leave_out="run")
-    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, report=told.append)
+    nulls = ("null", "blank")
+    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, nulls, told.append)
 
 
 def with_reference(folder: Path) -> Path:
@@ -107,6 +108,27 @@ def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
         "r1c0: no volumes after onset",
         "r1c1: unknown stimulus 'spot', condition 'dog'",
     ]
+
+
+def test_trials_without_a_picture_are_collected_apart(tmp_path: Path) -> None:
+    messages = visit(with_reference(tmp_path))
+    rng = np.random.default_rng(1)
+    alone = open_participant(calibration_run(ListClient(list(messages)), tmp_path).run())
+    for number in range(24):
+        told = {"condition": "blank"} if number % 2 else {"condition": None, "stimulus": "null"}
+        messages.insert(2, beta(1 + number % 4, 0, rng, trial=f"n{number}", **told))
+    messages.insert(2, beta(1, 0, rng, trial="late", condition="null", invalid="no volumes after onset", beta=None))
+    messages.insert(2, beta(5, 0, rng, trial="decoded", condition="null"))
+    alone.folder.rename(tmp_path / "alone")
+    client, lines = ListClient(messages), list[str]()
+    bundle = open_participant(calibration_run(client, tmp_path, lines).run())
+    assert not any("no trial will be shown as supported" in line for line in lines)
+    told_of = bundle.provenance
+    assert (told_of.trials, told_of.null_trials, told_of.null) == (32, 24, "null trials")
+    assert told_of.left_out == ["late: no volumes after onset"]
+    assert [status["trials"] for status in client.statuses] == [10, 20, 30, 32]
+    for name, tensor in alone.encoding.items():
+        np.testing.assert_array_equal(tensor, bundle.encoding[name])
 
 
 def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
@@ -162,8 +184,9 @@ def test_what_goes_on_is_told(tmp_path: Path) -> None:
     ]
     assert re.fullmatch(r"10 trials: held-out percentile rank \d+% \[\d+%, \d+%\], chance 50 %, p = 0\.\d{3}", lines[5])
     assert any(line == "calibration run 3 of 4 ended: 24 trials so far" for line in lines)
-    assert lines[-2] == "the calibration runs are complete: fitting 32 trials"
-    assert re.fullmatch(r"fitted in \d+\.\d s: .* held out; handing the bundle to the daemon", lines[-1])
+    assert lines[-3] == "the calibration runs are complete: fitting 32 trials"
+    assert re.fullmatch(r"fitted in \d+\.\d s: .* held out; handing the bundle to the daemon", lines[-2])
+    assert re.match("no trial will be shown as supported: expected at least 24 .* got 0; show content-free", lines[-1])
     assert not any("run 5 of 4" in line for line in lines)
 
 
