@@ -140,9 +140,7 @@ def test_what_is_not_supported_is_dimmed_and_says_why(page: Any, told: Told) -> 
     told.tell(session(), run(3), score("t1", 0, plausible=("cat", "dog"), claim=3.456))
     settled(page, evidence="cat, 80% sure")
     assert "weak" not in page.find_element("id", "decoding").get_attribute("class")
-    assert "passes for one this often: 2%) · one of these 9 times in 10: cat, dog · session evidence 3.5 of 20" in note(
-        page
-    )
+    assert "this often: 2%) · one of these 9 times in 10: cat, dog · session evidence 3.5 of 20" in note(page)
     told.tell(score("t2", 0, supported=False, p_content=0.4, claim=20.0))
     settled(page, evidence="not supported: no picture was found in this response")
     assert "weak" in page.find_element("id", "decoding").get_attribute("class")

@@ -138,7 +138,7 @@ def test_one_picture_always_gives_no_decoder(leave_out: Literal["trial", "run"])
     for trial in range(16):
         calibrator.add(category_beta(0, 1.0, rng), trial=f"t{trial}", stimulus="cat", run=1 + trial // 8)
     assert calibrator.status().percentile is None
-    with pytest.raises(CalibrationError, match="at least 2 groups|all have the same tokens"):
+    with pytest.raises(CalibrationError, match=r"at least 2 groups|all have the same tokens"):
         calibrator.fit()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -117,7 +119,7 @@ def test_pairs_are_far_apart_and_each_trial_is_in_one_at_most(trials: list[int])
     assert set(used) <= set(trials)
     assert all(second - first > 2 for first, second in pairs)
     left = sorted(set(trials) - set(used))
-    assert all(b - a <= 2 for a, b in zip(left, left[1:], strict=False)) or len(left) < 2
+    assert all(b - a <= 2 for a, b in pairwise(left)) or len(left) < 2
 
 
 def test_neighbours_alone_make_no_null() -> None:

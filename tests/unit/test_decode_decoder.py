@@ -123,7 +123,7 @@ def test_likelihoods_are_those_of_named_candidates(bundle: Path) -> None:
     names = tiny_stages().categories
     found = [decoder.likelihood(category_beta(i, 0.3, np.random.default_rng(i)), names).argmax() for i in range(8)]
     assert np.mean(np.array(found) == np.arange(8)) > 0.8
-    with pytest.raises(EngineError, match="'dog'.*name of a candidate"):
+    with pytest.raises(EngineError, match=r"'dog'.*name of a candidate"):
         decoder.likelihood(np.zeros(N_VOXELS, np.float32), ["dog"])
 
 

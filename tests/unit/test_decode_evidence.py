@@ -69,9 +69,9 @@ def test_p_content_counts_nulls_at_least_as_large(content: float, expected: floa
 def test_tensors_go_round() -> None:
     again = evidence_from(evidence().tensors())
     assert again.probability(2.0, 1 / 8) == evidence().probability(2.0, 1 / 8)
-    with pytest.raises(BundleError, match="evidence: missing coefficients.*calibrate again"):
+    with pytest.raises(BundleError, match=r"evidence: missing coefficients.*calibrate again"):
         evidence_from({})
-    with pytest.raises(BundleError, match="encoding: missing voxels.*calibrate again"):
+    with pytest.raises(BundleError, match=r"encoding: missing voxels.*calibrate again"):
         encoding_from({})
 
 
