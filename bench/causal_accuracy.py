@@ -1,27 +1,27 @@
-"""What causality costs: category accuracy from betas as they exist seconds after a block, beside offline ones.
+"""What causality costs, and what the decoder makes of it: category accuracy seconds after a block.
 
-Real 3 T BOLD (Haxby 2001, participant 1, runs 1-6, one slice), leave one run out. Whatever is learned (response lag,
-scales, mean response, classifier) comes from the training runs; the left-out run comes last, volume by volume,
-through the estimator of the daemon. Blocks are paired: the same 48 are decoded by every method.
+Real 3 T BOLD (Haxby 2001, participant 1, one slice). Whatever is learned (response lag, scales, mean response,
+classifier) comes from the training runs; those that are decoded come last, volume by volume, through the estimator of
+the daemon. Blocks are paired: the same ones are decoded by every method. Two parts: a plain classifier on causal betas
+beside offline ones, leave one run out; and the product (calibration, decoder, evidence) on splits of the runs, beside
+classifiers on the same causal betas.
 
-    python bench/causal_accuracy.py [FOLDER] [--json FILE] [--quick]
+    python bench/causal_accuracy.py [FOLDER ...] [--json FILE] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pandas as pd
+from _recorded import BLOCK_S, DELAYS_S, END, T_R_S, Betas, Run, Session, load
+from _recorded_product import PRODUCT, decode_splits, report_splits
 from _report import print_table, write_json
 from nilearn.glm.first_level import make_first_level_design_matrix
 from numpy.typing import NDArray
@@ -30,54 +30,15 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rtdecode.estimate import Estimator
-from rtdecode.records import Stamp, TrialEvent, Volume
-from rtdecode.settings import EstimateSettings
 from rtdecode.statistics import bootstrap_interval, wilson_interval
 
 FOLDER = "task-haxby2001-sub001-runs1-6"
-T_R_S = 2.5
-BLOCK_S = 22.5
-DELAYS_S = (0.0, 2.5, 5.0, 7.5)
 JUDGED_S = 5.0
 OFFLINE, OFFLINE_TOLERANCE = 0.54, 0.02
 GOAL = 0.49
 DIM = 50.0  # stored units; darker voxels are outside the brain
-END = math.inf
-
-Betas = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One recorded run: volumes (i, j, k, t), affine, blocks and motion (t, 6) in mm and radians."""
-
-    number: int
-    data: NDArray[np.int16]
-    affine: NDArray[np.float64]
-    onsets_s: NDArray[np.float64]
-    labels: NDArray[np.str_]
-    motion: NDArray[np.float64]
-
-
-def load(folder: Path) -> list[Run]:
-    runs = []
-    for path in sorted(folder.glob("run*")):
-        image = nibabel.load(path / "bold_1slice.nii.gz")
-        events = pd.read_csv(path / "bold_events.tsv", sep="\t")
-        rotations_first = np.loadtxt(path / "bold_moest.txt")[:, :6]
-        runs.append(
-            Run(
-                number=int(path.name.removeprefix("run")),
-                data=np.asanyarray(image.dataobj),
-                affine=image.affine,
-                onsets_s=events["onset"].to_numpy(float),
-                labels=events["trial_type"].to_numpy(str),
-                motion=np.roll(rotations_first, 3, axis=1),
-            )
-        )
-    return runs
-
+TOLERATED = 0.02  # that the product may be behind the best classifier, pooled over all splits
+CALIBRATED = 0.05  # that its evidence may be off its accuracy
 
 # betas ----------------------------------------------------------------------------------------------------
 
@@ -111,56 +72,6 @@ def block_means(run: Run, delay_s: float) -> Betas:
     return np.array(betas)
 
 
-class Session:
-    """The estimator of the daemon, fed volume by volume."""
-
-    def __init__(self, motion_folder: Path, **changes: Any) -> None:
-        self.estimator = Estimator(
-            EstimateSettings(
-                registration="off",
-                motion_file=motion_folder,
-                revise_at_s=tuple(BLOCK_S + delay_s for delay_s in DELAYS_S),
-                final_at_s=1e6,
-                **changes,
-            ),
-            session="bench",
-        )
-
-    def play(self, run: Run) -> dict[float, Betas]:
-        """Return the betas of a run by delay after the block's end; `END` is the end of the run."""
-        estimator = self.estimator
-        estimator.start_run(run.number, T_R_S)
-        for order, onset_s in enumerate(run.onsets_s.tolist()):
-            trial = f"{run.number}/{order}"
-            estimator.add_event(TrialEvent(run=run.number, trial=trial, onset_s=onset_s, duration_s=BLOCK_S))
-        found: dict[float, dict[int, NDArray[np.float32]]] = {}
-        for index in range(run.data.shape[-1]):
-            _, updates = estimator.step(_volume(run, index))
-            for update in updates:
-                order = int(update.event.trial.split("/")[1])
-                found.setdefault(round(update.delay_s - BLOCK_S, 3), {})[order] = update.beta
-        for update in estimator.finish_run():
-            found.setdefault(END, {})[int(update.event.trial.split("/")[1])] = update.beta
-        missing = np.zeros(int(estimator.space.mask.sum()), np.float32)
-        return {
-            delay: np.stack([of_delay.get(order, missing) for order in range(len(run.labels))])
-            for delay, of_delay in found.items()
-        }
-
-
-def _volume(run: Run, index: int) -> Volume:
-    return Volume(
-        stamp=Stamp(session="bench", run=run.number, volume=index, received_s=0.0, received_mono_s=0.0),
-        data=run.data[..., index],
-        affine=run.affine,
-        t_r_s=T_R_S,
-        slice_times_s=None,
-        series_uid=str(run.number),
-        instance=index + 1,
-        path=f"run{run.number:03d}/{index}",
-    )
-
-
 # decoding -------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +92,7 @@ def leave_one_run_out(betas: Mapping[int, Sequence[Betas]], runs: Sequence[Run])
 
 
 def causal_folds(
-    runs: Sequence[Run], folds: Sequence[int], motion: Path, **changes: Any
+    runs: Sequence[Run], folds: Sequence[int], **changes: Any
 ) -> tuple[dict[float, dict[int, list[Betas]]], list[float]]:
     """Play the training runs in order, then the left-out one, once per fold.
 
@@ -195,7 +106,7 @@ def causal_folds(
     by_delay: dict[float, dict[int, list[Betas]]] = {}
     lags = []
     for fold in folds:
-        session = Session(motion, **changes)
+        session = Session(**changes)
         played = {i: session.play(runs[i]) for i in range(len(runs)) if i != fold}
         lags.append(session.estimator.response_lag_s)
         played[fold] = session.play(runs[fold])
@@ -226,7 +137,7 @@ def _percent(figures: Mapping[str, Any]) -> str:
     return f"{figures['accuracy']:.0%} [{low:.0%}-{high:.0%}]"
 
 
-def measure(runs: Sequence[Run], folds: Sequence[int], motion: Path) -> dict[str, Any]:
+def measure(runs: Sequence[Run], folds: Sequence[int]) -> dict[str, Any]:
     """Decode by every method and compare with the offline recipe."""
     chosen = "learned (the default)"
     variants: dict[str, dict[str, Any]] = {
@@ -249,7 +160,7 @@ def measure(runs: Sequence[Run], folds: Sequence[int], motion: Path) -> dict[str
         means = [block_means(run, delay_s) for run in runs]
         table["block mean - running mean"][delay_s] = leave_one_run_out({fold: means for fold in folds}, runs)
     for name, changes in variants.items():
-        betas, lags = causal_folds(runs, folds, motion, **changes)
+        betas, lags = causal_folds(runs, folds, **changes)
         table[name] = {delay: leave_one_run_out(of_delay, runs) for delay, of_delay in betas.items()}
         if name == chosen:
             figures["response_lags_s"] = lags
@@ -260,24 +171,6 @@ def measure(runs: Sequence[Run], folds: Sequence[int], motion: Path) -> dict[str
     for name, by_delay in table.items():
         figures["causal"][name] = {str(delay): summary(found) for delay, found in by_delay.items()}
         figures["paired_with_recipe"][name] = paired(by_delay[JUDGED_S], recipe)
-    return figures
-
-
-def split(runs: Sequence[Run], motion: Path, calibrate: int = 4) -> dict[str, Any]:
-    """Calibrate on the first runs and decode the others, as ``rtdecode demo --data`` does."""
-    session = Session(motion)
-    played = [session.play(run) for run in runs]
-    early, late = runs[:calibrate], runs[calibrate:]
-    figures = {}
-    for delay in (*DELAYS_S, END):
-        betas = [of_run[delay] for of_run in played]
-        found = hits(
-            betas[:calibrate],
-            [run.labels for run in early],
-            np.vstack(betas[calibrate:]),
-            np.concatenate([run.labels for run in late]),
-        )
-        figures[str(delay)] = summary(found)
     return figures
 
 
@@ -313,11 +206,6 @@ def report(figures: Mapping[str, Any]) -> None:
             for name, found in compared.items()
         ],
     )
-    print_table(
-        "Calibration on runs 1-4, runs 5-6 decoded",
-        ["seconds after the block", "accuracy"],
-        [[delay, _percent(found)] for delay, found in figures["split_1-4_5-6"].items()],
-    )
     lags = ", ".join(f"{lag:g}" for lag in figures["response_lags_s"])
     print(f"\nResponse lag learned per fold (s): {lags}. Negative: responses precede the announced onsets.")
 
@@ -325,35 +213,46 @@ def report(figures: Mapping[str, Any]) -> None:
 def main() -> int:
     shared = Path(os.environ.get("RTDECODE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=shared / "data" / FOLDER)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="of folders run001, run002 and on")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="two folds only: does it run?")
     arguments = parser.parse_args()
-    runs = load(arguments.folder)
+    folders = arguments.folders or [shared / "data" / FOLDER]
+    runs = load(folders)
     if not runs:
-        print(f"{arguments.folder}: expected folders run001, run002, ..., found none", file=sys.stderr)
+        print(f"{', '.join(map(str, folders))}: expected folders run001, run002, ..., found none", file=sys.stderr)
         return 2
     offline = offline_betas(runs)
     recipe = summary(leave_one_run_out({fold: offline for fold in range(len(runs))}, runs))
-    print(f"Offline recipe: {_percent(recipe)}; expected {OFFLINE:.0%} +- {OFFLINE_TOLERANCE:.0%}")
-    if abs(recipe["accuracy"] - OFFLINE) > OFFLINE_TOLERANCE:
-        print("The offline recipe is not reproduced: nothing below it would mean anything.", file=sys.stderr)
+    print(f"Offline recipe, leave one run out: {_percent(recipe)}")
+    if [run.number for run in runs] == [1, 2, 3, 4, 5, 6] and abs(recipe["accuracy"] - OFFLINE) > OFFLINE_TOLERANCE:
+        print(f"Expected {OFFLINE:.0%} +- {OFFLINE_TOLERANCE:.0%}: the recipe is not reproduced.", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder:
-        motion = Path(folder)
-        for run in runs:
-            np.savetxt(motion / f"run-{run.number}.txt", run.motion)
-        folds = range(2) if arguments.quick else range(len(runs))
-        figures = measure(runs, folds, motion)
-        figures["split_1-4_5-6"] = split(runs, motion)
+    figures = measure(runs, range(2) if arguments.quick else range(len(runs)))
     report(figures)
+    figures["product"] = decode_splits(runs, quick=arguments.quick)
+    report_splits(figures["product"])
     if arguments.json:
         write_json(arguments.json, figures)
+    return 0 if arguments.quick else _judge(figures)
+
+
+def _judge(figures: Mapping[str, Any]) -> int:
+    """Say what was missed."""
+    missed = []
     reached = figures["causal"]["learned (the default)"][str(JUDGED_S)]["accuracy"]
-    if not arguments.quick and reached < GOAL:
-        print(f"Goal of {GOAL:.0%} at {JUDGED_S:g} s missed: {reached:.0%}", file=sys.stderr)
-        return 1
-    return 0
+    if reached < GOAL:
+        missed.append(f"goal of {GOAL:.0%} at {JUDGED_S:g} s: {reached:.0%}")
+    pooled = figures["product"]["pooled"]
+    own = pooled["accuracy"][PRODUCT]["accuracy"]
+    best = max(found["accuracy"] for name, found in pooled["accuracy"].items() if name != PRODUCT)
+    if own < best - TOLERATED:
+        missed.append(f"product within {TOLERATED:.0%} of the best classifier: {own:.1%} against {best:.1%}")
+    if abs(pooled["evidence"] - own) > CALIBRATED:
+        missed.append(f"mean evidence within {CALIBRATED:.0%} of accuracy: {pooled['evidence']:.1%} for {own:.1%}")
+    for what in missed:
+        print(f"Missed: {what}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from calibration.participant_fit import CalibrationFit, Trials, fit_participant
 from calibration.ridge import centred
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import CalibrationError
+from rtdecode.estimate.reestimate import CalibrationBetas
 from rtdecode.packs import EnginePack
 from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA, CurvePoint, Provenance, write_records
 from rtdecode.packs.sealed import seal
@@ -55,6 +56,8 @@ class Calibrator:
         self._seed = seed
         self._betas: dict[str, NDArray[np.float32]] = {}
         self._null_betas: dict[str, NDArray[np.float32]] = {}
+        self._rest: NDArray[np.float32] | None = None
+        self._rest_runs = np.zeros(0, np.int64)
         self._stimuli: list[int] = []
         self._runs: list[int] = []
         self._likeness = _Likeness(candidates)
@@ -120,33 +123,31 @@ class Calibrator:
         """
         self._null_betas[trial] = self._checked(beta, trial)
 
-    def replace(self, betas: Mapping[str, NDArray[np.float32]]) -> int:
-        """Take better estimates of trials collected, by their names; return of how many.
+    def take_again(self, betas: CalibrationBetas) -> None:
+        """Take better estimates of the trials collected, and what rest gives.
 
         Raises
         ------
         CalibrationError
-            One has another number of voxels.
+            They have another number of voxels.
         """
-        replaced = 0
+        if self._betas and betas.rest.shape[1] != self._n_voxels:
+            raise CalibrationError(f"expected betas of {self._n_voxels} voxels, got {betas.rest.shape[1]}")
         for kept in (self._betas, self._null_betas):
-            for trial in kept.keys() & betas.keys():
-                if betas[trial].shape != kept[trial].shape:
-                    raise CalibrationError(
-                        f"trial {trial}: expected a beta of {len(kept[trial])} voxels, got {len(betas[trial])}"
-                    )
-                if np.isfinite(betas[trial]).any():
-                    kept[trial] = betas[trial].astype(np.float32)
-                    replaced += 1
-        return replaced
+            for trial in kept.keys() & betas.trials.keys():
+                if np.isfinite(betas.trials[trial]).any():
+                    kept[trial] = betas.trials[trial]
+        self._rest, self._rest_runs = betas.rest, betas.rest_run
+
+    @property
+    def _n_voxels(self) -> int:
+        return len(next(iter((*self._betas.values(), *self._null_betas.values())), ()))
 
     def _checked(self, beta: NDArray[np.floating[Any]], trial: str) -> NDArray[np.float32]:
         if trial in self._betas or trial in self._null_betas:
             raise CalibrationError(f"trial {trial}: expected a new trial, got one that was collected")
-        for known in (*self._betas.values(), *self._null_betas.values()):
-            if len(beta) != len(known):
-                raise CalibrationError(f"trial {trial}: expected a beta of {len(known)} voxels, got {len(beta)}")
-            break
+        if (self._betas or self._null_betas) and len(beta) != self._n_voxels:
+            raise CalibrationError(f"trial {trial}: expected a beta of {self._n_voxels} voxels, got {len(beta)}")
         if not np.isfinite(beta).any():
             raise CalibrationError(f"trial {trial}: expected a beta with an estimate, got none in any voxel")
         return beta.astype(np.float32)
@@ -177,6 +178,9 @@ class Calibrator:
         trials = Trials(
             betas=betas,
             null_betas=nulls,
+            rest_betas=betas[:0] if self._rest is None else self._rest,
+            rest_run=self._rest_runs,
+            run=np.array(self._runs),
             shown=np.array(self._stimuli),
             together=self._held_together(),
             parts=parts,

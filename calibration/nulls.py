@@ -9,6 +9,7 @@ residuals about anything estimated on them would carry the negative of their noi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,17 @@ class Nulls:
 
     kind: Kind
     groups: tuple[tuple[int | None, Float32], ...]
+
+
+def without_both(parts: Sequence[Ints], shown: Ints) -> list[Ints]:
+    """Return pairs of neighbouring folds to hold out together, where no fold has a picture twice but two have.
+
+    So it is where each run shows every stimulus once: repeats are then in two runs.
+    """
+    if len(parts) < 3 or any(_pairs(part[shown[part] == i]) for part in parts for i in np.unique(shown[part])):
+        return []
+    rings = [np.concatenate([part, parts[(place + 1) % len(parts)]]) for place, part in enumerate(parts)]
+    return [ring for ring in rings if len(np.unique(shown[ring])) < len(ring)]
 
 
 def find_nulls(encoder: Encoder, responses: Float32, null_responses: Float32, shown: Ints, category: Ints) -> Nulls:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,8 @@ from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
 from calibration.linear_heads import LinearHead
-from calibration.nulls import Nulls, find_nulls
+from calibration.nulls import Nulls, find_nulls, without_both
+from calibration.signal import Signal, find_signal
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
 from rtdecode.decode.score.adapter import Adapter
@@ -54,6 +55,10 @@ class Trials:
         Percent signal change, in order of time.
     null_betas : ndarray of shape (m, v), float32
         Of trials that showed a content-free picture.
+    rest_betas : ndarray of shape (r, v), float32
+        Of stretches of rest.
+    rest_run : ndarray of shape (r,), int64
+    run : ndarray of shape (n,), int64
     shown : ndarray of shape (n,), int64
         Candidate that each trial showed.
     together : ndarray of shape (n,), int64
@@ -64,6 +69,9 @@ class Trials:
 
     betas: Float32
     null_betas: Float32
+    rest_betas: Float32
+    rest_run: Ints
+    run: Ints
     shown: Ints
     together: Ints
     parts: list[Ints]
@@ -117,19 +125,28 @@ def fit_participant(
     scaling = _Scaling(trials.betas)
     responses = scaling(trials.betas)
     targets = make_targets(candidates.tokens[trials.shown], candidates.groups, least=COMPONENTS)
-    encoder = fit_encoder(responses, targets.components, _prior(targets), parts=trials.parts, shown=trials.shown)
+    encoder = fit_encoder(
+        responses,
+        targets.components,
+        _prior(targets),
+        parts=trials.parts,
+        shown=trials.shown,
+        further=without_both(trials.parts, trials.shown),
+    )
     judged = _Judged(trials, candidates, targets, responses, encoder)
     rng = np.random.default_rng(seed)
     p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
     nulls = find_nulls(encoder, responses, scaling(trials.null_betas), trials.shown, judged.category)
-    evidence = _evidence(judged, nulls, p_category)
-    adapter, gain = _adapter(targets, responses, encoder, scaling)
+    signal = find_signal(encoder, responses, scaling(trials.rest_betas), trials)
+    evidence = _evidence(judged, nulls, signal, p_category)
+    adapter, gain = _adapter(targets, responses, encoder, trials.parts, scaling)
     percentile = float(pooled(judged.identified))
     figures = Figures(
         trials=len(responses),
         null_trials=len(trials.null_betas),
         null=nulls.kind,
         null_statistics=len(evidence.content_null),
+        rest=len(evidence.rest),
         voxels=len(encoder.whole.voxels),
         mask_voxels=trials.betas.shape[1],
         components=[block.stop - block.start for block in targets.blocks],
@@ -150,7 +167,7 @@ def fit_participant(
         categories=list(candidates.categories),
         stimuli=[candidates.names[i] for i in np.unique(trials.shown)],
     )
-    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling), evidence=evidence, figures=figures)
+    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling, signal), evidence=evidence, figures=figures)
 
 
 _HEADS = ("encoding", "discriminant", "tokens")
@@ -203,21 +220,23 @@ class _Judged:
         self.content = np.empty(len(responses))
         self.distances = np.empty(len(responses))
         every = np.arange(len(responses))
-        for part, held in zip(encoder.parts, encoder.held, strict=True):
+        for place, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
             rest = np.setdiff1d(every, part)
+            linear = self._linear(rest, held)
+            self._held_heads.append(linear)
+            if place >= len(trials.parts):
+                continue  # a further set: its trials have been judged in their folds
             scores = held.scores(responses[part], self._pictures(trials.shown[rest]))
             heads[0, part] = self._by_category(scores, trials.shown[rest])
             self.content[part] = logsumexp(scores, axis=1) - np.log(scores.shape[1])
             self.distances[part] = held.distances(responses[part])
-            linear = self._linear(rest, held)
-            self._held_heads.append(linear)
-            for place, head in enumerate(linear, start=1):
-                heads[place, part] = head(responses[part][:, held.voxels])
+            for number, head in enumerate(linear, start=1):
+                heads[number, part] = head(responses[part][:, held.voxels])
             own, places = np.unique(trials.shown[part], return_inverse=True)
             among = held.scores(responses[part], self._pictures(own))
             self.identified.append((among[:, places], trials.shown[part]))
         self.weights = weigh(heads, self.category)
-        self.categories = weighed_apart(heads, self.category, encoder.parts)
+        self.categories = weighed_apart(heads, self.category, trials.parts)
         self._linear_heads = self._linear(every, encoder.whole)
 
     def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
@@ -232,7 +251,7 @@ class _Judged:
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
         return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
 
-    def model(self, scaling: _Scaling) -> EncodingModel:
+    def model(self, scaling: _Scaling, signal: Signal) -> EncodingModel:
         """Return the decoder of all trials."""
         whole, linear = self._encoder.whole, self._linear_heads
         shown = np.unique(self._trials.shown)
@@ -254,6 +273,7 @@ class _Judged:
             picture_category=self._category_of[shown].astype(np.int64),
             own_noise=single(whole.noise.own),
             whitener=single(whole.noise.whitener()),
+            signal_weights=single(signal.weights),
             category_weights=single(sum(w * head.weights for w, head in zip(self.weights[1:], linear, strict=True))),
             category_intercept=single(
                 sum(w * head.intercept for w, head in zip(self.weights[1:], linear, strict=True))
@@ -283,7 +303,7 @@ def _components(targets: Targets, tokens: NDArray[np.floating]) -> Float64:
     return np.asarray(flat @ (targets.basis / np.square(targets.basis).sum(1, keepdims=True)).T)
 
 
-def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
+def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) -> Evidence:
     found = [judged.statistics(rows, fold) for fold, rows in nulls.groups]
     content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
     right = judged.categories.argmax(1) == judged.category
@@ -293,6 +313,7 @@ def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
         signal=np.array([p_category <= ALPHA], dtype=np.uint8),
         content_null=np.sort(content).astype(np.float32),
         category_null=np.sort(certainty).astype(np.float32),
+        rest=np.sort(signal.rest).astype(np.float32),
         content=judged.content.astype(np.float32),
         distances=np.sort(judged.distances).astype(np.float32),
         surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),
@@ -301,10 +322,12 @@ def _evidence(judged: _Judged, nulls: Nulls, p_category: float) -> Evidence:
     )
 
 
-def _adapter(targets: Targets, responses: Float32, encoder: Encoder, scaling: _Scaling) -> tuple[Adapter, Float64]:
+def _adapter(
+    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: _Scaling
+) -> tuple[Adapter, Float64]:
     """Make an adapter of what the encoding model expects of the picture, with held-out gains."""
     held_out = np.empty_like(targets.components)
-    for part, held in zip(encoder.parts, encoder.held, strict=True):
+    for part, held in zip(parts, encoder.held, strict=False):  # the folds come first
         own = responses[np.ix_(part, held.voxels)] - held.inverse.mean
         held_out[part] = own @ held.inverse.estimator().T
     gain = regression.gains(held_out, targets.components)

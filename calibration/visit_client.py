@@ -15,6 +15,7 @@ from rtdecode import derivatives
 from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE
+from rtdecode.estimate.reestimate import open_betas
 from rtdecode.packs import EnginePack
 from rtdecode.packs.participant_bundle import CurvePoint
 
@@ -212,6 +213,7 @@ class CalibrationRun:
         target = session / "bundle"
         self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials")
         began_s = time.monotonic()
+        self.calibrator.take_again(open_betas(_only(session, f"*_{derivatives.CALIBRATION_BETAS}")))
         fit = self.calibrator.fit()
         identity = write_bundle(
             target,

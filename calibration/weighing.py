@@ -13,11 +13,13 @@ Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _PRIOR_VARIANCE = 4.0
-_TRIALS_OF_PRIOR = 1.0
+_TRIALS_OF_PRIOR = 20.0
 
 
 def weigh(scores: Float64, category: Ints) -> Float64:
     """Weight, not below 0, of each head whose weighted sum makes the true categories most likely.
+
+    The first head is trusted beforehand, as much as `_TRIALS_OF_PRIOR` trials can say; the others must earn a place.
 
     Parameters
     ----------
@@ -25,20 +27,29 @@ def weigh(scores: Float64, category: Ints) -> Float64:
         Held-out log-likelihoods by each head.
     category : ndarray of shape (n,), int64
     """
-    rows = np.arange(len(category))
+    alone = np.array([_best(one[None], category, np.zeros(1), 0.0)[0] for one in scores])
+    tempered = alone[:, None, None] * scores
     start = np.zeros(len(scores))
     start[0] = 1.0
+    return alone * _best(tempered, category, start, _TRIALS_OF_PRIOR)
 
-    def loss(weights: Float64) -> tuple[float, Float64]:
+
+def _best(scores: Float64, category: Ints, start: Float64, strength: float) -> Float64:
+    """Weights that make the true categories most likely, held near `start`."""
+    rows = np.arange(len(category))
+    unit = 1 / np.maximum(scores.std((1, 2)), 1e-12)  # brings the weights of heads of any scale to one size
+
+    def loss(relative: Float64) -> tuple[float, Float64]:
+        weights = relative * unit
         logs = log_softmax(np.tensordot(weights, scores, 1), axis=1)
         expected = (np.exp(logs) * scores).sum(2)
         slope = (scores[:, rows, category] - expected).sum(1)
         away = weights - start
-        total = -logs[rows, category].sum() + 0.5 * _TRIALS_OF_PRIOR * float(away @ away)
-        return float(total), -slope + _TRIALS_OF_PRIOR * away
+        total = -logs[rows, category].sum() + 0.5 * strength * float(away @ away)
+        return float(total), (strength * away - slope) * unit
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(scores))
-    return np.asarray(found.x)
+    found = minimize(loss, start / unit, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(scores))
+    return np.asarray(found.x * unit)
 
 
 def weighed_apart(scores: Float64, category: Ints, parts: Sequence[Ints]) -> Float64:

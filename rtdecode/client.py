@@ -298,6 +298,8 @@ class Score(Message):
         as surely to a category.
     p_motion : float
         How often a response of the calibration lies at least so far from the average one.
+    p_signal : float or None
+        How often rest looks at least as much like a response to a stimulus; None where calibration had no rest.
     p_agreement : float or None
         How often another picture of the pool fits at least as well as the one announced.
     plausible : tuple of str
@@ -327,6 +329,7 @@ class Score(Message):
     p_content: float = 1.0
     p_category: float = 1.0
     p_motion: float = 1.0
+    p_signal: Optional[float] = None
     p_agreement: Optional[float] = None
     plausible: Tuple[str, ...] = ()
     null: str = ""

@@ -128,6 +128,15 @@ class Score(DecodedPart):
             digits=4,
         ),
     ]
+    p_signal: Annotated[
+        float | None,
+        Told(
+            "How often rest looks at least as much like a response to a stimulus; None where calibration had no rest "
+            "between trials",
+            column="p_signal",
+            digits=4,
+        ),
+    ]
     p_agreement: Annotated[
         float | None,
         Told(

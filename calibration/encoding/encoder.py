@@ -66,9 +66,9 @@ class Encoder:
     whole : Inverted
         Learned from all trials.
     held : tuple of Inverted
-        Learned without each fold; sizes, rank and temperature by how models without them took the other folds' trials.
+        Learned without some trials; sizes, rank and temperature by how models took the others.
     parts : tuple of ndarray of int64
-        Trials of each fold.
+        Trials that each of these did not see: the folds, then the further ones that were asked for.
     weights : dict of (int, int) to float
         How much each number of voxels and rank of the noise weighs.
     """
@@ -86,6 +86,7 @@ def fit_encoder(
     *,
     parts: Sequence[Ints],
     shown: Ints,
+    further: Sequence[Ints] = (),
 ) -> Encoder:
     """Fit maps and noise; number of voxels, rank and temperature by the likelihood of what held-out trials showed.
 
@@ -105,9 +106,11 @@ def fit_encoder(
         Trials of each fold, at least two folds.
     shown : ndarray of shape (n,), int64
         Picture of each trial.
+    further : sequence of ndarray of int64
+        Sets of trials that a model is wanted without, beside the folds.
     """
     every = np.arange(len(responses))
-    fewest = len(responses) - max(len(part) for part in parts)
+    fewest = len(responses) - max(len(part) for part in (*parts, *further))
     models = _models(responses.shape[1], fewest)
     likelihood = np.empty((len(models), len(TEMPERATURES), len(responses)))
     without = []
@@ -121,15 +124,19 @@ def fit_encoder(
             tried = log_softmax(TEMPERATURES[:, None, None] * inverse.scores(of_model, components), axis=-1)
             likelihood[i][:, part] = tried[:, np.arange(len(part)), places]
         without.append(fitted)
+    for part in further:
+        rest = np.setdiff1d(every, part)
+        without.append(_Fitted(responses[rest], features[rest], prior, models))
+    apart = (*parts, *further)
     held = [
         fitted.mixed(*_choose(likelihood[:, :, np.setdiff1d(every, part)]))
-        for part, fitted in zip(parts, without, strict=True)
+        for part, fitted in zip(apart, without, strict=True)
     ]
     weights, temperatures = _choose(likelihood)
     return Encoder(
         whole=_Fitted(responses, features, prior, models).mixed(weights, temperatures),
         held=tuple(held),
-        parts=tuple(parts),
+        parts=apart,
         weights=dict(zip(models, weights.tolist(), strict=True)),
     )
 

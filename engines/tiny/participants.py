@@ -40,7 +40,7 @@ class SimulatedParticipant:
     noise : Tensor of shape (rank, voxels)
         Standard normal draws to trial noise.
     white : Tensor of shape (voxels,)
-        Deviation of the measurement noise.
+        Deviation of the noise that voxels do not share, measurement noise included.
     """
 
     number: int
@@ -66,14 +66,16 @@ def simulate_participants(sample: Sample, seed: int) -> list[SimulatedParticipan
         rows = rng.choice(len(sample), min(N_PICTURES, len(sample)), replace=False)
         evoked = person.responses([sample.scenes[row] for row in rows])
         white = np.full(evoked.shape[1], MEASUREMENT_NOISE[number])
-        total = np.sqrt(evoked.var(0) + np.square(person.noise_weights).sum(0) + np.square(white))
+        shared = person.noise.shared
+        alone = np.sqrt(np.square(white) + person.noise.variance() - np.square(shared).sum(0))
+        total = np.sqrt(evoked.var(0) + np.square(shared).sum(0) + np.square(alone))
         people.append(
             SimulatedParticipant(
                 number=number,
                 rows=torch.from_numpy(rows),
                 evoked=torch.from_numpy((evoked - evoked.mean(0)) / total).float(),
-                noise=torch.from_numpy(person.noise_weights / total).float(),
-                white=torch.from_numpy(white / total).float(),
+                noise=torch.from_numpy(shared / total).float(),
+                white=torch.from_numpy(alone / total).float(),
             )
         )
     return people

@@ -232,6 +232,7 @@ class _Participant:
         shares = np.exp(log_softmax(by_category))
         p_content = self._evidence.p_content(self._encoding.content_of(reading))
         p_motion = self._evidence.p_motion(reading.distance)
+        p_signal = self._evidence.p_signal(reading.signal)
         plausible = self._evidence.plausible(shares) & (p_motion > OUTLIER)
         known = [row for row in map(self._pool.index, truth) if row is not None]
         best = np.argsort(-by_candidate, kind="stable")[:_TOP]
@@ -243,10 +244,11 @@ class _Participant:
             pool=len(self._pool.names),
             evidence=evidence,
             chance=chance,
-            supported=self._evidence.supports(p_content, p_motion),
+            supported=self._evidence.supports(p_content, p_motion, p_signal),
             p_content=p_content,
             p_category=self._evidence.p_category(float(np.log(shares.max()))),
             p_motion=p_motion,
+            p_signal=p_signal,
             p_agreement=self._agreement(by_candidate, known),
             plausible=tuple(name for name, kept in zip(categories, plausible, strict=True) if kept),
             null=self._null,

@@ -24,6 +24,7 @@ from rtdecode.derivatives.decoded_trials import DecodedTrials, decoded_rows
 from rtdecode.derivatives.images import Voxels, write_image, write_reference
 from rtdecode.derivatives.names import (
     BRAIN_MASK,
+    CALIBRATION_BETAS,
     MODEL,
     REFERENCE,
     TASK,
@@ -37,6 +38,7 @@ from rtdecode.derivatives.one_run import RunDerivatives, trial_problems
 
 __all__ = [
     "BRAIN_MASK",
+    "CALIBRATION_BETAS",
     "DECODED_COLUMNS",
     "EVENT_COLUMNS",
     "MODEL",

@@ -9,6 +9,8 @@ from pathlib import Path
 TASK = "rtdecode"
 """BIDS label of the task of every session."""
 REFERENCE, BRAIN_MASK, MODEL = "boldref.nii.gz", "desc-brain_mask.nii.gz", "desc-estimate_model.safetensors"
+CALIBRATION_BETAS = "desc-calibration_betas.safetensors"
+"""Betas of the calibration runs, all estimated by what these have taught."""
 """Ends of the names of what all runs share: reference volume, mask, and what calibration runs taught the estimator."""
 Guard = Callable[[Path], AbstractContextManager[Path]]
 """Stands around the writing of each file; may swallow an OSError."""

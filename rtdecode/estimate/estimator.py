@@ -16,6 +16,7 @@ from rtdecode.estimate.glm import apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
+from rtdecode.estimate.reestimate import CalibrationBetas, Reestimator
 from rtdecode.estimate.region import NO_SIGNALS, Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, new_series, nothing
@@ -36,6 +37,7 @@ class _Trial:
     revision: int = 0
     reached_s: float = 0.0
     closed: bool = False
+    last_index: int = -1
 
 
 class Estimator:
@@ -58,6 +60,8 @@ class Estimator:
         Response, autocorrelation and shrinkage of each voxel of the mask, known beforehand.
     scratch : Path or None
         Folder for what is large of earlier runs; None keeps it in memory.
+    calibration_runs : int
+        Runs from 1 to this one can be estimated anew by `reestimated`.
 
     Attributes
     ----------
@@ -74,6 +78,7 @@ class Estimator:
         standard_errors: bool = False,
         voxels: VoxelModel | None = None,
         scratch: Path | None = None,
+        calibration_runs: int = 0,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -95,6 +100,7 @@ class Estimator:
             rho=settings.autocorrelation == "voxel",
             shrinkage=settings.voxel_shrinkage,
         )
+        self._calibration = Reestimator(settings, 0 if calibrated else calibration_runs, scratch)
         self._events: dict[int, list[_Trial]] = {}
         self._voxel_model = voxels
         self._known: set[str] = set()
@@ -114,6 +120,7 @@ class Estimator:
         self._quality = RunQuality()
         self._series = None
         self._regions: Regions | None = None
+        self._slice_times_s: NDArray[np.float64] | None = None
 
     def warm_up(self) -> None:
         """Compile the inner loops, so that the first volume is not slow."""
@@ -143,6 +150,13 @@ class Estimator:
         """What the runs so far taught, for later visits; None before the first that teaches anything."""
         expectation = self._prior.learned
         return None if expectation is None else Learned(expectation=expectation, voxels=self._voxel_model)
+
+    def reestimated(self) -> CalibrationBetas | None:
+        """Return the betas of the calibration runs so far by all that was learned by now; None before that is any."""
+        expectation = self._prior.learned
+        if self._space is None or expectation is None:
+            return None
+        return self._calibration.betas(self._space.mask, expectation, self._voxel_model)
 
     @property
     def response_lag_s(self) -> float:
@@ -253,6 +267,7 @@ class Estimator:
         self._space, self._index, self._stamp = space, volume.stamp.volume, volume.stamp
         if self._series is None:
             self._t_r_s = t_r_s
+            self._slice_times_s = volume.slice_times_s
             self._series = new_series(self._settings, space.mask, t_r_s, volume.slice_times_s, self._voxel_model)
             if space.regions or space.parcels:
                 signal = RegionSignal(self._series.timing, self._settings.confounds, first_scales())
@@ -309,6 +324,8 @@ class Estimator:
             expected = self._prior.expectation(self._series.timing.typical_energy(events))
             self.last_design = self._series.design_matrix(events, expected)
         if self._series is not None:
+            finals = [(trial.event, trial.last_index) for trial in trials]
+            self._calibration.keep(self._run, self._series, self._t_r_s or 0.0, self._slice_times_s, finals)
             finished = self._series.finished([trial.event for trial in trials])
             if finished is not None:
                 self._prior.add(finished)
@@ -369,6 +386,7 @@ class Estimator:
         updates = []
         for i, (trial, beta, reason, last) in enumerate(zip(wanted, values, found.reasons, final, strict=True)):
             trial.closed = last
+            trial.last_index = self._index
             if reason is not None and not last:
                 continue
             updates.append(

@@ -132,6 +132,11 @@ class RunSeries:
         self._motion[count] = motion, np.zeros(6) if change is None else change
         self._count = count + 1
 
+    def recorded(self) -> tuple[NDArray[np.int64], NDArray[np.float32], FloatArray]:
+        """Return indices (t,), masked values (t, v) and motion with its changes (t, 2, 6) of the volumes in use."""
+        values = self._in_mask_order(self._used() + self._first)
+        return self._indices[: self._count].copy(), values, self._motion[: self._count].copy()
+
     def retime(self, t_r_s: float, phase_s: float) -> None:
         """Take the volumes so far as acquired every `t_r_s` seconds, which was not known before."""
         self.timing = replace(self.timing, t_r_s=t_r_s, phase_s=phase_s)

@@ -57,6 +57,8 @@ class Figures(Table, frozen=True, kw_only=True):
         Which responses without a picture evidence was learned from; see `calibration.nulls`.
     null_statistics : int
         How many of these.
+    rest : int
+        Stretches of rest that signal is compared with.
     components : list of int
         Of each token group.
     noise_models : dict of str to float
@@ -87,6 +89,7 @@ class Figures(Table, frozen=True, kw_only=True):
     null_trials: int
     null: Literal["null trials", "repeats", "differences"]
     null_statistics: int
+    rest: int
     voxels: int
     mask_voxels: int
     components: list[int]

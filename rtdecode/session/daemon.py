@@ -89,7 +89,13 @@ class Daemon:
         self._intake = Inlet(recording)
         self._waiting = DecodeLanes()
         self._publisher = publisher = Publisher(recording.session, clock, transport, recording)
-        estimator = Estimator(settings.estimate, recording.session, calibrated=calibrated, scratch=recording.scratch)
+        estimator = Estimator(
+            settings.estimate,
+            recording.session,
+            calibrated=calibrated,
+            scratch=recording.scratch,
+            calibration_runs=settings.calibration.runs,
+        )
         estimator.warm_up()
         self._line = Line(settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0)
         self._decoding = Decoding(

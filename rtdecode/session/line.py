@@ -20,6 +20,7 @@ from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.estimate.inputs import scaled
+from rtdecode.estimate.reestimate import save_betas
 from rtdecode.estimate.report import RunReport, overlay, place_of_head
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
@@ -384,6 +385,10 @@ class Line:
         if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
             with self._recording.leaving_out(self._recording.model_path()) as path:
                 learned.save(path, self._settings.estimate)
+            betas = self._estimator.reestimated()
+            if betas is not None:
+                with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
+                    save_betas(path, betas)
         _give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)

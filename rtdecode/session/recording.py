@@ -8,7 +8,7 @@ sub-01_ses-01/
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
   sub-01/ses-01/func, sub-01/figures         what `rtdecode.derivatives` names
-  sub-01/ses-01/func/..._desc-estimate_model.safetensors
+  sub-01/ses-01/func/..._desc-estimate_model.safetensors, ..._desc-calibration_betas.safetensors
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 from rtdecode.clock import Clock
 from rtdecode.decoded import DecodedPart
 from rtdecode.derivatives import (
+    CALIBRATION_BETAS,
     MODEL,
     TASK,
     DecodedTrials,
@@ -280,6 +281,10 @@ class Recording:
     def model_path(self) -> Path:
         """Where what the calibration runs taught the estimator is kept."""
         return file_path(self._stem, MODEL)
+
+    def calibration_betas_path(self) -> Path:
+        """Where the betas of the calibration runs are kept, all of one kind."""
+        return file_path(self._stem, CALIBRATION_BETAS)
 
     def alignment_path(self) -> Path:
         """Where the picture of the head's place in an earlier visit's space is kept."""

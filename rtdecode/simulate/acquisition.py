@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ from rtdecode.simulate.visit import Trial
 _N_DRIFTS = 4
 _AIR = 5.0
 _RADIUS_MM = 50.0
+_HEIGHT_S = 5.0
+_COMMON_S = 1.5
+_EVEN = 0.35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class NoiseParameters:
         Distribution over voxels of its coefficient, clipped to 0 to .7.
     physiological : float
         Standard deviation of pulse and breathing together, percent.
+    common : float
+        Standard deviation of what the whole brain does together within seconds, percent.
     drift : float
         Standard deviation of slow drift, percent.
     motion_walk_mm : float
@@ -52,6 +57,7 @@ class NoiseParameters:
     rho_mean: float = 0.35
     rho_sd: float = 0.12
     physiological: float = 0.6
+    common: float = 0.3
     drift: float = 0.7
     motion_walk_mm: float = 0.03
     spikes: int = 2
@@ -103,8 +109,10 @@ class Acquisition:
         """
         participant, protocol = self._participant, self._participant.protocol
         seed = participant.seed
-        response = _time_courses(participant, trials, participant.trials(evoked, run), n_volumes * protocol.t_r_s)
-        motion = self.motion(run, n_volumes)
+        happened = participant.trials(evoked, run, [trial.kind for trial in trials])
+        response = _time_courses(participant, trials, happened, n_volumes * protocol.t_r_s)
+        spikes = [round((t.onset_s + _HEIGHT_S) / protocol.t_r_s) for t in trials if t.spike]
+        motion = self.motion(run, n_volumes, [index for index in spikes if index < n_volumes])
         maps = self._maps(generator(seed, "slow noise", run))
         waves = self._waves(generator(seed, "body", run), n_volumes)
         rng = generator(seed, "thermal", run)
@@ -133,8 +141,15 @@ class Acquisition:
             yield render.store(clean, noise, self._sigma, LARGEST_VALUE)
             state = rho * state + innovation * rng.standard_normal(len(self._active), dtype=np.float32)
 
-    def motion(self, run: int, n_volumes: int) -> NDArray[np.float64]:
+    def motion(self, run: int, n_volumes: int, spikes: Sequence[int] = ()) -> NDArray[np.float64]:
         """Return how the head moves in a run.
+
+        Parameters
+        ----------
+        run : int
+        n_volumes : int
+        spikes : sequence of int
+            Volumes of sudden movements, besides those that come by themselves.
 
         Returns
         -------
@@ -147,13 +162,14 @@ class Acquisition:
         steps = noise.motion_walk_mm * rng.standard_normal((n_volumes, 6))
         steps[0] = 0 if run == 1 else noise.between_runs_mm * rng.standard_normal(6)
         walk = np.cumsum(steps, axis=0)
-        for at in rng.choice(np.arange(1, n_volumes), size=min(noise.spikes, n_volumes - 1), replace=False):
+        by_themselves = rng.choice(np.arange(1, n_volumes), size=min(noise.spikes, n_volumes - 1), replace=False)
+        for at in [*by_themselves, *spikes]:
             direction = rng.standard_normal(6)
             walk[at] += rng.uniform(*noise.spike_mm) * direction / np.linalg.norm(direction)
         return np.stack([_rigid(row) for row in walk * unit])
 
     def _maps(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Spatial weights of the slow waves: pulse (2), breathing (2), drifts; percent; one row a voxel."""
+        """Spatial weights of the slow waves: pulse (2), breathing (2), drifts, common; percent; one row a voxel."""
         protocol = self._participant.protocol
         voxels = tuple(self._active.T)
         body = [self._noise.physiological / np.sqrt(2)] * 4
@@ -163,6 +179,8 @@ class Acquisition:
             scale * smooth_noise(rng, protocol.shape, fwhm_mm, protocol.voxel_mm)[voxels]
             for scale, fwhm_mm in zip((*body, *drifts), (20.0,) * 4 + (35.0,) * _N_DRIFTS, strict=True)
         ]
+        uneven = smooth_noise(rng, protocol.shape, 35.0, protocol.voxel_mm)[voxels]
+        fields.append(self._noise.common * (np.sqrt(_EVEN) + np.sqrt(1 - _EVEN) * uneven))
         return np.ascontiguousarray(np.stack(fields, axis=1), dtype=np.float32)
 
     def _waves(self, rng: np.random.Generator, n_volumes: int) -> NDArray[np.float64]:
@@ -174,6 +192,8 @@ class Acquisition:
             phase = 2 * np.pi * (rng.random() + np.cumsum(rng.uniform(low, high) * (1 + wander)) * HRF_STEP_S)
             waves += [np.sin(phase), np.cos(phase)]
         waves += [np.cos(np.pi * k * time / time[-1]) for k in range(1, _N_DRIFTS + 1)]
+        common = ndimage.gaussian_filter1d(rng.standard_normal(time.size), _COMMON_S / HRF_STEP_S, mode="wrap")
+        waves.append(common / common.std())
         return np.stack(waves, axis=1)
 
 

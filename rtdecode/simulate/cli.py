@@ -16,7 +16,7 @@ from rtdecode.errors import SettingsError
 from rtdecode.settings import load_settings
 from rtdecode.simulate.faults import FAULTS, ScannerFault, make_plan, parse_fault
 from rtdecode.simulate.playback import Announce, Speed
-from rtdecode.simulate.visit import VisitPlan
+from rtdecode.simulate.visit import PROTOCOLS, VisitPlan
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
@@ -42,6 +42,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seed", type=int, default=0, help="fixes everything (default 0)")
     parser.add_argument("--speed", type=speed, default=1.0, help="times real time, or max (default 1)")
     parser.add_argument("--runs", type=_count, default=None, help="runs to acquire (default 8)")
+    parser.add_argument(
+        "--protocol",
+        type=int,
+        choices=tuple(PROTOCOLS),
+        default=None,
+        help="minutes of calibration, followed by 2 runs to decode: "
+        + "; ".join(f"{minutes}: calibration.runs = {length.runs}" for minutes, length in PROTOCOLS.items())
+        + " (default 6 runs of 3 minutes)",
+    )
+    parser.add_argument(
+        "--null-trials",
+        type=_count,
+        default=None,
+        help="trials of each calibration run that show a picture without content, announced as null (default none)",
+    )
     parser.add_argument(
         "--stimuli",
         type=Path,
@@ -122,9 +137,10 @@ def run(arguments: argparse.Namespace) -> int:
     SettingsError
         If the arguments contradict each other or the files to replay.
     """
-    visit_only = {name: getattr(arguments, name) is not None for name in ("runs", "stimuli", "requests")}
+    about_a_visit = ("runs", "protocol", "null_trials", "stimuli", "requests")
+    visit_only = {name: getattr(arguments, name) is not None for name in about_a_visit}
     if arguments.replay is not None and any(visit_only.values()):
-        given = ", ".join(f"--{name}" for name, is_given in visit_only.items() if is_given)
+        given = ", ".join(f"--{name.replace('_', '-')}" for name, is_given in visit_only.items() if is_given)
         raise SettingsError([f"--replay: expected no {given}, which is about a simulated visit"])
     if arguments.fault and visit_only["requests"]:
         raise SettingsError(["--fault: expected no --requests, a replay of files has no trials to announce"])
@@ -138,7 +154,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise SettingsError(["simulate: expected SETTINGS or --out, or --stimuli alone, got neither"])
         plan = _plan(arguments)
         plan.write_stimuli(arguments.stimuli)
-        print(f"{arguments.stimuli}: {len(plan.trials)} pictures")
+        pictures = {trial.stimulus for trial in plan.trials if trial.scene is not None}
+        print(f"{arguments.stimuli}: {len(pictures)} pictures")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.replay is not None:
@@ -168,7 +185,11 @@ def _replay(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> VisitPlan:
-    plan = VisitPlan(seed=arguments.seed)
+    try:
+        plan = VisitPlan(seed=arguments.seed, null_trials_per_run=arguments.null_trials or 0)
+        plan = plan if arguments.protocol is None else plan.lasting(arguments.protocol)
+    except ValueError as error:
+        raise SettingsError([f"--null-trials: {error}"]) from None
     if arguments.runs is None:
         return plan
     calibration = min(arguments.runs, plan.calibration_runs)

@@ -1,12 +1,12 @@
-"""The simulated participant: where and how a brain answers to pictures.
+"""The simulated participant: a member of a population in a scanner.
 
-After the reference parameters of the project (``estimate.md``, "Simulated participant that does not
-flatter"): single-trial responses are a tuned part, of which 30 % of the picture's features are invisible,
-plus low-rank trial noise that lies half inside the tuned dimensions, plus lapses.
+What its voxels answer to and how they vary from trial to trial is the population's; here it gets a head, voxels of a
+scanner's grid, percent signal change and the time course of a response.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +14,22 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.distance import cdist
 from scipy.special import gammainc
 
 from rtdecode.simulate import world
-from rtdecode.simulate.features import FeatureSpace, make_feature_space
-from rtdecode.simulate.head import BRAIN_AXES_MM, FWHM_TO_SD, Head, make_head, smooth_noise
+from rtdecode.simulate.features import picture_features
+from rtdecode.simulate.fields import make_waves
+from rtdecode.simulate.head import BRAIN_AXES_MM, Head, make_head
+from rtdecode.simulate.population import LAPSED_RESPONSE, LAPSES, Population
 from rtdecode.simulate.protocol import Protocol
 from rtdecode.simulate.seeds import generator
+from rtdecode.simulate.trial_noise import TrialNoise
+from rtdecode.simulate.visit import Kind
 
 HRF_STEP_S = 0.25
 HRF_LENGTH_S = 32.0
-_LAPSED_RESPONSE = 0.3
+_BACKWARD = 2.5
+_DELAY_MM = 12.0
 _HRF_SHIFTS_S = np.linspace(-1.2, 1.2, 9)
 
 
@@ -40,34 +44,22 @@ class ResponseParameters:
     n_responsive : int
         Voxels that respond to pictures.
     tuning : float
-        Median over voxels of the standard deviation over pictures; 0 gives a brain without signal.
+        Median over voxels and people of the standard deviation over pictures; 0 gives a brain without signal.
     mean_response : float
         Response common to all pictures, mean over voxels.
     trial_noise : float
-        Median over voxels of the standard deviation over trials of what no picture explains.
-    spread : float
-        Standard deviation of the logarithm of both over voxels.
-    trial_noise_rank : int
-        Dimensions of each of its two halves, in the leading tuned dimensions and elsewhere.
-    invisible : float
-        Fraction of the picture's features that the brain does not encode.
+        Median over voxels and people of the standard deviation over trials of what no picture explains.
     lapses : float
         Fraction of trials on which the participant does not look.
-    smoothness_mm : float
-        Full width at half maximum of the maps of tuning.
     hrf_offset_s : float
         Standard deviation over participants of the delay of the response around the canonical one.
     """
 
     n_responsive: int = 2000
-    tuning: float = 3.0
+    tuning: float = 2.5
     mean_response: float = 3.0
     trial_noise: float = 4.0
-    spread: float = 0.4
-    trial_noise_rank: int = 8
-    invisible: float = 0.3
-    lapses: float = 0.05
-    smoothness_mm: float = 5.0
+    lapses: float = LAPSES
     hrf_offset_s: float = 0.25
 
 
@@ -82,15 +74,14 @@ class Participant:
         Its grid carries the responsive voxels.
     parameters : ResponseParameters
     head : Head
-    space : FeatureSpace
     voxels : array of shape (n_responsive, 3), int
         Grid indices of the responsive voxels at rest.
     mean : array of shape (n_responsive,)
         Response to the average picture, percent.
-    weights : array of shape (n_features, n_responsive)
+    weights : array of shape (N_FEATURES, n_responsive)
         Features of a picture to percent signal change around the mean.
-    noise_weights : array of shape (2 * trial_noise_rank, n_responsive)
-        Standard normal draws of a trial to percent signal change.
+    noise : TrialNoise
+        Percent signal change.
     hrf_index : array of shape (n_responsive,), int
         Row of `hrf_library` for each voxel.
     """
@@ -99,35 +90,45 @@ class Participant:
     protocol: Protocol
     parameters: ResponseParameters
     head: Head
-    space: FeatureSpace
     voxels: NDArray[np.intp]
     mean: NDArray[np.float64]
     weights: NDArray[np.float64]
-    noise_weights: NDArray[np.float64]
+    noise: TrialNoise
     hrf_index: NDArray[np.intp]
 
-    def responses(self, scenes: list[world.Scene]) -> NDArray[np.float64]:
-        """Return what pictures evoke without any noise: (n_scenes, n_responsive), percent signal change."""
-        evoked: NDArray[np.float64] = self.mean + self.space(scenes) @ self.weights
+    def responses(self, scenes: Sequence[world.Scene | None]) -> NDArray[np.float64]:
+        """Return what pictures evoke without any noise: (n_scenes, n_responsive), percent signal change.
+
+        None stands for a picture without content, to which the response is the mean one.
+        """
+        evoked = np.tile(self.mean, (len(scenes), 1))
+        shown = [scene for scene in scenes if scene is not None]
+        if shown:
+            evoked[[scene is not None for scene in scenes]] += picture_features(shown) @ self.weights
         return evoked
 
-    def trials(self, evoked: NDArray[np.float64], run: int) -> NDArray[np.float64]:
+    def trials(self, evoked: NDArray[np.float64], run: int, kinds: Sequence[Kind] = ()) -> NDArray[np.float64]:
         """Turn noiseless responses of the trials of a run into what happens: trial noise and lapses.
 
         Parameters
         ----------
         evoked : array of shape (n_trials, n_responsive)
         run : int
+        kinds : sequence of {"picture", "null", "half", "lapsed", "blank"}
+            Of each trial; all are "picture" when omitted. To "half" the picture's part of the response is halved,
+            "lapsed" trials are not looked at, at "blank" ones nothing happens but what happens at rest.
 
         Returns
         -------
         array of shape (n_trials, n_responsive)
         """
+        kind = np.array(kinds or ["picture"] * len(evoked))[:, None]
         rng = generator(self.seed, "trials", run)
-        noise = rng.standard_normal((evoked.shape[0], self.noise_weights.shape[0])) @ self.noise_weights
-        lapsed = rng.random((evoked.shape[0], 1)) < self.parameters.lapses
-        seen = np.where(lapsed, _LAPSED_RESPONSE * self.mean, evoked)
-        happened: NDArray[np.float64] = seen + noise
+        lapsed = (rng.random((len(evoked), 1)) < self.parameters.lapses) | (kind == "lapsed")
+        half = self.mean + 0.5 * (evoked - self.mean)
+        seen = np.where(lapsed, LAPSED_RESPONSE * self.mean, np.where(kind == "half", half, evoked))
+        blank = kind == "blank"
+        happened: NDArray[np.float64] = np.where(blank, 0.0, seen) + self.noise.draw(rng, ~blank[:, 0])
         return happened
 
     def region(self) -> NDArray[np.bool_]:
@@ -180,16 +181,21 @@ class Participant:
 
 
 def make_participant(
-    seed: int, protocol: Protocol | None = None, parameters: ResponseParameters | None = None
+    seed: int,
+    protocol: Protocol | None = None,
+    parameters: ResponseParameters | None = None,
+    population: Population | None = None,
 ) -> Participant:
-    """Draw a participant.
+    """Put a person into a scanner.
 
     Parameters
     ----------
     seed : int
-        Head, tuning and noise all follow from it.
+        Head, person and noise all follow from it.
     protocol : Protocol, optional
     parameters : ResponseParameters, optional
+    population : Population, optional
+        Whose member the person is: the same one for all participants when omitted.
 
     Raises
     ------
@@ -198,39 +204,32 @@ def make_participant(
     """
     protocol = protocol or Protocol()
     parameters = parameters or ResponseParameters()
-    head, space = make_head(seed), make_feature_space()
-    rng = generator(seed, "participant")
+    population = population or Population()
+    head = make_head(seed)
     grid = _grid_ras(protocol)
-    voxels = _responsive(rng, protocol, head, grid, parameters.n_responsive)
-    position = grid[:, *voxels.T].T
-    smoothing = np.exp(-cdist(position, position, "sqeuclidean") / (2 * (parameters.smoothness_mm * FWHM_TO_SD) ** 2))
-
-    def maps(n: int, smoothing: NDArray[np.float64] = smoothing) -> NDArray[np.float64]:
-        fields = rng.standard_normal((n, len(voxels))) @ smoothing
-        return np.asarray(fields / np.sqrt((smoothing**2).sum(axis=0)))
-
-    n_features = space.variance.size
-    gain = np.exp(parameters.spread * maps(1)[0])
-    spectrum = np.sqrt(space.variance)[:, None]
-    n_visible = round((1 - parameters.invisible) * n_features)
-    visible = np.linalg.qr(rng.standard_normal((n_features, n_visible)))[0]
-    tuning = visible @ (visible.T @ (spectrum * maps(n_features)))
-    tuning /= np.linalg.norm(tuning, axis=0)
-    inside = tuning[: parameters.trial_noise_rank]
-    elsewhere = maps(parameters.trial_noise_rank)
-    noise = np.vstack([half / np.linalg.norm(half, axis=0) for half in (inside, elsewhere)])
-    coarse = np.exp(-cdist(position, position, "sqeuclidean") / (2 * (20 * FWHM_TO_SD) ** 2))
-    delay = parameters.hrf_offset_s * rng.standard_normal() + 0.4 * maps(1, coarse)[0]
+    cortex = _visual_cortex(head, grid)
+    if len(cortex) < parameters.n_responsive:
+        raise ValueError(
+            f"expected at least {parameters.n_responsive} voxels of visual cortex, got {len(cortex)}: "
+            "larger voxels need fewer"
+        )
+    every = population.voxels(seed, grid[:, *cortex.T].T)
+    preference = every.responds - _BACKWARD * every.places_mm[:, 1] / BRAIN_AXES_MM[1]
+    chosen = np.sort(np.argsort(preference)[::-1][: parameters.n_responsive])
+    own = every.take(chosen)
+    rng = generator(seed, "participant")
+    waves = make_waves(rng, {_DELAY_MM: 1.0})
+    delay = 0.4 * waves(own.places_mm) @ rng.standard_normal(waves.size)
+    delay += parameters.hrf_offset_s * rng.standard_normal()
     return Participant(
         seed=seed,
         protocol=protocol,
         parameters=parameters,
         head=head,
-        space=space,
-        voxels=voxels,
-        mean=parameters.mean_response * (1 + 0.5 * maps(1)[0]),
-        weights=parameters.tuning * gain * (tuning / spectrum),
-        noise_weights=parameters.trial_noise * np.sqrt(0.5) * gain * noise,
+        voxels=cortex[chosen],
+        mean=parameters.mean_response * own.mean,
+        weights=parameters.tuning * own.gain * own.tuning,
+        noise=population.noise(seed, own, own.gain).scaled(parameters.trial_noise * own.gain),
         hrf_index=np.abs(delay[:, None] - _HRF_SHIFTS_S).argmin(axis=1),
     )
 
@@ -264,15 +263,7 @@ def _on_grid(field: NDArray[np.float32], head: Head, grid: NDArray[np.float64]) 
     return np.asarray(ndimage.map_coordinates(field, at, order=1))
 
 
-def _responsive(
-    rng: np.random.Generator, protocol: Protocol, head: Head, grid: NDArray[np.float64], n: int
-) -> NDArray[np.intp]:
-    """Choose voxels of grey matter in the back of the head, in patches."""
+def _visual_cortex(head: Head, grid: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Grid indices (n, 3) of grey matter in the back of the head."""
     grey = _on_grid(head.grey, head, grid)
-    preference = smooth_noise(rng, protocol.shape, 15.0, protocol.voxel_mm) - 2.5 * grid[1] / BRAIN_AXES_MM[1]
-    preference[(grey < 0.4) | (grid[1] > -15) | (grid[2] > 45)] = -np.inf
-    best = np.argsort(preference, axis=None)[::-1][:n]
-    if len(best) < n or not np.isfinite(preference.flat[best[-1]]):
-        available = int(np.isfinite(preference).sum())
-        raise ValueError(f"expected at least {n} voxels of visual cortex, got {available}: larger voxels need fewer")
-    return np.stack(np.unravel_index(np.sort(best), protocol.shape), axis=1)
+    return np.argwhere((grey >= 0.4) & (grid[1] <= -15) & (grid[2] <= 45))

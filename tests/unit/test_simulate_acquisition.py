@@ -15,6 +15,7 @@ SILENT = NoiseParameters(
     thermal_tsnr=1e9,
     autoregressive=0.0,
     physiological=0.0,
+    common=0.0,
     drift=0.0,
     motion_walk_mm=0.0,
     spikes=0,
@@ -128,6 +129,27 @@ def test_spikes_last_one_volume() -> None:
     away = np.flatnonzero(np.abs(motion - np.eye(4)).max(axis=(1, 2)) > 1e-9)
     assert len(away) == 1
     assert np.linalg.norm(motion[away[0]][:3, 3]) <= 2.0
+
+
+def test_a_trial_may_have_a_spike_of_its_own() -> None:
+    trials = [replace(trial, spike=trial.trial == "r01t003") for trial in TRIALS]
+    still = replace(SILENT, spike_mm=(2.0, 2.0))
+    acquisition = Acquisition(participant(), still)
+    quiet = np.zeros_like(evoked())
+    plain, moved = (np.stack(list(acquisition.run(1, tuple(t), quiet, 26))).astype(float) for t in (TRIALS, trials))
+    differ = np.flatnonzero(np.abs(moved - plain).max(axis=(1, 2, 3)) > 20)
+    assert differ.tolist() == [round((TRIALS[2].onset_s + 5) / PROTOCOL.t_r_s)]
+    assert np.abs(acquisition.motion(1, 26, [4])[4] - np.eye(4)).max() > 0.01
+
+
+def test_what_the_whole_brain_does_together_has_its_size_and_is_shared() -> None:
+    volumes = run(replace(SILENT, common=2.0), n_volumes=200, responses=np.zeros_like(evoked()))
+    brain = at_rest(np.eye(4)) > 600
+    percent = 100 * (volumes[:, brain] / volumes[:, brain].mean(axis=0) - 1)
+    assert np.sqrt((percent**2).mean()) == pytest.approx(2.0, rel=0.25)
+    strengths = np.linalg.svd(percent, compute_uv=False) ** 2
+    assert strengths[0] / strengths.sum() > 0.9
+    assert percent.mean(axis=1).std() > 0.5
 
 
 def test_runs_differ_and_a_run_repeats_exactly() -> None:

@@ -84,6 +84,23 @@ def test_trials_are_announced_to_the_daemon(tmp_path: Path, monkeypatch: pytest.
     assert [message["kind"] for message in told] == ["run_start", *["trial"] * 4, "run_end", "closed"]
 
 
+@pytest.mark.parametrize(("minutes", "pictures"), [(5, 4 * 34), (30, 12 * 40), (60, 22 * 40)])
+def test_a_protocol_and_null_trials_are_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], minutes: int, pictures: int
+) -> None:
+    planned = cli._plan(parse("--stimuli", str(tmp_path), "--protocol", str(minutes), "--null-trials", "3"))
+    null = [trial for trial in planned.trials if trial.kind == "null"]
+    assert len(null) == 3 * planned.calibration_runs
+    assert len(planned.trials) == pictures
+    assert planned.decoding_runs == 2
+    arguments = parse("--stimuli", str(tmp_path), "--runs", "1", "--protocol", "5", "--null-trials", "3")
+    assert arguments.handler(arguments) == 0
+    assert "31 pictures" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*.png"))) == 31
+    with pytest.raises(SettingsError, match="--null-trials: expected fewer"):
+        cli._plan(parse("--stimuli", str(tmp_path), "--null-trials", "40"))
+
+
 def test_a_folder_is_replayed_with_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recorded").mkdir()
     for number in range(4):
@@ -115,6 +132,7 @@ def test_a_visit_is_replayed_with_faults(tmp_path: Path) -> None:
     [
         (["--replay", "absent"], "got none"),
         (["--replay", ".", "--runs", "2"], "expected no --runs"),
+        (["--replay", ".", "--null-trials", "2"], "expected no --null-trials"),
         (["--replay", ".", "--requests", "tcp://x", "--stimuli", "y"], "expected no --stimuli, --requests"),
         (["--fault", "late", "--requests", "tcp://x"], "expected no --requests"),
         (["--replay", ".", "--fault", "late@9999999"], "expected a volume below"),

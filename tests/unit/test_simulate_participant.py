@@ -9,9 +9,9 @@ from scipy import ndimage
 from scipy.stats import gamma
 
 from rtdecode.simulate import world
-from rtdecode.simulate.features import N_FEATURES, make_feature_space
 from rtdecode.simulate.head import make_head
-from rtdecode.simulate.participant import HRF_STEP_S, ResponseParameters, hrf_library, make_participant
+from rtdecode.simulate.participant import HRF_STEP_S, Participant, ResponseParameters, hrf_library, make_participant
+from rtdecode.simulate.population import Population, Share
 from rtdecode.simulate.protocol import Protocol
 from tests.unit.simulate_small import PLAN, PROTOCOL, participant
 
@@ -19,26 +19,6 @@ from tests.unit.simulate_small import PLAN, PROTOCOL, participant
 def scenes(n: int, seed: int = 9) -> list[world.Scene]:
     rng = np.random.default_rng(seed)
     return [world.sample_scene(rng) for _ in range(n)]
-
-
-def test_features_have_a_falling_spectrum_on_pictures_they_were_not_fitted_to() -> None:
-    space = make_feature_space()
-    features = space(scenes(300))
-    assert features.shape == (300, N_FEATURES)
-    assert space.variance.sum() == pytest.approx(1.0)
-    np.testing.assert_allclose(space.variance * np.arange(1, N_FEATURES + 1), space.variance[0])
-    observed = features.var(axis=0)
-    assert np.corrcoef(np.log(observed), np.log(space.variance))[0, 1] > 0.95
-    assert 0.7 < observed.sum() < 1.3
-
-
-def test_features_hold_the_meaning_of_a_picture() -> None:
-    known, fresh, space = scenes(400, 1), scenes(100, 2), make_feature_space()
-    x, y = space(known), np.array([scene.category for scene in known])
-    centres = {name: x[y == name].mean(axis=0) for name in world.CATEGORIES}
-    spread = np.sqrt(space.variance)
-    guess = [min(centres, key=lambda name: np.linalg.norm((row - centres[name]) / spread)) for row in space(fresh)]
-    assert np.mean([g == scene.category for g, scene in zip(guess, fresh, strict=True)]) > 0.6
 
 
 def test_a_head_has_tissues_where_they_belong() -> None:
@@ -68,36 +48,62 @@ def test_responses_to_hrf_shapes_have_unit_integral_and_late_peaks_in_order() ->
     np.testing.assert_allclose(middle, canonical / canonical.sum(), atol=1e-4)
 
 
-def test_tuning_has_the_size_asked_for_and_leaves_features_out() -> None:
-    one = participant()
-    deviation = np.sqrt((one.weights**2 * one.space.variance[:, None]).sum(axis=0))
-    assert np.median(np.log(deviation / one.parameters.tuning)) == pytest.approx(0, abs=0.4)
+def test_tuning_has_the_size_asked_for() -> None:
     full = make_participant(3, PROTOCOL, ResponseParameters(n_responsive=200))
-    scaled = full.weights * np.sqrt(full.space.variance)[:, None]
-    visible = np.linalg.matrix_rank(scaled, tol=1e-8 * np.linalg.norm(scaled))
-    assert visible == round(0.7 * N_FEATURES)
+    deviation = full.responses(scenes(400)).std(axis=0)
+    assert np.median(np.log(deviation / full.parameters.tuning)) == pytest.approx(0, abs=0.5)
+    assert 0.3 < np.log(deviation).std() < 0.6
 
 
-def test_trial_noise_has_its_size_and_lies_half_in_the_tuned_dimensions() -> None:
+def test_trial_noise_has_its_size_and_a_part_in_the_tuned_dimensions() -> None:
     one = make_participant(3, PROTOCOL, ResponseParameters(n_responsive=200, lapses=0.0))
-    zero = np.zeros((4000, 200))
-    noise = one.trials(zero, run=1)
-    tuned = np.sqrt((one.weights**2 * one.space.variance[:, None]).sum(axis=0))
-    expected = tuned * one.parameters.trial_noise / one.parameters.tuning
-    np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.1)
-    rank = one.parameters.trial_noise_rank
-    assert np.linalg.matrix_rank(noise) == 2 * rank
-    leading = np.linalg.qr(one.weights[:rank].T)[0]
-    inside = ((noise @ leading) ** 2).sum() / (noise**2).sum()
-    assert 0.4 < inside < 0.75
-    assert not np.array_equal(noise, one.trials(zero, run=2))
+    evoked = one.responses(scenes(400))
+    noise = one.trials(np.zeros((4000, 200)), run=1)
+    at_rest = one.trials(np.zeros((4000, 200)), run=1, kinds=["blank"] * 4000)
+    expected = evoked.std(axis=0) * one.parameters.trial_noise / one.parameters.tuning
+    np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.15)
+    leading = np.linalg.svd(evoked - evoked.mean(axis=0), full_matrices=False)[2][:8]
+
+    def inside(x: np.ndarray) -> float:
+        return float(((x @ leading.T) ** 2).sum() / (x**2).sum())
+
+    assert inside(noise) > 1.5 * inside(at_rest)
+    assert noise.var(axis=0).sum() == pytest.approx(at_rest.var(axis=0).sum() / 0.85, rel=0.05)
+    assert not np.array_equal(noise, one.trials(np.zeros((4000, 200)), run=2))
 
 
 def test_a_lapsed_trial_says_nothing_about_its_picture() -> None:
-    parameters = ResponseParameters(n_responsive=60, lapses=1.0, trial_noise=0.0)
-    blind = make_participant(3, PROTOCOL, parameters)
-    happened = blind.trials(blind.responses(scenes(3)), run=1)
-    np.testing.assert_allclose(happened - happened[0], 0, atol=1e-12)
+    one = make_participant(3, PROTOCOL, ResponseParameters(n_responsive=60, lapses=1.0))
+    a, b = (one.trials(one.responses(scenes(3, seed)), run=1) for seed in (1, 2))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_picture_without_content_evokes_the_mean_response_and_noise() -> None:
+    one = make_participant(3, PROTOCOL, ResponseParameters(n_responsive=60, lapses=0.0))
+    shown = scenes(2)
+    evoked = one.responses([shown[0], None, shown[1], None])
+    np.testing.assert_array_equal(evoked[1], evoked[3])
+    np.testing.assert_array_equal(evoked[[0, 2]], one.responses(shown))
+    general = one.responses(scenes(400))
+    assert np.abs((evoked[1] - general.mean(axis=0)) / general.std(axis=0)).max() < 0.3
+    null = one.trials(np.tile(evoked[1], (4000, 1)), run=1, kinds=["null"] * 4000)
+    assert np.abs((null.mean(axis=0) - evoked[1]) / null.std(axis=0)).max() < 0.08
+    pictured = one.trials(np.tile(evoked[0], (4000, 1)), run=1)
+    np.testing.assert_allclose(null - evoked[1], pictured - evoked[0], atol=1e-9)
+
+
+def test_kinds_of_trials_are_what_they_say() -> None:
+    one = make_participant(3, PROTOCOL, ResponseParameters(n_responsive=60, lapses=0.0))
+    evoked = one.responses(scenes(4))
+    plain = one.trials(evoked, run=1)
+    half = one.trials(evoked, run=1, kinds=["half"] * 4)
+    np.testing.assert_allclose(plain - half, (evoked - one.mean) / 2, atol=1e-9)
+    lapsed = one.trials(evoked, run=1, kinds=["picture", "lapsed", "picture", "picture"])
+    np.testing.assert_allclose(lapsed - plain, [[0], [1], [0], [0]] * (0.3 * one.mean - evoked), atol=1e-9)
+    blank = one.trials(evoked, run=1, kinds=["blank"] * 4)
+    np.testing.assert_array_equal(blank, one.trials(2 * evoked, run=1, kinds=["blank"] * 4))
+    many = one.trials(np.tile(evoked[0], (4000, 1)), run=1, kinds=["blank"] * 4000)
+    assert np.abs(many.mean(axis=0)).max() < 0.1 * many.std()
 
 
 def test_without_tuning_there_is_no_signal() -> None:
@@ -105,6 +111,24 @@ def test_without_tuning_there_is_no_signal() -> None:
     evoked = numb.responses(scenes(5))
     assert np.isfinite(evoked).all()
     np.testing.assert_allclose(evoked - evoked[0], 0, atol=1e-12)
+
+
+def test_participants_are_members_of_a_population() -> None:
+    parameters = ResponseParameters(n_responsive=300)
+    same = Population(0, Share(individual=0.0, voxel=0.0))
+    one, other, stranger = (
+        make_participant(3, PROTOCOL, parameters, same),
+        make_participant(4, PROTOCOL, parameters, same),
+        make_participant(4, PROTOCOL, parameters, Population(1, same.share)),
+    )
+    pictures = scenes(150)
+
+    def likeness(a: Participant, b: Participant) -> float:
+        same_place = (a.voxels[:, None] == b.voxels).all(axis=2)
+        r = np.corrcoef(a.responses(pictures).T, b.responses(pictures).T)[:300, 300:]
+        return float(r[same_place].mean())
+
+    assert likeness(one, other) > likeness(one, stranger) + 0.2
 
 
 def test_responses_on_the_own_grid_are_exact_and_elsewhere_interpolated() -> None:

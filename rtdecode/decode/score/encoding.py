@@ -29,11 +29,14 @@ class Reading:
         Log-likelihood of each category by the linear heads.
     distance : float
         ``z' S^-1 z`` a voxel; see `EncodingModel.own_noise`.
+    signal : float or None
+        How far it lies from rest toward the average response; None where calibration had no rest.
     """
 
     components: Float64
     categories: Float64
     distance: float
+    signal: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +70,8 @@ class EncodingModel:
         Diagonal of S, of the first `r` voxels.
     whitener : ndarray of shape (q, r), float32
         W of ``S^-1 = diag(1 / own_noise) - W' W``.
+    signal_weights : ndarray of shape (r,), float32
+        From rest to the average response; empty where calibration had no rest.
     category_weights : ndarray of shape (c, s), float32
         Linear heads, which are added to what the encoding model says of categories.
     category_intercept : ndarray of shape (c,), float32
@@ -87,6 +92,7 @@ class EncodingModel:
     picture_category: NDArray[np.int64]
     own_noise: Float32
     whitener: Float32
+    signal_weights: Float32
     category_weights: Float32
     category_intercept: Float32
     encoder_weight: Float32
@@ -122,6 +128,7 @@ class EncodingModel:
             components=(self.projection @ (standard - self.mean)).astype(np.float64),
             categories=(self.category_weights @ standard + self.category_intercept).astype(np.float64),
             distance=float(spread / len(own)),
+            signal=float(own @ self.signal_weights) if len(self.signal_weights) else None,
         )
 
     def pictures_of(self, reading: Reading, components: Float64) -> Float64:

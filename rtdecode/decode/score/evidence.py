@@ -18,6 +18,7 @@ Float64 = NDArray[np.float64]
 CEILING = 0.999
 OUTLIER = 0.01
 """Of calibration's own responses, so many are called outliers."""
+SIGNAL_LEVEL = 0.05
 COVERAGE = 0.9
 """Share of trials whose category is in the set of plausible ones."""
 
@@ -34,6 +35,8 @@ class Evidence:
         0 where calibration did not identify above chance: nothing is supported then.
     content_null, category_null : ndarray of shape (m,), float32
         The two statistics of responses without a picture in them (see `calibration.nulls`).
+    rest : ndarray of shape (r,), float32
+        How far stretches of rest lie from rest toward the average response; none where trials follow each other fast.
     content : ndarray of shape (n,), float32
         The first of them of calibration's trials.
     distances : ndarray of shape (n,), float32
@@ -50,6 +53,7 @@ class Evidence:
     signal: NDArray[np.uint8]
     content_null: NDArray[np.float32]
     category_null: NDArray[np.float32]
+    rest: NDArray[np.float32]
     content: NDArray[np.float32]
     distances: NDArray[np.float32]
     surprise: NDArray[np.float32]
@@ -80,9 +84,14 @@ class Evidence:
         """How often a response of calibration lies at least so far from the average one."""
         return p_value(self.distances, distance)
 
-    def supports(self, p_content: float, p_motion: float) -> bool:
+    def p_signal(self, signal: float | None) -> float | None:
+        """How often rest looks at least as much like a response; None where calibration had no rest."""
+        return None if signal is None else p_value(self.rest, signal)
+
+    def supports(self, p_content: float, p_motion: float, p_signal: float | None) -> bool:
         """Whether a trial may be shown as decoded."""
-        return bool(self.signal[0]) and p_content <= float(self.level[0]) and p_motion > OUTLIER
+        responds = p_signal is None or p_signal <= SIGNAL_LEVEL
+        return bool(self.signal[0]) and responds and p_content <= float(self.level[0]) and p_motion > OUTLIER
 
     def plausible(self, probabilities: Float64) -> NDArray[np.bool_]:
         """Which categories (c,) are in the set that holds the true one in `COVERAGE` of trials of each category.

@@ -1,0 +1,77 @@
+"""Whether a response is one to a stimulus at all, where trials are far enough apart to leave rest between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.encoding.encoder import Encoder, Inverted
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+FEWEST = 8
+"""Fewer stretches of rest tell nothing."""
+
+
+class _Trials(Protocol):
+    @property
+    def run(self) -> Ints: ...
+    @property
+    def rest_run(self) -> Ints: ...
+    @property
+    def parts(self) -> list[Ints]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Signal:
+    """Direction from rest to the average response, whitened.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (r,), float32
+        Of the voxels of the whole model's noise; empty without rest.
+    rest : ndarray of shape (m,)
+        How far stretches of rest lie along it, each by a direction learned without its run.
+    """
+
+    weights: Float32
+    rest: Float64
+
+
+def find_signal(encoder: Encoder, responses: Float32, rest: Float32, trials: _Trials) -> Signal:
+    """Learn the direction, and how far rest lies along it.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    responses : ndarray of shape (n, v), float32
+        Of the calibration trials, standardised.
+    rest : ndarray of shape (m, v), float32
+        Of stretches of rest, standardised in the same way.
+    trials : object
+        With the run of each trial (`run`) and stretch of rest (`rest_run`), and the trials of each fold (`parts`).
+    """
+    if len(rest) < FEWEST or len(np.unique(trials.rest_run)) < 2:
+        return Signal(weights=np.zeros(0, np.float32), rest=np.zeros(0))
+    found = np.empty(len(rest))
+    for run in np.unique(trials.rest_run):
+        inside, outside = trials.rest_run == run, trials.rest_run != run
+        fold = int(np.argmax([np.sum(trials.run[part] == run) for part in trials.parts]))
+        held = encoder.held[fold]
+        weights = _direction(held, responses[trials.run != run], rest[outside])
+        found[inside] = rest[inside][:, held.voxels[: len(weights)]] @ weights
+    return Signal(weights=_direction(encoder.whole, responses, rest), rest=found)
+
+
+def _direction(inverted: Inverted, responses: Float32, rest: Float32) -> Float32:
+    """Return ``S^-1`` times the difference of the means."""
+    noise = inverted.noise
+    apart = (responses.mean(0) - rest.mean(0))[inverted.voxels[: len(noise.own)]]
+    whitener = noise.whitener()
+    weights = apart / noise.own - (apart @ whitener.T) @ whitener
+    return np.asarray(weights / np.sqrt(float(apart @ weights)), np.float32)
