@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from calibration.encoding.inverse import Inverse, Noise, first_voxels, invert, mixed, noise_models
-from calibration.encoding.maps import MapPrior, fit_maps, responsiveness
+from calibration.encoding.maps import MapPrior, fit_maps, response_variance
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -152,8 +152,8 @@ class _Fitted:
 
     def __init__(self, responses: Float32, features: Float64, prior: PriorOf, models: list[tuple[int, int]]) -> None:
         n_voxels = responses.shape[1]
-        gain = responsiveness(features, responses, prior(np.arange(n_voxels)))
-        self.voxels = np.argsort(-gain, kind="stable")[: max(size for size, _ in models)]
+        variance = response_variance(features, responses, prior(np.arange(n_voxels)))
+        self.voxels = np.argsort(-variance, kind="stable")[: max(size for size, _ in models)]
         maps = fit_maps(features, responses[:, self.voxels], prior(self.voxels))
         self.noises: list[Noise] = []
         self.inverses: list[Inverse] = []

@@ -19,6 +19,8 @@ Float64 = NDArray[np.float64]
 
 LEAST_NOISE = 0.05
 """Least variance of a voxel's own noise, in units of that of its responses."""
+_TRIALS_OF_UNIT = np.float32(4)
+"""Responses are scaled to variance 1, which is held with the weight of so many trials."""
 _KEPT = 0.95  # of the shared components of residuals, which look stronger than they are
 
 
@@ -47,7 +49,7 @@ def noise_models(residuals: Float32, ranks: Sequence[int]) -> list[Noise]:
     _, axes = np.linalg.eigh((residuals @ residuals.T).astype(np.float64))
     strongest = axes[:, ::-1][:, : max(ranks)].astype(np.float32)
     components = _KEPT * (strongest.T @ residuals) / np.float32(np.sqrt(len(residuals)))
-    total = np.square(residuals).mean(0)
+    total = (np.square(residuals).sum(0) + _TRIALS_OF_UNIT) / (len(residuals) + _TRIALS_OF_UNIT)
     explained = np.vstack([np.zeros_like(total), np.cumsum(np.square(components), axis=0)])
     return [
         Noise(shared=components[:rank], own=np.maximum(total - explained[rank], LEAST_NOISE).astype(np.float32))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -65,10 +64,20 @@ class Maps:
     residuals: Float32
 
 
-def responsiveness(features: Float64, responses: Float32, prior: MapPrior) -> Float64:
-    """How much more likely each voxel's responses (n, v) are with maps than with those of the prior: (v,), in nats."""
-    likelihood = _Evidence(features, responses, prior).likelihood
-    return np.asarray(logsumexp(likelihood[1:], axis=0) - likelihood[0])
+def response_variance(features: Float64, responses: Float32, prior: MapPrior) -> Float64:
+    """Variance (v,) that pictures of standard normal components are expected to make in each voxel.
+
+    Parameters
+    ----------
+    features, responses, prior
+        As of `fit_maps`.
+    """
+    found = _Evidence(features, responses, prior)
+    share = _shares(found.likelihood)
+    out = np.empty(responses.shape[1])
+    for block in found.blocks:
+        out[block] = np.square(found.weights(block, found.gains(block, share))).sum(0, dtype=np.float64)
+    return out
 
 
 def fit_maps(features: Float64, responses: Float32, prior: MapPrior) -> Maps:
@@ -85,23 +94,21 @@ def fit_maps(features: Float64, responses: Float32, prior: MapPrior) -> Maps:
     """
     n, n_voxels = responses.shape
     found = _Evidence(features, responses, prior)
-    space, share = found.space, _shares(found.likelihood)
+    share = _shares(found.likelihood)
     weights = np.empty((features.shape[1], n_voxels), np.float32)
     residuals = np.empty((n, n_voxels), np.float32)
     for block in found.blocks:
-        gains = np.zeros((len(space.powers), block.stop - block.start))
-        for value, part in zip(SCALES, share[:, block], strict=True):
-            own = value * found.scale[block]
-            gains += own / (1 + own * space.powers[:, None]) * part
+        gains = found.gains(block, share)
         coefficients = gains.astype(np.float32) * found.products[:, block]
-        residuals[:, block] = space.left_out(found.unexplained[:, block], coefficients, gains)
-        weights[:, block] = space.projection.astype(np.float32) @ coefficients
-    constant = found.unexplained.mean(0) - features.mean(0).astype(np.float32) @ weights
-    constant *= np.float32(space.trust)
-    if prior.mean is not None:
-        weights += prior.mean
+        residuals[:, block] = found.space.left_out(found.unexplained[:, block], coefficients, gains)
+        weights[:, block] = found.weights(block, gains)
+    constant = np.zeros(n_voxels, np.float32)
+    if n:
+        constant += responses.mean(0) - features.mean(0).astype(np.float32) @ weights
     if prior.constant is not None:
-        constant += prior.constant
+        constant = prior.constant + np.float32(found.space.trust) * (constant - prior.constant if n else constant)
+    elif np.isfinite(prior.constant_variance):
+        constant *= np.float32(found.space.trust)
     return Maps(weights=weights, constant=constant, residuals=residuals)
 
 
@@ -130,6 +137,20 @@ class _Evidence:
                 self.space.powers,
                 n,
             )
+        self._prior_mean = prior.mean
+
+    def gains(self, block: slice, share: Float64) -> Float64:
+        """Factors (r, b) from products with the responses to coefficients, for some voxels."""
+        total = np.zeros((len(self.space.powers), block.stop - block.start))
+        for value, part in zip(SCALES, share[:, block], strict=True):
+            own = value * self.scale[block]
+            total += own / (1 + own * self.space.powers[:, None]) * part
+        return total
+
+    def weights(self, block: slice, gains: Float64) -> Float32:
+        """Weights (k, b) of some voxels."""
+        found = self.space.projection.astype(np.float32) @ (gains.astype(np.float32) * self.products[:, block])
+        return found if self._prior_mean is None else found + self._prior_mean[:, block]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,10 +176,14 @@ class _Space:
 
     def whitened(self, responses: Float32) -> Float32:
         """Responses (n, v) after the variance of the constant is taken out."""
+        if not len(responses):
+            return responses
         return np.asarray(responses - np.float32(1 - np.sqrt(1 - self.trust)) * responses.mean(0))
 
     def left_out(self, responses: Float32, coefficients: Float32, gains: Float64) -> Float32:
         """Residuals (n, v) of each trial under a fit without it."""
+        if not len(responses):
+            return responses
         inner = self.whitened(self.whitened(responses) - self.along @ coefficients)
         own = self.whitened(self.along)
         diagonal = (1 - self.trust / len(own)) - np.square(own) @ gains.astype(np.float32)
@@ -171,7 +196,7 @@ def _space(features: Float64, prior: MapPrior) -> _Space:
         1.0 if np.isinf(prior.constant_variance) else n * prior.constant_variance / (1 + n * prior.constant_variance)
     )
     root = np.linalg.cholesky(prior.covariance)
-    white = features - (1 - np.sqrt(1 - trust)) * features.mean(0)
+    white = features - (1 - np.sqrt(1 - trust)) * features.mean(0) if n else features
     _, strengths, axes = np.linalg.svd(white @ root, full_matrices=False)
     projection = root @ axes.T
     return _Space(

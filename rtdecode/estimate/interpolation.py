@@ -180,7 +180,9 @@ def _around(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     return volume.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
 
 
-def smooth(volume: NDArray[np.float32], sigma: tuple[float, float, float]) -> NDArray[np.float32]:
+def smooth(
+    volume: NDArray[np.float32], sigma: tuple[float, float, float], *, reach: float = 3.0
+) -> NDArray[np.float32]:
     """Convolve with a Gaussian, edges extended.
 
     Parameters
@@ -188,6 +190,8 @@ def smooth(volume: NDArray[np.float32], sigma: tuple[float, float, float]) -> ND
     volume : array of shape (i, j, k), float32
     sigma : tuple of float
         Standard deviation along each axis, voxels.
+    reach : float
+        Standard deviations beyond which the Gaussian is cut off.
 
     Returns
     -------
@@ -198,7 +202,7 @@ def smooth(volume: NDArray[np.float32], sigma: tuple[float, float, float]) -> ND
     for axis in range(3):
         if source.shape[axis] == 1 or sigma[axis] <= 0:
             continue
-        radius = max(1, math.ceil(3.0 * sigma[axis]))
+        radius = max(1, math.ceil(reach * sigma[axis]))
         taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma[axis]) ** 2)
         stride = math.prod(source.shape[axis + 1 :])
         rows = (-1, source.shape[axis] * stride)

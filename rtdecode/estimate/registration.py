@@ -21,18 +21,22 @@ from scipy.linalg import cho_factor, cho_solve
 from rtdecode.estimate.compiled import compiled
 from rtdecode.estimate.interpolation import inner_value, sample, sigma_voxels, smooth, spline_coefficients
 from rtdecode.estimate.mask import brain_mask
+from rtdecode.estimate.robust import RobustStep, blocks, field_basis, sampled
 
 FloatArray = NDArray[np.float64]
 
 _SPLINE_VARIANCE = 1.0 / 3.0  # of the cubic B-spline, voxels squared
 _FINE_VOXELS = 2.25
 _COARSE_VOXELS = 4.0
+_REACH = 2.5  # of the Gaussians, standard deviations: one tap less, and both sides have the same
 _FULL_SIGNAL = 0.7  # of the median: points of less signal count less, for dropout moves on its own
 _DROPOUT_POWER = 2
-_MAX_POINTS = 16_000
+_MAX_POINTS = 12_000
 _MIN_POINTS = 200
 _MAX_ITERATIONS = 20
-_STOP_MM = 0.002
+_STOP_MM = 0.005
+_NEAR_MM = 1.0  # from where on steps are robust
+_SUBSET = 4
 _POOR_FIT = 0.95
 _LOST_FIT = 0.5
 _RADIUS_MM = 50.0
@@ -49,10 +53,11 @@ def _accumulate(
     normal: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> int:
-    """Add the right side of one iteration's normal equations, the moving volume convolved with the cubic B-spline.
+    """Add the right sides of one iteration's normal equations, the moving volume convolved with the cubic B-spline.
 
-    Column 6 of `jacobian` is the template (gain). ``right[7:]`` gets the sums for the correlation. `normal` is that
-    of all points; those outside the moving volume are taken away from it.
+    ``right[0]`` is that of the volume, ``right[1]`` that of the template; their last column gets the sums of both.
+    Column 6 of `jacobian` is the template (gain). `normal` is that of all points; those outside the moving volume are
+    taken away from it.
     """
     nx, ny, nz = moving.shape[0] - 2.0, moving.shape[1] - 2.0, moving.shape[2] - 2.0
     flat, rows, columns = moving.ravel(), moving.shape[1], moving.shape[2]
@@ -69,14 +74,11 @@ def _accumulate(
             continue
         value = inner_value(flat, rows, columns, x, y, z)
         used += 1
-        residual = value - template[p]
         for a in range(7):
-            right[a] += weighted[p, a] * residual
-        right[7] += value
-        right[8] += value * value
-        right[9] += template[p]
-        right[10] += template[p] * template[p]
-        right[11] += template[p] * value
+            right[0, a] += weighted[p, a] * value
+            right[1, a] += weighted[p, a] * template[p]
+        right[0, 7] += value
+        right[1, 7] += template[p]
     return used
 
 
@@ -124,6 +126,18 @@ class Fit:
     converged: bool
 
 
+def _length(step: FloatArray) -> float:
+    """Return how far a step moves the head's rim, mm."""
+    return float(np.linalg.norm(step[:3]) + _RADIUS_MM * np.linalg.norm(step[3:]))
+
+
+def _correlation(values: NDArray[np.float32], template: NDArray[np.float32]) -> float:
+    """Return the correlation with the template; 0 where nothing varies."""
+    a, b = values - values.mean(dtype=np.float64), template - template.mean(dtype=np.float64)
+    spread = float(a @ a) * float(b @ b)
+    return float(a @ b) / math.sqrt(spread) if spread > 0 else 0.0
+
+
 def _spline_on_grid(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Convolve with the cubic B-spline; return values (i, j, k) and gradient (i, j, k, 3) at the voxels."""
 
@@ -143,57 +157,91 @@ class _Level:
 
     Part of the smoothing is the cubic B-spline with which the volumes are sampled: unlike an interpolation, which
     distorts more the farther a point lies from the grid, it does the same everywhere.
+
+    Least squares on some of the points come near; the rest of the way is robust and takes all points.
     """
 
     def __init__(self, data: NDArray[np.float32], affine: FloatArray, chosen: NDArray[np.bool_], voxels: float) -> None:
         wanted = sigma_voxels(voxels * float(np.linalg.norm(affine[:3, :3], axis=0).min()), affine)
         i, j, k = (math.sqrt(max(0.0, sigma**2 - _SPLINE_VARIANCE)) for sigma in wanted)
         self.sigma = (i, j, k)
-        smoothed, gradient = _spline_on_grid(smooth(data, self.sigma))
+        smoothed, gradient = _spline_on_grid(smooth(data, self.sigma, reach=_REACH))
         index = np.argwhere(chosen)
-        # A subset without pattern, the same in every process.
-        keep = np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])
-        index = index[keep]
-        at = tuple(index.T)
-        self.points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+        points = (index @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+        # A subset without pattern, the same in every process and in whatever order a file stores the voxels.
+        place = np.lexsort(np.round(points, 1).T)
+        keep = place[np.sort(np.random.default_rng(0).permutation(len(index))[:_MAX_POINTS])]
+        index, points = index[keep], points[keep]
+        block = blocks(points)
+        order = np.argsort(block, kind="stable")
+        at = tuple(index[order].T)
+        self.points = points[order]
         self.centre = self.points.mean(0, dtype=np.float64)
         self.template = smoothed[at]
         slope = gradient[at] @ np.linalg.inv(affine[:3, :3])
         arm = self.points - self.centre
-        columns = np.column_stack([slope, np.cross(arm, slope), self.template])
+        motion = np.column_stack([slope, np.cross(arm, slope)])
         weight = np.clip(self.template / (_FULL_SIGNAL * np.median(self.template)), 0.0, 1.0) ** _DROPOUT_POWER
-        self.jacobian = np.ascontiguousarray(columns, np.float32)
-        self._weighted = np.ascontiguousarray(columns * weight[:, None], np.float32)
-        self._normal = self._weighted.astype(np.float64).T @ self.jacobian.astype(np.float64)
+        columns = np.column_stack([motion, self.template])[::_SUBSET]
+        self._some_points = np.ascontiguousarray(self.points[::_SUBSET])
+        self._some_template = np.ascontiguousarray(self.template[::_SUBSET])
+        self._jacobian = np.ascontiguousarray(columns, np.float32)
+        self._weighted = np.ascontiguousarray(columns * weight[::_SUBSET, None], np.float32)
+        self._normal = self._weighted.astype(np.float64).T @ self._jacobian.astype(np.float64)
+        field = field_basis(self.points, weight * self.template.astype(np.float64) ** 2)
+        self._robust = RobustStep(
+            self.template, motion.astype(np.float32), field, weight.astype(np.float32), block[order]
+        )
 
     def fit(self, volume: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray) -> Fit:
-        moving = smooth(volume, self.sigma)
-        matrix, correlation = start, math.nan
+        moving = smooth(volume, self.sigma, reach=_REACH)
+        matrix, level = self._approach(moving, to_voxel, start)
+        values, converged = np.empty_like(self.template), False
+        self._robust.begin()
         for _ in range(_MAX_ITERATIONS):
-            normal, right = self._normal.copy(), np.zeros(12)
+            sampled(moving, self.points, (to_voxel @ matrix)[:3], level, values)
+            if np.isnan(values).sum() > 0.75 * len(values):
+                return Fit(matrix, math.nan, False)
+            step = self._robust(values)
+            matrix = matrix @ np.linalg.inv(rigid_matrix(step, self.centre))
+            converged = _length(step) < _STOP_MM
+            if converged:
+                break
+        seen = ~np.isnan(values)
+        return Fit(matrix, _correlation(values[seen], self.template[seen]), converged)
+
+    def _approach(
+        self, moving: NDArray[np.float32], to_voxel: FloatArray, start: FloatArray
+    ) -> tuple[FloatArray, float]:
+        """Take steps of least squares with a free gain until they are small.
+
+        Also returned is the factor that brings the volume to the template's level.
+        """
+        matrix, level = start, 0.0
+        for _ in range(_MAX_ITERATIONS):
+            normal, right = self._normal.copy(), np.zeros((2, 8))
             used = _accumulate(
                 moving,
-                self.points,
-                self.template,
-                self.jacobian,
+                self._some_points,
+                self._some_template,
+                self._jacobian,
                 self._weighted,
                 (to_voxel @ matrix)[:3],
                 normal,
                 right,
             )
-            if used < len(self.points) // 4:
-                return Fit(matrix, math.nan, False)
-            total, square, t_total, t_square, cross = right[7:] / used
-            spread = (square - total**2) * (t_square - t_total**2)
-            correlation = float(cross - total * t_total) / math.sqrt(spread) if spread > 0 else 0.0
+            if used < len(self._some_points) // 4 or right[0, 7] <= 0:
+                break
+            level = level or right[1, 7] / right[0, 7]
             scale = np.sqrt(np.maximum(np.diag(normal), 1e-30))
             hessian = np.triu(normal) / np.outer(scale, scale)
             hessian[np.diag_indices(7)] += 1e-9
-            step = cho_solve(cho_factor(hessian), right[:7] / scale) / scale
+            step = cho_solve(cho_factor(hessian), (level * right[0, :7] - right[1, :7]) / scale) / scale
+            if _length(step[:6]) < _NEAR_MM:
+                # Not taken: it may be what a response makes least squares believe, and hide the response.
+                break
             matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
-            if np.linalg.norm(step[:3]) + _RADIUS_MM * np.linalg.norm(step[3:6]) < _STOP_MM:
-                return Fit(matrix, correlation, True)
-        return Fit(matrix, correlation, False)
+        return matrix, level or 1.0
 
 
 class Registrar:

@@ -1,0 +1,197 @@
+"""What earlier people teach of a new one: where in the brain which features of pictures are answered to.
+
+Maps of earlier people, each with the others' for a prior, are averaged over places of a common space. What is left
+between people is a covariance of the features and a map of how strongly voxels respond at all. No response of anyone is
+kept. The recipe is empirical Bayes by expectation-maximisation (Dempster, Laird & Rubin, JRSS B 39, 1977), with the
+mean made a smooth function of place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from calibration.encoding.maps import MapPrior
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+GRID_MM = 4.0
+SMOOTHING_MM = 3.5
+"""Standard deviation of the kernel over which people's maps are averaged."""
+ROUNDS = 7
+_NOISE = 1.3
+"""Variance of the noise, in the units of responses: these are scaled by rest, and pictures bring noise of their own."""
+_FIRST = 0.01
+_RARE = 0.05
+"""Weight of the prior mean 0 where few voxels were seen, as a part of the median number of voxels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PersonStatistics:
+    """All that is kept of a person.
+
+    Attributes
+    ----------
+    gram : ndarray of shape (k + 1, k + 1)
+        Products of the features of all trials, the constant first.
+    products : ndarray of shape (k + 1, v), float32
+        Of the features with the responses, which are in units of each voxel's noise.
+    places_mm : ndarray of shape (v, 3)
+        Of the voxels in the common space.
+    """
+
+    gram: Float64
+    products: Float32
+    places_mm: Float64
+
+
+def statistics_of(components: Float64, responses: Float32, places_mm: Float64) -> PersonStatistics:
+    """Sum up the trials of a person: components (n, k) of their pictures and responses (n, v)."""
+    features = np.column_stack([np.ones(len(components)), components])
+    return PersonStatistics(
+        gram=features.T @ features, products=features.T.astype(np.float32) @ responses, places_mm=places_mm
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupPrior:
+    """What is known of the maps of anyone, by place.
+
+    Attributes
+    ----------
+    origin_mm : ndarray of shape (3,)
+        Centre of the first cell.
+    mean : ndarray of shape (k + 1, x, y, z), float32
+        Expected weights of a voxel there, the constant first.
+    scale : ndarray of shape (x, y, z), float32
+        Variance around them.
+    covariance : ndarray of shape (k + 1, k + 1)
+        Of what a person's weights differ by where `scale` is 1.
+    people : int
+        From whom it was learned.
+    """
+
+    origin_mm: Float64
+    mean: Float32
+    scale: Float32
+    covariance: Float64
+    people: int
+
+    def at(self, places_mm: Float64, trust: float = 1.0) -> MapPrior:
+        """Prior of voxels at places (v, 3) of the common space.
+
+        Parameters
+        ----------
+        places_mm : ndarray of shape (v, 3)
+        trust : float
+            0 keeps only how strongly places respond, 1 also what to.
+        """
+        where = (places_mm - self.origin_mm).T / GRID_MM
+        mean = np.stack([ndimage.map_coordinates(one, where, order=1) for one in self.mean])
+        scale = ndimage.map_coordinates(self.scale, where, order=1, mode="nearest")
+        return MapPrior(
+            covariance=self.covariance[1:, 1:],
+            mean=np.float32(trust) * mean[1:],
+            scale=np.maximum(scale, 1e-3).astype(np.float32),
+            constant=mean[0],
+            constant_variance=float(self.covariance[0, 0]),
+        )
+
+
+def learn_group_prior(people: Sequence[PersonStatistics]) -> GroupPrior:
+    """Learn from at least two people, whose trials may have shown any pictures."""
+    size = len(people[0].gram)
+    grid = _Grid([person.places_mm for person in people])
+    covariance = _FIRST * np.eye(size)
+    weights = [np.zeros_like(person.products) for person in people]
+    scale = [np.ones(len(person.places_mm)) for person in people]
+    sums = [grid.splat(one, place) for place, one in enumerate(weights)]
+    for _ in range(ROUNDS):
+        every = np.sum(sums, axis=0)
+        away, spread, strength = np.zeros((size, size)), np.zeros((size, size)), []
+        precision = np.asarray(np.linalg.inv(covariance), np.float64)
+        for place, person in enumerate(people):
+            mean = grid.read(every - sums[place], grid.count - grid.counts[place], place)
+            found = _posterior(person, mean, covariance, scale[place])
+            weights[place] = found.weights
+            off = (found.weights - mean).astype(np.float64)
+            away += (off / scale[place]) @ off.T / off.shape[1]
+            spread += found.spread(1 / scale[place])
+            own = (off * (precision @ off)).sum(0) + found.traces(precision)
+            strength.append(own / size)
+            sums[place] = grid.splat(found.weights, place)
+        covariance = (away + spread) / len(people)
+        maps = [grid.splat(one[None].astype(np.float32), place)[0] for place, one in enumerate(strength)]
+        usual = float(np.mean(np.concatenate(strength)))
+        field = (np.sum(maps, axis=0) + _RARE * grid.typical * usual) / (grid.count + _RARE * grid.typical)
+        scale = [np.maximum(grid.at(field, place), 1e-3) for place in range(len(people))]
+    return GroupPrior(
+        origin_mm=grid.origin_mm,
+        mean=(np.sum(sums, axis=0) / (grid.count + _RARE * grid.typical)).astype(np.float32),
+        scale=field.astype(np.float32),
+        covariance=covariance,
+        people=len(people),
+    )
+
+
+class _Grid:
+    """Cells that hold all voxels of all people."""
+
+    def __init__(self, places_mm: Sequence[Float64]) -> None:
+        every = np.concatenate(list(places_mm))
+        margin = 3 * SMOOTHING_MM
+        self.origin_mm = every.min(0) - margin
+        self.shape = tuple(int(n) for n in np.ceil((every.max(0) + margin - self.origin_mm) / GRID_MM) + 1)
+        self._where = [(places - self.origin_mm).T / GRID_MM for places in places_mm]
+        self._cells = [np.ravel_multi_index(tuple(np.rint(where).astype(np.intp)), self.shape) for where in self._where]
+        self.counts = [self.splat(np.ones((1, len(p)), np.float32), i)[0] for i, p in enumerate(places_mm)]
+        self.count = np.sum(self.counts, axis=0)
+        self.typical = float(np.median(self.count[self.count > 0.01 * self.count.max()]))
+
+    def splat(self, values: Float32, person: int) -> Float32:
+        """Sum values (k, v) of a person's voxels into cells and smooth: (k, x, y, z)."""
+        n = int(np.prod(self.shape))
+        sums = np.stack([np.bincount(self._cells[person], one, minlength=n) for one in values])
+        sigma = (0, *(SMOOTHING_MM / GRID_MM,) * 3)
+        return np.asarray(ndimage.gaussian_filter(sums.reshape(-1, *self.shape).astype(np.float32), sigma))
+
+    def read(self, sums: Float32, count: Float32, person: int) -> Float32:
+        """Averages (k, v) at a person's voxels."""
+        mean = sums / (count + _RARE * self.typical)
+        return np.stack([self.at(one, person) for one in mean]).astype(np.float32)
+
+    def at(self, field: NDArray[np.floating], person: int) -> Float64:
+        """Value (v,) of a field (x, y, z) at a person's voxels."""
+        return np.asarray(ndimage.map_coordinates(field, self._where[person], order=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Posterior:
+    """Weights of a person's voxels given prior and trials; covariance ``axes diag(variance_v) axes'``."""
+
+    weights: Float32
+    axes: Float64
+    variance: Float64
+
+    def spread(self, factor: Float64) -> Float64:
+        """Mean over voxels of the covariance, each times a factor (v,): (k, k)."""
+        return np.asarray((self.axes * (self.variance * factor).mean(1)) @ self.axes.T)
+
+    def traces(self, matrix: Float64) -> Float64:
+        """Trace (v,) of a matrix (k, k) times each voxel's covariance."""
+        return np.asarray(np.einsum("ki,kl,li->i", self.axes, matrix, self.axes) @ self.variance)
+
+
+def _posterior(person: PersonStatistics, mean: Float32, covariance: Float64, scale: Float64) -> _Posterior:
+    root = np.linalg.cholesky(covariance)
+    powers, turn = np.linalg.eigh(root.T @ person.gram @ root)
+    axes = root @ turn
+    left = axes.T.astype(np.float32) @ (person.products - person.gram.astype(np.float32) @ mean)
+    variance = _NOISE / (_NOISE / scale + np.maximum(powers, 0)[:, None])
+    weights = mean + axes.astype(np.float32) @ (left * (variance / _NOISE).astype(np.float32))
+    return _Posterior(weights=weights, axes=axes, variance=variance)
