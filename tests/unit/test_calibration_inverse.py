@@ -92,11 +92,12 @@ def test_noise_keeps_the_strongest_shared_components_and_every_voxels_variance()
         np.float32
     )
     none, two = noise_models(residuals, [0, 2])
-    np.testing.assert_allclose(none.own, np.square(residuals).mean(0), rtol=1e-5)
+    variance = (np.square(residuals.astype(np.float64)).sum(0) + 4) / (n + 4)  # four trials of variance 1 beforehand
+    np.testing.assert_allclose(none.own, variance, rtol=1e-5)
     _, strengths, axes = np.linalg.svd(residuals.astype(np.float64), full_matrices=False)
     leading = 0.95 * strengths[:2, None] * axes[:2] / np.sqrt(n)
     np.testing.assert_allclose(two.shared.T @ two.shared, leading.T @ leading, atol=1e-4)
     total = np.square(two.shared).sum(0) + two.own
     above = two.own > LEAST_NOISE
-    np.testing.assert_allclose(total[above], np.square(residuals).mean(0)[above], rtol=1e-4)
+    np.testing.assert_allclose(total[above], variance[above], rtol=1e-4)
     assert (two.own >= np.float32(LEAST_NOISE)).all()

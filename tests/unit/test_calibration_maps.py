@@ -118,6 +118,22 @@ def test_marginal_likelihoods_are_those_of_normal_responses_with_the_best_noise(
     np.testing.assert_allclose(found - found[0], expected - expected[0], rtol=1e-3, atol=5e-3)
 
 
+def test_without_trials_maps_are_those_of_the_prior() -> None:
+    features, responses, covariance = example(6)
+    prior = prior_of(6, covariance)
+    found = fit_maps(features[:0], responses[:0], prior)
+    np.testing.assert_allclose(found.weights, prior.mean, atol=1e-6)
+    np.testing.assert_allclose(found.constant, prior.constant, atol=1e-6)
+    assert found.residuals.shape == (0, 3)
+
+
+def test_the_variance_that_pictures_make_is_that_of_the_weights() -> None:
+    features, responses, covariance = example(7)
+    prior = MapPrior(covariance=covariance)
+    expected = np.square(fit_maps(features, responses, prior).weights).sum(0)
+    np.testing.assert_allclose(response_variance(features, responses, prior), expected, rtol=1e-4)
+
+
 def test_voxels_that_answer_to_pictures_are_the_most_responsive() -> None:
     rng = np.random.default_rng(3)
     features = rng.standard_normal((80, 6))

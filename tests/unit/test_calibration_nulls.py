@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calibration import nulls
 from calibration.encoding.encoder import Encoder, Inverted
 from calibration.encoding.inverse import Inverse, Noise
-from calibration.nulls import FEWEST, Nulls, find_nulls
+from calibration.nulls import FEWEST, Nulls, find_nulls, without_both
 from calibration.participant_fit import SUPPORT_LEVEL
 
 V = 6
@@ -98,6 +98,16 @@ def test_differences_are_of_one_fold_and_category_and_never_of_neighbours() -> N
             assert CATEGORY[first] // 2 == CATEGORY[second] // 2
             used += [first, second]
     assert len(used) == len(set(used)) > 100
+
+
+def test_repeats_in_two_runs_are_held_out_together() -> None:
+    parts = np.array_split(np.arange(32), 4)
+    each_run = np.tile(np.arange(8), 4)
+    rings = without_both(parts, each_run)
+    assert [sorted({int(trial) // 8 for trial in ring}) for ring in rings] == [[0, 1], [1, 2], [2, 3], [0, 3]]
+    assert without_both(parts, np.arange(32)) == []  # nothing is repeated
+    assert without_both(parts[:2], each_run[:16]) == []  # nobody would be left to learn from
+    assert without_both(np.array_split(np.arange(160), 4), IN_FOLD) == []  # folds have their repeats
 
 
 def test_half_a_difference_has_the_noise_of_one_response() -> None:

@@ -100,7 +100,7 @@ def test_scores_are_probabilities_and_follow_the_evidence(bundle: Path) -> None:
         assert 1 <= score.rank <= 8
         assert all(0 < p <= 1 for p in (score.p_content, score.p_category, score.p_motion))
         assert set(score.plausible) <= set(score.probabilities)
-        assert score.null == "differences"
+        assert score.null == "repeats"
         assert (score.p_agreement, score.claim) == (None, None)  # calibration showed the pool; the session claims
 
 

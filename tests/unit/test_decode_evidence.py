@@ -12,7 +12,16 @@ from scipy.special import log_softmax, logsumexp
 from scipy.stats import kstest
 
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from, mean_likelihood
-from rtdecode.decode.score.evidence import CEILING, COVERAGE, OUTLIER, Evidence, evidence_from, margin, tempered
+from rtdecode.decode.score.evidence import (
+    CEILING,
+    COVERAGE,
+    OUTLIER,
+    SIGNAL_LEVEL,
+    Evidence,
+    evidence_from,
+    margin,
+    tempered,
+)
 from rtdecode.errors import BundleError, EngineError
 
 RNG = np.random.default_rng(0)
@@ -45,6 +54,7 @@ def evidence(**changes: np.ndarray) -> Evidence:
         signal=np.array([1], dtype=np.uint8),
         content_null=np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32),
         category_null=none,
+        rest=none,
         content=none,
         distances=none,
         surprise=none,
@@ -75,13 +85,13 @@ def test_tensors_go_round() -> None:
         encoding_from({})
 
 
-@pytest.mark.parametrize("name", ["content", "category", "motion"])
+@pytest.mark.parametrize("name", ["content", "category", "motion", "signal"])
 def test_p_values_are_uniform_where_nulls_and_trials_can_be_exchanged(name: str) -> None:
     rng = np.random.default_rng(1)
     n, found = 39, []
     for _ in range(3000):
         values = rng.gamma(2, size=n + 1).astype(np.float32)
-        field = {"content": "content_null", "category": "category_null", "motion": "distances"}[name]
+        field = {"content": "content_null", "category": "category_null", "motion": "distances", "signal": "rest"}[name]
         p = getattr(evidence(**{field: values[1:]}), f"p_{name}")(float(values[0]))
         found.append(p - rng.random() / (n + 1))  # randomised between the steps of so few nulls
     assert kstest(found, "uniform").pvalue > 0.01
@@ -95,7 +105,7 @@ def test_false_support_keeps_to_its_level() -> None:
     for _ in range(runs):
         values = rng.standard_normal(60).astype(np.float32)
         model = evidence(content_null=values[1:])
-        opened += model.supports(model.p_content(float(values[0])), 1.0)
+        opened += model.supports(model.p_content(float(values[0])), 1.0, None)
     level = np.floor(0.04 * 60) / 60
     assert opened / runs == pytest.approx(level, abs=4 * np.sqrt(level / runs))
 
@@ -104,17 +114,19 @@ def test_the_level_itself_is_reached() -> None:
     nulls = np.arange(49, dtype=np.float32)
     model = evidence(content_null=nulls)
     assert model.p_content(48.0) == pytest.approx(0.04)
-    assert model.supports(model.p_content(48.0), 1.0)
+    assert model.supports(model.p_content(48.0), 1.0, None)
 
 
 def test_support_wants_signal_content_and_an_ordinary_response() -> None:
-    assert evidence().supports(0.04, 0.5)
-    assert not evidence().supports(0.041, 0.5)
-    assert not evidence().supports(0.001, OUTLIER)
-    assert not evidence(signal=np.zeros(1, np.uint8)).supports(1e-6, 1.0)
-    assert not evidence().supports(np.nan, 0.5)
+    assert evidence().supports(0.04, 0.5, None)
+    assert evidence().supports(0.04, 0.5, SIGNAL_LEVEL)
+    assert not evidence().supports(0.04, 0.5, 0.06)  # as rest looks
+    assert not evidence().supports(0.041, 0.5, None)
+    assert not evidence().supports(0.001, OUTLIER, None)
+    assert not evidence(signal=np.zeros(1, np.uint8)).supports(1e-6, 1.0, 0.001)
+    assert not evidence().supports(np.nan, 0.5, None)
     none = evidence(content_null=np.zeros(0, np.float32))
-    assert not none.supports(none.p_content(1e9), 1.0)
+    assert not none.supports(none.p_content(1e9), 1.0, None)
 
 
 def test_sets_hold_the_true_category_as_often_as_they_promise_in_each_category() -> None:
@@ -166,6 +178,7 @@ def encoding(v: int = 9, s: int = 6, k: int = 3, c: int = 3, p: int = 5) -> Enco
         picture_category=np.array([0, 0, 1, 1, 1]),
         own_noise=rng.uniform(0.5, 2, 4).astype(np.float32),
         whitener=0.1 * single(2, 4),
+        signal_weights=single(4),
         category_weights=single(c, s),
         category_intercept=single(c),
         encoder_weight=np.array([0.7], np.float32),
@@ -179,6 +192,8 @@ def test_a_reading_is_what_its_parts_are_declared_to_be() -> None:
     np.testing.assert_allclose(reading.components, model.projection @ (z - model.mean), rtol=1e-4, atol=1e-5)
     inverse = np.diag(1 / model.own_noise.astype(np.float64)) - model.whitener.T.astype(np.float64) @ model.whitener
     assert reading.distance == pytest.approx(z[:4] @ inverse @ z[:4] / 4, rel=1e-4)
+    assert reading.signal == pytest.approx(float(z[:4] @ model.signal_weights), rel=1e-4)
+    assert replace(model, signal_weights=np.zeros(0, np.float32)).read(beta).signal is None
     components = RNG.standard_normal((6, 3))
     expected = [c @ reading.components - 0.5 * c @ model.information @ c for c in components]
     np.testing.assert_allclose(model.pictures_of(reading, components), expected, rtol=1e-5)

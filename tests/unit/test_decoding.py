@@ -34,6 +34,7 @@ SCORE = Score(
     p_content=0.02,
     p_category=0.04,
     p_motion=0.5,
+    p_signal=None,
     p_agreement=0.1,
     plausible=("cat", "dog"),
     null="repeats",
