@@ -76,10 +76,10 @@ def make_folds(betas: NDArray[np.floating[Any]], parts: list[Ints]) -> list[Fold
     parts : list of ndarray
         Trials of each fold; at least two.
     """
-    deviation = betas.std(0)
-    usable = np.isfinite(deviation) & (deviation > 0)
-    chosen = betas[:, usable]
-    standard = (chosen - chosen.mean(0)) / deviation[usable]
+    known = betas[:, np.isfinite(betas).all(0)]
+    deviation = known.std(0)
+    chosen = known[:, deviation > 0]
+    standard = (chosen - chosen.mean(0)) / deviation[deviation > 0]
     kernel = (standard @ standard.T).astype(np.float64)
     found = []
     for held in parts:

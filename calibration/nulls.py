@@ -22,8 +22,8 @@ Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 Kind = Literal["null trials", "repeats", "differences"]
-FEWEST = 20
-"""Fewer null trials, or pairs of repeats, tell too little."""
+FEWEST = 24
+"""Fewer null trials, or pairs of repeats, tell too little: their lowest p-value is above the level of support, .04."""
 _APART = 2
 """Neighbouring trials share noise: only those further apart make a pair."""
 

@@ -98,6 +98,11 @@ class CalibrationFit:
     evidence: Evidence
     figures: Figures
 
+    @property
+    def can_support(self) -> bool:
+        """Whether there are nulls enough for any trial to be told from them."""
+        return self.evidence.p_content(np.inf) <= SUPPORT_LEVEL
+
 
 def fit_participant(
     trials: Trials, candidates: Candidates, point: CurvePoint, *, leave_out: Literal["trial", "run"], seed: int
@@ -185,11 +190,12 @@ class _Scaling:
     """Brings betas to mean 0 and variance 1 over the calibration trials; a voxel without an estimate to 0."""
 
     def __init__(self, betas: Float32) -> None:
-        with np.errstate(invalid="ignore"):
-            deviation = np.nanstd(np.where(np.isfinite(betas), betas, np.nan), axis=0)
-        self.voxels = np.flatnonzero(np.isfinite(betas).all(0) & (deviation > 0))
+        known = np.flatnonzero(np.isfinite(betas).all(0))
+        self.voxels = known[np.ptp(betas[:, known], axis=0) > 0]
         if len(self.voxels) == 0:
-            raise CalibrationError("no voxel varies over the calibration trials; check the mask and the events")
+            raise CalibrationError(
+                "no voxel has an estimate in every calibration trial and varies; check the mask and the events"
+            )
         chosen = betas[:, self.voxels]
         self.mean = chosen.mean(0, dtype=np.float64).astype(np.float32)
         self.scale = chosen.std(0, dtype=np.float64).astype(np.float32)
@@ -314,7 +320,7 @@ def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) 
         distances=np.sort(judged.distances).astype(np.float32),
         surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),
         surprise_category=judged.category.astype(np.int64),
-        level=np.array([SUPPORT_LEVEL], np.float32),
+        level=np.array([SUPPORT_LEVEL]),
     )
 
 

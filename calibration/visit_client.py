@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.calibrator import Calibrator, write_bundle
+from calibration.nulls import FEWEST
 from rtdecode import derivatives
 from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
@@ -241,6 +242,12 @@ class CalibrationRun:
             f"fitted in {time.monotonic() - began_s:.1f} s: {figures.voxels} voxels, category "
             f"{figures.category_accuracy:.0%} held out; handing the bundle to the daemon"
         )
+        if not fit.can_support:
+            self._report(
+                f"no trial will be shown as supported: expected at least {FEWEST} responses without a picture to "
+                f"compare with, got {figures.null_statistics}; show content-free trials (calibration.null_stimuli) in "
+                "each calibration run, 40 to 60 in all"
+            )
         self._ask(self._client.mode, "decode", str(target))
         _log.info("bundle %s written to %s", identity, target)
         return target

@@ -99,8 +99,8 @@ class Score(DecodedPart):
     supported: Annotated[
         bool,
         Told(
-            "Whether the trial may be shown as decoded: calibration found signal, content is there (p_content) and the "
-            "response is no outlier (p_motion)",
+            "Whether the trial may be shown as decoded (1) or not (0): calibration found signal, content is there "
+            "(p_content) and the response is no outlier (p_motion)",
             column="supported",
         ),
     ]
@@ -149,7 +149,7 @@ class Score(DecodedPart):
     plausible: Annotated[
         tuple[str, ...],
         Told(
-            "Categories of which one is right in 90 % of trials; none where the response is an outlier",
+            "Categories of which one is right in 90 % of trials, in a list; none where the response is an outlier",
             column="plausible",
         ),
     ]
@@ -160,7 +160,6 @@ class Score(DecodedPart):
             "Evidence that this session decodes, as an e-value over its trials so far: 20 or more may be claimed at "
             "any time; the session adds it",
             column="claim",
-            digits=3,
         ),
     ] = None
     shift: Annotated[
@@ -283,9 +282,17 @@ def row(found: Iterable[DecodedPart]) -> list[object]:
         for name, note in told(type(part)).items():
             value = getattr(part, name)
             if note.column is not None:
-                rounded = note.digits is not None and value is not None
-                values[note.column] = f"{value:.{note.digits}f}" if rounded else value
+                values[note.column] = _cell(value, note.digits)
     return [values.get(column) for column in columns()]
+
+
+def _cell(value: Any, digits: int | None) -> object:
+    """Return a value as tables hold it: names in a list, yes as 1, a measured value rounded."""
+    if isinstance(value, tuple):
+        return ",".join(value) or None
+    if isinstance(value, bool):
+        return int(value)
+    return value if digits is None or value is None else f"{value:.{digits}f}"
 
 
 def figures(topic: str) -> dict[str, str]:

@@ -58,7 +58,7 @@ def category_calibrator(*, noise: float = 1.0, seed: int = 0, runs: int = 4, shu
         told = rng.permutation(8) if shuffled else np.arange(8)
         for category in range(8):
             beta = category_beta(category, noise, rng)
-            calibrator.add(beta, stimulus=stages.categories[told[category]], run=run)
+            calibrator.add(beta, trial=f"r{run}c{category}", stimulus=stages.categories[told[category]], run=run)
     return calibrator
 
 

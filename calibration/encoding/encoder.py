@@ -66,7 +66,7 @@ class Encoder:
     whole : Inverted
         Learned from all trials.
     held : tuple of Inverted
-        Learned without some trials, sizes, rank and temperature included.
+        Learned without some trials; sizes, rank and temperature by how models took the others.
     parts : tuple of ndarray of int64
         Trials that each of these did not see: the folds, then the further ones that were asked for.
     weights : dict of (int, int) to float

@@ -89,7 +89,7 @@ def test_pictures_and_captions_are_revised_until_final(visit: tuple[Recorder, Pa
         assert image.size == (picture.width, picture.height)
     scores = visit[0].of(wire.Score)
     assert all(sum(s.probabilities.values()) == pytest.approx(1) for s in scores)
-    assert all(0 <= s.p_noise <= 1 and 0 <= s.evidence <= 1 for s in scores)
+    assert all(0 < s.p_content <= 1 and 0 < s.p_motion <= 1 and 0 <= s.evidence <= 1 for s in scores)
 
 
 def test_heartbeats_tell_how_long_decoding_takes(visit: tuple[Recorder, Path]) -> None:

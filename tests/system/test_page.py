@@ -41,10 +41,11 @@ def head(trial: str, revision: int, *, final: bool = False) -> dict[str, Any]:
     return {"run": 3, "trial": trial, "revision": revision, "final": final, "stages": {"total": 40.0}}
 
 
-def score(trial: str, revision: int, *, final: bool = False, evidence: float = 0.8) -> wire.Score:
+def score(trial: str, revision: int, *, final: bool = False, evidence: float = 0.8, **more: Any) -> wire.Score:
+    told = {"supported": True, "p_content": 0.02, "p_motion": 0.5, "plausible": ("cat",), "null": "null trials", **more}
     return wire.Score(
         **head(trial, revision, final=final), predicted="cat", condition="cat", evidence=evidence, chance=0.125,
-        p_noise=0.01, rank=2, pool=80,
+        rank=2, pool=80, **told,
     )  # fmt: skip
 
 
@@ -131,10 +132,41 @@ def test_the_page_follows_a_session(page: Any, told: Told) -> None:
     assert page.get_log("browser") == []
 
 
-def test_weak_evidence_is_dimmed_and_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
-    told.tell(session(), run(3), score("t1", 0), score("<img src=x onerror=alert(1)>", 0, evidence=0.14))
+def note(page: Any) -> str:
+    return str(page.find_element("id", "evidence-note").text)
+
+
+def test_what_is_not_supported_is_dimmed_and_says_why(page: Any, told: Told) -> None:
+    told.tell(session(), run(3), score("t1", 0, plausible=("cat", "dog"), claim=3.456))
+    settled(page, evidence="cat, 80% sure")
+    assert "weak" not in page.find_element("id", "decoding").get_attribute("class")
+    assert "this often: 2%) · one of these 9 times in 10: cat, dog · session evidence 3.5 of 20" in note(page)
+    told.tell(score("t2", 0, supported=False, p_content=0.4, claim=20.0))
+    settled(page, evidence="not supported: no picture was found in this response")
+    assert "weak" in page.find_element("id", "decoding").get_attribute("class")
+    assert "this often: 40%)" in note(page)
+    assert "session evidence 20 (it decodes)" in note(page)
+    told.tell(score("t3", 0, supported=False, p_motion=0.005, plausible=()))
+    settled(page, evidence="not supported: the response is an outlier, as after a movement")
+    assert "9 times in 10" not in note(page)
+    assert "session evidence" not in note(page)
+    told.tell(wire.Score(**head("t4", 0), predicted="cat", evidence=0.8, chance=0.125))  # of an older daemon
+    settled(page, evidence="not supported: no picture was found in this response")
+    sure = [row.find_element("css selector", ".sure").text for row in page.find_elements("css selector", "#list li")]
+    assert sure == ["–", "–", "–", "80%"]
+    assert page.get_log("browser") == []
+
+
+def test_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
+    told.tell(
+        session(),
+        run(3),
+        score("t1", 0),
+        score("<img src=x onerror=alert(1)>", 0, supported=False, plausible=("<b>cat</b>",)),
+    )
     told.tell(wire.Fault(part="<b>disk</b>", reason="<script>alert(1)</script>"))
-    settled(page, evidence="weak evidence for cat: 14%")
+    settled(page, evidence="not supported: no picture was found in this response")
+    assert "<b>cat</b>" in note(page)
     assert "weak" in page.find_element("id", "decoding").get_attribute("class")
     rows = page.find_elements("css selector", "#list li")
     assert "<img src=x onerror=alert(1)>" in rows[0].text

@@ -14,6 +14,7 @@ import pytest
 from calibration.visit_client import STARTING, CalibrationRun
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
+from rtdecode.estimate.reestimate import CalibrationBetas, save_betas
 from rtdecode.packs import open_participant
 from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_categories, tiny_pack, tiny_stages
 
@@ -71,15 +72,19 @@ def visit(folder: Path) -> list[Message]:
 def calibration_run(client: ListClient, folder: Path, lines: list[str] | None = None) -> CalibrationRun:
     told = [] if lines is None else lines
     calibrator = Calibrator(tiny_categories(), leave_out="run")
-    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, report=told.append)
+    nulls = ("null", "blank")
+    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, nulls, told.append)
 
 
-def with_reference(folder: Path) -> Path:
+def with_reference(folder: Path, betas: CalibrationBetas | None = None) -> Path:
     func = folder / "sub-01" / "ses-01" / "func"
     func.mkdir(parents=True)
     (func / "sub-01_ses-01_boldref.nii.gz").write_bytes(b"reference")
     (func / "sub-01_ses-01_desc-brain_mask.nii.gz").write_bytes(b"mask")
     (func / "sub-01_ses-01_desc-estimate_model.safetensors").write_bytes(b"model")
+    rest = np.zeros((0, N_VOXELS), np.float32)
+    none = CalibrationBetas(trials={}, rest=rest, rest_run=np.zeros(0, np.int64))
+    save_betas(func / "sub-01_ses-01_desc-calibration_betas.safetensors", none if betas is None else betas)
     return folder
 
 
@@ -107,6 +112,53 @@ def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
         "r1c0: no volumes after onset",
         "r1c1: unknown stimulus 'spot', condition 'dog'",
     ]
+
+
+def test_where_nothing_can_be_supported_it_is_said(tmp_path: Path) -> None:
+    messages = [m for m in visit(with_reference(tmp_path)) if not isinstance(m, Beta) or (m.run or 0) < 3]
+    lines: list[str] = []
+    calibration_run(ListClient(messages), tmp_path, lines).run()
+    assert re.match(
+        r"no trial will be shown as supported: expected at least 24 .*, got 0; show content-free", lines[-1]
+    )
+
+
+def test_betas_that_were_estimated_again_are_what_is_fitted(tmp_path: Path) -> None:
+    messages = visit(tmp_path)
+    rng = np.random.default_rng(7)
+    finals = [m for m in messages if isinstance(m, Beta) and m.final]
+    again = {str(m.trial): rng.standard_normal(N_VOXELS).astype(np.float32) for m in finals}
+    rest = CalibrationBetas(
+        trials=again,
+        rest=rng.standard_normal((12, N_VOXELS)).astype(np.float32),
+        rest_run=np.repeat(np.arange(1, 5), 3),
+    )
+    with_reference(tmp_path, rest)
+    bundle = open_participant(calibration_run(ListClient(messages), tmp_path).run())
+    calibrated = np.stack([beta for trial, beta in again.items() if not trial.startswith("r5")])
+    np.testing.assert_allclose(bundle.adapter["mean"], calibrated.mean(0)[bundle.adapter["voxels"]], atol=1e-5)
+    assert bundle.provenance.rest == len(bundle.evidence["rest"]) == 12
+
+
+def test_trials_without_a_picture_are_collected_apart(tmp_path: Path) -> None:
+    messages = visit(with_reference(tmp_path))
+    rng = np.random.default_rng(1)
+    alone = open_participant(calibration_run(ListClient(list(messages)), tmp_path).run())
+    for number in range(24):
+        told = {"condition": "blank"} if number % 2 else {"condition": None, "stimulus": "null"}
+        messages.insert(2, beta(1 + number % 4, 0, rng, trial=f"n{number}", **told))
+    messages.insert(2, beta(1, 0, rng, trial="late", condition="null", invalid="no volumes after onset", beta=None))
+    messages.insert(2, beta(5, 0, rng, trial="decoded", condition="null"))
+    alone.folder.rename(tmp_path / "alone")
+    client, lines = ListClient(messages), list[str]()
+    bundle = open_participant(calibration_run(client, tmp_path, lines).run())
+    assert not any("no trial will be shown as supported" in line for line in lines)
+    told_of = bundle.provenance
+    assert (told_of.trials, told_of.null_trials, told_of.null) == (32, 24, "null trials")
+    assert told_of.left_out == ["late: no volumes after onset"]
+    assert [status["trials"] for status in client.statuses] == [10, 20, 30, 32]
+    for name, tensor in alone.encoding.items():
+        np.testing.assert_array_equal(tensor, bundle.encoding[name])
 
 
 def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:

@@ -98,7 +98,33 @@ def test_scores_are_probabilities_and_follow_the_evidence(bundle: Path) -> None:
         assert score.pool == 8
         assert score.rank is not None
         assert 1 <= score.rank <= 8
-        assert 0 < score.p_noise <= 1
+        assert all(0 < p <= 1 for p in (score.p_content, score.p_category, score.p_motion))
+        assert set(score.plausible) <= set(score.probabilities)
+        assert score.null == "repeats"
+        assert (score.p_agreement, score.claim) == (None, None)  # calibration showed the pool; the session claims
+
+
+def test_a_response_far_from_all_of_calibration_is_no_evidence(bundle: Path) -> None:
+    decoder = tiny_decoder()
+    loaded = open_participant(bundle)
+    tensors = dict(loaded.evidence)
+    tensors["distances"] = np.linspace(0.5, 9, 200, dtype=np.float32)  # enough to tell 1 % from more
+    decoder.load(replace(loaded, evidence=tensors))
+    beta = category_beta(1, 0.5, np.random.default_rng(3))
+    calm, moved = (decoder.embed(np.float32(factor) * beta).score for factor in (1, 30))
+    assert calm.p_motion > 0.01 >= moved.p_motion
+    assert calm.plausible
+    assert (moved.supported, moved.plausible) == (False, ())
+
+
+def test_likelihoods_are_those_of_named_candidates(bundle: Path) -> None:
+    decoder = tiny_decoder()
+    decoder.load(open_participant(bundle))
+    names = tiny_stages().categories
+    found = [decoder.likelihood(category_beta(i, 0.3, np.random.default_rng(i)), names).argmax() for i in range(8)]
+    assert np.mean(np.array(found) == np.arange(8)) > 0.8
+    with pytest.raises(EngineError, match=r"'dog'.*name of a candidate"):
+        decoder.likelihood(np.zeros(N_VOXELS, np.float32), ["dog"])
 
 
 def test_an_unknown_truth_has_no_rank(bundle: Path) -> None:
@@ -132,6 +158,7 @@ def test_calibration_on_shuffled_labels_leaves_evidence_at_chance(tmp_path: Path
         score = decoder.embed(category_beta(category, 0.5, np.random.default_rng(category))).score
         assert score.evidence == score.chance
         np.testing.assert_allclose(list(score.probabilities.values()), 1 / 8, atol=1e-4)
+        assert not score.supported
 
 
 def test_pictures_of_a_folder_are_candidates_and_those_of_calibration_leave_the_pool(tmp_path: Path) -> None:
@@ -152,7 +179,9 @@ def test_pictures_of_a_folder_are_candidates_and_those_of_calibration_leave_the_
     assert score.pool == 8
     assert set(score.top) <= {f"s{i:02d}" for i in range(12, 20)}
     assert score.rank is not None
-    assert decoder.embed(category_beta(0, 1.0, rng), ("s03",)).score.rank is None
+    wrong = decoder.embed(category_beta(0, 1.0, rng), ("s03",)).score
+    assert (wrong.rank, wrong.p_agreement) == (None, None)
+    assert score.p_agreement == pytest.approx(score.rank / 8)  # exact: its place among pictures never shown
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,14 @@ SCORE = decoded.Score(
     pool=2,
     evidence=0.6,
     chance=0.5,
-    p_noise=0.1,
+    supported=True,
+    p_content=0.02,
+    p_category=0.04,
+    p_motion=0.5,
+    p_signal=None,
+    p_agreement=0.1,
+    plausible=("cat", "dog"),
+    null="repeats",
     shift=0.12345,
 )
 
@@ -79,11 +86,20 @@ def test_the_message_of_a_score_says_what_is_declared_and_the_trial() -> None:
 def test_the_columns_of_the_table_are_those_that_were_written_before() -> None:
     assert DECODED_COLUMNS == (
         "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
-        "p_noise", "shift", "spread", "caption", "revisions", "recon", "latency_ms",
+        "supported", "p_content", "p_category", "p_motion", "p_signal", "p_agreement", "plausible", "null", "claim",
+        "shift", "spread", "caption", "revisions", "recon", "latency_ms",
     )  # fmt: skip
     assert decoded.row([decoded.Caption(text="a cat"), SCORE]) == [
-        "cat", 2.5, 2, 0.6, 0.5, 0.1, "0.123", None, "a cat"
+        "cat", 2.5, 2, 0.6, 0.5, 1, "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats", None, "0.123",
+        None, "a cat",
     ]  # fmt: skip
+
+
+def test_a_trial_that_says_nothing_has_its_columns_too() -> None:
+    silent = dataclasses.replace(SCORE, supported=False, p_agreement=None, plausible=(), claim=2.0**-40)
+    cells = dict(zip(decoded.columns(), decoded.row([silent]), strict=True))
+    assert (cells["supported"], cells["p_agreement"], cells["plausible"]) == (0, None, None)
+    assert float(str(cells["claim"])) == 2.0**-40  # of which a resumed session goes on
 
 
 def test_pieces_are_told_one_by_one() -> None:

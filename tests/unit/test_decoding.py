@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import beta as beta_distribution
 
 from rtdecode import client as wire
 from rtdecode.decoded import DecodedPart, Embedding, Prediction, Score
@@ -28,7 +30,14 @@ SCORE = Score(
     pool=2,
     evidence=0.6,
     chance=0.5,
-    p_noise=0.1,
+    supported=True,
+    p_content=0.02,
+    p_category=0.04,
+    p_motion=0.5,
+    p_signal=None,
+    p_agreement=0.1,
+    plausible=("cat", "dog"),
+    null="repeats",
 )
 
 
@@ -54,7 +63,8 @@ class FailingService:
 class Kept:
     """Keeps what is published and recorded."""
 
-    def __init__(self) -> None:
+    def __init__(self, claim: float = 1.0) -> None:
+        self._claim = claim
         self.messages: list[wire.Message] = []
         self.rows: list[tuple[Any, ...]] = []
         self.inputs = SimpleNamespace(append=lambda *_, **__: None)
@@ -64,6 +74,9 @@ class Kept:
 
     def decoded(self, *row: Any) -> None:
         self.rows.append(row)
+
+    def claim(self) -> float:
+        return self._claim
 
 
 def failed(tmp_path: Path, *parts: DecodedPart) -> Kept:
@@ -83,7 +96,7 @@ def test_a_trial_that_cannot_be_decoded_ends_with_its_reason(tmp_path: Path) -> 
     (message,) = kept.messages
     assert isinstance(message, wire.Score)
     assert (message.trial, message.final, message.invalid) == ("r5t1", True, "not decoded: the decode worker died")
-    assert (message.evidence, message.p_noise) == (0.0, 1.0)
+    assert (message.evidence, message.supported, message.p_content) == (0.0, False, 1.0)
     assert kept.rows == []
 
 
@@ -97,6 +110,60 @@ def test_a_score_stands_though_the_picture_failed(tmp_path: Path) -> None:
     ((beta, found, path, _latency),) = kept.rows
     assert (beta.event.trial, [type(part) for part in found], path) == ("r5t1", [Embedding, Score], None)
     assert found[1].predicted == "cat"
+
+
+class Scoring(FailingService):
+    """Finds one trial after the other supported or not."""
+
+    def __init__(self, *supported: bool) -> None:
+        super().__init__()
+        self._supported = iter(supported)
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
+        empty = np.zeros((2, 3), np.float32)
+        score = replace(SCORE, supported=next(self._supported))
+        yield Embedding(tokens=empty, components=empty[0], score=score, nearest={}), 1.0
+
+
+def claims(tmp_path: Path, *betas: tuple[bool, bool], before: float = 1.0) -> list[float]:
+    """Claims told of betas, each (supported, final), after what the tables say of the session."""
+    kept, lanes = Kept(before), DecodeLanes()
+    if not (tmp_path / "bundle").exists():
+        write_category_bundle(tmp_path / "bundle")
+    service = Scoring(*(supported for supported, _ in betas))
+    decoding = Decoding(service, lanes, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
+    bundle = open_participant(tmp_path / "bundle")
+    nulls = np.arange(40, dtype=np.float32)
+    decoding.ask(replace(bundle, evidence={**bundle.evidence, "content_null": nulls}))
+    assert decoding.once(0)
+    for number, (_, final) in enumerate(betas):
+        beta = category_update(3)
+        event = replace(beta.event, trial=f"t{number}")
+        lanes.pictures.put(replace(beta, event=event, final=final))
+        assert decoding.once(0)
+    found = [message.claim for message in kept.messages if isinstance(message, wire.Score)]
+    assert [row[1][-1].claim for row in kept.rows] == [c for c, (_, final) in zip(found, betas, strict=True) if final]
+    return [float(claim) for claim in found if claim is not None]
+
+
+def test_final_trials_bet_on_the_session(tmp_path: Path) -> None:
+    limit = beta_distribution.ppf(0.99, 1, 40)  # of a gate that opens above all of 40 nulls
+    won, lost = 0.5 + 0.5 / limit, 0.5
+    found = claims(tmp_path, (True, False), (True, True), (True, True), (False, True), (True, False))
+    np.testing.assert_allclose(found, np.cumprod([1, won, won, lost, 1]))
+
+
+def test_a_session_that_is_taken_up_again_goes_on_with_its_claim(tmp_path: Path) -> None:
+    trials = [(True, True), (False, True), (True, True), (True, True)]
+    whole = claims(tmp_path, *trials)
+    first = claims(tmp_path, *trials[:2])
+    assert first == whole[:2]
+    np.testing.assert_allclose(claims(tmp_path, *trials[2:], before=first[-1]), whole[2:])
+
+
+def test_the_claim_of_a_long_session_stays_a_number(tmp_path: Path) -> None:
+    found = claims(tmp_path, (True, True), (False, True), before=1e100)
+    assert found == [1e100, 0.5e100]
 
 
 class Predicting(FailingService):

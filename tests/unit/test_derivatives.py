@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from rtdecode.decoded import Score
 from rtdecode.derivatives import RunDerivatives, Voxels, decoded_rows, session_stem
 from rtdecode.derivatives.columns import GrowingTable
 from rtdecode.derivatives.decoded_trials import DecodedTrials
@@ -21,6 +20,7 @@ from rtdecode.derivatives.names import whole
 from rtdecode.process.tables import read_events, told_apart
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent
 from rtdecode.settings import EstimateSettings
+from tests.unit.test_decoded import SCORE
 
 MASK = np.zeros((4, 3, 2), bool)
 MASK[1:3, 1, :] = True
@@ -200,6 +200,32 @@ def test_what_all_runs_share_is_named_without_run_and_made_up_task(tmp_path: Pat
     assert session_stem(tmp_path, {**entities, "task": "rtdecode"}) == func / "sub-01_ses-02"
 
 
+def test_the_claim_of_a_session_is_that_of_its_last_decoded_trial(tmp_path: Path) -> None:
+    func = tmp_path / "sub-01" / "ses-01" / "func"
+    func.mkdir(parents=True)
+
+    def table() -> DecodedTrials:
+        stem = func / "sub-01_ses-01"
+        return DecodedTrials(tmp_path, lambda run: Path(f"{stem}_run-{run:02d}"), nullcontext, resume=True)
+
+    def told() -> float:
+        reading = table()
+        reading.close()
+        return reading.claim()
+
+    assert told() == 1.0
+    claims = (1.5, 2.0**-60, 1 / 3)
+    for run, claim in enumerate(claims, start=9):
+        update = final(f"r{run}", 1.0, [1.0])
+        writing = table()
+        event = replace(update.event, run=run)
+        writing.add(replace(update, event=event), [replace(SCORE, claim=claim)], "", 1.0)
+        writing.close()
+        assert told() == claim
+    (*_, row) = decoded_rows(tmp_path)
+    assert (row["supported"], row["plausible"], row["p_content"], row["null"]) == ("1", "cat,dog", "0.0200", "repeats")
+
+
 def test_decoded_trials_go_on_after_their_last_whole_row(tmp_path: Path) -> None:
     stem = tmp_path / "sub-01" / "ses-01" / "func" / "sub-01_ses-01_run-01"
     stem.parent.mkdir(parents=True)
@@ -209,10 +235,7 @@ def test_decoded_trials_go_on_after_their_last_whole_row(tmp_path: Path) -> None
         yield path
 
     def add(table: DecodedTrials, trial: str) -> None:
-        score = Score(
-            predicted="cat", probabilities={}, top=(), rank=None, pool=0, evidence=0.5, chance=0.1, p_noise=0.1
-        )
-        table.add(final(trial, 1.0, [1.0]), [score], "", 12.34)
+        table.add(final(trial, 1.0, [1.0]), [SCORE], "", 12.34)
         table.close()
 
     for torn in ("", "1.0\t2.0\tn/a\thalf"):
@@ -224,6 +247,7 @@ def test_decoded_trials_go_on_after_their_last_whole_row(tmp_path: Path) -> None
         add(again, "b")
         assert [(row["trial"], row["recon"]) for row in decoded_rows(tmp_path)] == [("a", "n/a"), ("b", "n/a")]
     path.write_text("onset\tdura")  # torn in its first line
+    assert again.claim() == 1.0
     emptied = DecodedTrials(tmp_path, lambda run: stem, guard, resume=True)
     add(emptied, "c")
     assert [row["trial"] for row in decoded_rows(tmp_path)] == ["c"]

@@ -12,6 +12,14 @@ from rtdecode.publish.display.board import NO_CATEGORY, REPLACED_PICTURES, TRIAL
 from rtdecode.publish.display.phase import PHASES
 from tests.conftest import FakeClock
 
+FOUND: dict[str, Any] = {
+    "supported": True,
+    "p_content": 0.02,
+    "p_motion": 0.5,
+    "plausible": ("cat",),
+    "null": "repeats",
+}
+
 
 def decoded(revision: int, final: bool, evidence: float = 0.8, trial: str = "t1", **more: Any) -> list[wire.Message]:
     head: dict[str, Any] = {
@@ -22,7 +30,7 @@ def decoded(revision: int, final: bool, evidence: float = 0.8, trial: str = "t1"
         "final": final,
         "stages": {"total": 50.0 + revision},
     }
-    score = wire.Score(**head, predicted="cat", evidence=evidence, chance=0.125, p_noise=0.01, stimulus="s1", **more)
+    score = wire.Score(**head, predicted="cat", evidence=evidence, chance=0.125, stimulus="s1", **{**FOUND, **more})
     caption = wire.Caption(**head, text=f"caption {revision}")
     picture = wire.Reconstruction(**head, image=bytes([revision]))
     return [score, caption, picture]
@@ -78,8 +86,17 @@ def test_of_many_trials_the_last_are_kept_and_all_are_counted() -> None:
     assert board.picture(state["key"], 6) is not None
 
 
-def test_weak_evidence_is_marked() -> None:
-    assert board_of(*decoded(0, final=True, evidence=0.2)).state()["trials"][0]["weak"] is True
+@pytest.mark.parametrize("supported", [True, False])
+def test_support_and_what_it_rests_on_are_shown(supported: bool) -> None:
+    (trial,) = board_of(*decoded(0, final=True, supported=supported, claim=3.5)).state()["trials"]
+    told = {name: trial[name] for name in (*FOUND, "claim")}
+    assert told == {**FOUND, "supported": supported, "plausible": ["cat"], "claim": 3.5}
+
+
+def test_a_score_of_an_older_daemon_is_shown_as_not_supported() -> None:
+    old = wire.Score(session="01-01", trial="t1", predicted="cat", evidence=0.8, chance=0.125)
+    (trial,) = board_of(old).state()["trials"]
+    assert (trial["supported"], trial["plausible"], trial["claim"]) == (False, [], None)
 
 
 def test_a_trial_without_a_result_is_shown_as_one_and_not_counted() -> None:

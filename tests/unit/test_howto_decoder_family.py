@@ -57,9 +57,9 @@ def test_a_participant_is_calibrated_and_decoded_in_a_worker(family: ModuleType,
     shown = [i for i in range(len(flat)) if i % 4]
     calibrator = Calibrator(candidates)
     for i in shown:
-        calibrator.add(betas[i], stimulus=candidates.names[i], run=1 + i % 3)
+        calibrator.add(betas[i], trial=f"t{i}", stimulus=candidates.names[i], run=1 + i % 3)
     fit = calibrator.fit()
-    assert len(fit.figures.penalties) == family.BANDS == 5
+    assert len(fit.figures.components) == family.BANDS == 5
     write_bundle(tmp_path / "bundle", fit, pack=pack, participant="01", session="01")
 
     worker = WorkerService(DecodeSettings(pack=str(pack.folder), stimuli=stimuli))

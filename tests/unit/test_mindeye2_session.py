@@ -29,7 +29,7 @@ from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, open_pack, open_participant
 from rtdecode.packs.description import PACK_SCHEMA, write_description
-from rtdecode.packs.participant_bundle import write_records
+from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA, write_records
 from rtdecode.packs.sealed import seal
 from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 from rtdecode.settings import DecodeSettings
@@ -109,7 +109,8 @@ def bundle(pack: EnginePack, stimuli: Path, tmp_path_factory: pytest.TempPathFac
     candidates = load_candidates(pack, stimuli)
     calibrator = Calibrator(candidates)
     for i in range(80):
-        calibrator.add(beta_of(candidates.tokens[i, 0], 0.3, i), stimulus=candidates.names[i], run=1 + i // 20)
+        beta = beta_of(candidates.tokens[i, 0], 0.3, i)
+        calibrator.add(beta, trial=f"t{i}", stimulus=candidates.names[i], run=1 + i // 20)
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
     write_bundle(folder, calibrator.fit(), pack=pack, participant="01", session="01")
     return folder
@@ -250,7 +251,7 @@ def test_absent_stages_are_told_and_the_rest_runs(bundle: Path, tmp_path: Path) 
             (folder / path.name).write_bytes(path.read_bytes())
         write_records(folder, replace(fit.provenance, pack=pack.identity), [])
 
-    seal(tmp_path / "bundle", "rtdecode.participant-bundle/1", write)
+    seal(tmp_path / "bundle", PARTICIPANT_SCHEMA, write)
     service.load(tmp_path / "bundle")
     parts = [part for part, _ in service.decode(update(beta_of(latents(120)[0][100], 0.3, 0)))]
     assert [type(part) for part in parts] == [Embedding]

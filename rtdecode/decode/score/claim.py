@@ -16,6 +16,8 @@ from scipy.stats import beta
 
 CLAIM = 20.0
 """Reached, a session may be said to decode."""
+MOST = 1e100
+"""More says no more, and a long session would leave the range of numbers."""
 _STAKE = 0.5
 _CONFIDENCE = 0.99
 _CAUTION = 0.1

@@ -61,9 +61,11 @@ class EncodingModel:
     basis : ndarray of shape (k, n), float32
         Components to flattened tokens; orthogonal rows.
     token_mean : ndarray of shape (n,), float32
+        Of the calibration stimuli, flattened.
     pictures : ndarray of shape (p, k), float32
         Components of the pictures that calibration showed.
     picture_category : ndarray of shape (p,), int64
+        Of each of these, its place among the categories.
     own_noise : ndarray of shape (r,), float32
         Diagonal of S, of the first `r` voxels.
     whitener : ndarray of shape (q, r), float32
@@ -71,8 +73,9 @@ class EncodingModel:
     signal_weights : ndarray of shape (r,), float32
         From rest to the average response; empty where calibration had no rest.
     category_weights : ndarray of shape (c, s), float32
-    category_intercept : ndarray of shape (c,), float32
         Linear heads, which are added to what the encoding model says of categories.
+    category_intercept : ndarray of shape (c,), float32
+        What they say of the average response.
     encoder_weight : ndarray of shape (1,), float32
         Factor of the latter.
     """

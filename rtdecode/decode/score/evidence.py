@@ -45,7 +45,7 @@ class Evidence:
         Minus log probability of the true category of calibration's trials.
     surprise_category : ndarray of shape (n,), int64
         That category.
-    level : ndarray of shape (1,), float32
+    level : ndarray of shape (1,), float64
         p-value of content up to which a trial is supported.
     """
 
@@ -58,7 +58,7 @@ class Evidence:
     distances: NDArray[np.float32]
     surprise: NDArray[np.float32]
     surprise_category: NDArray[np.int64]
-    level: NDArray[np.float32]
+    level: NDArray[np.float64]
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All arrays by name."""

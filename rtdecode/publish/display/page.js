@@ -128,7 +128,7 @@ function showTrials({ trials, tally, key }) {
     const known = trial.predicted !== undefined && !trial.invalid, hit = known && trial.condition && trial.predicted === trial.condition;
     name.firstChild.textContent = trial.invalid ? "no result" : known ? `${hit ? "✓ " : ""}${trial.predicted}` : "…";
     name.lastChild.textContent = `${trial.trial}${trial.condition ? ` · ${trial.condition}` : ""}${trial.final ? "" : " …"}`;
-    sure.textContent = known ? percent(trial.evidence) : "";
+    sure.textContent = !known ? "" : trial.supported ? percent(trial.evidence) : "–";
     row.className = trial.invalid ? "none" : hit ? "hit" : "miss";
     row.title = trial.invalid || trial.caption || "";
   }

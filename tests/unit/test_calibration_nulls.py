@@ -1,0 +1,138 @@
+"""Responses without a picture: which are taken, and that no pair tells more than noise."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration import nulls
+from calibration.encoding.encoder import Encoder, Inverted
+from calibration.encoding.inverse import Inverse, Noise
+from calibration.nulls import FEWEST, Nulls, find_nulls, without_both
+from calibration.participant_fit import SUPPORT_LEVEL
+
+V = 6
+
+
+def held(seed: int, voxels: np.ndarray) -> Inverted:
+    rng = np.random.default_rng(seed)
+    s = len(voxels)
+    inverse = Inverse(
+        projection=np.zeros((2, s), np.float32),
+        information=np.eye(2),
+        mean=rng.standard_normal(s).astype(np.float32),
+    )
+    noise = Noise(shared=np.zeros((0, s), np.float32), own=np.ones(s, np.float32))
+    return Inverted(voxels=voxels, inverse=inverse, noise=noise)
+
+
+def encoder_of(n: int, folds: int = 4) -> Encoder:
+    models = tuple(held(i, np.random.default_rng(i).permutation(V)[:4]) for i in range(folds))
+    return Encoder(
+        whole=held(99, np.arange(V)),
+        held=models,
+        parts=tuple(np.array_split(np.arange(n), folds)),
+        weights={},
+    )
+
+
+def find(shown: np.ndarray, category: np.ndarray, null_trials: int = 0) -> tuple[Nulls, Encoder, np.ndarray]:
+    rng = np.random.default_rng(0)
+    responses = rng.standard_normal((len(shown), V)).astype(np.float32)
+    encoder = encoder_of(len(shown))
+    content_free = rng.standard_normal((null_trials, V)).astype(np.float32)
+    return find_nulls(encoder, responses, content_free, shown, category), encoder, responses
+
+
+UNIQUE = np.arange(160)
+REPEATED = np.tile(np.arange(40), 4)
+IN_FOLD = np.concatenate([np.tile(np.arange(10) + 10 * fold, 4) for fold in range(4)])
+CATEGORY = np.tile(np.arange(8), 20)
+
+
+@pytest.mark.parametrize(
+    ("shown", "null_trials", "kind"),
+    [
+        (UNIQUE, FEWEST, "null trials"),
+        (IN_FOLD, FEWEST, "null trials"),
+        (IN_FOLD, FEWEST - 1, "repeats"),
+        (IN_FOLD, 0, "repeats"),
+        (REPEATED, 0, "differences"),  # every repeat is in another fold: no model has seen neither
+        (UNIQUE, 0, "differences"),
+    ],
+)
+def test_the_best_nulls_that_are_there_are_taken(shown: np.ndarray, null_trials: int, kind: str) -> None:
+    found, _, _ = find(shown, CATEGORY, null_trials)
+    assert found.kind == kind
+    if kind == "null trials":
+        assert [(fold, rows.shape) for fold, rows in found.groups] == [(None, (FEWEST, V))]
+    else:
+        assert [fold for fold, _ in found.groups] == [0, 1, 2, 3]
+
+
+def test_the_fewest_nulls_can_support_a_trial() -> None:
+    assert 1 / (FEWEST + 1) <= SUPPORT_LEVEL < 1 / FEWEST
+
+
+def test_differences_are_of_one_fold_and_category_and_never_of_neighbours() -> None:
+    found, encoder, responses = find(UNIQUE, CATEGORY // 2)
+    used: list[int] = []
+    for fold, rows in found.groups:
+        assert fold is not None
+        part, model = encoder.parts[fold], encoder.held[fold]
+        average = np.zeros(V, np.float32)
+        average[model.voxels] = model.inverse.mean
+        pairs = [(i, j) for i in part for j in part if i < j]
+        halves = np.stack([(responses[i] - responses[j]) / np.sqrt(2) for i, j in pairs])
+        assert len(rows) % 2 == 0
+        for plus, minus in zip(rows[::2], rows[1::2], strict=True):
+            np.testing.assert_allclose(plus - average, average - minus, atol=1e-6)
+            away = np.abs(halves - (plus - minus) / 2).max(1)
+            assert away.min() < 1e-5
+            first, second = pairs[int(away.argmin())]
+            assert second - first > 2
+            assert CATEGORY[first] // 2 == CATEGORY[second] // 2
+            used += [first, second]
+    assert len(used) == len(set(used)) > 100
+
+
+def test_repeats_in_two_runs_are_held_out_together() -> None:
+    parts = np.array_split(np.arange(32), 4)
+    each_run = np.tile(np.arange(8), 4)
+    rings = without_both(parts, each_run)
+    assert [sorted({int(trial) // 8 for trial in ring}) for ring in rings] == [[0, 1], [1, 2], [2, 3], [0, 3]]
+    assert without_both(parts, np.arange(32)) == []  # nothing is repeated
+    assert without_both(parts[:2], each_run[:16]) == []  # nobody would be left to learn from
+    assert without_both(np.array_split(np.arange(160), 4), IN_FOLD) == []  # folds have their repeats
+
+
+def test_half_a_difference_has_the_noise_of_one_response() -> None:
+    rng = np.random.default_rng(3)
+    shown = IN_FOLD
+    signal = 5 * rng.standard_normal((40, V))
+    responses = (signal[shown] + rng.standard_normal((160, V))).astype(np.float32)
+    encoder = encoder_of(160)
+    found = find_nulls(encoder, responses, responses[:0], shown, CATEGORY)
+    rows = np.concatenate([rows[::2] - rows[1::2] for _, rows in found.groups]) / 2
+    assert np.square(rows).mean() == pytest.approx(1, abs=0.15)
+
+
+@given(st.lists(st.integers(0, 60), unique=True, max_size=30))
+def test_pairs_are_far_apart_and_each_trial_is_in_one_at_most(trials: list[int]) -> None:
+    pairs = nulls._pairs(np.array(trials, dtype=np.int64))
+    used = [trial for pair in pairs for trial in pair]
+    assert len(used) == len(set(used))
+    assert set(used) <= set(trials)
+    assert all(second - first > 2 for first, second in pairs)
+    left = sorted(set(trials) - set(used))
+    assert all(b - a <= 2 for a, b in pairwise(left)) or len(left) < 2
+
+
+def test_neighbours_alone_make_no_null() -> None:
+    found, _, _ = find(UNIQUE, np.repeat(np.arange(80), 2))
+    assert found.kind == "differences"
+    assert found.groups == ()
