@@ -1,7 +1,7 @@
 """Whether evidence can say no: false support by kind of trial, power, sets, and claims about whole sessions.
 
-Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice: with 48
-content-free pictures among 240 trials, and with 40 pictures shown twice. What is decoded later: ordinary trials, and
+Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice: with a run of 40
+content-free pictures after five runs of 40 pictures, and with 40 of 200 pictures shown twice. What is decoded later: ordinary trials, and
 strata without a picture in them or with less of it. Wilson intervals; trials of one participant are not independent, so
 rates by participant stand beside.
 
@@ -140,7 +140,7 @@ def participant(seed: int, number: int, *, quick: bool) -> dict[str, Any]:
     trials = {"trials_per_run": 40, "volumes_per_run": 116}
     found = {}
     for kind, names, changes in (
-        ("null trials", tuple(STRATA), {"null_trials_per_run": 8}),
+        ("null trials", tuple(STRATA), {"null_runs": 1}),
         ("repeats", SHORT, {"repeats": 40}),
     ):
         names = SHORT if quick else names

@@ -15,7 +15,7 @@ from rtdecode.simulate.participant import make_participant
 from rtdecode.simulate.playback import Announce, OnVolume, Speed
 from rtdecode.simulate.replay import ReplayScanner
 from rtdecode.simulate.scanner import Scanner
-from rtdecode.simulate.visit import VisitPlan
+from rtdecode.simulate.visit import NULL, VisitPlan
 
 Hold = Callable[[int], Speed]
 
@@ -77,14 +77,14 @@ class SimulatedVisit:
     repeats = False
 
     def __init__(self, out: Path, clock: Clock, *, seed: int, shuffle_labels: bool) -> None:
-        self._plan = plan = VisitPlan(seed=seed, shuffle_labels=shuffle_labels)
+        self._plan = plan = VisitPlan(seed=seed, null_runs=1, shuffle_labels=shuffle_labels)
         plan.write_stimuli(out / "stimuli")
         participant = make_participant(seed)
         participant.write_region(out / "region.nii.gz")
         self._scanner = Scanner(plan, participant, out / "export", clock)
         self.participant = f"sim{seed}"
         self.calibration_runs, self.runs = plan.calibration_runs, plan.runs
-        calibration = plan.calibration_runs * plan.trials_per_run
+        calibration = sum(t.run <= plan.calibration_runs and t.condition != NULL for t in plan.trials)
         self.decoded_trials = plan.decoding_runs * plan.trials_per_run
         self.settings = {
             "estimate": {"mask": "region.nii.gz"},

@@ -61,7 +61,8 @@ class Estimator:
     scratch : Path or None
         Folder for what is large of earlier runs; None keeps it in memory.
     calibration_runs : int
-        Runs from 1 to this one can be estimated anew by `reestimated`.
+        Runs from 1 to this one teach later ones and can be estimated anew by `reestimated`: all betas that are decoded
+        are then of the kind that the decoder was fitted on. 0: every run teaches later ones.
 
     Attributes
     ----------
@@ -100,6 +101,7 @@ class Estimator:
             rho=settings.autocorrelation == "voxel",
             shrinkage=settings.voxel_shrinkage,
         )
+        self._calibration_runs = calibration_runs
         self._calibration = Reestimator(settings, 0 if calibrated else calibration_runs, scratch)
         self._events: dict[int, list[_Trial]] = {}
         self._voxel_model = voxels
@@ -327,7 +329,7 @@ class Estimator:
             finals = [(trial.event, trial.last_index) for trial in trials]
             self._calibration.keep(self._run, self._series, self._t_r_s or 0.0, self._slice_times_s, finals)
             finished = self._series.finished([trial.event for trial in trials])
-            if finished is not None:
+            if finished is not None and (not self._calibration_runs or self._run <= self._calibration_runs):
                 self._prior.add(finished)
                 self._learn_voxels(finished)
         self._finished.add(self._run)

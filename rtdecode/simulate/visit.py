@@ -107,6 +107,8 @@ class VisitPlan:
     null_trials_per_run : int
         So many trials of each calibration run, one after another, show a picture without content, announced as `NULL`.
         Among other trials their betas would hold a part of their neighbours' pictures.
+    null_runs : int
+        So many of the calibration runs, the last ones, show nothing but pictures without content.
     repeats : int
         So many pictures of the calibration are shown twice, in different runs; then there are fewer pictures.
     strata : tuple of Stratum
@@ -126,6 +128,7 @@ class VisitPlan:
     pause_s: float = 2.0
     lead_in_s: float = 3.0
     null_trials_per_run: int = 0
+    null_runs: int = 0
     repeats: int = 0
     strata: tuple[Stratum, ...] = ()
     shuffle_labels: bool = False
@@ -139,6 +142,11 @@ class VisitPlan:
             raise ValueError(
                 f"expected fewer trials without content than the {self.trials_per_run} of a run, "
                 f"got {self.null_trials_per_run}"
+            )
+        if not 0 <= self.null_runs < self.calibration_runs + (self.null_runs == 0):
+            raise ValueError(
+                f"expected fewer runs without content than the {self.calibration_runs} of the calibration, "
+                f"got {self.null_runs}"
             )
         if self.strata and len(self.strata) != self.decoding_runs:
             raise ValueError(f"expected a stratum for each of {self.decoding_runs} runs, got {len(self.strata)}")
@@ -168,7 +176,7 @@ class VisitPlan:
         folder.mkdir(parents=True, exist_ok=True)
         for stimulus, scene in _pictures(self)[0].items():
             Image.fromarray(world.render(scene)[0]).save(folder / f"{stimulus}.png")
-        if self.null_trials_per_run:
+        if self.null_trials_per_run or self.null_runs:
             (folder / NULL).mkdir(exist_ok=True)
             Image.fromarray(texture(generator(self.seed, "texture"))).save(folder / NULL / f"{NULL}.png")
 
@@ -192,6 +200,8 @@ def _pictures(plan: VisitPlan) -> tuple[dict[str, world.Scene], list[list[str | 
     shown: list[list[str | None]] = []
     for run in range(plan.runs):
         n_null = plan.null_trials_per_run if run < plan.calibration_runs else 0
+        if plan.calibration_runs - plan.null_runs <= run < plan.calibration_runs:
+            n_null = plan.trials_per_run
         offset = int(rng.integers(len(world.CATEGORIES)))
         names = [world.CATEGORIES[(offset + i) % len(world.CATEGORIES)] for i in range(plan.trials_per_run - n_null)]
         order: list[str | None] = []
