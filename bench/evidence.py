@@ -1,9 +1,9 @@
 """Whether evidence can say no: false support by kind of trial, power, sets, and claims about whole sessions.
 
-Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice: with a run of 40
-content-free pictures after five runs of 40 pictures, and with 40 of 200 pictures shown twice. What is decoded later: ordinary trials, and
-strata without a picture in them or with less of it. Wilson intervals; trials of one participant are not independent, so
-rates by participant stand beside.
+Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice: with a run of
+40 content-free pictures after five runs of 40 pictures, and with 40 of 200 pictures shown twice. What is decoded later:
+ordinary trials, and strata without a picture in them or with less of it. Wilson intervals; trials of one participant
+are not independent, so rates by participant stand beside.
 
     python bench/evidence.py [--seed S] [--participants N] [--quick] [--json FILE]
 """

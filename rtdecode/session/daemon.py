@@ -101,7 +101,9 @@ class Daemon:
         self._decoding = Decoding(
             decoder, self._waiting, recording, publisher, clock, lambda: self._publish_session("running")
         )
-        self._announcements = Announcements(decoder.stimuli, settings.estimate.final_at_s)
+        self._announcements = Announcements(
+            [*decoder.stimuli, *settings.calibration.null_stimuli], settings.estimate.final_at_s
+        )
         self.desk = Desk(
             settings,
             recording.session,
