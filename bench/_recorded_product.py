@@ -97,7 +97,7 @@ def decode_split(
 
     def supported(reading: Reading) -> bool:
         p_content = fit.evidence.p_content(fit.encoding.content_of(reading))
-        return fit.evidence.supports(
+        return not fit.evidence.refusal(
             p_content, fit.evidence.p_motion(reading.distance), fit.evidence.p_signal(reading.signal)
         )
 

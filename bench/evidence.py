@@ -118,7 +118,7 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
         rows.append(
             {
                 "run": trial.run,
-                "supported": evidence.supports(p_content, p_motion, evidence.p_signal(reading.signal)),
+                "supported": not evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal)),
                 "p_content": p_content,
                 "evidence": evidence.probability(float(margin(scores)), 1 / len(scores)),
                 "right": scores.argmax() == category,

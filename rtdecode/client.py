@@ -293,6 +293,8 @@ class Score(Message):
         What guessing gives.
     supported : bool
         Whether the trial may be shown as decoded; where it is not, picture and caption are made of noise.
+    refused : str
+        Why it may not; empty where it may.
     p_content, p_category : float
         How often a response without a picture in it looks at least as much like one with a picture, and points at least
         as surely to a category.
@@ -326,6 +328,7 @@ class Score(Message):
     evidence: float = 0.0
     chance: float = 0.0
     supported: bool = False
+    refused: str = ""
     p_content: float = 1.0
     p_category: float = 1.0
     p_motion: float = 1.0

@@ -104,6 +104,7 @@ class Score(DecodedPart):
             column="supported",
         ),
     ]
+    refused: Annotated[str, Told("Why the trial is not supported; empty where it is", column="refused")]
     p_content: Annotated[
         float,
         Told(

@@ -12,7 +12,7 @@ from rtdecode.decode.pipeline import Embedded, Pipeline, VolumeContext, VolumePr
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
-from rtdecode.decode.score.evidence import OUTLIER, Evidence, evidence_from, margin, tempered
+from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
 from rtdecode.decoded import Caption, DecodedPart, Embedding, Prediction, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
@@ -233,7 +233,8 @@ class _Participant:
         p_content = self._evidence.p_content(self._encoding.content_of(reading))
         p_motion = self._evidence.p_motion(reading.distance)
         p_signal = self._evidence.p_signal(reading.signal)
-        plausible = self._evidence.plausible(shares) & (p_motion > OUTLIER)
+        refused = self._evidence.refusal(p_content, p_motion, p_signal)
+        plausible = self._evidence.plausible(shares) & (not self._evidence.is_outlier(p_motion))
         known = [row for row in map(self._pool.index, truth) if row is not None]
         best = np.argsort(-by_candidate, kind="stable")[:_TOP]
         return Score(
@@ -244,7 +245,8 @@ class _Participant:
             pool=len(self._pool.names),
             evidence=evidence,
             chance=chance,
-            supported=self._evidence.supports(p_content, p_motion, p_signal),
+            supported=not refused,
+            refused=refused,
             p_content=p_content,
             p_category=self._evidence.p_category(float(np.log(shares.max()))),
             p_motion=p_motion,

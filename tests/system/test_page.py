@@ -141,17 +141,19 @@ def test_what_is_not_supported_is_dimmed_and_says_why(page: Any, told: Told) -> 
     settled(page, evidence="cat, 80% sure")
     assert "weak" not in page.find_element("id", "decoding").get_attribute("class")
     assert "this often: 2%) · one of these 9 times in 10: cat, dog · session evidence 3.5 of 20" in note(page)
-    told.tell(score("t2", 0, supported=False, p_content=0.4, claim=20.0))
-    settled(page, evidence="not supported: no picture was found in this response")
+    told.tell(
+        score("t2", 0, supported=False, refused="no picture was found in the response", p_content=0.4, claim=20.0)
+    )
+    settled(page, evidence="not supported: no picture was found in the response")
     assert "weak" in page.find_element("id", "decoding").get_attribute("class")
     assert "this often: 40%)" in note(page)
     assert "session evidence 20 (it decodes)" in note(page)
-    told.tell(score("t3", 0, supported=False, p_motion=0.005, plausible=()))
-    settled(page, evidence="not supported: the response is an outlier, as after a movement")
+    told.tell(score("t3", 0, supported=False, refused="the response is an outlier", p_motion=0.005, plausible=()))
+    settled(page, evidence="not supported: the response is an outlier")
     assert "9 times in 10" not in note(page)
     assert "session evidence" not in note(page)
     told.tell(wire.Score(**head("t4", 0), predicted="cat", evidence=0.8, chance=0.125))  # of an older daemon
-    settled(page, evidence="not supported: no picture was found in this response")
+    settled(page, evidence="not supported")
     sure = [row.find_element("css selector", ".sure").text for row in page.find_elements("css selector", "#list li")]
     assert sure == ["–", "–", "–", "80%"]
     assert page.get_log("browser") == []
@@ -165,7 +167,7 @@ def test_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
         score("<img src=x onerror=alert(1)>", 0, supported=False, plausible=("<b>cat</b>",)),
     )
     told.tell(wire.Fault(part="<b>disk</b>", reason="<script>alert(1)</script>"))
-    settled(page, evidence="not supported: no picture was found in this response")
+    settled(page, evidence="not supported")
     assert "<b>cat</b>" in note(page)
     assert "weak" in page.find_element("id", "decoding").get_attribute("class")
     rows = page.find_elements("css selector", "#list li")

@@ -56,7 +56,7 @@ def evidence(**changes: np.ndarray) -> Evidence:
         category_null=none,
         rest=none,
         content=none,
-        distances=none,
+        distances=np.linspace(0.5, 1.5, 199, dtype=np.float32),
         surprise=none,
         surprise_category=np.zeros(0, np.int64),
         level=np.array([0.04]),
@@ -105,7 +105,7 @@ def test_false_support_keeps_to_its_level() -> None:
     for _ in range(runs):
         values = rng.standard_normal(60).astype(np.float32)
         model = evidence(content_null=values[1:])
-        opened += model.supports(model.p_content(float(values[0])), 1.0, None)
+        opened += not model.refusal(model.p_content(float(values[0])), 1.0, None)
     level = np.floor(0.04 * 60) / 60
     assert opened / runs == pytest.approx(level, abs=4 * np.sqrt(level / runs))
 
@@ -114,19 +114,25 @@ def test_the_level_itself_is_reached() -> None:
     nulls = np.arange(49, dtype=np.float32)
     model = evidence(content_null=nulls)
     assert model.p_content(48.0) == pytest.approx(0.04)
-    assert model.supports(model.p_content(48.0), 1.0, None)
+    assert not model.refusal(model.p_content(48.0), 1.0, None)
 
 
 def test_support_wants_signal_content_and_an_ordinary_response() -> None:
-    assert evidence().supports(0.04, 0.5, None)
-    assert evidence().supports(0.04, 0.5, SIGNAL_LEVEL)
-    assert not evidence().supports(0.04, 0.5, 0.06)  # as rest looks
-    assert not evidence().supports(0.041, 0.5, None)
-    assert not evidence().supports(0.001, OUTLIER, None)
-    assert not evidence(signal=np.zeros(1, np.uint8)).supports(1e-6, 1.0, 0.001)
-    assert not evidence().supports(np.nan, 0.5, None)
+    assert not evidence().refusal(0.04, 0.5, None)
+    assert not evidence().refusal(0.04, 0.5, SIGNAL_LEVEL)
+    assert evidence().refusal(0.04, 0.5, 0.06)  # as rest looks
+    assert evidence().refusal(0.041, 0.5, None)
+    assert evidence().refusal(0.001, OUTLIER, None)
+    assert evidence(signal=np.zeros(1, np.uint8)).refusal(1e-6, 1.0, 0.001)
+    assert evidence().refusal(np.nan, 0.5, None)
     none = evidence(content_null=np.zeros(0, np.float32))
-    assert not none.supports(none.p_content(1e9), 1.0, None)
+    assert none.refusal(none.p_content(1e9), 1.0, None)
+
+
+def test_where_calibration_was_short_an_outlier_lies_further_than_all_of_it() -> None:
+    few = evidence(distances=np.linspace(0.5, 1.5, 40, dtype=np.float32))
+    assert few.is_outlier(few.p_motion(1.6))
+    assert not few.is_outlier(few.p_motion(1.4))
 
 
 def test_sets_hold_the_true_category_as_often_as_they_promise_in_each_category() -> None:

@@ -25,6 +25,7 @@ SCORE = decoded.Score(
     evidence=0.6,
     chance=0.5,
     supported=True,
+    refused="",
     p_content=0.02,
     p_category=0.04,
     p_motion=0.5,
@@ -86,11 +87,12 @@ def test_the_message_of_a_score_says_what_is_declared_and_the_trial() -> None:
 def test_the_columns_of_the_table_are_those_that_were_written_before() -> None:
     assert DECODED_COLUMNS == (
         "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
-        "supported", "p_content", "p_category", "p_motion", "p_signal", "p_agreement", "plausible", "null", "claim",
+        "supported", "refused", "p_content", "p_category", "p_motion", "p_signal", "p_agreement", "plausible", "null",
+        "claim",
         "shift", "spread", "caption", "revisions", "recon", "latency_ms",
     )  # fmt: skip
     assert decoded.row([decoded.Caption(text="a cat"), SCORE]) == [
-        "cat", 2.5, 2, 0.6, 0.5, 1, "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats", None, "0.123",
+        "cat", 2.5, 2, 0.6, 0.5, 1, "", "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats", None, "0.123",
         None, "a cat",
     ]  # fmt: skip
 

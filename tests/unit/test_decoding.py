@@ -31,6 +31,7 @@ SCORE = Score(
     evidence=0.6,
     chance=0.5,
     supported=True,
+    refused="",
     p_content=0.02,
     p_category=0.04,
     p_motion=0.5,
@@ -147,7 +148,7 @@ def claims(tmp_path: Path, *betas: tuple[bool, bool], before: float = 1.0) -> li
 
 
 def test_final_trials_bet_on_the_session(tmp_path: Path) -> None:
-    limit = beta_distribution.ppf(0.99, 1, 40)  # of a gate that opens above all of 40 nulls
+    limit = beta_distribution.ppf(0.99, 2, 39)  # of a gate that opens above all of 40 nulls but one
     won, lost = 0.5 + 0.5 / limit, 0.5
     found = claims(tmp_path, (True, False), (True, True), (True, True), (False, True), (True, False))
     np.testing.assert_allclose(found, np.cumprod([1, won, won, lost, 1]))

@@ -88,10 +88,19 @@ class Evidence:
         """How often rest looks at least as much like a response; None where calibration had no rest."""
         return None if signal is None else p_value(self.rest, signal)
 
-    def supports(self, p_content: float, p_motion: float, p_signal: float | None) -> bool:
-        """Whether a trial may be shown as decoded."""
-        responds = p_signal is None or p_signal <= SIGNAL_LEVEL
-        return bool(self.signal[0]) and responds and p_content <= float(self.level[0]) and p_motion > OUTLIER
+    def is_outlier(self, p_motion: float) -> bool:
+        """Whether a response lies further out than those of calibration: further than all, where these are few."""
+        return not p_motion > max(OUTLIER, 1 / (1 + len(self.distances)))
+
+    def refusal(self, p_content: float, p_motion: float, p_signal: float | None) -> str:
+        """Why a trial may not be shown as decoded; empty where it may."""
+        if not self.signal[0]:
+            return "calibration found no signal"
+        if self.is_outlier(p_motion):
+            return "the response is an outlier, as after a movement"
+        if p_signal is not None and not p_signal <= SIGNAL_LEVEL:
+            return "the response looks like rest"
+        return "" if p_content <= float(self.level[0]) else "no picture was found in the response"
 
     def plausible(self, probabilities: Float64) -> NDArray[np.bool_]:
         """Which categories (c,) are in the set that holds the true one in `COVERAGE` of trials of each category.

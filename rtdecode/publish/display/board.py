@@ -280,6 +280,7 @@ class Board:
                     p_content=p_content,
                     p_motion=_number(message.p_motion),
                     supported=bool(message.supported),
+                    refused=text(message.refused),
                     plausible=[text(name) for name in message.plausible],
                     null=text(message.null),
                     claim=None if message.claim is None else _number(message.claim),

@@ -3,7 +3,7 @@ import { colour, curve, displacement, traces } from "./charts.js";
 import { $, clock, image, lasting, made, percent, text } from "./dom.js";
 import { showNotices } from "./notices.js";
 
-const OUTLIER = 0.01, CLAIM = 20;  // as rtdecode.decode.score has them
+const CLAIM = 20;  // as rtdecode.decode.score has them
 const SERVER_S = 3;  // the server speaks once a second
 const LAMPS = { calibrating: "good", fitting: "good", decoding: "good", "first-volume": "good", ending: "good", resuming: "good",
   fault: "trouble", "no-volume": "trouble", lost: "lost" };
@@ -95,8 +95,7 @@ function showTrial(trial, { key, session }) {
   $("evidence-fill").parentNode.hidden = !known;
   $("chance-mark").style.left = known ? percent(trial.chance) : "0";
   text("evidence", !known ? "" : trial.supported ? `${trial.predicted}, ${percent(trial.evidence)} sure`
-    : trial.p_motion <= OUTLIER ? "not supported: the response is an outlier, as after a movement"
-    : "not supported: no picture was found in this response");
+    : `not supported${trial.refused ? `: ${trial.refused}` : ""}`);
   const plausible = !known || !trial.plausible.length ? "" : ` · one of these 9 times in 10: ${trial.plausible.join(", ")}`;
   const claim = !known || trial.claim === null ? "" : ` · session evidence ${Number(trial.claim.toPrecision(2))}${trial.claim >= CLAIM ? " (it decodes)" : ` of ${CLAIM}`}`;
   const rank = !known || trial.rank === null ? "" : ` · true picture ranked ${trial.rank} of ${trial.pool}`;
