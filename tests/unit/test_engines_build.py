@@ -292,8 +292,8 @@ def test_embedded_pictures_are_searched(tmp_path: Path, exported: EnginePack) ->
     (best, cosine), *_ = open_pool(out, pack).nearest(candidates.tokens[1], 2)
     assert best == "b"
     assert cosine == pytest.approx(1, abs=1e-3)
-    embed_folder(pack, tmp_path / "pictures", out, threads=1, large=3, progress=lambda *_: None)
-    indexed = open_pool(out, pack, large=3)
+    embed_folder(pack, tmp_path / "pictures", out, threads=1, exact_bytes=0, progress=lambda *_: None)
+    indexed = open_pool(out, pack, exact_bytes=0)
     assert not indexed.exact
     assert indexed.nearest(candidates.tokens[1], 1)[0] == (best, pytest.approx(cosine, abs=1e-5))
     with safe_open(out, framework="numpy") as found:
