@@ -150,9 +150,9 @@ class Collector(ClientThread):
             case wire.Embedding() if message.tokens is not None:
                 array = message.tokens
                 trial.tokens = np.frombuffer(array.data, array.dtype).reshape(array.shape)
-            case wire.Caption():
+            case wire.Caption():  # the last of a trial
                 trial.caption = message.text
-            case wire.Reconstruction():
                 trial.stages = dict(message.stages)
                 trial.done = message.final
+            case wire.Reconstruction():
                 self.collected.reconstruction_ms.append(message.stages["total"])

@@ -15,9 +15,10 @@ from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.service import DecodeService
-from rtdecode.decoded import DecodedPart, Prediction, Score, pieces
+from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
+from rtdecode.publish.pictures import KEPT, Encoding, encoded
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
 from rtdecode.session.lanes import DecodeLanes
@@ -42,6 +43,8 @@ class Decoding:
     clock : Clock
     loaded : callable
         Told whenever a participant has been loaded.
+    encoding : {"jpeg", "webp", "png"}
+        Of pictures in messages.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Decoding:
         publisher: Publisher,
         clock: Clock,
         loaded: Callable[[], None],
+        encoding: Encoding = "jpeg",
     ) -> None:
         self._decoder = decoder
         self._waiting = waiting
@@ -59,6 +63,7 @@ class Decoding:
         self._publisher = publisher
         self._clock = clock
         self._tell_loaded = loaded
+        self._encoding = encoding
         self._asked: ParticipantBundle | None = None
         self._ready = threading.Event()
         self._ending = threading.Event()
@@ -89,13 +94,14 @@ class Decoding:
         self._ending.set()
 
     def health(self) -> dict[str, Any]:
-        """Return what heartbeats tell: median milliseconds per stage of late, restarts of the worker, GPU memory."""
+        """Return what heartbeats tell: median milliseconds per stage of late, restarts, memory and fallbacks."""
         recent = [*self._times, *({Prediction.stage: ms} for ms in list(self._predict_ms))]
         names = dict.fromkeys(name for times in recent for name in times)
         return {
             "decode_ms": {name: float(np.median([times[name] for times in recent if name in times])) for name in names},
             "worker_restarts": self._decoder.restarts,
             "gpu_bytes": self._decoder.gpu_bytes,
+            "fallbacks": self._decoder.fallbacks,
         }
 
     def late_s(self) -> float:
@@ -174,11 +180,12 @@ class Decoding:
                     if isinstance(piece, Score) and drift is not None:
                         piece = replace(piece, shift=drift.shift, spread=drift.spread)
                     found.append(piece)
-                    message = messages.decoded(beta, piece)
-                    if isinstance(message, wire.Reconstruction):
-                        path = self._recording.picture(beta.event.trial, beta.revision, message.image)
+                    message = messages.decoded(beta, piece, self._encoding)
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     self._publisher.publish(messages.headed(message, stamp, stages))
+                    if isinstance(piece, Reconstruction):  # without loss, which takes long: nobody waits for it
+                        kept = encoded(piece.image, KEPT)
+                        path = self._recording.picture(beta.event.trial, beta.revision, kept)
         except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
             if scored():
                 settle()
