@@ -42,7 +42,13 @@ STAGES = (
     *("unclip", "autoencoder", "small_autoencoder", "blurry_autoencoder"),
 )
 PUBLISHED = Recipe()
-FEW = Recipe(prior_steps=2, prior_sampler="few", unclip_guidance=1.0, small_autoencoder=True)
+FEW = Recipe(
+    prior_steps=2,
+    prior_sampler="consistency",
+    unclip_sampler="consistency",
+    unclip_guidance=1.0,
+    small_autoencoder=True,
+)
 STEPS = (1, 2, 4)
 SIDES = (64, 96)  # of the latents of 512 and 768 px
 ALIKE = 1e-2

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 
-def add_participants(parser: argparse.ArgumentParser) -> None:
+def add_participants(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add ``--participant N=FILE``."""
     parser.add_argument(
         "--participant",
         type=_participant,
         action="append",
-        required=True,
+        required=required,
+        default=[],
         metavar="N=FILE",
         help="ridge layer of the pack, and a safetensors file with betas and picture; may be repeated",
     )

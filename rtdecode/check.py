@@ -58,6 +58,7 @@ runs = 6                     # runs 1 to 6 calibrate, later ones are decoded
 [publish]
 stream = "tcp://127.0.0.1:5591"
 requests = "tcp://127.0.0.1:5592"
+picture = "jpeg"             # how messages carry pictures: "webp" and "png" lose nothing and take longer
 """
 
 
@@ -152,7 +153,11 @@ def _engines(settings: Settings) -> list[Checked]:
     findings, decoder = [pack_finding], None
     if pack is not None:
         backend, finding = _attempt("backend", lambda: choose(decode.backend, pack))
-        findings.append(finding if backend is None else Checked("backend", f"{backend.name}: {backend.reason}"))
+        findings.append(
+            finding
+            if backend is None
+            else Checked("backend", f"{backend.name} in {backend.precision}: {backend.reason}")
+        )
         decoder, finding = _attempt("engines and stimuli", lambda: load_decoder(pack, decode))
         findings.append(finding if decoder is None else Checked(finding.subject, _ready(decoder)))
     if decode.bundle is not None:
@@ -166,8 +171,12 @@ def _engines(settings: Settings) -> list[Checked]:
 
 
 def _ready(decoder: Decoder) -> str:
-    known = f"ready: {len(decoder.candidates.names)} stimuli of {len(decoder.candidates.categories)} categories"
-    return f"{known}; no {', no '.join(decoder.absent)}: the pack has no such stage" if decoder.absent else known
+    told = [f"ready: {len(decoder.candidates.names)} stimuli of {len(decoder.candidates.categories)} categories"]
+    if decoder.absent:
+        told.append(f"no {', no '.join(decoder.absent)}: the pack has no such stage")
+    if decoder.pool:
+        told.append(f"pool: {decoder.pool}")
+    return "; ".join([*told, *decoder.fallbacks])
 
 
 def _bundle(settings: Settings, folder: Path, pack: EnginePack | None, decoder: Decoder | None) -> Calibrated | None:

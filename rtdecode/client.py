@@ -366,7 +366,7 @@ class Reconstruction(Message):
     image : bytes
         The encoded picture, as a file holds it.
     format : str
-        ``"webp"``.
+        ``"jpeg"``, ``"webp"`` or ``"png"``, as the daemon's settings say.
     width, height : int
         Pixels.
     color_space : str
@@ -479,6 +479,8 @@ class Heartbeat(Message):
         GPU memory that the decode worker holds; None without a GPU.
     worker_restarts : int
         How often the decode worker had to be replaced.
+    fallbacks : tuple of str
+        What of the decoder runs otherwise than it was to, and so more slowly, and why, in words.
     last : dict of str to int
         `seq` of the latest message of each topic, so that it is known when one was missed.
     """
@@ -492,6 +494,7 @@ class Heartbeat(Message):
     decode_ms: Dict[str, float] = field(default_factory=dict)
     gpu_bytes: Optional[int] = None
     worker_restarts: int = 0
+    fallbacks: Tuple[str, ...] = ()
     last: Dict[str, int] = field(default_factory=dict)
 
 

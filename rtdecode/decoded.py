@@ -233,7 +233,7 @@ class Prediction(DecodedPart):
     values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
 
 
-TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Caption, Reconstruction)
+TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Reconstruction, Caption)
 """What is decoded of a beta, in the order in which it is published."""
 VOLUME_KINDS: tuple[type[DecodedPart], ...] = (Prediction,)
 """What is decoded of a volume."""

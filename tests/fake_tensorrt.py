@@ -88,7 +88,7 @@ class Library:
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     BuilderFlag = SimpleNamespace(REFIT="refit")
 
-    def __init__(self, version: str = "10.9.0", *, error: float = 0.0, typed: bool = True) -> None:
+    def __init__(self, version: str = "10.14.1", *, error: float = 0.0, typed: bool = True) -> None:
         self.__version__ = version
         self.error = error
         self.flags: list[str] = []

@@ -17,7 +17,7 @@ from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, open_pack
 from rtdecode.packs.sealed import check_numbers
 
-_PRECISIONS = ("float32", "float16", "bfloat16")
+_PRECISIONS = ("float32", "mixed", "float16", "bfloat16")
 _UNTRIED = "TensorRT plans of this project were compiled and run behind a stand-in only, never on a GPU yet"
 
 
@@ -26,9 +26,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     export = commands.add_parser("export", help="write a pack with ONNX files, compared with torch")
     export.add_argument("pack", help="name of an installed pack, or a folder, with weights of networks")
     export.add_argument("--out", type=Path, required=True, help="folder of the new pack")
-    export.add_argument("--precision", choices=_PRECISIONS, default="float32", help="of the tensors in the files")
+    export.add_argument(
+        "--precision",
+        choices=_PRECISIONS,
+        default="float32",
+        help="of the parts, where they bear it; mixed: products in float16, the rest in float32",
+    )
     export.add_argument(
         "--tolerance", type=float, help="largest difference from torch, relative, of ONNX files and of plans from them"
+    )
+    export.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse where a part differs by more, instead of a better precision for it",
     )
     export.set_defaults(handler=_export)
 
@@ -60,7 +70,12 @@ def _export(args: argparse.Namespace) -> int:
     from engines.compile.plan_building import export_pack
 
     identity = export_pack(
-        open_pack(args.pack), args.out, precision=args.precision, tolerance=args.tolerance, report=print
+        open_pack(args.pack),
+        args.out,
+        precision=args.precision,
+        tolerance=args.tolerance,
+        strict=args.strict,
+        report=print,
     )
     print(f"{args.out}: sealed as {identity}")
     return 0
@@ -90,15 +105,14 @@ def _verify(args: argparse.Namespace) -> int:
     from engines.compile.parity import agrees
     from engines.compile.plan_building import verify_parts
 
-    table = Table("part", "output", "difference from torch, relative", "at most", title="ONNX Runtime against torch")
+    title = "ONNX Runtime against torch; bfloat16, which it does not run, by torch alone"
+    table = Table("part", "precision", "output", "difference from float32, relative", "at most", title=title)
     right = True
     for part, found in verify_parts(pack, threads=args.threads):
-        tolerance = pack.description.parts[part.name].tolerance
-        right = right and agrees(found, tolerance)
-        if not found:
-            table.add_row(part.name, "", "not compared: ONNX Runtime runs no bfloat16", "")
+        exported = pack.description.parts[part.name]
+        right = right and agrees(found, exported.tolerance)
         for one in found:
-            table.add_row(one.part, one.output, f"{one.difference:.1e}", f"{tolerance:g}")
+            table.add_row(one.part, exported.precision, one.output, f"{one.difference:.1e}", f"{exported.tolerance:g}")
     Console().print(table)
     return 0 if right else 1
 
@@ -138,7 +152,11 @@ def _bench(args: argparse.Namespace) -> int:
     table = Table(
         "part", "median ms", "p99 ms", title=f"{pack.name}, {args.backend}, {args.threads} CPU threads, batch 1"
     )
-    for one in time_pack(pack, args.backend, threads=args.threads, times=args.times):
+    found = list(time_pack(pack, args.backend, threads=args.threads, times=args.times))
+    for one in found:
         table.add_row(one.part, f"{one.median_ms:.2f}", f"{one.p99_ms:.2f}")
     Console().print(table)
+    for one in found:
+        if one.fallback:
+            print(one.fallback)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,11 +11,12 @@ from typing import Any
 import onnx_ir
 import torch
 
+from engines.compile.precisions import TENSORS, in_precision
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.runtime.parts import Part, parts
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
-from rtdecode.packs.description import Shape
+from rtdecode.packs.description import PartPrecision, Shape
 
 OPSET = 23
 """The first with group normalisation and attention as operations of their own."""
@@ -38,7 +38,7 @@ def parts_of(pack: EnginePack) -> Iterator[tuple[str, Part]]:
             yield stage, part
 
 
-def export_part(part: Part, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def export_part(part: Part, path: Path, *, precision: PartPrecision = "float32") -> None:
     """Write one part as ONNX, its weights beside it in ``<file>.data`` where they are large.
 
     Parameters
@@ -46,23 +46,24 @@ def export_part(part: Part, path: Path, *, dtype: torch.dtype = torch.float32) -
     part : Part
     path : Path
         File to write.
-    dtype : torch.dtype
-        Of its tensors; the part itself stays as it is.
+    precision : {"float32", "mixed", "float16", "bfloat16"}
+        See `in_precision`; the part itself stays as it is.
 
     Raises
     ------
     EngineError
-        A weight is not a number, or is none in `dtype`; it is named.
+        A weight is not a number, or is none in `precision`; it is named.
     """
     for name in ("onnx_ir", "onnxscript"):  # they report every constant they fold
         logging.getLogger(name).setLevel(logging.WARNING)
-    module = part.module if dtype == torch.float32 else copy.deepcopy(part.module).to(dtype)
+    module = in_precision(part.module, precision)
     for key, weight in module.state_dict().items():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise EngineError(
-                f"{part.name}: {key} holds NaN or inf in {str(dtype).removeprefix('torch.')}: export in float32 or "
-                "bfloat16, or, where it does so in the pack, import another checkpoint"
+                f"{part.name}: {key} holds NaN or inf in {precision}: export in float32 or bfloat16, or, where it does "
+                "so in the pack, import another checkpoint"
             )
+    dtype = TENSORS[precision]
     given = [v.to(dtype) if v.is_floating_point() else v for v in part.examples(0).values()]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.runtime.engine import Engine, OnnxEngine
-from rtdecode.decode.runtime.plans import exported, load_plan, plan_keys, sizes_of
+from rtdecode.decode.runtime.plans import exported, load_plan, plan_keys, runnable, sizes_of
 from rtdecode.decode.runtime.runner import WHOLE
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
@@ -26,11 +26,12 @@ _SIZES = {"batch": 1, "voxels": _VOXELS, "components": 256, "tokens": 256}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartTime:
-    """Times of one part in ms, batch 1, inputs and outputs on the host."""
+    """Times of one part in ms, batch 1, inputs and outputs on the host; and why it is slower than it could be."""
 
     part: str
     median_ms: float
     p99_ms: float
+    fallback: str
 
 
 def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> Iterator[PartTime]:
@@ -61,14 +62,19 @@ def time_pack(pack: EnginePack, backend: str, *, threads: int, times: int) -> It
             engine.run(values)
             taken.append(1e3 * (time.perf_counter() - began))
         part = engine.name.rpartition("/")[2]
-        yield PartTime(part=part, median_ms=float(np.median(taken)), p99_ms=float(np.quantile(taken, 0.99)))
+        yield PartTime(
+            part=part,
+            median_ms=float(np.median(taken)),
+            p99_ms=float(np.quantile(taken, 0.99)),
+            fallback=getattr(engine, "fallback", ""),  # torch's only
+        )
 
 
 def _engines(pack: EnginePack, backend: str, threads: int) -> Iterator[tuple[Engine, Mapping[str, Any]]]:
     stages = pack.description.stages
     networks = pack.description.has_networks
     if backend == "onnx":
-        files: Mapping[str, PartTable | StageTable] = exported(pack) if networks else stages
+        files: Mapping[str, PartTable | StageTable] = runnable(pack) if networks else stages
         for name, spec in files.items():
             yield OnnxEngine(pack.folder / spec.file, name=name, threads=threads), spec.inputs
     elif not networks:

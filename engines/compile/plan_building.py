@@ -9,25 +9,28 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import onnx
 import torch
 from msgspec.structs import replace
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from engines.compile.onnx_export import OPSET, export_part, parts_of
-from engines.compile.parity import Parity, agrees, compare
+from engines.compile.parity import Parity, agrees, compare, compare_precision, worse
+from engines.compile.precisions import TOLERANCES, borne
 from engines.sealed_copies import exported_files, seal_copy
-from rtdecode.decode.runtime.engine import Engine, OnnxEngine
+from rtdecode.decode.runtime.engine import OnnxEngine
 from rtdecode.decode.runtime.parts import Part
 from rtdecode.decode.runtime.plans import SCHEMA, PlanKey, PlanRuntime, Profile, exported, plan_keys, sizes_of
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
-from rtdecode.packs.description import PackDescription, PartTable, Precision
+from rtdecode.packs.description import PackDescription, PartPrecision, PartTable
 
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""Largest difference from torch in float32, over the largest value, that a pack asks by its tensors' precision."""
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_READS_ATTENTION = (10, 14)
+"""Version of TensorRT from which its reader of ONNX files knows the operation `Attention`."""
 Report = Callable[[str], None]
+_REMEDY = "engines export --tolerance states what a pack is held to"
 
 
 class PlanBuilder(PlanRuntime, Protocol):
@@ -39,7 +42,13 @@ class PlanBuilder(PlanRuntime, Protocol):
 
 
 def export_pack(
-    pack: EnginePack, out: Path, *, precision: Precision, tolerance: float | None = None, report: Report
+    pack: EnginePack,
+    out: Path,
+    *,
+    precision: PartPrecision,
+    tolerance: float | None = None,
+    strict: bool = False,
+    report: Report,
 ) -> str:
     """Write a pack with an ONNX file for each part, sealed after each was compared with torch.
 
@@ -49,14 +58,16 @@ def export_pack(
         With weights of networks.
     out : Path
         Folder of the new pack.
-    precision : {"float32", "float16", "bfloat16"}
-        Of the tensors in the files. ONNX Runtime's CPU backend runs no bfloat16: such a file is compared when a plan is
-        compiled from it.
+    precision : {"float32", "mixed", "float16", "bfloat16"}
+        Of the parts; one that does not bear it is exported in the next better precision, which ``pack.toml`` tells.
+        See `engines.compile.precisions`.
     tolerance : float or None
         Largest difference from torch in float32 over the largest value, kept in ``pack.toml`` and asked of plans too;
-        None takes that of the precision (`TOLERANCES`).
+        None takes that of a part's precision (`TOLERANCES`).
+    strict : bool
+        Whether a part that differs by more is an error, instead of being exported in the next better precision.
     report : callable
-        Is given a line for each part.
+        Is given a line for each part, and for each precision that a part does not hold.
 
     Returns
     -------
@@ -71,8 +82,6 @@ def export_pack(
     if not pack.description.has_networks:
         raise EngineError(f"pack {pack.name}: expected stages with weights of networks, got ONNX files already")
 
-    limit = TOLERANCES[precision] if tolerance is None else tolerance
-
     def change(folder: Path) -> PackDescription:
         ridge = pack.description.stages.get("ridge")
         if ridge is not None:  # an input of its part: read by numpy, which has no bfloat16
@@ -81,26 +90,53 @@ def export_pack(
         table: dict[str, PartTable] = {}
         for stage, part in parts_of(pack):
             path = folder / f"{part.name}.onnx"
-            export_part(part, path, dtype=_DTYPES[precision])
-            found = []
-            if precision != "bfloat16":
-                engine = OnnxEngine(path, name=part.name, threads=torch.get_num_threads())
-                found = compare(part, engine, **sizes_of(pack))
-                _insist(found, limit)
+            for borne_one in borne(pack.description.stage(stage).network, precision):
+                limit = TOLERANCES[borne_one] if tolerance is None else tolerance
+                problem, found = _try(part, path, borne_one, limit, sizes_of(pack))
+                if not problem:
+                    break
+                if strict or borne_one == "float32":
+                    raise EngineError(f"{part.name} in {borne_one}: {problem}; nothing was kept. {_REMEDY}")
+                report(f"{part.name}: not in {borne_one}, as {problem}")
             table[part.name] = PartTable(
                 stage=stage,
                 file=path.name,
-                precision=precision,
+                precision=borne_one,
                 tolerance=limit,
                 difference=_measured(found),
                 opset=OPSET,
                 inputs=part.inputs,
                 outputs=list(part.outputs),
             )
-            report(f"{part.name}: {_told(found)}")
+            report(f"{part.name}: {borne_one}, {_told(found)}")
         return replace(pack.description, parts=table)
 
     return seal_copy(pack, out, change, without=exported_files(pack))
+
+
+def _try(
+    part: Part, path: Path, precision: PartPrecision, limit: float, sizes: Mapping[str, int]
+) -> tuple[str, list[Parity]]:
+    """Export a part in a precision; tell why it cannot be kept, if it cannot, and how far it is from torch."""
+    try:
+        export_part(part, path, precision=precision)
+        found = _compared(part, path, precision, sizes, threads=torch.get_num_threads())
+    except EngineError as error:
+        return str(error), []
+    return "" if agrees(found, limit) else f"{_told(found)}: expected at most {limit:g} from torch in float32", found
+
+
+def _compared(
+    part: Part, path: Path, precision: PartPrecision, sizes: Mapping[str, int], *, threads: int
+) -> list[Parity]:
+    """How far the file is by ONNX Runtime, which adds up in float32 what it has no other kernel for; and the precision.
+
+    ONNX Runtime's CPU backend has no kernels for bfloat16: there it is the precision alone, as torch has it.
+    """
+    found = [] if precision == "float32" else compare_precision(part, precision, **sizes)
+    if precision == "bfloat16":
+        return found
+    return worse(found, compare(part, OnnxEngine(path, name=part.name, threads=threads), **sizes))
 
 
 def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...], report: Report) -> list[Path]:
@@ -127,7 +163,10 @@ def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...
         There are no exported parts, the compiler refuses one, or a plan differs from torch.
     """
     known = exported(pack)
-    keys = plan_keys(pack, builder.hardware(), flags)
+    hardware = builder.hardware()
+    for table in known.values():
+        _insist_on_version(pack.folder / table.file, hardware.tensorrt)
+    keys = plan_keys(pack, hardware, flags)
     written = []
     for _, part in parts_of(pack):
         spec, key = known[part.name], keys[part.name]
@@ -173,30 +212,42 @@ def write_plan(folder: Path, stage: str, key: PlanKey, plan: bytes, parity: Mapp
 
 
 def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list[Parity]]]:
-    """Compare every exported part of a pack with torch again; of bfloat16, which ONNX Runtime lacks, none."""
+    """Compare every exported part of a pack with torch again, as `export_pack` did."""
     known = exported(pack)
     for _, part in parts_of(pack):
         spec = known[part.name]
-        if spec.precision == "bfloat16":
-            yield part, []
-            continue
-        engine: Engine = OnnxEngine(pack.folder / spec.file, name=part.name, threads=threads)
-        yield part, compare(part, engine, **sizes_of(pack))
+        yield part, _compared(part, pack.folder / spec.file, spec.precision, sizes_of(pack), threads=threads)
 
 
-def _measured(found: list[Parity]) -> float | None:
+def _insist_on_version(path: Path, version: str) -> None:
+    """Refuse a library that cannot read a network, before any is compiled.
+
+    Raises
+    ------
+    EngineError
+    """
+    model = onnx.load(path, load_external_data=False)
+    if any(node.op_type == "Attention" for node in model.graph.node):
+        numbers = tuple(int(number) for number in version.split(".")[:2])
+        if numbers < _READS_ATTENTION:
+            raise EngineError(
+                f"{path.name}: expected TensorRT {'.'.join(map(str, _READS_ATTENTION))} or newer, which reads the "
+                f"attention of opset {OPSET}, got {version}: pip install a newer tensorrt"
+            )
+
+
+def _measured(found: list[Parity]) -> float:
     """Return what the file differs by, as ``pack.toml`` tells it beside what it may."""
-    return float(f"{max(one.difference for one in found):.2g}") if found else None
+    return float(f"{max(one.difference for one in found):.2g}")
 
 
 def _insist(found: list[Parity], tolerance: float) -> None:
     if not agrees(found, tolerance):
         raise EngineError(
-            f"{_told(found)}: expected at most {tolerance:g} from torch in float32; nothing was kept. "
-            "engines export --tolerance states what a pack is held to"
+            f"{_told(found)}: expected at most {tolerance:g} from torch in float32; nothing was kept. {_REMEDY}"
         )
 
 
 def _told(found: list[Parity]) -> str:
-    worst = max(found, key=lambda one: one.difference, default=None)
-    return "compared when a plan is compiled" if worst is None else f"{worst.output} differs by {worst.difference:.1e}"
+    worst = max(found, key=lambda one: float("inf") if np.isnan(one.difference) else one.difference)
+    return f"{worst.output} differs by {worst.difference:.1e}"

@@ -24,8 +24,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser = stages.add_parser(stage, help=f"the {stage}, by consistency distillation")
         parser.add_argument("pack", help="an imported or trained pack: its name or folder")
         parser.add_argument("--pictures", type=Path, required=True, help=_PICTURES[stage])
-        if stage == "prior":
-            add_participants(parser)
+        add_participants(parser, required=stage == "prior")
         parser.add_argument("--out", type=Path, required=True, help="folder of the new pack; checkpoints go beside it")
         parser.add_argument("--steps", type=int, default=10_000)
         parser.add_argument("--batch", type=int, default=16, help="of each process")
@@ -37,7 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("--ema", type=float, default=0.95)
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-        parser.set_defaults(handler=_distill, stage=stage, participant=[])
+        parser.set_defaults(handler=_distill, stage=stage)
 
 
 def _distill(args: argparse.Namespace) -> int:

@@ -35,11 +35,14 @@ class Distillation:
         Decay of the target network, which is also the result.
     huber : float
         Error at which the loss turns from square to straight.
+    offset : float
+        Weight of one number a sample that is added to all of its noise, as the sampler does; 0 draws none.
     """
 
     skip: int
     ema: float = 0.98
     huber: float = 0.03
+    offset: float = 0.0
 
 
 class ConsistencyObjective(nn.Module):  # type: ignore[misc]
@@ -83,8 +86,11 @@ class ConsistencyObjective(nn.Module):  # type: ignore[misc]
         t = torch.randint(len(alphas), (n,), generator=draw)
         below = t - self._how.skip
         left, left_below = alphas[t], alphas[below.clamp(min=0)]
-        noise = torch.randn(clean.shape, generator=draw).to(device)
         shape = (n, *[1] * (clean.ndim - 1))
+        noise = torch.randn(clean.shape, generator=draw)
+        if self._how.offset:
+            noise = noise + self._how.offset * torch.randn(shape, generator=draw)
+        noise = noise.to(device)
         a, b, a_below, b_below = (
             value.sqrt().reshape(shape).to(device) for value in (left, 1 - left, left_below, 1 - left_below)
         )

@@ -12,20 +12,17 @@ import torch
 from msgspec import structs
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from engines.distill.consistency import Distillation, distil
+from engines.distill.trials import DecodedTokens, Trials, check_shape, network_of
 from engines.sealed_copies import exported_files, seal_copy
 from engines.training.agreement import agreed
 from engines.training.loop import Fitted, Plan, make_accelerator
 from engines.training.rows import FileRows
-from rtdecode.decode.families.mindeye2.assembly import ridge_layer
 from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable, MindEye2Description, Student
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, size_features
-from rtdecode.decode.networks.build import load
-from rtdecode.decode.sampling.edm import guide, network_alphas_cumprod, network_sigmas
+from rtdecode.decode.sampling.edm import OFFSET_NOISE, guide, network_alphas_cumprod, network_sigmas
 from rtdecode.decode.sampling.schedule import cosine_schedule
-from rtdecode.errors import TrainingError
 from rtdecode.packs import EnginePack, open_pack
 
 
@@ -39,8 +36,8 @@ class DistillOrder:
         A safetensors file with ``tokens`` (p, tokens, dim) of pictures and, for the unCLIP, their ``latent``
         (p, 4, h, w), scaled; see ``engines embed --unclip-latents``.
     participants : sequence of (int, Path)
-        For the prior: number of a ridge layer of the pack, and a safetensors file with ``betas`` (n, voxels),
-        standardised as that layer wants them, and ``picture`` (n,), rows of `pictures`.
+        Number of a ridge layer of the pack, and a safetensors file with ``betas`` (n, voxels), standardised as that
+        layer wants them, and ``picture`` (n,), rows of `pictures`. The prior needs some.
     out : Path
         Folder of the new pack; checkpoints go beside it.
     guidance : float
@@ -71,20 +68,15 @@ def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     device = accelerator.device
     with agreed(accelerator):
         pack = open_pack(name)
-        teacher, sizes = _network(pack, "prior", device)
-        backbone, _ = _network(pack, "backbone", device)
+        teacher, sizes = network_of(pack, "prior", device)
         pictures = FileRows(order.pictures, {"tokens": 3})
-        _check_shape(pictures, "tokens", (sizes["tokens"], sizes["dim"]))
-        people = [_person(pack, number, path, pictures, device) for number, path in order.participants]
+        check_shape(pictures, "tokens", (sizes["tokens"], sizes["dim"]))
+        trials = Trials(pack, order.participants, pictures, device)
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:
         """Trials of one participant: what was shown, and what the backbone makes of the betas."""
-        trials, weight, bias = people[int(torch.randint(len(people), (1,), generator=draw))]
-        at = torch.randint(len(trials), (order.batch,), generator=draw)
-        with torch.no_grad():
-            hidden = functional.linear(trials.rows("betas", at).to(device), weight, bias)
-            condition = backbone(hidden[:, None]).tokens
-        return pictures.rows("tokens", trials.rows("picture", at)), condition
+        shown, condition = trials.take(order.batch, draw)
+        return pictures.rows("tokens", shown), condition
 
     student, fitted = distil(
         _trainable(teacher),
@@ -105,25 +97,32 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     """Distil the unCLIP as `distil_prior` does the prior, guidance against fixed unconditional tokens baked in.
 
     The published sampler draws unconditional tokens anew for each picture; here they are drawn once, with the seed of
-    the plan, and kept in the new pack as ``unconditional.safetensors``.
+    the plan, and kept in the new pack as ``unconditional.safetensors``. Where there are participants, half of each
+    batch is conditioned on tokens that the prior makes of their betas, as in a session, and not on true ones.
     """
     accelerator = make_accelerator()
     device = accelerator.device
     with agreed(accelerator):
         pack = open_pack(name)
-        teacher, sizes = _network(pack, "unclip", device)
+        teacher, sizes = network_of(pack, "unclip", device)
         table = FileRows(order.pictures, {"latent": 4, "tokens": 3})
         tokens, width = table.shape("tokens")
-        _check_shape(table, "tokens", (tokens, sizes["cross_attention_dim"]))
-        _check_shape(table, "latent", (4, sizes["sample_size"], sizes["sample_size"]))
+        check_shape(table, "tokens", (tokens, sizes["cross_attention_dim"]))
+        check_shape(table, "latent", (4, sizes["sample_size"], sizes["sample_size"]))
+        decoded = DecodedTokens(pack, order.participants, table, device) if order.participants else None
     drawn = torch.randn((tokens, width), generator=torch.Generator().manual_seed(order.plan.seed))
     unconditional = drawn.to(device)
     vector = torch.from_numpy(size_features(UNCLIP_SIZES))[None].to(device)
     sigmas = torch.from_numpy(network_sigmas()).to(device)
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:
-        at = torch.randint(len(table), (order.batch,), generator=draw)
-        return table.rows("latent", at), table.rows("tokens", at)
+        n = 0 if decoded is None else order.batch // 2
+        at = torch.randint(len(table), (order.batch - n,), generator=draw)
+        tokens = table.rows("tokens", at)
+        if decoded is not None and n:
+            shown, made = decoded.take(n, draw)
+            at, tokens = torch.cat([at, shown]), torch.cat([tokens, made.to(tokens)])
+        return table.rows("latent", at), tokens
 
     def clean(network: nn.Module, noisy: Tensor, t: Tensor, given: Tensor) -> Tensor:
         sigma = sigmas[t][:, None, None, None]
@@ -142,7 +141,7 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         predict=clean,
         teacher=guided,
         alphas_cumprod=network_alphas_cumprod(),
-        how=order.how,
+        how=replace(order.how, offset=OFFSET_NOISE),
         plan=_plan(pack, order),
         folder=order.out.parent,
         resume=order.resume,
@@ -152,43 +151,12 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     return _reseal(pack, order, "unclip", student, beside) if accelerator.is_main_process else "", fitted
 
 
-def _network(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a pack's network in float32, and its sizes."""
-    stages = pack.description.stages
-    if stage not in stages or not stages[stage].network:
-        raise TrainingError(
-            f"pack {pack.name}: expected a stage {stage} with safetensors weights, as `engines import` writes; "
-            f"it has {', '.join(stages)}"
-        )
-    where = "cpu" if device.type == "cpu" else str(device)  # safetensors refuses "cpu:0", which several processes have
-    network = load(pack, stage, device=where, dtype=torch.float32)
-    return network.eval(), stages[stage].sizes
-
-
 def _plan(pack: EnginePack, order: DistillOrder) -> Plan:
     return replace(order.plan, details={"pack": pack.identity, "guidance": order.guidance, "batch": order.batch})
 
 
 def _trainable(teacher: nn.Module) -> nn.Module:
     return copy.deepcopy(teacher).train().requires_grad_(True)
-
-
-def _person(
-    pack: EnginePack, number: int, path: Path, pictures: FileRows, device: torch.device
-) -> tuple[FileRows, Tensor, Tensor]:
-    """Trials of a participant, and weights and bias of the ridge layer."""
-    trials = FileRows(path, {"betas": 2, "picture": 1})
-    trials.refer("picture", pictures)
-    weight, bias = (torch.from_numpy(part).to(device) for part in ridge_layer(pack, number))
-    _check_shape(trials, "betas", (weight.shape[1],))
-    return trials, weight, bias
-
-
-def _check_shape(table: FileRows, name: str, wanted: tuple[int, ...]) -> None:
-    if table.shape(name) != wanted:
-        raise TrainingError(
-            f"{table.path}: {name}: expected rows of shape {wanted} for this pack, got {table.shape(name)}"
-        )
 
 
 def _reseal(

@@ -17,7 +17,7 @@ from rtdecode.decode.loading import load_embedder
 from rtdecode.decode.runtime.backends import torch_place
 from rtdecode.decode.score.candidates import read_picture
 from rtdecode.decode.score.mapped import fill_tensors
-from rtdecode.decode.score.pool import LARGE, NARROW, PROJECTED, narrowed
+from rtdecode.decode.score.pool import EXACT_BYTES, NARROW, PROJECTED, narrowed
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.stimuli import pictures_in
@@ -32,7 +32,7 @@ def embed_folder(
     *,
     threads: int,
     unclip_latents: bool = False,
-    large: int = LARGE,
+    exact_bytes: int = EXACT_BYTES,
     progress: Callable[[int, int], None],
 ) -> tuple[int, ...]:
     """Embed every picture of a folder with a pack's embedder; what is done goes to the disk at once.
@@ -49,8 +49,8 @@ def embed_folder(
         CPU threads.
     unclip_latents : bool
         Whether to add ``latent`` (n, 4, h, w), float16: the pictures as the unCLIP is to make them, scaled.
-    large : int
-        From this number of pictures on, what an index of them holds is added too; see `ImagePool`.
+    exact_bytes : int
+        Of more bytes of tokens, what an index of them holds is added too; see `ImagePool`.
     progress : callable
         Is told how many of how many pictures are done.
 
@@ -84,9 +84,10 @@ def embed_folder(
     if unclip_latents:
         rows["latent"] = _encoder(pack)
         columns["latent"] = (rows["latent"](paths[0]).shape, np.float16)
-    if len(paths) >= large:
+    values = math.prod(columns["tokens"][0])
+    if len(paths) * values * np.dtype(columns["tokens"][1]).itemsize > exact_bytes:
         of_tokens[PROJECTED] = lambda tokens: narrowed(tokens.reshape(len(tokens), -1))
-        columns[PROJECTED] = ((min(NARROW, math.prod(columns["tokens"][0])),), np.float32)
+        columns[PROJECTED] = ((min(NARROW, values),), np.float32)
     shapes = {name: ((len(paths), *shape), dtype) for name, (shape, dtype) in columns.items()}
     with fill_tensors(out, shapes, metadata) as arrays:
         for i, path in enumerate(paths):

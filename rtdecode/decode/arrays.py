@@ -33,16 +33,6 @@ def check_betas(betas: NDArray[np.floating[Any]], voxels: int) -> Float32:
     return rows
 
 
-def generator_of(seed: int, stream: int, number: int = 0) -> np.random.Generator:
-    """Start one of a seed's streams of noise, which do not depend on each other."""
-    return np.random.default_rng((seed, stream, number))
-
-
-def draw(seed: int, stream: int, *shape: int) -> Float32:
-    """Draw standard normal noise of one stream."""
-    return generator_of(seed, stream).standard_normal(shape, dtype=np.float32)
-
-
 def pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
     """Return a picture in 0..1 of an autoencoder's."""
     return np.asarray(np.clip(picture * scale + shift, 0, 1), dtype=np.float32)

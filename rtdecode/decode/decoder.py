@@ -1,4 +1,4 @@
-"""A participant's decoder: one beta to an embedding, then a caption, then a picture."""
+"""A participant's decoder: one beta to an embedding, then a picture, then a caption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from rtdecode.decode.pipeline import Embedded, Pipeline, VolumeContext, VolumePredictor
+from rtdecode.decode.pipeline import Embedded, Pipeline, TellsFallbacks, VolumeContext, VolumePredictor
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
@@ -50,6 +50,16 @@ class Decoder:
     def absent(self) -> tuple[str, ...]:
         """Parts that `decode` never yields, as the pack has no stage for them."""
         return self._pipeline.absent
+
+    @property
+    def pool(self) -> str:
+        """How the pool of other pictures is searched; empty without one."""
+        return "" if self._pool is None else self._pool.how
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What of the pack runs otherwise than it was to, and why."""
+        return self._pipeline.fallbacks if isinstance(self._pipeline, TellsFallbacks) else ()
 
     @property
     def window(self) -> int:
@@ -132,7 +142,7 @@ class Decoder:
         return self._person("a beta", beta).likelihood(beta, self.candidates.tokens[np.array(rows)])
 
     def decode(self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> Iterator[DecodedPart]:
-        """Yield the embedding, the caption and the picture of a beta as they become ready.
+        """Yield the embedding, the picture and the caption of a beta as they become ready.
 
         Parameters
         ----------
@@ -149,12 +159,12 @@ class Decoder:
         embedded, embedding = self._embed(beta, truth)
         yield embedding
         settled = self._pipeline.settle(embedded, embedding.score.predicted, trial)
-        caption = self._pipeline.caption(settled)
-        if caption is not None:
-            yield Caption(text=caption)
         picture = self._pipeline.picture(settled, trial)
         if picture is not None:
             yield Reconstruction(image=frozen(picture))
+        caption = self._pipeline.caption(settled)
+        if caption is not None:
+            yield Caption(text=caption)
 
     def predict(self, volumes: Sequence[RegisteredVolume]) -> Prediction:
         """Predict of the last of some volumes of a run, `window` of them or fewer.

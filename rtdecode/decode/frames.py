@@ -54,13 +54,15 @@ class Predict(Table, frozen=True, kw_only=True, tag_field="kind", tag="predict")
 class Ready(Table, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
     """Reply: the engines are loaded and warm; what they decide between, and which parts they cannot make.
 
-    `window` is the number of volumes that a prediction looks at, 0 where the pack makes none.
+    `window` is the number of volumes that a prediction looks at, 0 where the pack makes none; `fallbacks` tell what
+    runs otherwise than it was to, and why.
     """
 
     categories: tuple[str, ...]
     stimuli: tuple[str, ...]
     absent: tuple[str, ...]
     window: int
+    fallbacks: tuple[str, ...]
 
 
 class Loaded(Table, frozen=True, kw_only=True, tag_field="kind", tag="loaded"):

@@ -36,7 +36,10 @@ class Embedded:
 
 
 class Pipeline(Protocol):
-    """Runs the networks of a pack; loaded and warm when made. It may be a `VolumePredictor` as well."""
+    """Runs the networks of a pack; loaded and warm when made.
+
+    It may be a `VolumePredictor` as well, and `TellsFallbacks`.
+    """
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -111,4 +114,14 @@ class VolumePredictor(Protocol):
         EngineError
             Nothing can be predicted of it.
         """
+        ...
+
+
+@runtime_checkable
+class TellsFallbacks(Protocol):
+    """What a `Pipeline` offers besides where it may run otherwise than it was to, and so more slowly."""
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What does, and why, in words; known once it is warm."""
         ...

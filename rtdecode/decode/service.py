@@ -65,6 +65,11 @@ class DecodeService(Protocol):
         ...
 
     @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What of the pack runs otherwise than it was to, and so more slowly, and why, in words."""
+        ...
+
+    @property
     def window(self) -> int:
         """Number of volumes that `predict` looks at; 0 where the pack predicts nothing of volumes."""
         ...
@@ -80,7 +85,7 @@ class DecodeService(Protocol):
         ...
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
-        """Yield embedding, caption and reconstruction with the milliseconds each took, as they become ready.
+        """Yield embedding, reconstruction and caption with the milliseconds each took, as they become ready.
 
         Those that are absent are left out.
 
@@ -147,6 +152,11 @@ class LocalService:
         return self._decoder.absent
 
     @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What runs otherwise than it was to; see `DecodeService.fallbacks`."""
+        return self._decoder.fallbacks
+
+    @property
     def window(self) -> int:
         """Number of volumes that a prediction looks at; see `DecodeService.window`."""
         return self._decoder.window
@@ -191,7 +201,11 @@ def serve(connection: Connection, settings: DecodeSettings, seed: int) -> None:
         return
     try:
         ready = frames.Ready(
-            categories=service.categories, stimuli=service.stimuli, absent=service.absent, window=service.window
+            categories=service.categories,
+            stimuli=service.stimuli,
+            absent=service.absent,
+            window=service.window,
+            fallbacks=service.fallbacks,
         )
         outlet.send(0, ready)
         while True:

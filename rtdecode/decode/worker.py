@@ -35,7 +35,8 @@ class WorkerService:
     seed : int
         As of `load_decoder`.
     reply_timeout_s : float
-        A worker that works on one part for this long counts as hung and is replaced.
+        A worker that works on one part for this long counts as hung and is replaced. The published path takes minutes a
+        picture on a CPU, and is no fault.
     silence_s : float
         So is one that gives no sign of life for this long: it sends one every second while it works.
     start_timeout_s : float
@@ -52,7 +53,7 @@ class WorkerService:
         settings: DecodeSettings,
         *,
         seed: int = 0,
-        reply_timeout_s: float = 60.0,
+        reply_timeout_s: float = 600.0,
         silence_s: float = 15.0,
         start_timeout_s: float = 600.0,
     ) -> None:
@@ -69,6 +70,7 @@ class WorkerService:
         self._stimuli: tuple[str, ...] = ()
         self._absent: tuple[str, ...] = ()
         self._window = 0
+        self._fallbacks: tuple[str, ...] = ()
         self._process, self._connection = self._start()
 
     @property
@@ -101,6 +103,11 @@ class WorkerService:
     def absent(self) -> tuple[str, ...]:
         """Parts that cannot be made; see `DecodeService.absent`."""
         return self._absent
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What runs otherwise than it was to; see `DecodeService.fallbacks`."""
+        return self._fallbacks
 
     @property
     def window(self) -> int:
@@ -216,7 +223,7 @@ class WorkerService:
             if not isinstance(ready, frames.Ready):
                 raise EOFError
             self._categories, self._stimuli, self._absent = ready.categories, ready.stimuli, ready.absent
-            self._window = ready.window
+            self._window, self._fallbacks = ready.window, ready.fallbacks
         except (EOFError, OSError):
             _end(process)
             raise EngineError("the decode worker did not start; see the log for its last words") from None

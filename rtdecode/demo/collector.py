@@ -150,9 +150,9 @@ class Collector(ClientThread):
             case wire.Score():
                 trial.score = message
                 trial.done = message.invalid is not None
-            case wire.Caption():
+            case wire.Caption():  # the last of a trial
                 trial.caption = message.text
-            case wire.Reconstruction():
                 trial.stages = dict(message.stages)
                 trial.done = message.final
+            case wire.Reconstruction():
                 self.collected.reconstruction_ms.append(message.stages["total"])

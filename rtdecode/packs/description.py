@@ -20,6 +20,8 @@ DESCRIPTION = "pack.toml"
 Shape = list[int | str]
 """Of an input or output; a text is a size that varies."""
 Precision = Literal["float32", "float16", "bfloat16"]
+PartPrecision = Literal["float32", "mixed", "float16", "bfloat16"]
+"""From the finest to the coarsest."""
 Count = Annotated[int, Meta(ge=1)]
 Described = TypeVar("Described", bound="PackDescription")
 
@@ -56,7 +58,7 @@ class PartTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     file : str
         ONNX file.
     precision : str
-        Of the file's tensors.
+        Of the file's tensors; ``mixed``: products of linear layers and convolutions in float16, the rest in float32.
     tolerance : float
         Largest difference from torch in float32, relative to the largest value.
     opset : int
@@ -66,12 +68,12 @@ class PartTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     outputs : list of str
         Names of the arrays that it gives.
     difference : float or None
-        What was measured when the file was written; None where nothing here runs it.
+        What was measured when the file was written.
     """
 
     stage: str
     file: str
-    precision: Precision
+    precision: PartPrecision
     tolerance: Annotated[float, Meta(gt=0)]
     opset: Count
     inputs: dict[str, Shape]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rtdecode import client as wire
 from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, kinds, told, topic_of
+from rtdecode.publish.pictures import Encoding, encoded
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Stamp
 
 TOPICS = tuple(dict.fromkeys([*wire.TOPICS, *kinds()]))
@@ -73,10 +72,10 @@ def no_score(record: BetaUpdate) -> wire.Score:
     return wire.Score(**_trial(record))
 
 
-def decoded(record: BetaUpdate, found: DecodedPart) -> wire.Message:
-    """Message of what was decoded from a beta, as `rtdecode.decoded` declares it; a picture as lossless WebP."""
+def decoded(record: BetaUpdate, found: DecodedPart, encoding: Encoding = "jpeg") -> wire.Message:
+    """Message of what was decoded from a beta, as `rtdecode.decoded` declares it; a picture in the encoding given."""
     trial = _trial(record) if found.tells_trial else _decoded(record)
-    return wire.message_of(topic_of(type(found)), {**trial, **_told(found)})
+    return wire.message_of(topic_of(type(found)), {**trial, **_told(found, encoding)})
 
 
 def prediction(found: Prediction) -> wire.Prediction:
@@ -84,13 +83,12 @@ def prediction(found: Prediction) -> wire.Prediction:
     return wire.Prediction(**_told(found), final=True)
 
 
-def _told(found: DecodedPart) -> dict[str, Any]:
+def _told(found: DecodedPart, encoding: Encoding = "jpeg") -> dict[str, Any]:
     if not isinstance(found, Reconstruction):
         return {name: _plain(getattr(found, name)) for name, note in told(type(found)).items() if note.streamed}
-    buffer = BytesIO()
-    Image.fromarray(found.image).save(buffer, "webp", lossless=True, method=2)
     height, width = found.image.shape[:2]
-    return {"image": buffer.getvalue(), "format": "webp", "width": width, "height": height, "color_space": "sRGB"}
+    image = encoded(found.image, encoding)
+    return {"image": image, "format": encoding, "width": width, "height": height, "color_space": "sRGB"}
 
 
 def _plain(value: Any) -> Any:

@@ -99,7 +99,13 @@ class Daemon:
         estimator.warm_up()
         self._line = Line(settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0)
         self._decoding = Decoding(
-            decoder, self._waiting, recording, publisher, clock, lambda: self._publish_session("running")
+            decoder,
+            self._waiting,
+            recording,
+            publisher,
+            clock,
+            lambda: self._publish_session("running"),
+            settings.publish.picture,
         )
         self._announcements = Announcements(
             [*decoder.stimuli, *settings.calibration.null_stimuli], settings.estimate.final_at_s

@@ -17,9 +17,10 @@ from rtdecode.decode.score.claim import MOST, rate_limit, support_factor
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
-from rtdecode.decoded import DecodedPart, Prediction, Score, pieces
+from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
+from rtdecode.publish.pictures import KEPT, Encoding, encoded
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
 from rtdecode.session.lanes import DecodeLanes
@@ -44,6 +45,8 @@ class Decoding:
     clock : Clock
     loaded : callable
         Told whenever a participant has been loaded.
+    encoding : {"jpeg", "webp", "png"}
+        Of pictures in messages.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Decoding:
         publisher: Publisher,
         clock: Clock,
         loaded: Callable[[], None],
+        encoding: Encoding = "jpeg",
     ) -> None:
         self._decoder = decoder
         self._waiting = waiting
@@ -61,6 +65,7 @@ class Decoding:
         self._publisher = publisher
         self._clock = clock
         self._tell_loaded = loaded
+        self._encoding = encoding
         self._asked: ParticipantBundle | None = None
         self._ready = threading.Event()
         self._ending = threading.Event()
@@ -93,13 +98,14 @@ class Decoding:
         self._ending.set()
 
     def health(self) -> dict[str, Any]:
-        """Return what heartbeats tell: median milliseconds per stage of late, restarts of the worker, GPU memory."""
+        """Return what heartbeats tell: median milliseconds per stage of late, restarts, memory and fallbacks."""
         recent = [*self._times, *({Prediction.stage: ms} for ms in list(self._predict_ms))]
         names = dict.fromkeys(name for times in recent for name in times)
         return {
             "decode_ms": {name: float(np.median([times[name] for times in recent if name in times])) for name in names},
             "worker_restarts": self._decoder.restarts,
             "gpu_bytes": self._decoder.gpu_bytes,
+            "fallbacks": self._decoder.fallbacks,
         }
 
     def late_s(self) -> float:
@@ -180,11 +186,12 @@ class Decoding:
                     if isinstance(piece, Score):
                         piece = self._in_session(piece, beta, drift)
                     found.append(piece)
-                    message = messages.decoded(beta, piece)
-                    if isinstance(message, wire.Reconstruction):
-                        path = self._recording.picture(beta.event.trial, beta.revision, message.image)
+                    message = messages.decoded(beta, piece, self._encoding)
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     self._publisher.publish(messages.headed(message, stamp, stages))
+                    if isinstance(piece, Reconstruction):  # without loss, which takes long: nobody waits for it
+                        kept = encoded(piece.image, KEPT)
+                        path = self._recording.picture(beta.event.trial, beta.revision, kept)
         except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
             if scored():
                 settle()

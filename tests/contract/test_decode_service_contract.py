@@ -37,12 +37,12 @@ def test_without_a_participant_nothing_is_decoded() -> None:
         list(LocalService(tiny_decoder()).decode(category_update(0)))
 
 
-def test_a_beta_gives_embedding_caption_and_picture_in_this_order(service: DecodeService, bundle: Path) -> None:
+def test_a_beta_gives_embedding_picture_and_caption_in_this_order(service: DecodeService, bundle: Path) -> None:
     service.load(bundle)
     parts = list(service.decode(category_update(1)))
-    assert [type(part) for part, _ in parts] == [Embedding, Caption, Reconstruction]
+    assert [type(part) for part, _ in parts] == [Embedding, Reconstruction, Caption]
     assert all(milliseconds >= 0 for _, milliseconds in parts)
-    embedding, caption, picture = (part for part, _ in parts)
+    embedding, picture, caption = (part for part, _ in parts)
     assert isinstance(embedding, Embedding)
     assert isinstance(caption, Caption)
     assert isinstance(picture, Reconstruction)
@@ -56,7 +56,7 @@ def test_the_same_beta_gives_the_same_bytes(service: DecodeService, bundle: Path
     service.load(bundle)
     outcomes = []
     for _ in range(2):
-        embedding, _, picture = (part for part, _ in service.decode(category_update(2)))
+        embedding, picture, _ = (part for part, _ in service.decode(category_update(2)))
         assert isinstance(embedding, Embedding)
         assert isinstance(picture, Reconstruction)
         outcomes.append((embedding.tokens.tobytes(), picture.image.tobytes(), asdict(embedding.score)))

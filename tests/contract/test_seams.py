@@ -15,7 +15,7 @@ from rtdecode.decode.families.mindeye2 import FAMILY as MINDEYE2
 from rtdecode.decode.families.tiny import FAMILY as TINY
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
 from rtdecode.decode.pipeline import VolumeContext
-from rtdecode.decode.sampling.prior_sampler import FewStepSampler, PublishedSampler, prior_sampler
+from rtdecode.decode.sampling.prior_sampler import ConsistencySampler, FewStepSampler, PublishedSampler, prior_sampler
 from rtdecode.decode.sampling.schedule import CosineSchedule, cosine_schedule
 from rtdecode.decoded import Prediction
 from rtdecode.errors import EngineError
@@ -32,7 +32,9 @@ def test_clocks(made: Callable[[], Clock]) -> None:
     check_clock(made())
 
 
-@pytest.mark.parametrize(("made", "steps"), [(PublishedSampler, 20), (PublishedSampler, 100), (FewStepSampler, 2)])
+@pytest.mark.parametrize(
+    ("made", "steps"), [(PublishedSampler, 20), (PublishedSampler, 100), (FewStepSampler, 2), (ConsistencySampler, 2)]
+)
 def test_prior_samplers(made: Callable[[CosineSchedule, int], Any], steps: int) -> None:
     check_prior_sampler(made, steps=steps)
 
@@ -113,7 +115,7 @@ def test_the_suite_finds_what_is_wrong() -> None:
 
 
 def test_a_sampler_that_is_not_there_or_cannot_is_refused_by_name() -> None:
-    with pytest.raises(EngineError, match=r"prior sampler: expected one of few, published, got 'heun'"):
+    with pytest.raises(EngineError, match=r"prior sampler: expected one of consistency, few, published, got 'heun'"):
         prior_sampler("heun", cosine_schedule(100), 8)
     for name, steps in (("published", 1), ("few", 101)):
         with pytest.raises(EngineError, match=f"prior sampler {name}: .*expected"):

@@ -117,7 +117,7 @@ def test_a_field_changes_three_files_and_a_kind_two(tmp_path: Path) -> None:
         assert told["lead"] == told["evidence"] / told["chance"]
         assert row["lead"] == f"{told['lead']:.2f}"
         assert found["figures"][row["trial"]]["lead"] == told["lead"]
-    assert found["parts"] == ["Embedding", "Surprise", "Caption", "Reconstruction"]
+    assert found["parts"] == ["Embedding", "Surprise", "Reconstruction", "Caption"]
     assert {message[1] for message in surprises} == {"Other"}
     assert [message[2] for message in surprises] == list(range(len(scores)))
     assert [message[3:6] for message in surprises] == [message[3:6] for message in scores]

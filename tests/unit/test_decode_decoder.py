@@ -139,7 +139,7 @@ def test_the_picture_and_the_caption_show_the_predicted_category(bundle: Path) -
     names = tiny_stages().categories
     for category in range(7):
         beta = category_beta(category, 0.5, np.random.default_rng(category))
-        embedding, caption, picture = decoder.decode(beta, (), "r01t001")
+        embedding, picture, caption = decoder.decode(beta, (), "r01t001")
         assert isinstance(embedding, Embedding)
         assert isinstance(caption, Caption)
         assert isinstance(picture, Reconstruction)

@@ -40,13 +40,13 @@ def test_a_killed_worker_is_replaced_and_asked_again(worker: WorkerService, tmp_
     os.kill(worker.pid, signal.SIGKILL)
     parts = [part for part, _ in worker.decode(category_update(5))]
     assert worker.restarts == 1
-    embedding, _, picture = parts
+    embedding, picture, _ = parts
     assert isinstance(embedding, Embedding)
     assert isinstance(expected[0], Embedding)
     assert asdict(embedding.score) == asdict(expected[0].score)
     assert isinstance(picture, Reconstruction)
-    assert isinstance(expected[2], Reconstruction)
-    assert picture.image.tobytes() == expected[2].image.tobytes()
+    assert isinstance(expected[1], Reconstruction)
+    assert picture.image.tobytes() == expected[1].image.tobytes()
 
 
 def test_a_worker_killed_between_parts_repeats_none(worker: WorkerService, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_worker_killed_between_parts_repeats_none(worker: WorkerService, tmp_p
     kinds = [type(next(parts)[0]).__name__]
     os.kill(worker.pid, signal.SIGKILL)
     kinds += [type(part).__name__ for part, _ in parts]
-    assert kinds == ["Embedding", "Caption", "Reconstruction"]
+    assert kinds == ["Embedding", "Reconstruction", "Caption"]
 
 
 def test_ctrl_c_is_left_to_the_parent(worker: WorkerService, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_worker_that_is_stopped_is_seen_to_be_silent_and_replaced(
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
         parts = [type(part).__name__ for part, _ in worker.decode(category_update(0))]
-        assert parts == ["Embedding", "Caption", "Reconstruction"]
+        assert parts == ["Embedding", "Reconstruction", "Caption"]
         assert worker.restarts == 1
         assert len(seen) == 1
         assert seen[0] >= 3.0

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import beta as beta_distribution
 
 from rtdecode import client as wire
-from rtdecode.decoded import DecodedPart, Embedding, Prediction, Score
+from rtdecode.decoded import DecodedPart, Embedding, Prediction, Reconstruction, Score
 from rtdecode.errors import EngineError
 from rtdecode.packs import open_participant
+from rtdecode.publish.pictures import Encoding, media_type
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.lanes import Closed, DecodeLanes
@@ -46,6 +49,7 @@ class FailingService:
     """Yields what it is given, then fails."""
 
     restarts, gpu_bytes, categories, absent, window = 0, None, ("cat", "dog"), (), 0
+    fallbacks = ("prior is run step by step",)
 
     def __init__(self, *parts: DecodedPart) -> None:
         self._parts = parts
@@ -68,6 +72,7 @@ class Kept:
         self._claim = claim
         self.messages: list[wire.Message] = []
         self.rows: list[tuple[Any, ...]] = []
+        self.kept: list[tuple[str, int, bytes, int]] = []
         self.inputs = SimpleNamespace(append=lambda *_, **__: None)
 
     def publish(self, message: wire.Message) -> None:
@@ -79,11 +84,16 @@ class Kept:
     def claim(self) -> float:
         return self._claim
 
+    def picture(self, trial: str, revision: int, image: bytes) -> str:
+        self.kept.append((trial, revision, image, len(self.messages)))
+        return "recon/kept.webp"
 
-def failed(tmp_path: Path, *parts: DecodedPart) -> Kept:
+
+def failed(tmp_path: Path, *parts: DecodedPart, encoding: Encoding = "jpeg") -> Kept:
     kept, lane = Kept(), DecodeLanes()
     write_category_bundle(tmp_path / "bundle")
-    decoding = Decoding(FailingService(*parts), lane, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
+    service: Any = FailingService(*parts)
+    decoding = Decoding(service, lane, kept, kept, FakeClock(), lambda: None, encoding)  # type: ignore[arg-type]
     decoding.ask(open_participant(tmp_path / "bundle"))
     assert decoding.once(0)
     lane.pictures.put(category_update(3))
@@ -279,3 +289,32 @@ def test_how_late_predictions_are_counts_from_when_they_could_be_made(tmp_path: 
     assert decoding.late_s() == pytest.approx(3.0)
     assert decoding.once(0)
     assert decoding.late_s() == 0.0
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "webp", "png"])
+def test_a_message_carries_a_picture_as_asked_and_the_folder_keeps_it_without_loss_afterwards(
+    tmp_path: Path, encoding: Encoding
+) -> None:
+    smooth = np.linspace(0, 255, 48)[:, None, None] * np.linspace(0.2, 1, 64)[:, None] * np.array([1, 0.5, 0.25])
+    picture = smooth.astype(np.uint8)
+    kept = failed(tmp_path, Reconstruction(image=picture), encoding=encoding)
+    message = kept.messages[0]
+    assert isinstance(message, wire.Reconstruction)
+    assert (message.format, message.width, message.height) == (encoding, 64, 48)
+    with Image.open(BytesIO(message.image)) as sent:
+        assert sent.format == encoding.upper()
+        off = np.abs(np.asarray(sent.convert("RGB")).astype(int) - picture)
+    assert off.max() <= (4 if encoding == "jpeg" else 0)
+    assert media_type(message.image) == f"image/{encoding}"
+    ((trial, revision, image, published),) = kept.kept
+    assert (trial, revision) == ("r5t1", 0)
+    assert published == 1  # the message was out before the slow encoding began
+    with Image.open(BytesIO(image)) as stored:
+        assert stored.format == "WEBP"
+        np.testing.assert_array_equal(np.asarray(stored.convert("RGB")), picture)
+
+
+def test_heartbeats_tell_what_runs_otherwise_than_it_was_to() -> None:
+    kept: Any = Kept()
+    decoding = Decoding(FailingService(), DecodeLanes(), kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
+    assert wire.Heartbeat(**decoding.health()).fallbacks == ("prior is run step by step",)

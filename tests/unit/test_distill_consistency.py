@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from engines.distill.consistency import Distillation, distil  # noqa: E402
+from engines.distill.consistency import ConsistencyObjective, Distillation, distil  # noqa: E402
 from engines.training.loop import Plan  # noqa: E402
+from engines.training.state import Ema  # noqa: E402
 from rtdecode.decode.sampling.schedule import cosine_schedule  # noqa: E402
 
 SCHEDULE = cosine_schedule(100)
@@ -72,3 +73,29 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one(tmp_path: Path) -> N
     student(tmp_path / "b", steps=12)
     again = student(tmp_path / "b", steps=12, resume=True)
     assert torch.equal(whole.gain, again.gain)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_noise_is_offset_in_training_as_the_sampler_does(offset: float) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def watched(_: torch.nn.Module, noisy: torch.Tensor, t: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        seen.append((noisy, t))
+        return noisy
+
+    network = Affine()
+    objective = ConsistencyObjective(
+        network,
+        predict=watched,
+        teacher=lambda noisy, t, given: noisy,
+        ema=Ema(network, 0.9),
+        alphas_cumprod=SCHEDULE.alphas_cumprod,
+        how=Distillation(skip=4, offset=offset),
+    )
+    nothing = torch.zeros(4000, 4, 4, 4)
+    objective((nothing, None), torch.Generator().manual_seed(0), 0.0)
+    noisy, t = seen[-1]
+    noise = noisy / (1 - ALPHAS[t]).sqrt()[:, None, None, None]
+    # The mean over a sample's 64 values has their variance over 64, and the offset's own on top.
+    assert float(noise.mean((1, 2, 3)).std()) == pytest.approx((1 / 64 + offset**2) ** 0.5, rel=0.05)
+    assert float((noise - noise.mean((1, 2, 3), keepdim=True)).std()) == pytest.approx(1, rel=0.02)

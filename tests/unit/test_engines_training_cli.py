@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engines import cli  # noqa: E402
 from engines.distill import imported_packs as published  # noqa: E402
+from engines.distill.consistency import Distillation  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from engines.training.loop import Fitted  # noqa: E402
 from rtdecode.decode.families.mindeye2.torch_stages import load_stages  # noqa: E402
+from rtdecode.decode.sampling.edm import OFFSET_NOISE  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
 from rtdecode.packs import open_pack  # noqa: E402
 from tests.training_small import write_distilling, write_settings, write_training  # noqa: E402
@@ -148,6 +150,38 @@ def test_the_prior_is_conditioned_on_what_the_backbone_makes_of_a_trial_that_sho
             assert torch.equal(tokens[picture], one)
             twice = (picture, picture + len(tokens))
             assert min(float((expected[trial] - made).abs().max()) for trial in twice) < 1e-5
+
+
+def test_the_unclip_learns_from_tokens_that_the_prior_makes_of_trials_too(
+    fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, trials = write_distilling(tmp_path, fake)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hows: list[Distillation] = []
+
+    def watched(student: torch.nn.Module, batches: Any, how: Distillation, **_: Any) -> Any:
+        seen.append(batches(torch.Generator().manual_seed(0)))
+        hows.append(how)
+        return student, Fitted(seconds=0.0, skipped=0)
+
+    monkeypatch.setattr(published, "distil", watched)
+    for given, name in (([], "true"), (trials, "decoded")):
+        assert run("distill", "unclip", fake, *pictures, *given, "--out", tmp_path / name, "--batch", 4) == 0
+    shown = load_file(tmp_path / "shown.safetensors")
+    (latents, tokens), (mixed, given) = seen
+    assert {how.offset for how in hows} == {OFFSET_NOISE}
+
+    def row(name: str, one: torch.Tensor) -> int:
+        return int((shown[name] - one).flatten(1).abs().sum(1).argmin())
+
+    for latent, token in zip(latents, tokens, strict=True):
+        assert row("latent", latent) == row("tokens", token)
+        assert torch.equal(shown["tokens"][row("tokens", token)], token)
+    for place, (latent, token) in enumerate(zip(mixed, given, strict=True)):
+        assert torch.equal(shown["latent"][row("latent", latent)], latent)
+        true = torch.equal(shown["tokens"][row("latent", latent)], token)
+        assert true == (place < 2)  # the others are what a prior samples of that picture's trials
+    assert torch.isfinite(given).all()
 
 
 def test_data_of_another_layout_and_packs_without_weights_are_refused(fake: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.unit.test_decoding import registered
 TOKENS = np.arange(6, dtype=np.float16).reshape(2, 3)
 EMBEDDING = Embedding(tokens=TOKENS, components=np.ones(4, np.float32), score=SCORE, nearest={"p1": 0.5})
 REPLIES: tuple[frames.Reply, ...] = (
-    frames.Ready(categories=("cat",), stimuli=("cat7",), absent=(), window=0),
+    frames.Ready(categories=("cat",), stimuli=("cat7",), absent=(), window=0, fallbacks=("a part, as it is so",)),
     frames.Loaded(identity="abc"),
     frames.answer(EMBEDDING, 1.5, None),
     frames.answer(Prediction(values={"a": 0.5}), 1.5, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from engines.importing.fake import write_fake_mindeye2
 from rtdecode.decode.families.mindeye2.assembly import load_engines
 from rtdecode.decode.families.mindeye2.unclip_step import size_features
-from rtdecode.decode.networks.build import empty
+from rtdecode.decode.networks.build import empty, load
 from rtdecode.decode.networks.captioner import build_captioner
 from rtdecode.decode.networks.preprocess import bigg_input
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
@@ -25,6 +26,7 @@ from rtdecode.decode.runtime.parts import parts
 from rtdecode.decode.runtime.runner import tensor_runner
 from rtdecode.decode.runtime.torch_engine import TorchEngine
 from rtdecode.decode.runtime.torch_runner import open_stage
+from rtdecode.errors import EngineError
 from rtdecode.packs import open_pack
 from tests.published import State, random_state, sizes_of
 
@@ -112,18 +114,52 @@ def test_captions_are_those_of_git_with_its_image_encoder(tmp_path: Path) -> Non
     model.load_state_dict(state, strict=True)
     write_fake_mindeye2(tmp_path / "p", dims="small", stages=["ridge", "backbone", "prior", "converter", "captioner"])
     pack = open_pack(str(tmp_path / "p"))
-    (part,) = parts("captioner", pack.description.stage("captioner"), model)
-    opened: dict[str, Any] = {
-        "converter": lambda values: {"features": values["tokens"]},
-        "captioner": TorchEngine(part, device="cpu").compute,
-    }
-    runner = tensor_runner(pack.description.stages, lambda name: opened.get(name, dict), device="cpu")
+    made = parts("captioner", pack.description.stage("captioner"), model)
+    opened: dict[str, Any] = {"converter": lambda values: {"features": values["tokens"]}}
+    opened |= {part.name: TorchEngine(part, device="cpu").compute for part in made}
+    names = {*pack.description.stages, "captioner_context"}
+    runner = tensor_runner(names, lambda name: opened.get(name, dict), device="cpu")
     caption = load_engines(pack, runner).caption
     assert caption is not None
     special = (0, 100, 101, 102)
     want = [" ".join(f"w{i}" for i in row.tolist() if i not in special) for row in words]
     assert caption(features) == want
     assert len(set(want)) > 1
+
+    looks: list[int] = []
+
+    def looked(values: torch.Tensor) -> Any:
+        looks.append(len(values))
+        return values.numpy()
+
+    elsewhere = replace(runner, at_host=False, host=looked)
+    caption = load_engines(pack, elsewhere).caption
+    assert caption is not None
+    assert caption(features) == want
+    assert looks == [3 * 20]  # all words at once, after the last
+    with pytest.raises(EngineError, match=r"captioner alone, of an older version: export the pack anew"):
+        load_engines(pack, replace(runner, parts=pack.description.stages))
+
+
+@torch.no_grad()
+def test_words_that_are_remembered_give_the_scores_of_words_that_are_read_again(tmp_path: Path) -> None:
+    write_fake_mindeye2(tmp_path / "p", dims="small", stages=["captioner"], precision="float32")
+    pack = open_pack(str(tmp_path / "p"))
+    model = load(pack, "captioner", device="cpu", dtype=torch.float32)
+    spec = pack.description.stage("captioner")
+    context, step = (TorchEngine(part, device="cpu") for part in parts("captioner", spec, model))
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(2, *spec.inputs["features"][1:], generator=draw)
+    words = torch.randint(1, 160, (2, 20), generator=draw)
+    fixed = context.compute({"features": features})
+    said = torch.randn(*fixed["keys"].shape[:3], 20, fixed["keys"].shape[4], generator=draw)  # does not matter
+    known = {"said_keys": said, "said_values": said}
+    for place in range(20):
+        found = step.compute({"word": words[:, place], "place": torch.full((2,), place), **fixed, **known})
+        states = model.git(pixel_values=features[:, None], input_ids=words[:, : place + 1], use_cache=False)
+        want = model.output(states.last_hidden_state[:, -1])
+        torch.testing.assert_close(found["scores"], want, rtol=0, atol=2e-5)
+        known = {"said_keys": found["next_keys"], "said_values": found["next_values"]}
 
 
 @torch.no_grad()

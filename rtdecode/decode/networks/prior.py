@@ -45,7 +45,8 @@ class PriorShape:
 class Gain(nn.Module):  # type: ignore[misc]
     """Layer norm with a gain and no bias; `stable` divides by the largest value first.
 
-    The epsilon depends on the dtype, as published: 1e-5 in float32, 1e-3 otherwise.
+    The epsilon depends on the dtype, as published: 1e-5 in float32, 1e-3 otherwise. It is computed in float32 in any
+    case: squares of what float16 holds need not be numbers there.
     """
 
     def __init__(self, dim: int, *, stable: bool = False) -> None:
@@ -56,11 +57,14 @@ class Gain(nn.Module):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
         eps = 1e-5 if x.dtype == torch.float32 else 1e-3
+        wide = x.float()
         if self.stable:
-            x = x / x.amax(-1, keepdim=True).detach()
+            wide = wide / wide.amax(-1, keepdim=True).detach()
         # Spelt out as published: torch's own layer norm rounds otherwise, and the final norm magnifies that.
-        variance = torch.var(x, dim=-1, unbiased=False, keepdim=True)
-        return (x - x.mean(-1, keepdim=True)) * (variance + eps).rsqrt() * self.g
+        variance = torch.var(wide, dim=-1, unbiased=False, keepdim=True)
+        return ((wide - wide.mean(-1, keepdim=True)) * (variance + eps).rsqrt() * self.g).to(
+            torch.result_type(x, self.g)
+        )
 
 
 class SwiGlu(nn.Module):  # type: ignore[misc]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from rtdecode.decode.runtime.plans import runnable, without_kernels
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
+from rtdecode.packs.description import PartPrecision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,7 @@ class Backend:
     device : str
         As torch names it.
     precision : str
+        Of the networks, the coarsest first where they differ.
     reason : str
         Why, in one line.
     """
@@ -39,7 +43,7 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
     ----------
     wanted : {"auto", "onnx", "torch", "tensorrt"}
         ``auto``: TensorRT where the pack holds plans and a GPU is found; else ONNX Runtime where it holds ONNX files
-        and no GPU is found; else torch.
+        that this runs and no GPU is found; else torch.
     pack : EnginePack
 
     Raises
@@ -48,7 +52,7 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
         The pack has nothing that the wanted backend runs, or it is not installed.
     """
     networks = pack.description.has_networks
-    files = not networks or bool(pack.description.parts)
+    files = not networks or (bool(pack.description.parts) and not without_kernels(pack))
     torch = importlib.util.find_spec("torch") is not None
     gpu = networks and torch and _has_gpu()
     plans = any(pack.folder.glob("plans/*/*.plan"))
@@ -60,17 +64,18 @@ def choose(wanted: str, pack: EnginePack) -> Backend:
         why = "asked for" if wanted == "tensorrt" else "a GPU was found, and the pack holds plans"
         return Backend(name="tensorrt", device="cuda", precision="as compiled", reason=why)
     if wanted == "onnx" or (wanted == "auto" and files and not gpu):
-        if not files:
-            raise EngineError(f"pack {pack.name}: expected ONNX files, got none: rtdecode engines export {pack.folder}")
+        if networks:
+            runnable(pack)
         why = (
             "asked for"
             if wanted == "onnx"
             else "the pack holds ONNX files" + ("" if not networks else ", no GPU found")
         )
-        return Backend(name="onnx", device="cpu", precision="float32", reason=why)
+        return Backend(name="onnx", device="cpu", precision=_precisions(pack), reason=why)
     if not torch:
         raise EngineError(f"pack {pack.name} needs torch: pip install '.[gpu]', or export it elsewhere to ONNX")
-    why = "asked for" if wanted == "torch" else "a GPU was found" if gpu else "the pack holds no ONNX files"
+    lacking = "ONNX Runtime runs no bfloat16 without a GPU" if without_kernels(pack) else "the pack holds no ONNX files"
+    why = "asked for" if wanted == "torch" else "a GPU was found" if gpu else lacking
     device, precision = torch_place()
     return Backend(
         name="torch", device=device, precision=precision, reason=why if gpu else f"{why}; no GPU, so this is slow"
@@ -100,6 +105,11 @@ def import_torch_runtime(pack: EnginePack, threads: int) -> Iterator[None]:
 def torch_place() -> tuple[str, str]:
     """Device and precision of networks that torch runs: a GPU in half precision where there is one."""
     return ("cuda", "float16") if _has_gpu() else ("cpu", "float32")
+
+
+def _precisions(pack: EnginePack) -> str:
+    held = {part.precision for part in pack.description.parts.values()}
+    return " and ".join(one for one in typing.get_args(PartPrecision)[::-1] if one in held) or "float32"
 
 
 def _has_gpu() -> bool:

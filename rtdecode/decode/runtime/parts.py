@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rtdecode.decode.networks.captioner import CaptionContext, CaptionStep
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names
 from rtdecode.decode.runtime.runner import LONGEST, WHOLE
 from rtdecode.packs.description import Shape, StageTable
 
 CONTEXT_OF = "_context"
-"""What the name of a denoiser's part that prepares its cross-attention ends with."""
+"""What the name of a part ends with that computes once a picture what another part needs at every step."""
+STEPWISE = ("denoiser", "captioner")
+"""Kinds of networks that have such a part."""
 _SIZES = {"batch": 2, "tokens": 16, "voxels": 64}
 
 
@@ -90,21 +93,6 @@ class _Prior(nn.Module):  # type: ignore[misc]
         return clean
 
 
-class _NextWord(nn.Module):  # type: ignore[misc]
-    """Scores (b, vocabulary) of the word to come after the one at `place` (b,), whatever words stand behind it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor, words: Tensor, place: Tensor) -> Tensor:
-        states = self.model.git(pixel_values=features[:, None], input_ids=words, use_cache=False).last_hidden_state
-        said = states[:, -words.shape[1] :]
-        at = place[:, None, None].expand(-1, 1, said.shape[2])
-        scores: Tensor = self.model.output(said.gather(1, at)[:, 0])
-        return scores
-
-
 def parts(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
     """Return the calls that a stage is made of.
 
@@ -159,12 +147,26 @@ def _denoiser(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
 
 
 def _captioner(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
-    inputs: dict[str, Shape] = {
-        "features": spec.inputs["features"],
-        "words": ["batch", LONGEST],
-        "place": ["batch"],
-    }
-    return [Part(name=stage, module=_Tuple(_NextWord(network)), inputs=inputs, outputs=("scores",))]
+    features = spec.inputs["features"]
+    layers, heads = spec.sizes["num_hidden_layers"], spec.sizes["num_attention_heads"]
+    channels = spec.sizes["hidden_size"] // heads
+    seen: Shape = ["batch", layers, heads, features[1], channels]
+    said: Shape = ["batch", layers, heads, LONGEST, channels]
+    step: dict[str, Shape] = {"word": ["batch"], "place": ["batch"], "keys": seen, "values": seen}
+    return [
+        Part(
+            name=f"{stage}{CONTEXT_OF}",
+            module=_Tuple(CaptionContext(network)),
+            inputs={"features": features},
+            outputs=("keys", "values"),
+        ),
+        Part(
+            name=stage,
+            module=_Tuple(CaptionStep(network)),
+            inputs={**step, "said_keys": said, "said_values": said},
+            outputs=("scores", "next_keys", "next_values"),
+        ),
+    ]
 
 
 def _embedder(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:

@@ -47,7 +47,7 @@ class PlanKey:
     hardware : Hardware
         Versions of TensorRT and driver, name and compute capability of the GPU.
     precision : str
-        Of the network's tensors: ``float32``, ``float16`` or ``bfloat16``.
+        Of the network, as ``pack.toml`` tells it of the part.
     profile : dict
         See `Profile`.
     flags : tuple of str
@@ -112,6 +112,29 @@ def exported(pack: EnginePack) -> Mapping[str, PartTable]:
     parts = pack.description.parts
     if not parts:
         raise EngineError(f"pack {pack.name}: expected exported parts, got none: rtdecode engines export {pack.folder}")
+    return parts
+
+
+def without_kernels(pack: EnginePack) -> list[str]:
+    """Names of the exported parts that ONNX Runtime's CPU backend has no kernels for: those in bfloat16."""
+    return [name for name, part in pack.description.parts.items() if part.precision == "bfloat16"]
+
+
+def runnable(pack: EnginePack) -> Mapping[str, PartTable]:
+    """Return the exported parts by name, all of which ONNX Runtime runs.
+
+    Raises
+    ------
+    EngineError
+        There are none, or some are in bfloat16.
+    """
+    parts = exported(pack)
+    if lacking := without_kernels(pack):
+        raise EngineError(
+            f"pack {pack.name}: expected parts that ONNX Runtime runs on a CPU, got {', '.join(lacking)} in bfloat16, "
+            "which it has no kernels for: rtdecode engines export --precision float16 (or mixed), engines build on the "
+            'GPU that runs it, or decode.backend = "torch"'
+        )
     return parts
 
 

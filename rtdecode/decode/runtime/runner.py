@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.decode.runtime.engine import OnnxEngine
-from rtdecode.decode.runtime.plans import exported, load_plan, plan_keys
+from rtdecode.decode.runtime.plans import load_plan, plan_keys, runnable
+from rtdecode.decode.sampling.noise import normal
 from rtdecode.packs import EnginePack
 
 Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Named arrays in, named arrays out."""
 LONGEST = 20
 """Words of a caption, the first included."""
-WHOLE = {"t": (1, 90), "words": (1, 90), "place": (0, LONGEST), "keep": (0, 2)}
+WHOLE = {"t": (1, 90), "word": (1, 90), "place": (0, LONGEST), "keep": (0, 2)}
 """Inputs of parts that are whole numbers, and from where up to where examples of them lie."""
 
 
@@ -37,6 +38,17 @@ class Runner:
         A whole number as an array with one value for each row of another.
     array, host : callable
         A numpy array to an array of the runner, and back.
+    most : callable
+        Place of the largest value of each row, as an array of the runner.
+    at_host : bool
+        Whether it costs nothing to look at an array.
+    normal : callable
+        Key and shape to standard normal noise; see `rtdecode.decode.sampling.noise`.
+    image : callable
+        A picture (1, 3, h, w) in an autoencoder's units, and what it is multiplied with and shifted by to lie in 0..1,
+        to its bytes (h, w, 3) on the host.
+    fallbacks : callable
+        What runs otherwise than it was to, and why, in words.
     """
 
     parts: Collection[str]
@@ -45,6 +57,11 @@ class Runner:
     level: Callable[[int, Any], Any]
     array: Callable[[NDArray[Any]], Any]
     host: Callable[[Any], NDArray[Any]]
+    most: Callable[[Any], Any]
+    at_host: bool
+    normal: Callable[[tuple[int, int], Sequence[int]], Any]
+    image: Callable[[Any, float, float], NDArray[np.uint8]]
+    fallbacks: Callable[[], tuple[str, ...]] = tuple
 
 
 def compiled_runner(
@@ -69,9 +86,9 @@ def onnx_runner(pack: EnginePack, *, threads: int = 1) -> Runner:
     Raises
     ------
     EngineError
-        The pack has no exported parts.
+        As of `runnable`.
     """
-    parts = exported(pack)
+    parts = runnable(pack)
     return Runner(
         parts=parts,
         open=lambda name: OnnxEngine(pack.folder / parts[name].file, name=f"{pack.name}/{name}", threads=threads).run,
@@ -79,7 +96,16 @@ def onnx_runner(pack: EnginePack, *, threads: int = 1) -> Runner:
         level=lambda number, rows: np.full(len(rows), number, np.int64),
         array=lambda values: values,
         host=lambda values: np.asarray(values),
+        most=lambda values: values.argmax(1),
+        at_host=True,
+        normal=lambda key, shape: normal(np, key, shape),
+        image=_image,
     )
+
+
+def _image(picture: NDArray[Any], scale: float, shift: float) -> NDArray[np.uint8]:
+    scaled = np.rint(np.clip(picture[0] * np.float32(scale) + np.float32(shift), 0, 1) * np.float32(255))
+    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(1, 2, 0))
 
 
 def tensorrt_runner(pack: EnginePack, *, internal: Collection[str] = ()) -> Runner:
@@ -133,6 +159,11 @@ def tensor_runner(
             return compute
         return lambda values: {key: value.float() for key, value in compute(values).items()}
 
+    def image(picture: Any, scale: float, shift: float) -> NDArray[np.uint8]:
+        scaled = (picture[0].float() * scale + shift).clamp(0, 1).mul(255).round()
+        # Bytes on the device: a quarter of what would cross otherwise.
+        return np.asarray(scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy())
+
     return Runner(
         parts=parts,
         open=open_float,
@@ -140,4 +171,8 @@ def tensor_runner(
         level=lambda number, rows: torch.full((len(rows),), number, device=device, dtype=torch.int64),
         array=lambda values: torch.from_numpy(values).to(device),
         host=lambda values: np.asarray(values.float().cpu().numpy()),
+        most=lambda values: values.argmax(1),
+        at_host=device == "cpu",
+        normal=lambda key, shape: normal(torch, key, shape, device=device),
+        image=image,
     )

@@ -132,6 +132,10 @@ class TensorRTEngine:
     def __init__(self, trt: Any, torch: Any, engine: Any, name: str) -> None:
         self._trt, self._torch, self._engine, self._name = trt, torch, engine, name
         self._context = engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(
+                f"{name}: TensorRT found no memory on the GPU to run the plan in: free some, or use another"
+            )
         self._stream = torch.cuda.Stream()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         given = {n: engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from rtdecode.decode.runtime.engine import Arrays
 from rtdecode.decode.runtime.parts import Part
 from rtdecode.errors import EngineError
 
+_log = logging.getLogger(__name__)
 _WARM_UPS = 3
-_DEVICE_FAULT = "CUDA error"
+_DEVICE_FAULTS = ("CUDA error", "CUDNN_STATUS", "cuDNN error", "CUBLAS_STATUS", "out of memory")
+"""What the words of an error hold that is the device's, whatever it was given."""
 
 
 class TorchEngine:
@@ -34,6 +37,8 @@ class TorchEngine:
     Attributes
     ----------
     part : Part
+    fallback : str
+        Why it is not run as a graph although it was to be; empty where it is.
     """
 
     def __init__(self, part: Part, *, device: str, dtype: torch.dtype = torch.float32, graph: bool = True) -> None:
@@ -43,6 +48,7 @@ class TorchEngine:
         self._dtype = dtype
         self._graph = graph and self._device.type == "cuda"
         self._graphs: dict[tuple[tuple[int, ...], ...], _Graph] = {}
+        self.fallback = ""
 
     @property
     def name(self) -> str:
@@ -72,30 +78,53 @@ class TorchEngine:
         EngineError
             An input is missing or unknown, or torch refuses its shape.
         RuntimeError
-            The device failed: nothing works in this process any more, and it is to be replaced.
+            The device failed, or has no memory left although all that is not in use was given back: what is in this
+            process does not work any more, and it is to be replaced.
         """
         if set(values) != set(self.inputs):
             raise EngineError(f"{self.name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
         given = [self._placed(values[name]) for name in self.inputs]
         try:
-            with torch.no_grad():
-                found = self._replay(given) if self._graph else self._module(*given)
+            found = self._computed(given)
         except RuntimeError as error:
-            if _DEVICE_FAULT in str(error):
+            if any(words in str(error) for words in _DEVICE_FAULTS):
                 raise
             raise EngineError(f"{self.name}: {error}") from None
         return dict(zip(self.outputs, found, strict=True))
+
+    def _computed(self, given: list[Tensor]) -> Sequence[Tensor]:
+        with torch.no_grad():
+            try:
+                return self._run(given)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+            return self._run(given)
+
+    def _run(self, given: list[Tensor]) -> Sequence[Tensor]:
+        found: Sequence[Tensor] = self._replay(given) if self._graph else self._module(*given)
+        return found
 
     def _placed(self, value: Tensor) -> Tensor:
         dtype = self._dtype if value.is_floating_point() else value.dtype
         return value.to(self._device, dtype, non_blocking=True)
 
-    def _replay(self, given: list[Tensor]) -> list[Tensor]:
+    def _replay(self, given: list[Tensor]) -> Sequence[Tensor]:
         shapes = tuple(tuple(value.shape) for value in given)
         graph = self._graphs.get(shapes)
         if graph is None:
-            graph = self._graphs[shapes] = _Graph(self._module, given)
+            try:
+                graph = self._graphs[shapes] = _Graph(self._module, given)
+            except _NotCapturedError as error:
+                self._graph, self.fallback = False, f"{self.name} is run step by step, not as a CUDA graph: {error}"
+                _log.warning("%s", self.fallback)
+                self._graphs.clear()
+                found: Sequence[Tensor] = self._module(*given)
+                return found
         return graph.replay(given)
+
+
+class _NotCapturedError(Exception):
+    """The part itself runs; the device is well."""
 
 
 class _Graph:
@@ -110,9 +139,15 @@ class _Graph:
                 module(*self._given)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Thread-local: other threads of the process may use the GPU meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._found = module(*self._given)
+        try:
+            # Thread-local: other threads of the process may use the GPU meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._found = module(*self._given)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            torch.cuda.synchronize()  # a device that failed fails here again
+            raise _NotCapturedError(str(error).partition("\n")[0]) from None
 
     def replay(self, given: list[Tensor]) -> list[Tensor]:
         for own, value in zip(self._given, given, strict=True):

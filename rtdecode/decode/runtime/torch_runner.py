@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rtdecode.decode.networks.build import load
-from rtdecode.decode.runtime.parts import CONTEXT_OF, parts
+from rtdecode.decode.runtime.parts import CONTEXT_OF, STEPWISE, parts
 from rtdecode.decode.runtime.runner import Compute, Runner, tensor_runner
 from rtdecode.decode.runtime.torch_engine import TorchEngine
 from rtdecode.packs import EnginePack
@@ -33,8 +33,9 @@ def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Col
         return opened[name].compute
 
     stages = pack.description.stages
-    contexts = {f"{name}{CONTEXT_OF}" for name, stage in stages.items() if stage.network == "denoiser"}
-    return tensor_runner(stages.keys() | contexts, open_part, device=device, internal=internal)
+    contexts = {f"{name}{CONTEXT_OF}" for name, stage in stages.items() if stage.network in STEPWISE}
+    runner = tensor_runner(stages.keys() | contexts, open_part, device=device, internal=internal)
+    return replace(runner, fallbacks=lambda: tuple(one.fallback for one in opened.values() if one.fallback))
 
 
 def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> list[TorchEngine]:
@@ -56,8 +57,7 @@ def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> 
     made = parts(stage, pack.description.stage(stage), network)
     if kind == "prior" and dtype != torch.float32:
         made = [replace(part, module=_Autocast(part.module, dtype)) for part in made]
-    # What Transformers does for the captioner's masks need not be possible in a graph.
-    return [TorchEngine(part, device=device, dtype=given, graph=kind != "captioner") for part in made]
+    return [TorchEngine(part, device=device, dtype=given) for part in made]
 
 
 class _Autocast(nn.Module):  # type: ignore[misc]

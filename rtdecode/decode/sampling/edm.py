@@ -63,6 +63,11 @@ def refinement_times(steps: int, timepoint: int) -> tuple[NDArray[np.int64], Flo
     return times[steps + 1 - timepoint :], sigmas[-timepoint:]
 
 
+def offset_noise(noise: Any, offset: Any) -> Any:
+    """Add to all values of noise (b, 4, h, w) the one `offset` (b,) of their sample; both are standard normal."""
+    return noise + OFFSET_NOISE * offset[:, None, None, None]
+
+
 def unclip_start(latent: Any, noise: Any, offset: Any, sigma: float) -> Any:
     """Make the initial latent: `latent` and noise with its offset at noise level `sigma`.
 
@@ -75,7 +80,7 @@ def unclip_start(latent: Any, noise: Any, offset: Any, sigma: float) -> Any:
     sigma : float
         First sigma of the path.
     """
-    return latent + (noise + OFFSET_NOISE * offset[:, None, None, None]) * float(sigma)
+    return latent + offset_noise(noise, offset) * float(sigma)
 
 
 def guide(conditional: Any, unconditional: Any, scale: float) -> Any:
@@ -102,4 +107,27 @@ def euler(predict: NoisePredictor, x: Any, times: Sequence[int] | NDArray[np.int
     for t, sigma, after in zip(times, sigmas[:-1], sigmas[1:], strict=True):
         scaled = x * float(1 / np.sqrt(np.float64(sigma) ** 2 + 1))
         x = x + predict(scaled, int(t)) * float(after - sigma)
+    return x
+
+
+def renoised(
+    predict: NoisePredictor, x: Any, noise: Sequence[Any], times: Sequence[int] | NDArray[np.int64], sigmas: Float32
+) -> Any:
+    """Sample a student of one step in several: from each clean latent up to the next level with fresh noise.
+
+    Multistep consistency sampling (Song et al. 2023, algorithm 1). Steps of `euler` from what such a student gives
+    would change the variance, as it gives an end of the path and not the mean of all ends.
+
+    Parameters
+    ----------
+    predict, x, times, sigmas
+        As of `euler`.
+    noise : sequence of n - 1 array of the shape of `x`
+        Standard normal.
+    """
+    for i, (t, sigma) in enumerate(zip(times, sigmas[:-1], strict=True)):
+        scaled = x * float(1 / np.sqrt(np.float64(sigma) ** 2 + 1))
+        x = x - predict(scaled, int(t)) * float(sigma)
+        if i + 1 < len(times):
+            x = x + noise[i] * float(sigmas[i + 1])
     return x

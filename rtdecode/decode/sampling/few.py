@@ -1,4 +1,4 @@
-"""Sampling in a few steps: the deterministic solver of the probability flow, at any levels."""
+"""Sampling in a few steps, at any levels: along the probability flow, or with fresh noise at each."""
 
 from __future__ import annotations
 
@@ -52,3 +52,25 @@ def sample_few(predict: Predict, noise: Any, alphas_cumprod: NDArray[np.floating
             estimate = (x - clean * math.sqrt(left)) * (1 / math.sqrt(1 - left))
             x = clean * math.sqrt(further) + estimate * math.sqrt(1 - further)
     return clean
+
+
+def sample_consistency(
+    predict: Predict, noise: Sequence[Any], alphas_cumprod: NDArray[np.floating], times: Sequence[int]
+) -> Any:
+    """Sample a student of one step in several: from each clean answer to the next level with fresh noise.
+
+    Multistep consistency sampling (Song et al. 2023, algorithm 1). What such a student gives is an end of the flow and
+    not the mean of all ends, so that steps of `sample_few` from it would change the variance.
+
+    Parameters
+    ----------
+    predict, alphas_cumprod, times
+        As of `sample_few`.
+    noise : sequence of array
+        Standard normal, of the shape wanted, one for each of `times`.
+    """
+    x = noise[0]
+    for t, after, fresh in zip(times, times[1:], noise[1:], strict=False):
+        further = float(alphas_cumprod[after])
+        x = predict(x, t) * math.sqrt(further) + fresh * math.sqrt(1 - further)
+    return predict(x, times[-1])

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from rtdecode.decode.sampling.ddpm import Predict, count_draws, sample_prior
-from rtdecode.decode.sampling.few import few_times, sample_few
+from rtdecode.decode.sampling.few import few_times, sample_consistency, sample_few
 from rtdecode.decode.sampling.schedule import CosineSchedule
 from rtdecode.errors import EngineError
 
@@ -66,7 +66,7 @@ class PublishedSampler:
 
 
 class FewStepSampler:
-    """DDIM with eta 0 through few evenly spaced levels, for students; see `sample_few`.
+    """DDIM with eta 0 through few evenly spaced levels, for networks that give the mean; see `sample_few`.
 
     Parameters
     ----------
@@ -91,9 +91,35 @@ class FewStepSampler:
         return sample_few(predict, noise[0], self._alphas, self._times)
 
 
+class ConsistencySampler:
+    """Fresh noise at each of few evenly spaced levels, for consistency students; see `sample_consistency`.
+
+    Parameters
+    ----------
+    schedule : CosineSchedule
+    steps : int
+        Evaluations.
+
+    Raises
+    ------
+    ValueError
+        `steps` is not from 1 to the number of noise levels.
+    """
+
+    def __init__(self, schedule: CosineSchedule, steps: int) -> None:
+        self._alphas = schedule.alphas_cumprod
+        self._times = few_times(schedule.timesteps, steps)
+        self.draws = steps
+
+    def sample(self, predict: Predict, noise: Sequence[Any]) -> Any:
+        """Sample clean tokens; see `PriorSampler.sample`."""
+        return sample_consistency(predict, noise, self._alphas, self._times)
+
+
 _OWN: dict[str, Callable[[CosineSchedule, int], PriorSampler]] = {
     "published": PublishedSampler,
     "few": FewStepSampler,
+    "consistency": ConsistencySampler,
 }
 
 

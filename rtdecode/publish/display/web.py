@@ -29,8 +29,10 @@ from starlette.routing import Route
 from rtdecode.errors import ProtocolError
 from rtdecode.publish.display.follower import Watcher
 from rtdecode.publish.display.guard import Door, Guard
+from rtdecode.publish.pictures import media_type
 from rtdecode.stimuli import picture_of
 
+_FOR_GOOD = {"Cache-Control": "private, max-age=3600, immutable"}
 PUSH_S = 0.2
 TICK_S = 1.0
 BODY_BYTES = 1000
@@ -107,7 +109,7 @@ def application(watcher: Watcher, stimuli: Path | None, port: int, ending: Calla
             image = watcher.board.picture(request.path_params["key"], int(request.path_params["number"]))
         if image is None:
             return Response(status_code=404)
-        return Response(image, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600, immutable"})
+        return Response(image, media_type=media_type(image), headers=_FOR_GOOD)
 
     async def stimulus(request: Request) -> Response:
         name = request.path_params["name"]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.arrays import Float32, check_betas, draw, pixels
+from rtdecode.decode.arrays import Float32, check_betas, pixels
 from rtdecode.decode.families.guided_prior import guided_prior
 from rtdecode.decode.runtime.runner import Runner
+from rtdecode.decode.sampling.noise import key_of
 from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
@@ -107,7 +108,7 @@ class MindEye1:
         mean = runner.array(check_betas(betas, self._voxels).mean(0, keepdims=True))
         found = self._brain({"betas": mean})
         said = found["tokens"]
-        noise = runner.array(draw(seed, _PRIOR, self._sampler.draws, *said.shape))
+        noise = runner.normal(key_of(seed, _PRIOR), (self._sampler.draws, *said.shape))
         scaled = self._sampler.sample(lambda x, t: self._prior(x, t, said, 1.0), list(noise))
         tokens = runner.host(scaled)[0] / np.float32(np.sqrt(said.shape[2]))
         return MindEye1Decoded(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rtdecode.decode.families.family import Embedder
-from rtdecode.decode.families.mindeye2.assembly import CONTEXT, load_engines
+from rtdecode.decode.families.mindeye2.assembly import INTERNAL, load_engines
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_pipeline import MindEye2Pipeline
@@ -80,7 +80,7 @@ def load_mindeye2(
     recipe = recipe or recipe_of(pack.described(MindEye2Description))
     backend = backend or choose("auto", pack)
     if backend.name != "torch":
-        runner = compiled_runner(pack, backend.name, threads=threads, internal=(CONTEXT,))
+        runner = compiled_runner(pack, backend.name, threads=threads, internal=INTERNAL)
         return MindEye2(load_engines(pack, runner, participant=participant), recipe)
     with import_torch_runtime(pack, threads):
         from rtdecode.decode.families.mindeye2.torch_stages import load_stages

@@ -18,8 +18,9 @@ from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 
 NEEDED = ("ridge", "backbone", "prior")
-CONTEXT = "unclip_context"
-"""Part of the unCLIP whose answers go into its other part only."""
+CONTEXT, CAPTION_CONTEXT = "unclip_context", "captioner_context"
+INTERNAL = (CONTEXT, CAPTION_CONTEXT)
+"""Parts of unCLIP and captioner whose answers go into their other parts only."""
 
 
 def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> MindEye2Stages:
@@ -62,6 +63,9 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> M
         refiner=None,
         array=runner.array,
         host=runner.host,
+        normal=runner.normal,
+        image=runner.image,
+        fallbacks=runner.fallbacks,
     )
 
 
@@ -115,21 +119,33 @@ def _captions(pack: EnginePack, runner: Runner) -> Callable[[Any], list[str]]:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise EngineError(f"captions need tokenizers: pip install '.[gpu]' ({error})") from None
-    convert, score = runner.open("converter"), runner.open("captioner")
+    if CAPTION_CONTEXT not in runner.parts:
+        raise EngineError(
+            f"pack {pack.name}: expected parts captioner and {CAPTION_CONTEXT}, got captioner alone, of an older "
+            "version: export the pack anew"
+        )
+    convert, prepare, step = (runner.open(name) for name in ("converter", CAPTION_CONTEXT, "captioner"))
     said = pack.description
     first, last = said.size("captioner", "bos_token_id"), said.size("captioner", "eos_token_id")
     tokenizer = Tokenizer.from_file(str(pack.folder / "captioner" / "tokenizer.json"))
 
     def run(tokens: Any) -> list[str]:
-        features = convert({"tokens": tokens})["features"]
-        words = np.full((len(tokens), LONGEST), last, np.int64)
-        words[:, 0] = first
+        fixed = dict(prepare(convert({"tokens": tokens})))
+        b, layers, heads, _, channels = fixed["keys"].shape
+        nothing = runner.array(np.zeros((b, layers, heads, LONGEST, channels), np.float32))
+        known = {"said_keys": nothing, "said_values": nothing}
+        words = [runner.level(first, tokens)]
         for place in range(LONGEST - 1):
-            given = {"features": features, "words": runner.array(words), "place": runner.level(place, words)}
-            words[:, place + 1] = runner.host(score(given)["scores"]).argmax(1)
-            if (words[:, 1 : place + 2] == last).any(1).all():
-                break
-        return [tokenizer.decode(_said(row.tolist(), last)).strip() for row in words]
+            found = step({"word": words[-1], "place": runner.level(place, tokens), **fixed, **known})
+            words.append(runner.most(found["scores"]))
+            known = {"said_keys": found["next_keys"], "said_values": found["next_values"]}
+            if runner.at_host and all(last in row for row in numbers(words)):
+                break  # elsewhere to look at a word would cost more than to say the rest
+        return [tokenizer.decode(_said(row, last)).strip() for row in numbers(words)]
+
+    def numbers(words: list[Any]) -> list[list[int]]:
+        rows = runner.host(runner.join(words)).astype(np.int64).reshape(len(words), -1).T
+        return [[int(word) for word in row] for row in rows]
 
     return run
 

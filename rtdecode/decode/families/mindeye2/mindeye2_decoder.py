@@ -1,7 +1,7 @@
 """Decodes betas of one participant with the stages of a MindEye2 pack.
 
-The arithmetic here is that of whatever arrays the stages work on (numpy, or torch on any device); noise is drawn with
-numpy from the seed, so that it does not depend on the device.
+The arithmetic here is that of whatever arrays the stages work on (numpy, or torch on any device); noise is drawn where
+they are, and does not depend on the device.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.arrays import check_betas, draw, generator_of, pixels
+from rtdecode.decode.arrays import check_betas, pixels
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe
 from rtdecode.decode.families.mindeye2.unclip_step import Unclip
 from rtdecode.decode.resample import bilinear
-from rtdecode.decode.sampling.edm import euler, euler_times, refinement_times, unclip_start
+from rtdecode.decode.sampling.edm import euler, euler_times, offset_noise, refinement_times, renoised, unclip_start
+from rtdecode.decode.sampling.noise import key_of
 from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.errors import EngineError
 from rtdecode.statistics import row_cosines
@@ -27,6 +28,10 @@ OUTPUT_PX = 256
 _LATENT = 4
 _PRIOR, _UNCLIP, _REFINER = range(3)
 """Numbers of the noise streams: a stage's noise does not depend on which others ran."""
+_LATENT_NOISE, _UNCONDITIONAL, _NOISE = range(3)
+"""The same within the unCLIP's; of its noise there are two for each step, the offset apart."""
+_BRIGHTENED = (0.8, 0.2)
+"""Factor and shift of its pictures; not 1/2 and 1/2: the published decoder brightens so."""
 
 
 class MindEye2:
@@ -66,6 +71,11 @@ class MindEye2:
             "refined": stages.unclip and self._autoencoder and stages.caption and stages.refiner,
         }
         return tuple(name for name, stage in made.items() if stage is None)
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What runs otherwise than it was to, and why."""
+        return self._stages.fallbacks()
 
     @property
     def voxels(self) -> int:
@@ -124,28 +134,37 @@ class MindEye2:
     def clean(self, hidden: Hidden, *, seed: int) -> Any:
         """Sample clean tokens (1, tokens, dim) with the prior."""
         guidance = self.recipe.prior_guidance
-        noise = draw(seed, _PRIOR, self._sampler.draws, *hidden.tokens.shape)
+        noise = self._stages.normal(key_of(seed, _PRIOR), (self._sampler.draws, *hidden.tokens.shape))
 
         def predict(x: Any, t: int) -> Any:
             return self._stages.prior(x, t, hidden.tokens, guidance)
 
-        return self._sampler.sample(predict, list(self._stages.array(noise)))
+        return self._sampler.sample(predict, list(noise))
 
     def caption(self, tokens: Any) -> str | None:
         """Caption clean tokens (1, tokens, dim); None without the stages."""
         return None if self._stages.caption is None else self._stages.caption(tokens)[0]
 
     def picture(self, hidden: Hidden, tokens: Any, *, seed: int) -> Float32 | None:
-        """Make a picture (3, h, w) of clean tokens; None without the stages."""
+        """Make a picture (3, h, w) in 0..1 of clean tokens; None without the stages."""
+        made = self._painted(hidden, tokens, seed=seed)
+        return None if made is None else pixels(self._stages.host(made)[0], *_BRIGHTENED)
+
+    def image(self, hidden: Hidden, tokens: Any, *, seed: int) -> NDArray[np.uint8] | None:
+        """Make the same picture as bytes (h, w, 3), which are made where the networks run."""
+        made = self._painted(hidden, tokens, seed=seed)
+        return None if made is None else self._stages.image(made, *_BRIGHTENED)
+
+    def _painted(self, hidden: Hidden, tokens: Any, *, seed: int) -> Any:
+        """Make a picture (1, 3, h, w) as the autoencoder gives it; None without the stages."""
         stages, decode, n = self._stages, self._autoencoder, self.recipe.best_of
         if stages.unclip is None or decode is None:
             return None
-        latents = [self._unclip(stages.unclip, tokens, generator_of(seed, _UNCLIP, i)) for i in range(n)]
-        # Not / 2 + 1/2: the published decoder brightens so.
-        made = [pixels(stages.host(decode(latent))[0], 0.8, 0.2) for latent in latents]
+        made = [decode(self._unclip(stages.unclip, tokens, seed, i)) for i in range(n)]
         if n == 1 or stages.embed is None:
             return made[0]
-        seen = [stages.embed(stages.array(bilinear(one, OUTPUT_PX)[None])) for one in made]
+        small = [bilinear(pixels(stages.host(one)[0], *_BRIGHTENED), OUTPUT_PX)[None] for one in made]
+        seen = [stages.embed(stages.array(one)) for one in small]
         likeness = [self.similarities(hidden, stages.host(tokens))[0] for tokens in seen]
         return made[int(np.argmax(likeness))]
 
@@ -162,7 +181,7 @@ class MindEye2:
             return None
         side = stages.latent_side
         enlarged = bilinear(bilinear(picture, OUTPUT_PX), side * refiner.factor)
-        sample, noise = stages.array(draw(seed, _REFINER, 2, 1, _LATENT, side, side))
+        sample, noise = stages.normal(key_of(seed, _REFINER), (2, 1, _LATENT, side, side))
         wanted, unwanted = refiner.prompt(caption), refiner.prompt(recipe.negative_prompt)
         times, sigmas = refinement_times(recipe.refine_steps, recipe.refine_timepoint)
         start = refiner.encode(stages.array(enlarged[None] * 2 - 1), sample) + noise * float(sigmas[0])
@@ -224,15 +243,26 @@ class MindEye2:
     def _autoencoder(self) -> Callable[[Any], Any] | None:
         return self._stages.small_picture if self.recipe.small_autoencoder else self._stages.picture
 
-    def _unclip(self, unclip: Unclip, tokens: Any, generator: np.random.Generator) -> Any:
-        """Sample a latent; the draws come in the published order."""
+    def _unclip(self, unclip: Unclip, tokens: Any, seed: int, number: int) -> Any:
+        """Sample a latent; only noise that is used is drawn."""
         stages, recipe = self._stages, self.recipe
         shape = (1, _LATENT, stages.latent_side, stages.latent_side)
-        latent = generator.standard_normal(shape, dtype=np.float32)
-        unconditional = stages.array(generator.standard_normal(tuple(tokens.shape), dtype=np.float32))
-        noise = generator.standard_normal(shape, dtype=np.float32)
-        offset = generator.standard_normal(1, dtype=np.float32)
-        times, sigmas = euler_times(recipe.unclip_steps)
-        start = stages.array(unclip_start(latent, noise, offset, float(sigmas[0])))
+
+        def drawn(what: int, *of: int) -> Any:
+            return stages.normal(key_of(seed, _UNCLIP, number, what), of)
+
+        def noise(step: int) -> tuple[Any, Any]:
+            return drawn(_NOISE + 2 * step, *shape), drawn(_NOISE + 2 * step + 1, 1)
+
+        def predict(x: Any, t: int) -> Any:
+            return unclip.noise(x, t, context)
+
+        guided = recipe.unclip_guidance != 1
+        unconditional = drawn(_UNCONDITIONAL, *tokens.shape) if guided else None
         context = unclip.context(tokens, unconditional, recipe.unclip_guidance)
-        return euler(lambda x, t: unclip.noise(x, t, context), start, times, sigmas)
+        times, sigmas = euler_times(recipe.unclip_steps)
+        start = unclip_start(drawn(_LATENT_NOISE, *shape), *noise(0), float(sigmas[0]))
+        if recipe.unclip_sampler == "consistency":
+            fresh = [offset_noise(*noise(step)) for step in range(1, len(times))]
+            return renoised(predict, start, fresh, times, sigmas)
+        return euler(predict, start, times, sigmas)

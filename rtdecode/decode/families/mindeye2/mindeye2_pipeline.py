@@ -47,6 +47,11 @@ class MindEye2Pipeline:
         self.caption(settled)
         self.picture(settled, "")
 
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What runs otherwise than it was to; see `TellsFallbacks`."""
+        return self._mind.fallbacks
+
     def take(self, adapter: Adapter) -> None:
         """Take a participant; see `Pipeline.take`."""
         scaled: Float32 = np.asarray(adapter.weights / adapter.scale[:, None], dtype=np.float32)
@@ -76,8 +81,7 @@ class MindEye2Pipeline:
 
     def picture(self, settled: Settled, trial: str) -> NDArray[np.uint8] | None:
         """Picture of clean tokens; see `Pipeline.picture`."""
-        made = self._mind.picture(settled.hidden, settled.tokens, seed=self._seed_of(trial))
-        return None if made is None else np.ascontiguousarray(np.rint(made * 255).astype(np.uint8).transpose(1, 2, 0))
+        return self._mind.image(settled.hidden, settled.tokens, seed=self._seed_of(trial))
 
     def _seed_of(self, trial: str) -> int:
         return (self._seed << 32) | zlib.crc32(trial.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,8 @@ class MindEye2Stages:
     embed : callable or None
         Pictures in 0..1 to tokens.
     refiner : Refiner or None
-    array, host : callable
-        A numpy array to an array of the stages, and back.
+    normal, image, fallbacks, array, host : callable
+        As of `Runner`.
     """
 
     ridge: tuple[Float32, Float32]
@@ -99,5 +99,8 @@ class MindEye2Stages:
     blurry: Callable[[Any], Any] | None
     embed: Callable[[Any], Any] | None
     refiner: Refiner | None
+    normal: Callable[[tuple[int, int], Sequence[int]], Any]
+    image: Callable[[Any, float, float], NDArray[np.uint8]]
+    fallbacks: Callable[[], tuple[str, ...]]
     array: Callable[[NDArray[Any]], Any]
     host: Callable[[Any], NDArray[Any]]

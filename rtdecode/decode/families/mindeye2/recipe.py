@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden
@@ -27,10 +28,12 @@ class Recipe:
         Of DDIM, or all of the prior's noise levels for DDPM; n steps of DDIM are n - 1 evaluations. Of a distilled
         prior: evaluations.
     prior_sampler : str
-        See `prior_sampler`: ``published``, or ``few`` for a student that is sampled without fresh noise.
+        See `prior_sampler`: ``published``, ``consistency`` for a student that was distilled, or ``few``.
     prior_guidance : float
         1 is none.
     unclip_steps : int
+    unclip_sampler : {"euler", "consistency"}
+        Along the path as published, or with fresh noise at each level, for a student that was distilled.
     unclip_guidance : float
     small_autoencoder : bool
         Whether pictures are decoded by the small autoencoder instead of the published one.
@@ -48,6 +51,7 @@ class Recipe:
     prior_sampler: str = "published"
     prior_guidance: float = 1.0
     unclip_steps: int = 38
+    unclip_sampler: Literal["euler", "consistency"] = "euler"
     unclip_guidance: float = 5.0
     small_autoencoder: bool = False
     refine_steps: int = 25
@@ -70,9 +74,9 @@ def recipe_of(description: MindEye2Description) -> Recipe:
     distilled = description.distilled
     recipe = Recipe(small_autoencoder="small_autoencoder" in description.stages)
     if "prior" in distilled:
-        recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_sampler="few")
+        recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_sampler="consistency")
     if "unclip" in distilled:
-        recipe = replace(recipe, unclip_steps=STUDENT_STEPS, unclip_guidance=1.0)
+        recipe = replace(recipe, unclip_steps=STUDENT_STEPS, unclip_sampler="consistency", unclip_guidance=1.0)
     if description.prior_sampler:
         recipe = replace(recipe, prior_sampler=description.prior_sampler)
     return recipe

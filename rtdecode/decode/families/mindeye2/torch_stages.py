@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtdecode.decode.families.mindeye2.assembly import CONTEXT, load_engines
+from rtdecode.decode.families.mindeye2.assembly import INTERNAL, load_engines
 from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages, Refiner
 from rtdecode.decode.families.mindeye2.unclip_step import REFINER_SIZES, size_features
 from rtdecode.decode.networks.build import load
@@ -49,7 +49,7 @@ def load_stages(
         return load(pack, name, device=device, dtype=dtype)
 
     dtype = DTYPES[precision]
-    runner = torch_runner(pack, device=device, precision=precision, internal=(CONTEXT,))
+    runner = torch_runner(pack, device=device, precision=precision, internal=INTERNAL)
     stages = load_engines(pack, runner, participant=participant)
     return replace(
         stages,

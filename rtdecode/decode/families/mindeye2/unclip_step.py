@@ -74,7 +74,7 @@ class Unclip:
     join: Callable[[Sequence[Any]], Any]
     level: Callable[[int, Any], Any]
 
-    def context(self, tokens: Any, unconditional: Any, guidance: float) -> Context:
+    def context(self, tokens: Any, unconditional: Any | None, guidance: float) -> Context:
         """Compute what every step needs of tokens (b, n, d); guidance 1 needs no unconditional ones."""
         sides = [tokens] if guidance == 1 else [tokens, unconditional]
         arrays = self.context_part({"tokens": self.join(sides)})
