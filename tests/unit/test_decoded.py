@@ -92,8 +92,8 @@ def test_the_columns_of_the_table_are_those_that_were_written_before() -> None:
         "shift", "spread", "caption", "revisions", "recon", "latency_ms",
     )  # fmt: skip
     assert decoded.row([decoded.Caption(text="a cat"), SCORE]) == [
-        "cat", 2.5, 2, 0.6, 0.5, 1, "", "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats", None, "0.123",
-        None, "a cat",
+        "cat", 2.5, 2, 0.6, 0.5, 1, "", "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats",
+        None, "0.123", None, "a cat",
     ]  # fmt: skip
 
 
