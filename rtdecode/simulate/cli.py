@@ -18,6 +18,8 @@ from rtdecode.simulate.faults import FAULTS, ScannerFault, make_plan, parse_faul
 from rtdecode.simulate.playback import Announce, Speed
 from rtdecode.simulate.visit import PROTOCOLS, VisitPlan
 
+_WITH_NULL_RUN = 4
+"""Calibration runs from which the last one shows no picture, unless `--null-trials` says otherwise."""
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
@@ -55,7 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--null-trials",
         type=_count,
         default=None,
-        help="trials of each calibration run that show a picture without content, announced as null (default none)",
+        help="trials of each calibration run that show a picture without content, announced as null (default: all of the last calibration run, if there are at least 4)",
     )
     parser.add_argument(
         "--stimuli",
@@ -190,10 +192,12 @@ def _plan(arguments: argparse.Namespace) -> VisitPlan:
         plan = plan if arguments.protocol is None else plan.lasting(arguments.protocol)
     except ValueError as error:
         raise SettingsError([f"--null-trials: {error}"]) from None
-    if arguments.runs is None:
-        return plan
-    calibration = min(arguments.runs, plan.calibration_runs)
-    return replace(plan, calibration_runs=calibration, decoding_runs=arguments.runs - calibration)
+    if arguments.runs is not None:
+        calibration = min(arguments.runs, plan.calibration_runs)
+        plan = replace(plan, calibration_runs=calibration, decoding_runs=arguments.runs - calibration)
+    if arguments.null_trials is None and plan.calibration_runs >= _WITH_NULL_RUN:
+        plan = replace(plan, null_runs=1)
+    return plan
 
 
 def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
