@@ -57,8 +57,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--null-trials",
         type=_count,
         default=None,
-        help="trials of each calibration run that show a picture without content, announced as null (default: all of the "
-        f"last calibration run, from {_WITH_NULL_RUN} runs on)",
+        help="trials of each calibration run that show a picture without content, announced as null (default: all "
+        f"of the last calibration run, from {_WITH_NULL_RUN} runs on)",
     )
     parser.add_argument(
         "--stimuli",
