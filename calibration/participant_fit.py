@@ -130,10 +130,11 @@ def fit_participant(
     encoder = fit_encoder(
         responses,
         targets.components,
-        _prior(targets),
+        [_prior(targets)],
         parts=trials.parts,
         shown=trials.shown,
         further=without_both(trials.parts, trials.shown),
+        rest=_around_mean(scaling(trials.rest_betas)),
     )
     judged = _Judged(trials, candidates, targets, responses, encoder)
     rng = np.random.default_rng(seed)
@@ -155,7 +156,9 @@ def fit_participant(
         mask_voxels=trials.betas.shape[1],
         components=[block.stop - block.start for block in targets.blocks],
         noise_models={
-            f"{size} voxels, rank {rank}": weight for (size, rank), weight in encoder.weights.items() if weight >= 0.005
+            f"{size} voxels, rank {rank}": weight
+            for (_, size, rank), weight in encoder.weights.items()
+            if weight >= 0.005
         },
         heads=dict(zip(_HEADS, judged.weights.tolist(), strict=True)),
         group_r2=[round(float(v), 4) for v in adapter.group_r2],
@@ -183,6 +186,10 @@ def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
     share = np.concatenate([targets.variance[block] / targets.variance[block].sum() for block in varying])
     covariance = np.diag(share / len(varying))
     return lambda _: MapPrior(covariance=covariance)
+
+
+def _around_mean(responses: Float32) -> Float32:
+    return responses - responses.mean(0) if len(responses) else responses
 
 
 class _Scaling:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import logsumexp
 
-from calibration.encoding.inverse import Inverse, Noise, first_voxels, invert, mixed, noise_models
-from calibration.encoding.maps import MapPrior, fit_maps, response_variance
+from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models, penalty
+from calibration.encoding.maps import MapPrior, fit_maps
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -20,9 +20,19 @@ VOXEL_COUNTS = (125, 250, 500, 1000, 2000, 4000)
 """Sizes of the voxel set that are compared; the most responsive voxels are in all of them."""
 RANKS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60)
 """Ranks of the shared noise that are compared; at most `_RANK_PER_TRIAL` of the trials."""
-TEMPERATURES = np.logspace(-2.5, 0.25, 23)
+TEMPERATURES = np.logspace(-2.5, 0.25, 12)
+BLURS = (0.0, 0.1, 1.0)
+"""Variances of the random picture that errors which maps make together look like; see `Inverse.blurred`."""
 _RANK_PER_TRIAL = 0.3
+_DOUBT = 4.0
+"""Differences of log-likelihood count this much less. Held-out trials share fits and noise, and a few that were hard to
+tell would choose a single model else, where the average of many decodes better."""
+_USUAL_RANK = 10
+_USUAL = (0.1, 0.1, 1.0)
+"""Blur and temperature that are expected before any trial, and the factor in which they are usually missed."""
 
+Model = tuple[int, int, int]
+"""Place of the prior, number of voxels, and rank of the noise."""
 PriorOf = Callable[[Ints], MapPrior]
 """Prior of the maps of some voxels."""
 
@@ -69,111 +79,170 @@ class Encoder:
         Learned without some trials; sizes, rank and temperature by how models took the others.
     parts : tuple of ndarray of int64
         Trials that each of these did not see: the folds, then the further ones that were asked for.
-    weights : dict of (int, int) to float
-        How much each number of voxels and rank of the noise weighs.
+    weights : dict of (int, int, int) to float
+        How much each prior, by its place, number of voxels and rank of the noise weighs.
     """
 
     whole: Inverted
     held: tuple[Inverted, ...]
     parts: tuple[Ints, ...]
-    weights: dict[tuple[int, int], float]
+    weights: dict[Model, float]
 
 
 def fit_encoder(
     responses: Float32,
     features: Float64,
-    prior: PriorOf,
+    priors: Sequence[PriorOf],
     *,
     parts: Sequence[Ints],
     shown: Ints,
     further: Sequence[Ints] = (),
+    rest: Float32 | None = None,
+    foils: Float64 | None = None,
 ) -> Encoder:
-    """Fit maps and noise; number of voxels, rank and temperature by the likelihood of what held-out trials showed.
+    """Fit maps and noise; prior, number of voxels, rank, blur and temperature by what held-out trials showed.
 
-    A held-out trial's picture is compared with the others of its fold only: the maps have met those of the other folds,
-    and would be recognised by that alone. Models are averaged with their likelihoods as weights: with few trials the
-    best is not known, and the average of inverted models is itself one.
+    A held-out trial's picture is compared with the others of its fold only, and with foils: the maps have met those of
+    the other folds, and would be recognised by that alone. Models are averaged with their likelihoods as weights: with
+    few trials the best is not known, and the average of inverted models is itself one.
 
     Parameters
     ----------
     responses : ndarray of shape (n, v), float32
-        Standardised over trials.
+        Scaled to noise of variance 1, or a little less. No trials at all will do where a prior says something.
     features : ndarray of shape (n, k)
         Components of the picture of each trial.
-    prior : callable
-        Prior of the maps of some voxels.
+    priors : sequence of callable
+        Of the maps of some voxels; the first says what these respond to the average picture. Held-out trials tell how
+        much each is worth.
     parts : sequence of ndarray of int64
-        Trials of each fold, at least two folds.
+        Trials of each fold, at least two folds; with too few trials for that, none.
     shown : ndarray of shape (n,), int64
         Picture of each trial.
     further : sequence of ndarray of int64
         Sets of trials that a model is wanted without, beside the folds.
+    rest : ndarray of shape (m, v), float32, or None
+        Responses where nothing was shown, scaled as the others, of mean 0.
+    foils : ndarray of shape (m, k), or None
+        Components of pictures that nobody was shown.
     """
     every = np.arange(len(responses))
-    fewest = len(responses) - max(len(part) for part in (*parts, *further))
-    models = _models(responses.shape[1], fewest)
-    likelihood = np.empty((len(models), len(TEMPERATURES), len(responses)))
+    silent = np.zeros((0, responses.shape[1]), np.float32) if rest is None else rest
+    fewest = len(responses) - max((len(part) for part in (*parts, *further)), default=0) + len(silent)
+    models = _models(len(priors), responses.shape[1], fewest)
+    if not parts:
+        models = _usual(models)
+    likelihood = np.zeros((len(models), len(_levels()), len(responses)))
     without = []
     for part in parts:
-        rest = np.setdiff1d(every, part)
-        fitted = _Fitted(responses[rest], features[rest], prior, models)
+        left = np.setdiff1d(every, part)
+        fitted = _Fitted(responses[left], features[left], priors, models, silent)
         pictures, places = np.unique(shown[part], return_inverse=True)
         components = np.stack([features[part][places == i][0] for i in range(len(pictures))])
+        if foils is not None:
+            components = np.concatenate([components, foils])
         for i, inverse in enumerate(fitted.inverses):
             of_model = responses[np.ix_(part, fitted.voxels[: len(inverse.mean)])]
-            tried = log_softmax(TEMPERATURES[:, None, None] * inverse.scores(of_model, components), axis=-1)
-            likelihood[i][:, part] = tried[:, np.arange(len(part)), places]
+            likelihood[i][:, part] = _told(inverse, of_model, components, places)
         without.append(fitted)
     for part in further:
-        rest = np.setdiff1d(every, part)
-        without.append(_Fitted(responses[rest], features[rest], prior, models))
+        left = np.setdiff1d(every, part)
+        without.append(_Fitted(responses[left], features[left], priors, models, silent))
     apart = (*parts, *further)
     held = [
         fitted.mixed(*_choose(likelihood[:, :, np.setdiff1d(every, part)]))
         for part, fitted in zip(apart, without, strict=True)
     ]
-    weights, temperatures = _choose(likelihood)
+    weights, levels = _choose(likelihood)
     return Encoder(
-        whole=_Fitted(responses, features, prior, models).mixed(weights, temperatures),
+        whole=_Fitted(responses, features, priors, models, silent).mixed(weights, levels),
         held=tuple(held),
         parts=apart,
         weights=dict(zip(models, weights.tolist(), strict=True)),
     )
 
 
-def _models(n_voxels: int, n: int) -> list[tuple[int, int]]:
-    """Numbers of voxels and ranks to compare with so many voxels and trials."""
+def _models(n_priors: int, n_voxels: int, n: int) -> list[Model]:
+    """Priors, numbers of voxels and ranks to compare with so many voxels, and trials and stretches of rest."""
     sizes = sorted({min(size, n_voxels) for size in VOXEL_COUNTS})
-    return [(size, rank) for size in sizes for rank in RANKS if rank <= min(_RANK_PER_TRIAL * n, size)]
+    most = _RANK_PER_TRIAL * n
+    return [
+        (place, size, rank) for place in range(n_priors) for size in sizes for rank in RANKS if rank <= min(most, size)
+    ]
+
+
+def _usual(models: list[Model]) -> list[Model]:
+    """Choose for each prior where no trial can be held out: all voxels, and a rank that mostly serves."""
+    best = max((size, rank) for _, size, rank in models if rank <= _USUAL_RANK)
+    return [model for model in models if model[1:] == best]
+
+
+def _told(inverse: Inverse, responses: Float32, pictures: Float64, shown: Ints) -> Float64:
+    """Log-likelihood (levels, n) of the pictures shown, among all (m, k), at each blur and temperature."""
+    evidence = inverse.evidence(responses)
+    rows = np.arange(len(shown))
+    found = []
+    for blur in BLURS:
+        factor = np.linalg.inv(np.eye(len(inverse.information)) + blur * inverse.information)
+        scores = evidence @ (factor.T @ pictures.T) - penalty(factor @ inverse.information, pictures)
+        away = (scores - scores[rows, shown][:, None]).astype(np.float32)
+        found += [-logsumexp(np.float32(temperature) * away, axis=1) for temperature in TEMPERATURES]
+    return np.stack(found)
 
 
 class _Fitted:
     """Every model that is compared, fitted to some trials."""
 
-    def __init__(self, responses: Float32, features: Float64, prior: PriorOf, models: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, responses: Float32, features: Float64, priors: Sequence[PriorOf], models: list[Model], rest: Float32
+    ) -> None:
         n_voxels = responses.shape[1]
-        variance = response_variance(features, responses, prior(np.arange(n_voxels)))
-        self.voxels = np.argsort(-variance, kind="stable")[: max(size for size, _ in models)]
-        maps = fit_maps(features, responses[:, self.voxels], prior(self.voxels))
+        every = np.arange(n_voxels)
+        largest = max(size for _, size, _ in models)
+        first = [fit_maps(features, responses, prior(every), rest) for prior in priors]
+        variance = np.sum([np.square(maps.weights).sum(0, dtype=np.float64) for maps in first], axis=0)
+        self.voxels = np.argsort(-variance, kind="stable")[:largest]
         self.noises: list[Noise] = []
         self.inverses: list[Inverse] = []
-        for size in dict.fromkeys(size for size, _ in models):
-            of_size = first_voxels(maps, size)
-            noises = noise_models(of_size.residuals, [rank for s, rank in models if s == size])
-            self.noises += noises
-            self.inverses += [invert(of_size, noise) for noise in noises]
+        constant = None
+        for place, prior in enumerate(priors):
+            silent = rest[:, self.voxels]
+            if largest < n_voxels:  # what is common to voxels is learned from these alone
+                maps = fit_maps(features, responses[:, self.voxels], prior(self.voxels), silent)
+            else:
+                maps = chosen_voxels(first[place], self.voxels)
+            constant = maps.constant if constant is None else constant
+            maps = replace(maps, constant=constant)
+            for size in dict.fromkeys(size for of, size, _ in models if of == place):
+                of_size = chosen_voxels(maps, slice(size))
+                ranks = [rank for of, s, rank in models if (of, s) == (place, size)]
+                noises = noise_models(of_size, ranks, silent[:, :size])
+                self.noises += noises
+                self.inverses += [invert(of_size, noise) for noise in noises]
 
-    def mixed(self, weights: Float64, temperatures: Float64) -> Inverted:
-        return Inverted(
-            voxels=self.voxels,
-            inverse=mixed(self.inverses, weights * temperatures),
-            noise=self.noises[int(weights.argmax())],
-        )
+    def mixed(self, weights: Float64, levels: Ints) -> Inverted:
+        chosen = [
+            inverse.blurred(_levels()[level][0]).tempered(_levels()[level][1])
+            for inverse, level in zip(self.inverses, levels, strict=True)
+        ]
+        return Inverted(voxels=self.voxels, inverse=mixed(chosen, weights), noise=self.noises[int(weights.argmax())])
 
 
-def _choose(likelihood: Float64) -> tuple[Float64, Float64]:
-    """Weight of each model and its best temperature, given log-likelihoods (models, temperatures, n)."""
-    total = likelihood.sum(2)
+def _choose(likelihood: Float64) -> tuple[Float64, Ints]:
+    """Weight of each model and its best level, given log-likelihoods (models, levels, n)."""
+    total = likelihood.sum(2) + _expected()
     best = total.max(1)
-    weights = np.exp(best - best.max())
-    return weights / weights.sum(), TEMPERATURES[total.argmax(1)]
+    weights = np.exp((best - best.max()) / _DOUBT)
+    return weights / weights.sum(), total.argmax(1)
+
+
+def _levels() -> list[tuple[float, float]]:
+    """Pairs of blur and temperature that are compared."""
+    return [(blur, float(temperature)) for blur in BLURS for temperature in TEMPERATURES]
+
+
+def _expected() -> Float64:
+    """Logarithm (levels,), up to a constant, of how likely each level is beforehand."""
+    blur, temperature, factor = _USUAL
+    away = [(np.log10((b + 0.01) / (blur + 0.01)), np.log10(t / temperature)) for b, t in _levels()]
+    return np.asarray(-0.5 * np.square(np.array(away) / factor).sum(1))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from calibration.encoding.maps import MapPrior
+from rtdecode.errors import CalibrationError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -68,43 +69,50 @@ class GroupPrior:
         Centre of the first cell.
     mean : ndarray of shape (k + 1, x, y, z), float32
         Expected weights of a voxel there, the constant first.
-    scale : ndarray of shape (x, y, z), float32
-        Variance around them.
-    covariance : ndarray of shape (k + 1, k + 1)
-        Of what a person's weights differ by where `scale` is 1.
+    constant_variance : float
+        Of people's responses to the average picture around the expected one.
+    spectrum : ndarray of shape (k,)
+        How weights may differ from the expected ones. What earlier people differed by would be the obvious choice, but
+        holds the trial noise of each, which prefers the directions of the tuning.
     people : int
         From whom it was learned.
     """
 
     origin_mm: Float64
     mean: Float32
-    scale: Float32
-    covariance: Float64
+    constant_variance: float
+    spectrum: Float64
     people: int
 
-    def at(self, places_mm: Float64, trust: float = 1.0) -> MapPrior:
-        """Prior of voxels at places (v, 3) of the common space.
-
-        Parameters
-        ----------
-        places_mm : ndarray of shape (v, 3)
-        trust : float
-            0 keeps only how strongly places respond, 1 also what to.
-        """
+    def at(self, places_mm: Float64) -> MapPrior:
+        """Prior of voxels at places (v, 3) of the common space; nothing is expected outside the cells."""
         where = (places_mm - self.origin_mm).T / GRID_MM
         mean = np.stack([ndimage.map_coordinates(one, where, order=1) for one in self.mean])
-        scale = ndimage.map_coordinates(self.scale, where, order=1, mode="nearest")
         return MapPrior(
-            covariance=self.covariance[1:, 1:],
-            mean=np.float32(trust) * mean[1:],
-            scale=np.maximum(scale, 1e-3).astype(np.float32),
+            covariance=np.diag(self.spectrum),
+            mean=mean[1:],
             constant=mean[0],
-            constant_variance=float(self.covariance[0, 0]),
+            constant_variance=self.constant_variance,
         )
 
 
-def learn_group_prior(people: Sequence[PersonStatistics]) -> GroupPrior:
-    """Learn from at least two people, whose trials may have shown any pictures."""
+def learn_group_prior(people: Sequence[PersonStatistics], spectrum: Float64) -> GroupPrior:
+    """Learn from earlier people, whose trials may have shown any pictures.
+
+    Parameters
+    ----------
+    people : sequence of PersonStatistics
+        At least two.
+    spectrum : ndarray of shape (k,)
+        Of the components, see `PictureSpace`.
+
+    Raises
+    ------
+    CalibrationError
+        Fewer than two people.
+    """
+    if len(people) < 2:
+        raise CalibrationError(f"expected two or more people to learn what they share, got {len(people)}")
     size = len(people[0].gram)
     grid = _Grid([person.places_mm for person in people])
     covariance = _FIRST * np.eye(size)
@@ -133,8 +141,8 @@ def learn_group_prior(people: Sequence[PersonStatistics]) -> GroupPrior:
     return GroupPrior(
         origin_mm=grid.origin_mm,
         mean=(np.sum(sums, axis=0) / (grid.count + _RARE * grid.typical)).astype(np.float32),
-        scale=field.astype(np.float32),
-        covariance=covariance,
+        constant_variance=float(covariance[0, 0]),
+        spectrum=spectrum,
         people=len(people),
     )
 

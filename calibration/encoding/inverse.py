@@ -19,7 +19,7 @@ Float64 = NDArray[np.float64]
 
 LEAST_NOISE = 0.05
 """Least variance of a voxel's own noise, in units of that of its responses."""
-_TRIALS_OF_UNIT = np.float32(4)
+_TRIALS_OF_UNIT = 4.0
 """Responses are scaled to variance 1, which is held with the weight of so many trials."""
 _KEPT = 0.95  # of the shared components of residuals, which look stronger than they are
 
@@ -44,12 +44,25 @@ class Noise:
         return np.linalg.solve(np.linalg.cholesky(within), scaled).astype(np.float32)
 
 
-def noise_models(residuals: Float32, ranks: Sequence[int]) -> list[Noise]:
-    """Make noise models of some ranks from residuals (n, v) of trials under maps learned without them."""
-    _, axes = np.linalg.eigh((residuals @ residuals.T).astype(np.float64))
+def noise_models(maps: Maps, ranks: Sequence[int], rest: Float32 | None = None) -> list[Noise]:
+    """Make noise models of some ranks.
+
+    Parameters
+    ----------
+    maps : Maps
+        Whose residuals show the noise that comes with pictures, and what of the maps is not known.
+    ranks : sequence of int
+        At most as many as there are trials and stretches of rest.
+    rest : ndarray of shape (m, v), float32, or None
+        Responses where nothing was shown, of mean 0.
+    """
+    shown = maps.residuals if rest is None else np.concatenate([maps.residuals, rest])
+    n = np.float32(len(shown))
+    _, axes = np.linalg.eigh((shown @ shown.T).astype(np.float64))
     strongest = axes[:, ::-1][:, : max(ranks)].astype(np.float32)
-    components = _KEPT * (strongest.T @ residuals) / np.float32(np.sqrt(len(residuals)))
-    total = (np.square(residuals).sum(0) + _TRIALS_OF_UNIT) / (len(residuals) + _TRIALS_OF_UNIT)
+    components = _KEPT * (strongest.T @ shown) / np.sqrt(np.maximum(n, 1))
+    unseen = (n - len(maps.residuals)) * maps.unknown  # rest does not show it
+    total = ((np.square(shown).sum(0) + unseen + _TRIALS_OF_UNIT) / (n + _TRIALS_OF_UNIT)).astype(np.float32)
     explained = np.vstack([np.zeros_like(total), np.cumsum(np.square(components), axis=0)])
     return [
         Noise(shared=components[:rank], own=np.maximum(total - explained[rank], LEAST_NOISE).astype(np.float32))
@@ -92,6 +105,15 @@ class Inverse:
         """Return one that is more sure by a factor."""
         return replace(self, projection=np.float32(factor) * self.projection, information=factor * self.information)
 
+    def blurred(self, share: float) -> Inverse:
+        """Return one that expects maps to err together, as if each picture came with a random one of that variance."""
+        factor = np.linalg.inv(np.eye(len(self.information)) + share * self.information)
+        return replace(
+            self,
+            projection=factor.astype(np.float32) @ self.projection,
+            information=factor @ self.information,
+        )
+
 
 def penalty(information: NDArray[np.floating], components: NDArray[np.floating]) -> Float64:
     """Return what pictures (m, k) must explain to be likely: half the squared length of their own responses, (m,)."""
@@ -106,9 +128,14 @@ def invert(maps: Maps, noise: Noise) -> Inverse:
     return Inverse(projection=projection, information=(projection @ weights.T).astype(np.float64), mean=maps.constant)
 
 
-def first_voxels(maps: Maps, count: int) -> Maps:
-    """Return the maps of the first voxels only."""
-    return Maps(weights=maps.weights[:, :count], constant=maps.constant[:count], residuals=maps.residuals[:, :count])
+def chosen_voxels(maps: Maps, voxels: NDArray[np.int64] | slice) -> Maps:
+    """Return the maps of some voxels only."""
+    return Maps(
+        weights=maps.weights[:, voxels],
+        constant=maps.constant[voxels],
+        residuals=maps.residuals[:, voxels],
+        unknown=maps.unknown[voxels],
+    )
 
 
 def mixed(inverses: Sequence[Inverse], weights: Float64) -> Inverse:

@@ -16,7 +16,10 @@ Float64 = NDArray[np.float64]
 
 SCALES = np.concatenate([[0.0], np.logspace(-3, 1, 13)])
 """Values of ``s_v`` that are compared: variance that pictures make, in units of the variance of the noise."""
-_COMMON_ROUNDS = 20
+TRUSTS = (0.0, 0.5, 1.0)
+"""Factors of a prior mean that are compared: a voxel may answer as others' did there, less so, or not at all."""
+_COMMON_ROUNDS = 100
+_ENOUGH_VOXELS = 1000
 _BLOCK = 4096  # voxels
 
 
@@ -57,30 +60,17 @@ class Maps:
         Response to the average picture.
     residuals : ndarray of shape (n, v), float32
         Of each trial under maps learned without it: noise, and what is not known of the maps.
+    unknown : ndarray of shape (v,), float32
+        Variance of the response to a picture that comes of what is not known of the maps.
     """
 
     weights: Float32
     constant: Float32
     residuals: Float32
+    unknown: Float32
 
 
-def response_variance(features: Float64, responses: Float32, prior: MapPrior) -> Float64:
-    """Variance (v,) that pictures of standard normal components are expected to make in each voxel.
-
-    Parameters
-    ----------
-    features, responses, prior
-        As of `fit_maps`.
-    """
-    found = _Evidence(features, responses, prior)
-    share = _shares(found.likelihood)
-    out = np.empty(responses.shape[1])
-    for block in found.blocks:
-        out[block] = np.square(found.weights(block, found.gains(block, share))).sum(0, dtype=np.float64)
-    return out
-
-
-def fit_maps(features: Float64, responses: Float32, prior: MapPrior) -> Maps:
+def fit_maps(features: Float64, responses: Float32, prior: MapPrior, rest: Float32 | None = None) -> Maps:
     """Learn the maps.
 
     Each voxel averages over `SCALES`, weighted by its marginal likelihood under each and by how often each is right in
@@ -91,17 +81,18 @@ def fit_maps(features: Float64, responses: Float32, prior: MapPrior) -> Maps:
     features : ndarray of shape (n, k)
     responses : ndarray of shape (n, v), float32
     prior : MapPrior
+    rest : ndarray of shape (m, v), float32, or None
+        Responses where nothing was shown, of mean 0: they tell each voxel's noise.
     """
     n, n_voxels = responses.shape
-    found = _Evidence(features, responses, prior)
-    share = _shares(found.likelihood)
+    found = _Evidence(features, responses, prior, rest)
     weights = np.empty((features.shape[1], n_voxels), np.float32)
     residuals = np.empty((n, n_voxels), np.float32)
+    unknown = np.empty(n_voxels, np.float32)
     for block in found.blocks:
-        gains = found.gains(block, share)
-        coefficients = gains.astype(np.float32) * found.products[:, block]
-        residuals[:, block] = found.space.left_out(found.unexplained[:, block], coefficients, gains)
-        weights[:, block] = found.weights(block, gains)
+        solution = found.solution(block)
+        weights[:, block], residuals[:, block] = solution.weights, solution.residuals
+        unknown[block] = solution.unknown
     constant = np.zeros(n_voxels, np.float32)
     if n:
         constant += responses.mean(0) - features.mean(0).astype(np.float32) @ weights
@@ -109,48 +100,73 @@ def fit_maps(features: Float64, responses: Float32, prior: MapPrior) -> Maps:
         constant = prior.constant + np.float32(found.space.trust) * (constant - prior.constant if n else constant)
     elif np.isfinite(prior.constant_variance):
         constant *= np.float32(found.space.trust)
-    return Maps(weights=weights, constant=constant, residuals=residuals)
+    return Maps(weights=weights, constant=constant, residuals=residuals, unknown=unknown)
 
 
 class _Evidence:
-    """What the responses say of each voxel's ``s_v``."""
+    """What the responses say of each voxel's ``s_v``, and of how far to trust the prior mean."""
 
-    def __init__(self, features: Float64, responses: Float32, prior: MapPrior) -> None:
+    def __init__(self, features: Float64, responses: Float32, prior: MapPrior, rest: Float32 | None) -> None:
         n, n_voxels = responses.shape
-        self.unexplained = responses
-        if prior.constant is not None:
-            self.unexplained = self.unexplained - prior.constant
-        if prior.mean is not None:
-            self.unexplained = self.unexplained - features.astype(np.float32) @ prior.mean
+        silent = np.zeros(n_voxels) if rest is None else np.square(rest).sum(0, dtype=np.float64)
+        self.centred = responses if prior.constant is None else responses - prior.constant
         self.space = _space(features, prior)
         self.scale = np.ones(n_voxels) if prior.scale is None else prior.scale.astype(np.float64)
         self.blocks = [slice(start, min(start + _BLOCK, n_voxels)) for start in range(0, n_voxels, _BLOCK)]
-        self.products = np.empty((len(self.space.powers), n_voxels), np.float32)
-        self.likelihood = np.empty((len(SCALES), n_voxels))
+        self.mean = prior.mean
+        self.expected = None if prior.mean is None else features.astype(np.float32) @ prior.mean
+        trusts = (0.0,) if prior.mean is None else TRUSTS
+        self.options = [(trust, scale) for trust in trusts for scale in SCALES]
+        self.products = {trust: np.empty((len(self.space.powers), n_voxels), np.float32) for trust in trusts}
+        self.likelihood = np.empty((len(self.options), n_voxels))
+        self._trace = float(np.trace(prior.covariance))
         for block in self.blocks:
-            y = self.space.whitened(self.unexplained[:, block])
-            self.products[:, block] = self.space.along.T @ y
-            self.likelihood[:, block] = _likelihood(
-                np.square(self.products[:, block], dtype=np.float64),
-                np.square(y).sum(0, dtype=np.float64),
-                SCALES[:, None] * self.scale[block],
-                self.space.powers,
-                n,
-            )
-        self._prior_mean = prior.mean
+            for place, trust in enumerate(trusts):
+                y = self.space.whitened(self._unexplained(block, trust))
+                self.products[trust][:, block] = self.space.along.T @ y
+                self.likelihood[place * len(SCALES) : (place + 1) * len(SCALES), block] = _likelihood(
+                    np.square(self.products[trust][:, block], dtype=np.float64),
+                    np.square(y).sum(0, dtype=np.float64) + silent[block],
+                    SCALES[:, None] * self.scale[block],
+                    self.space.powers,
+                    n if rest is None else n + len(rest),
+                )
+        self.share = _shares(self.likelihood)
 
-    def gains(self, block: slice, share: Float64) -> Float64:
-        """Factors (r, b) from products with the responses to coefficients, for some voxels."""
-        total = np.zeros((len(self.space.powers), block.stop - block.start))
-        for value, part in zip(SCALES, share[:, block], strict=True):
+    def solution(self, block: slice) -> _Solution:
+        """Average over the options, for some voxels."""
+        shape = (len(self.space.powers), block.stop - block.start)
+        gains, coefficients = np.zeros(shape), np.zeros(shape)
+        trusted, unknown = np.zeros(shape[1]), np.zeros(shape[1])
+        powers = self.space.powers[:, None]
+        lengths = np.square(self.space.projection).sum(0)
+        for (trust, value), share in zip(self.options, self.share[:, block], strict=True):
             own = value * self.scale[block]
-            total += own / (1 + own * self.space.powers[:, None]) * part
-        return total
+            gain = own / (1 + own * powers)
+            gains += gain * share
+            coefficients += gain * share * self.products[trust][:, block]
+            trusted += trust * share
+            unknown += share * own * (self._trace - (lengths * self.space.powers) @ gain)
+        weights = self.space.projection.astype(np.float32) @ coefficients.astype(np.float32)
+        if self.mean is not None:
+            weights += trusted.astype(np.float32) * self.mean[:, block]
+        left = self._unexplained(block, trusted.astype(np.float32))
+        return _Solution(
+            weights=weights,
+            residuals=self.space.left_out(left, coefficients.astype(np.float32), gains),
+            unknown=unknown,
+        )
 
-    def weights(self, block: slice, gains: Float64) -> Float32:
-        """Weights (k, b) of some voxels."""
-        found = self.space.projection.astype(np.float32) @ (gains.astype(np.float32) * self.products[:, block])
-        return found if self._prior_mean is None else found + self._prior_mean[:, block]
+    def _unexplained(self, block: slice, trust: float | Float32) -> Float32:
+        centred = self.centred[:, block]
+        return centred if self.expected is None else centred - np.float32(trust) * self.expected[:, block]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Solution:
+    weights: Float32
+    residuals: Float32
+    unknown: Float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -212,10 +228,11 @@ def _likelihood(squares: Float64, total: Float64, scale: Float64, powers: Float6
     squares : ndarray of shape (r, v)
         Squared products of the responses with each axis.
     total : ndarray of shape (v,)
-        Squared length of the responses.
+        Squared length of the responses, and of what else tells the noise.
     scale : ndarray of shape (scales, v)
     powers : ndarray of shape (r,)
     n : int
+        Of how many responses this is the length.
     """
     found = np.empty(scale.shape)
     for i, own in enumerate(scale):
@@ -226,11 +243,14 @@ def _likelihood(squares: Float64, total: Float64, scale: Float64, powers: Float6
 
 
 def _shares(likelihood: Float64) -> Float64:
-    """Weight (scales, v) of each scale in each voxel, from log-likelihoods (scales, v), by expectation-maximisation."""
+    """Weight (options, v) of each option in each voxel, from log-likelihoods (options, v).
+
+    How often each is right is found by expectation-maximisation in every so many voxels.
+    """
     relative = np.exp(likelihood - likelihood.max(0))
-    common = np.full((len(likelihood), 1), 1 / len(likelihood))
+    seen = np.ascontiguousarray(relative[:, :: max(1, relative.shape[1] // _ENOUGH_VOXELS)])
+    common = np.full((len(seen), 1), 1 / len(seen))
     for _ in range(_COMMON_ROUNDS):
-        share = common * relative
-        share /= share.sum(0)
-        common = share.mean(1, keepdims=True)
-    return np.asarray(share)
+        common = common * (seen / (common.T @ seen)).mean(1, keepdims=True)
+    share = common * relative
+    return np.asarray(share / share.sum(0))

@@ -36,7 +36,7 @@ def fitted(responses: np.ndarray, features: np.ndarray, shown: np.ndarray | None
     n = len(responses)
     parts = np.array_split(np.arange(n), 4)
     return fit_encoder(
-        responses, features, lambda _: PRIOR, parts=parts, shown=np.arange(n) if shown is None else shown
+        responses, features, [lambda _: PRIOR], parts=parts, shown=np.arange(n) if shown is None else shown
     )
 
 
@@ -62,7 +62,7 @@ def accuracy(encoder: Encoder, responses: np.ndarray, features: np.ndarray) -> f
 
 
 def test_held_out_trials_have_no_part_in_the_model_that_judges_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, only in (("VOXEL_COUNTS", (40,)), ("RANKS", (5,)), ("TEMPERATURES", np.array([0.3]))):
+    for name, only in (("VOXEL_COUNTS", (40,)), ("RANKS", (5,)), ("TEMPERATURES", np.array([0.3])), ("BLURS", (0.1,))):
         monkeypatch.setattr(module, name, only)
     responses, features = planted(0)
     before = fitted(responses, features)
@@ -108,11 +108,11 @@ def test_the_size_of_the_responsive_part_and_the_rank_of_the_noise_are_found() -
     for seed in range(3):
         plain = fitted(*planted(seed, n=160)).weights
         noisy = fitted(*planted(seed, n=160, shared=5)).weights
-        assert sum(weight for (size, _), weight in plain.items() if size == 10) < 0.05
-        assert sum(weight for (_, rank), weight in noisy.items() if rank >= 5) > 0.95
+        assert sum(weight for (_, size, _), weight in plain.items() if size == 10) < 0.05
+        assert sum(weight for (_, _, rank), weight in noisy.items() if rank >= 5) > 0.95
         assert sum(plain.values()) == pytest.approx(1)
     small = [fitted(*planted(seed, n=160, responsive=10)).weights for seed in range(3)]
-    assert np.mean([sum(w for (size, _), w in one.items() if size < 160) for one in small]) > 0.6
+    assert np.mean([sum(w for (_, size, _), w in one.items() if size < 160) for one in small]) > 0.6
 
 
 def test_the_voxels_used_are_those_that_respond(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from calibration.encoding.encoder import Inverted
-from calibration.encoding.inverse import LEAST_NOISE, Noise, first_voxels, invert, mixed, noise_models
+from calibration.encoding.inverse import LEAST_NOISE, Noise, chosen_voxels, invert, mixed, noise_models
 from calibration.encoding.maps import Maps
 
 K, V = 4, 12
@@ -20,6 +20,7 @@ def example(seed: int, rank: int = 3) -> tuple[Maps, Noise, np.ndarray]:
         weights=rng.standard_normal((K, V)).astype(np.float32),
         constant=rng.standard_normal(V).astype(np.float32),
         residuals=rng.standard_normal((20, V)).astype(np.float32),
+        unknown=np.zeros(V, np.float32),
     )
     shared = rng.standard_normal((rank, V)).astype(np.float32)
     noise = Noise(shared=shared, own=rng.uniform(0.3, 2, V).astype(np.float32))
@@ -63,7 +64,7 @@ def test_the_estimator_is_the_posterior_mean() -> None:
 
 def test_a_mixture_scores_the_weighted_sum_and_a_tempered_one_the_multiple() -> None:
     maps, noise, _ = example(5)
-    few = first_voxels(maps, 7)
+    few = chosen_voxels(maps, slice(7))
     fewer = Noise(shared=np.zeros((0, 7), np.float32), own=noise.own[:7])
     models = [invert(few, fewer), invert(maps, noise)]
     rng = np.random.default_rng(6)
@@ -91,7 +92,13 @@ def test_noise_keeps_the_strongest_shared_components_and_every_voxels_variance()
     residuals = (rng.standard_normal((n, 2)) @ rng.standard_normal((2, v)) + rng.standard_normal((n, v))).astype(
         np.float32
     )
-    none, two = noise_models(residuals, [0, 2])
+    maps = Maps(
+        weights=np.zeros((K, v), np.float32),
+        constant=np.zeros(v, np.float32),
+        residuals=residuals,
+        unknown=np.zeros(v, np.float32),
+    )
+    none, two = noise_models(maps, [0, 2])
     variance = (np.square(residuals.astype(np.float64)).sum(0) + 4) / (n + 4)  # four trials of variance 1 beforehand
     np.testing.assert_allclose(none.own, variance, rtol=1e-5)
     _, strengths, axes = np.linalg.svd(residuals.astype(np.float64), full_matrices=False)
@@ -101,3 +108,14 @@ def test_noise_keeps_the_strongest_shared_components_and_every_voxels_variance()
     above = two.own > LEAST_NOISE
     np.testing.assert_allclose(total[above], variance[above], rtol=1e-4)
     assert (two.own >= np.float32(LEAST_NOISE)).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_maps_that_err_together_are_noise_along_the_maps(share: float) -> None:
+    maps, noise, covariance = example(10)
+    weights = maps.weights.astype(np.float64)
+    rng = np.random.default_rng(11)
+    responses, pictures = rng.standard_normal((5, V)).astype(np.float32), rng.standard_normal((7, K))
+    expected = densities(maps, covariance + share * weights.T @ weights, responses, pictures)
+    found = invert(maps, noise).blurred(share).scores(responses, pictures)
+    np.testing.assert_allclose(centred(found), centred(expected), atol=2e-3)
