@@ -22,7 +22,7 @@ Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 Kind = Literal["null trials", "repeats", "differences"]
-FEWEST = 24
+FEWEST = 19
 """Fewer null trials, or pairs of repeats, tell too little: their lowest p-value is above the level of support, .04."""
 _APART = 2
 """Neighbouring trials share noise: only those further apart make a pair."""
