@@ -134,7 +134,6 @@ def fit_participant(
         parts=trials.parts,
         shown=trials.shown,
         further=without_both(trials.parts, trials.shown),
-        rest=_around_mean(scaling(trials.rest_betas)),
     )
     judged = _Judged(trials, candidates, targets, responses, encoder)
     rng = np.random.default_rng(seed)
@@ -186,10 +185,6 @@ def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
     share = np.concatenate([targets.variance[block] / targets.variance[block].sum() for block in varying])
     covariance = np.diag(share / len(varying))
     return lambda _: MapPrior(covariance=covariance)
-
-
-def _around_mean(responses: Float32) -> Float32:
-    return responses - responses.mean(0) if len(responses) else responses
 
 
 class _Scaling:
