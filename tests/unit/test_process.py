@@ -364,7 +364,7 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         for name, data in (("mask", wanted), ("reference", reference)):
             save(folder / f"{name}.nii.gz", data)
-        for name in ("adapter", "evidence"):
+        for name in ("adapter", "encoding", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, folder / f"{name}.safetensors")
         write_provenance(folder)
         nothing = Learned(expectation=Expectation(scales=None), voxels=None)
