@@ -25,8 +25,8 @@ def provenance(**changed: Any) -> Provenance:
     given: dict[str, Any] = {
         "pack": "a pack", "pack_name": "small", "participant": "01", "session": "01", "left_out": [], "trials": 8,
         "voxels": 3, "mask_voxels": 4, "components": [2], "heads": {"encoding": 1.0},
-        "noise_models": {"3 voxels, rank 0": 1.0}, "null_trials": 0, "null": "differences", "null_statistics": 20, "rest": 0,
-        "group_r2": [0.1], "live_components": 2,
+        "noise_models": {"3 voxels, rank 0": 1.0}, "null_trials": 0, "null": "differences", "null_statistics": 20,
+        "rest": 0, "group_r2": [0.1], "live_components": 2,
         "category_accuracy": 0.5, "category_p": 0.01, "percentile": 0.7, "percentile_interval": (0.6, 0.8),
         "percentile_p": 0.01, "decoder_percentile": 0.7, "leave_out": "trial", "seed": 0, "categories": ["a", "b"],
         "stimuli": ["s1", "s2"],
