@@ -49,7 +49,7 @@ def bundle(folder: Path, data: np.ndarray, affine: np.ndarray, mask: np.ndarray,
         nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), affine), draft / REFERENCE)
         nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), draft / MASK)
         learned(int(mask.sum())).save(draft / MODEL, settings)
-        for name in ("adapter", "evidence"):
+        for name in ("adapter", "encoding", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, draft / f"{name}.safetensors")
         write_provenance(draft)
 
@@ -86,7 +86,7 @@ def test_only_settings_that_change_betas_must_agree(tmp_path: Path) -> None:
 
 def test_a_bundle_without_the_model_is_refused(tmp_path: Path) -> None:
     def fill(draft: Path) -> None:
-        for name in ("adapter", "evidence"):
+        for name in ("adapter", "encoding", "evidence"):
             save_file({"x": np.zeros(1, np.float32)}, draft / f"{name}.safetensors")
         write_provenance(draft)
 
