@@ -49,7 +49,7 @@ def noise(seed: int, n: int, design: str, n_voxels: int = 60) -> CurvePoint:
     walk = 0.2 * np.cumsum(rng.standard_normal((n, n_voxels)), axis=0)
     betas = rng.standard_normal(n_voxels) + walk + rng.standard_normal((n, n_voxels))
     for i, (beta, stimulus) in enumerate(zip(betas, order, strict=True)):
-        calibrator.add(beta, stimulus=str(stimulus), run=1 + i // 8)
+        calibrator.add(beta, trial=f"t{i}", stimulus=str(stimulus), run=1 + i // 8)
     return calibrator.status()
 
 
@@ -110,7 +110,7 @@ def test_betas_that_never_vary_are_at_chance() -> None:
     rng = np.random.default_rng(0)
     calibrator = Calibrator(stimuli(12, rng))
     for i in range(12):
-        calibrator.add(np.ones(5), stimulus=str(i), run=1)
+        calibrator.add(np.ones(5), trial=f"t{i}", stimulus=str(i), run=1)
     status = calibrator.status()
     assert (status.percentile, status.p_value) == (0.5, 1.0)
 
@@ -119,5 +119,5 @@ def test_one_stimulus_a_fold_has_no_figure() -> None:
     rng = np.random.default_rng(0)
     calibrator = Calibrator(stimuli(8, rng), leave_out="run")
     for i in range(12):
-        calibrator.add(rng.standard_normal(5), stimulus=str(i % 3), run=1 + i % 3)
+        calibrator.add(rng.standard_normal(5), trial=f"t{i}", stimulus=str(i % 3), run=1 + i % 3)
     assert calibrator.status() == CurvePoint(trials=12)
