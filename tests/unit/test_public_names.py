@@ -20,7 +20,7 @@ NAMES = {
     "rtdecode.acquire": {"Arrival", "FolderWatcher", "Source"},
     "rtdecode.decode": {"Decoder", "load_candidates", "load_decoder", "load_embedder"},
     "rtdecode.derivatives": {
-        "BRAIN_MASK", "DECODED_COLUMNS", "DecodedTrials", "EVENT_COLUMNS", "MODEL", "MOTION_NAMES",
+        "BRAIN_MASK", "CALIBRATION_BETAS", "DECODED_COLUMNS", "DecodedTrials", "EVENT_COLUMNS", "MODEL", "MOTION_NAMES",
         "NONE", "REFERENCE", "RunDerivatives", "TASK", "Voxels", "decoded_rows",
         "describe_dataset", "figure_path", "file_path", "read_table", "run_stem", "session_stem",
         "stem_name", "trial_problems", "write_image", "write_reference",
