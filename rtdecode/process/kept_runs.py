@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from rtdecode.errors import SettingsError
 from rtdecode.process.recorded import RecordedRun, numbered
 from rtdecode.records import RunEnd, Skipped, TrialEvent, Volume
 from rtdecode.session.past import Past
+from rtdecode.settings import CalibrationSettings
 
 _RUN = re.compile(r"run-(\d+)")
 
@@ -29,6 +31,22 @@ def session_of(path: Path) -> tuple[Path, int | None] | None:
     folder = path.parents[2]
     kept = path.parent == folder / "journal" / "volumes" and _journal(folder).is_file()
     return (folder, int(named[1])) if kept else None
+
+
+def calibration_runs(folder: Path) -> int:
+    """Return how many runs of a session taught its later ones.
+
+    Raises
+    ------
+    SettingsError
+        Its settings file is missing or no TOML.
+    """
+    path = folder / "settings.toml"
+    try:
+        section = tomllib.loads(path.read_text(encoding="utf-8")).get("calibration", {})
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{path}: expected the settings of the session: {error}"]) from None
+    return int(section.get("runs", CalibrationSettings().runs))
 
 
 def session_runs(folder: Path, run: int | None, *, first_run: int) -> Iterator[RecordedRun]:

@@ -20,7 +20,7 @@ from rtdecode.estimate.calibrated import open_calibrated
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.packs import open_participant
-from rtdecode.process.kept_runs import session_of, session_runs
+from rtdecode.process.kept_runs import calibration_runs, session_of, session_runs
 from rtdecode.process.recorded import RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table, told_apart
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, TrialEvent, Volume
@@ -209,7 +209,14 @@ def process_runs(
             if estimator is None:
                 if every_volume:
                     used = _at_every_volume(used, one.first_t_r_s)
-                estimator = Estimator(used, _SESSION, calibrated=calibrated, standard_errors=standard_errors)
+                session = session_of(path)
+                estimator = Estimator(
+                    used,
+                    _SESSION,
+                    calibrated=calibrated,
+                    standard_errors=standard_errors,
+                    calibration_runs=0 if session is None else calibration_runs(session[0]),
+                )
                 estimator.warm_up()
             of_run = trials[place] if place < len(trials) else None
             runs.append(one.play(estimator, of_run, known_motion[place] if place < len(known_motion) else None))

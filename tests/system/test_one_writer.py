@@ -26,7 +26,12 @@ from tests.conftest import FakeClock
 from tests.system.line_harness import PLAN, PROTOCOL, Rig, calibrate, settings_for
 
 VISIT = replace(PLAN, calibration_runs=1, decoding_runs=2, trials_per_run=12, volumes_per_run=36)
-LIVE_ONLY = ("_desc-decoded_events.tsv", "_desc-decoded_events.json", "_desc-estimate_model.safetensors")
+LIVE_ONLY = (
+    "_desc-decoded_events.tsv",
+    "_desc-decoded_events.json",
+    "_desc-estimate_model.safetensors",
+    "_desc-calibration_betas.safetensors",
+)
 """`process` decodes nothing and calibrates nobody."""
 ESTIMATE: dict[str, Any] = {"censor_fd_mm": 1.0, "regions": {"left": "left.nii.gz"}}
 HALF, LOST, BROKEN, LAST = (1, 9), (1, 20), (2, 24), (3, 35)

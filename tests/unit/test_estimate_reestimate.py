@@ -95,3 +95,20 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "betas").write_bytes(b"not it")
     with pytest.raises(BundleError, match="betas of the calibration runs"):
         open_betas(tmp_path / "betas")
+
+
+def test_what_is_expected_of_a_run_is_frozen_at_the_end_of_calibration() -> None:
+    estimator = Estimator(OFF, "s", calibration_runs=2)
+    for run in (1, 2):
+        play(estimator, run=run)
+    frozen = estimator.learned
+    assert frozen is not None
+    play(estimator, run=3)
+    assert estimator.learned is not None
+    assert estimator.learned.expectation is not frozen.expectation
+    assert estimator.learned.expectation.scales == frozen.expectation.scales
+    learning = Estimator(OFF, "s")
+    for run in (1, 2, 3):
+        play(learning, run=run)
+    assert learning.learned is not None
+    assert learning.learned.expectation.scales != frozen.expectation.scales

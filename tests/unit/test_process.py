@@ -22,6 +22,7 @@ from rtdecode.estimate.registration import rigid_matrix
 from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
 from rtdecode.packs.sealed import seal
 from rtdecode.process import process_runs
+from rtdecode.process.kept_runs import calibration_runs
 from rtdecode.records import Stamp, TrialEvent, Volume
 from rtdecode.settings import EstimateSettings
 from tests import bids
@@ -384,3 +385,14 @@ def test_a_bundle_gives_mask_and_reference(tmp_path: Path) -> None:
 def test_the_command_exits_with_two_where_it_cannot_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["process", str(tmp_path / "absent.nii"), "--out", str(tmp_path / "out")]) == 2
     assert "expected a 4-D NIfTI file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "runs"), [("[calibration]\nruns = 2\n", 2), ("", 6)])
+def test_a_session_tells_how_many_runs_taught_its_later_ones(tmp_path: Path, text: str, runs: int) -> None:
+    (tmp_path / "settings.toml").write_text(text)
+    assert calibration_runs(tmp_path) == runs
+
+
+def test_a_session_without_settings_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"settings\.toml: expected the settings of the session"):
+        calibration_runs(tmp_path)
