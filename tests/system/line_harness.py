@@ -186,7 +186,9 @@ class Rig:
         pack = open_pack(settings.decode.pack)
         calibrated = calibration_of(settings, pack)
         past = Past(session_folder(settings.session)) if resume else None
-        self._recording = Recording(settings.session, "", clock, resume=resume)
+        self._recording = Recording(
+            settings.session, f"[calibration]\nruns = {settings.calibration.runs}\n", clock, resume=resume
+        )
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
         self._decoder = self._service(pack, settings)
