@@ -16,7 +16,6 @@ from engines.importing.diffusion_files import SD_SCALE, autoencoder_config
 from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
 from engines.importing.shapes import mindeye2_sizes
 from rtdecode.decode.families.mindeye1 import load_mindeye1
-from rtdecode.decode.families.mindeye1 import mindeye1_decoder as mindeye1
 from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1
 from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.networks.build import load
@@ -96,7 +95,7 @@ def test_equal_betas_and_seed_give_the_same_tokens_and_others_do_not(
 
 
 @torch.no_grad()
-def test_golden_decoder_of_mindeye1(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden_decoder_of_mindeye1(shared: Path) -> None:
     for golden in goldens(shared, "me1_prior"):
         network, condition = prior_of(golden, prefix=""), torch.from_numpy(golden.tensors["cond"][:1])
         guided = predictor(network, condition)
@@ -112,8 +111,10 @@ def test_golden_decoder_of_mindeye1(shared: Path, monkeypatch: pytest.MonkeyPatc
         full = max(steps for _, steps in numbered(golden, r"sample(\d+)"))
         for name, steps in numbered(golden, r"sample(\d+)"):
             noise = np.stack([one[:1].numpy() for one in draws_of(golden, golden.dims["timesteps"] + 1)])
-            monkeypatch.setattr(mindeye1, "draw", lambda _, __, n, *___, noise=noise: noise[:n])
-            mind = MindEye1(pack, tensor_runner(parts, parts.__getitem__, device="cpu"), prior_steps=steps)
+            runner = tensor_runner(parts, parts.__getitem__, device="cpu")
+            drawn = torch.from_numpy(noise)
+            runner = replace(runner, normal=lambda _, shape, drawn=drawn: drawn[: shape[0]])
+            mind = MindEye1(pack, runner, prior_steps=steps)
             out = mind.decode(np.zeros(VOXELS), seed=0)
             assert out.absent == ("blurry",)
             first = replace(golden, tensors={key: value[0] for key, value in golden.tensors.items() if value.ndim})
