@@ -8,6 +8,8 @@ from pathlib import Path
 from rtdecode.errors import BundleError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+CONTENT_FREE = "null"
+"""Folder in that of the stimuli for pictures without content, which no trial may be decoded as."""
 _NO_WORD = re.compile(r"[^a-z0-9]+")
 _BASELINE = frozenset((
     "na", "nan", "none", "null", "nullevent", "nulltrial", "blank", "blankscreen", "rest", "resting", "restblock",
@@ -42,8 +44,9 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def picture_of(folder: Path, stimulus: str) -> Path | None:
-    """Return the picture of a stimulus, None if there is none."""
-    return next((path for suffix in SUFFIXES if (path := folder / f"{stimulus}{suffix}").is_file()), None)
+    """Return the picture of a stimulus, one without content included; None if there is none."""
+    names = [place / f"{stimulus}{suffix}" for place in (folder, folder / CONTENT_FREE) for suffix in SUFFIXES]
+    return next((path for path in names if path.is_file()), None)
 
 
 def is_baseline(trial_type: str) -> bool:
