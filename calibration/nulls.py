@@ -22,8 +22,10 @@ Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 Kind = Literal["null trials", "repeats", "differences"]
-FEWEST = 19
-"""Fewer null trials, or pairs of repeats, tell too little: their lowest p-value is above the level of support, .04."""
+SUPPORT_LEVEL = 0.05
+"""p-value up to which content counts as there."""
+FEWEST = round(1 / SUPPORT_LEVEL) - 1
+"""Fewer null trials, or pairs of repeats, tell too little: their lowest p-value is above `SUPPORT_LEVEL`."""
 _APART = 2
 """Neighbouring trials share noise: only those further apart make a pair."""
 

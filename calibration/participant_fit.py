@@ -15,11 +15,11 @@ from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
 from calibration.linear_heads import LinearHead
-from calibration.nulls import Nulls, find_nulls, without_both
+from calibration.nulls import SUPPORT_LEVEL, Nulls, find_nulls, without_both
 from calibration.signal import Signal, find_signal
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
-from rtdecode.decode.score.adapter import Adapter
+from rtdecode.decode.score.adapter import Adapter, components_of
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.encoding import EncodingModel, mean_likelihood
 from rtdecode.decode.score.evidence import Evidence, margin
@@ -35,8 +35,6 @@ ALPHA = 0.02
 """Level of the test that opens evidence. Trials of cross-validation are not independent, which permutations of the
 finished scores do not know: on pure noise in 32 blocks, this level is passed in 4 % of cases (.05 in 10 %).
 """
-SUPPORT_LEVEL = 0.05
-"""p-value up to which content counts as there."""
 N_PERMUTATIONS = 1999
 COMPONENTS = 32
 """Components of each token group, where there are enough trials; more with many trials, see `calibration.targets`."""
@@ -141,7 +139,7 @@ def fit_participant(
     nulls = find_nulls(
         encoder, responses, scaling(trials.null_betas), trials.null_places, trials.shown, judged.category
     )
-    signal = find_signal(encoder, responses, scaling(trials.rest_betas), trials)
+    signal = find_signal(encoder, responses, trials.run, scaling(trials.rest_betas), trials.rest_run, trials.parts)
     evidence = _evidence(judged, nulls, signal, p_category)
     adapter, gain = _adapter(targets, responses, encoder, trials.parts, scaling)
     percentile = float(pooled(judged.identified))
@@ -218,12 +216,11 @@ class _Judged:
         self._category_of = candidates.category
         self._n = len(candidates.categories)
         self.category = candidates.category[trials.shown]
-        self._prototypes = _components(targets, candidates.prototypes)
+        self._prototypes = components_of(candidates.prototypes, targets.basis, targets.token_mean)
         self._shown_components = {int(i): targets.components[trials.shown == i][0] for i in np.unique(trials.shown)}
         heads = np.empty((len(_HEADS), len(responses), self._n))
         self._held_heads: list[tuple[LinearHead, ...]] = []
         self.identified: list[tuple[Float64, Ints]] = []
-        self.content = np.empty(len(responses))
         self.distances = np.empty(len(responses))
         every = np.arange(len(responses))
         for place, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
@@ -234,7 +231,6 @@ class _Judged:
                 continue  # a further set: its trials have been judged in their folds
             scores = held.scores(responses[part], self._pictures(trials.shown[rest]))
             heads[0, part] = self._by_category(scores, trials.shown[rest])
-            self.content[part] = logsumexp(scores, axis=1) - np.log(scores.shape[1])
             self.distances[part] = held.distances(responses[part])
             for number, head in enumerate(linear, start=1):
                 heads[number, part] = head(responses[part][:, held.voxels])
@@ -301,11 +297,6 @@ class _Judged:
         return linear_heads.discriminant_head(own, category, self._n), tokens
 
 
-def _components(targets: Targets, tokens: NDArray[np.floating]) -> Float64:
-    flat = tokens.reshape(len(tokens), -1).astype(np.float64) - targets.token_mean
-    return np.asarray(flat @ (targets.basis / np.square(targets.basis).sum(1, keepdims=True)).T)
-
-
 def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) -> Evidence:
     found = [judged.statistics(rows, fold) for fold, rows in nulls.groups]
     content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
@@ -317,7 +308,6 @@ def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) 
         content_null=np.sort(content).astype(np.float32),
         category_null=np.sort(certainty).astype(np.float32),
         rest=np.sort(signal.rest).astype(np.float32),
-        content=judged.content.astype(np.float32),
         distances=np.sort(judged.distances).astype(np.float32),
         surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),
         surprise_category=judged.category.astype(np.int64),

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.encoding.encoder import Encoder, Inverted
+from rtdecode.decode.score.evidence import SIGNAL_LEVEL
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FEWEST = 8
-"""Fewer stretches of rest tell nothing."""
-
-
-class _Trials(Protocol):
-    @property
-    def run(self) -> Ints: ...
-    @property
-    def rest_run(self) -> Ints: ...
-    @property
-    def parts(self) -> list[Ints]: ...
+FEWEST = round(1 / SIGNAL_LEVEL) - 1
+"""Fewer stretches of rest tell nothing: no response could be told from them at the level of the test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,7 +35,9 @@ class Signal:
     rest: Float64
 
 
-def find_signal(encoder: Encoder, responses: Float32, rest: Float32, trials: _Trials) -> Signal:
+def find_signal(
+    encoder: Encoder, responses: Float32, run: Ints, rest: Float32, rest_run: Ints, folds: Sequence[Ints]
+) -> Signal:
     """Learn the direction, and how far rest lies along it.
 
     Parameters
@@ -51,19 +45,23 @@ def find_signal(encoder: Encoder, responses: Float32, rest: Float32, trials: _Tr
     encoder : Encoder
     responses : ndarray of shape (n, v), float32
         Of the calibration trials, standardised.
+    run : ndarray of shape (n,), int64
+        Of each of these.
     rest : ndarray of shape (m, v), float32
         Of stretches of rest, standardised in the same way.
-    trials : object
-        With the run of each trial (`run`) and stretch of rest (`rest_run`), and the trials of each fold (`parts`).
+    rest_run : ndarray of shape (m,), int64
+        Of each of these.
+    folds : sequence of ndarray of int64
+        Trials of each fold, in the order of `Encoder.held`.
     """
-    if len(rest) < FEWEST or len(np.unique(trials.rest_run)) < 2:
+    if len(rest) < FEWEST or len(np.unique(rest_run)) < 2:
         return Signal(weights=np.zeros(0, np.float32), rest=np.zeros(0))
     found = np.empty(len(rest))
-    for run in np.unique(trials.rest_run):
-        inside, outside = trials.rest_run == run, trials.rest_run != run
-        fold = int(np.argmax([np.sum(trials.run[part] == run) for part in trials.parts]))
+    for number in np.unique(rest_run):
+        inside, outside = rest_run == number, rest_run != number
+        fold = int(np.argmax([np.sum(run[part] == number) for part in folds]))
         held = encoder.held[fold]
-        weights = _direction(held, responses[trials.run != run], rest[outside])
+        weights = _direction(held, responses[run != number], rest[outside])
         found[inside] = rest[inside][:, held.voxels[: len(weights)]] @ weights
     return Signal(weights=_direction(encoder.whole, responses, rest), rest=found)
 

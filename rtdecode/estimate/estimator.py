@@ -63,6 +63,8 @@ class Estimator:
     calibration_runs : int
         Runs from 1 to this one teach later ones and can be estimated anew by `reestimated`: all betas that are decoded
         are then of the kind that the decoder was fitted on. 0: every run teaches later ones.
+    reestimates : bool
+        Whether `reestimated` will be asked for; else the series of these runs are not kept.
 
     Attributes
     ----------
@@ -80,6 +82,7 @@ class Estimator:
         voxels: VoxelModel | None = None,
         scratch: Path | None = None,
         calibration_runs: int = 0,
+        reestimates: bool = True,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -102,7 +105,7 @@ class Estimator:
             shrinkage=settings.voxel_shrinkage,
         )
         self._calibration_runs = calibration_runs
-        self._calibration = Reestimator(settings, 0 if calibrated else calibration_runs, scratch)
+        self._calibration = Reestimator(settings, calibration_runs if reestimates and not calibrated else 0, scratch)
         self._events: dict[int, list[_Trial]] = {}
         self._voxel_model = voxels
         self._known: set[str] = set()
@@ -325,11 +328,12 @@ class Estimator:
             events = [trial.event for trial in trials]
             expected = self._prior.expectation(self._series.timing.typical_energy(events))
             self.last_design = self._series.design_matrix(events, expected)
-        if self._series is not None:
+        teaches = not self._calibration_runs or self._run <= self._calibration_runs
+        if self._series is not None and teaches:
             finals = [(trial.event, trial.last_index) for trial in trials]
             self._calibration.keep(self._run, self._series, self._t_r_s or 0.0, self._slice_times_s, finals)
             finished = self._series.finished([trial.event for trial in trials])
-            if finished is not None and (not self._calibration_runs or self._run <= self._calibration_runs):
+            if finished is not None:
                 self._prior.add(finished)
                 self._learn_voxels(finished)
         self._finished.add(self._run)

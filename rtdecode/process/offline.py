@@ -216,6 +216,7 @@ def process_runs(
                     calibrated=calibrated,
                     standard_errors=standard_errors,
                     calibration_runs=0 if session is None else calibration_runs(session[0]),
+                    reestimates=False,
                 )
                 estimator.warm_up()
             of_run = trials[place] if place < len(trials) else None

@@ -20,7 +20,7 @@ from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
-from rtdecode.publish.pictures import KEPT, Encoding, encoded
+from rtdecode.publish.pictures import Encoding
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
 from rtdecode.session.lanes import DecodeLanes
@@ -190,8 +190,7 @@ class Decoding:
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     self._publisher.publish(messages.headed(message, stamp, stages))
                     if isinstance(piece, Reconstruction):  # without loss, which takes long: nobody waits for it
-                        kept = encoded(piece.image, KEPT)
-                        path = self._recording.picture(beta.event.trial, beta.revision, kept)
+                        path = self._recording.picture(beta.event.trial, beta.revision, piece.image)
         except Exception as error:  # a fault is told of it elsewhere; the trial itself must not end in silence
             if scored():
                 settle()

@@ -385,7 +385,7 @@ class Line:
         if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
             with self._recording.leaving_out(self._recording.model_path()) as path:
                 learned.save(path, self._settings.estimate)
-            betas = self._estimator.reestimated()
+            betas = self._estimator.reestimated() if run.run == self._settings.calibration.runs else None
             if betas is not None:
                 with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
                     save_betas(path, betas)

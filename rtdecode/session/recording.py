@@ -22,6 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rtdecode.clock import Clock
 from rtdecode.decoded import DecodedPart
 from rtdecode.derivatives import (
@@ -39,6 +42,7 @@ from rtdecode.derivatives import (
     write_reference,
 )
 from rtdecode.errors import JournalError
+from rtdecode.publish.pictures import KEPT, encoded
 from rtdecode.records import BetaUpdate, TrialEvent, Volume
 from rtdecode.session.entries import SessionEntry, read_inputs
 from rtdecode.session.journal import Journal
@@ -294,14 +298,14 @@ class Recording:
         """Return folder and beginning of the names of a run's derivatives."""
         return run_stem(self.folder, {**self._entities, "task": TASK, "run": f"{run:02d}"})
 
-    def picture(self, trial: str, revision: int, encoded: bytes) -> str:
-        """Keep a picture, if there is room; return its path in the session folder, or an empty one."""
+    def picture(self, trial: str, revision: int, picture: NDArray[np.uint8]) -> str:
+        """Keep a picture (h, w, 3) without loss, if there is room; return its path in the session folder, or none."""
         if self.saving:
             return ""
-        target = self.folder / "recon" / f"{trial}_rev-{revision}.webp"
+        target = self.folder / "recon" / f"{trial}_rev-{revision}.{KEPT}"
         kept = ""
         with self.leaving_out(target):
-            target.write_bytes(encoded)
+            target.write_bytes(encoded(picture, KEPT))
             kept = str(target.relative_to(self.folder))
         return kept
 

@@ -130,14 +130,14 @@ def test_betas_that_were_estimated_again_are_what_is_fitted(tmp_path: Path) -> N
     again = {str(m.trial): rng.standard_normal(N_VOXELS).astype(np.float32) for m in finals}
     rest = CalibrationBetas(
         trials=again,
-        rest=rng.standard_normal((12, N_VOXELS)).astype(np.float32),
-        rest_run=np.repeat(np.arange(1, 5), 3),
+        rest=rng.standard_normal((24, N_VOXELS)).astype(np.float32),
+        rest_run=np.repeat(np.arange(1, 5), 6),
     )
     with_reference(tmp_path, rest)
     bundle = open_participant(calibration_run(ListClient(messages), tmp_path).run())
     calibrated = np.stack([beta for trial, beta in again.items() if not trial.startswith("r5")])
     np.testing.assert_allclose(bundle.adapter["mean"], calibrated.mean(0)[bundle.adapter["voxels"]], atol=1e-5)
-    assert bundle.provenance.rest == len(bundle.evidence["rest"]) == 12
+    assert bundle.provenance.rest == len(bundle.evidence["rest"]) == 24
 
 
 def test_trials_without_a_picture_are_collected_apart(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from calibration import nulls
 from calibration.encoding.encoder import Encoder, Inverted
 from calibration.encoding.inverse import Inverse, Noise
-from calibration.nulls import FEWEST, Nulls, find_nulls, without_both
-from calibration.participant_fit import SUPPORT_LEVEL
+from calibration.nulls import FEWEST, SUPPORT_LEVEL, Nulls, find_nulls, without_both
 
 V = 6
 

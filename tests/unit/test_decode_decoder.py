@@ -11,7 +11,7 @@ from PIL import Image
 from calibration.calibrator import write_bundle
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates, embed_pictures
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
-from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decode.score.adapter import adapter_from, components_of
 from rtdecode.decoded import Caption, Embedding, Reconstruction
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import open_participant
@@ -46,7 +46,8 @@ def test_the_adapter_is_two_matrix_products(bundle: Path) -> None:
     np.testing.assert_allclose(components, expected, atol=1e-4)
     np.testing.assert_allclose(adapter.predict(adapter.chosen(beta)), expected, atol=1e-4)
     np.testing.assert_allclose(tokens.ravel(), expected @ adapter.basis + adapter.token_mean, atol=1e-4)
-    np.testing.assert_allclose(adapter.project(tokens[None])[0], components, atol=1e-3)
+    found = components_of(tokens[None], adapter.basis, adapter.token_mean)
+    np.testing.assert_allclose(found[0], components, atol=1e-3)
 
 
 def test_a_voxel_without_an_estimate_counts_as_its_mean(bundle: Path) -> None:

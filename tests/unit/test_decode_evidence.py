@@ -55,7 +55,6 @@ def evidence(**changes: np.ndarray) -> Evidence:
         content_null=np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32),
         category_null=none,
         rest=none,
-        content=none,
         distances=np.linspace(0.5, 1.5, 199, dtype=np.float32),
         surprise=none,
         surprise_category=np.zeros(0, np.int64),

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tomli_w
+from PIL import Image
 
 from rtdecode.errors import JournalError, SettingsError
 from rtdecode.records import Stamp, TrialEvent, Volume
@@ -21,6 +22,8 @@ from rtdecode.session.past import check_unchanged
 from rtdecode.session.recording import Recording, session_folder
 from rtdecode.settings import SessionSettings, parse
 from tests.conftest import FakeClock
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
 
 def make(folder: Path, *, resume: bool = False, clock: FakeClock | None = None) -> Recording:
@@ -81,7 +84,7 @@ def test_a_full_disk_loses_nothing_that_came_meanwhile(tmp_path: Path, full: Cal
     for index in (1, 2):
         take(recording, index)
     places = [recording.output(b"volume", b"message")]
-    assert recording.picture("t1", 0, b"picture") == ""
+    assert recording.picture("t1", 0, PICTURE) == ""
     assert recording.problem is not None
     assert "No space left" in recording.problem
     assert list(recording.published(places)) == [b"message"]
@@ -206,3 +209,16 @@ def test_a_session_is_resumed_with_the_settings_that_it_began_with(tmp_path: Pat
         "$.estimate.final_at_s: expected 8.0 as when the session began, got 9.0",
         "$.calibration.runs: expected 4 as when the session began, got 5",
     ]
+
+
+def test_a_picture_is_kept_without_loss_unless_room_is_short(tmp_path: Path) -> None:
+    recording = make(tmp_path)
+    place = recording.picture("t1", 2, PICTURE)
+    assert place == "recon/t1_rev-2.webp"
+    with Image.open(recording.folder / place) as stored:
+        assert stored.format == "WEBP"
+        np.testing.assert_array_equal(np.asarray(stored.convert("RGB")), PICTURE)
+    recording.saving = True
+    assert recording.picture("t2", 0, PICTURE) == ""
+    assert [path.name for path in (recording.folder / "recon").iterdir()] == ["t1_rev-2.webp"]
+    recording.close()

@@ -54,12 +54,6 @@ class Adapter:
         """All arrays by name."""
         return {spec.name: getattr(self, spec.name) for spec in fields(self)}
 
-    def project(self, tokens: Float32) -> Float32:
-        """Components (n, k) of clean tokens (n, t, d)."""
-        flat = tokens.reshape(len(tokens), -1) - self.token_mean
-        norms = np.square(self.basis).sum(1)
-        return np.asarray(flat @ (self.basis / norms[:, None]).T, dtype=np.float32)
-
     def chosen(self, beta: Float32) -> Float32:
         """Values (s,) of the adapter's voxels in a beta (v,) of the mask; one without an estimate counts as its mean.
 
@@ -79,6 +73,14 @@ class Adapter:
     def predict(self, chosen: Float32) -> Float32:
         """Components (k,) of what `chosen` returns."""
         return np.asarray((chosen - self.mean) / self.scale @ self.weights + self.intercept, dtype=np.float32)
+
+
+def components_of(
+    tokens: NDArray[Any], basis: NDArray[np.floating[Any]], token_mean: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Components (n, k) of clean tokens (n, ...), in a basis (k, m) of orthogonal rows."""
+    flat = tokens.reshape(len(tokens), -1).astype(np.float64) - token_mean
+    return np.asarray(flat @ (basis / np.square(basis).sum(1, keepdims=True)).T)
 
 
 def adapter_from(tensors: Mapping[str, NDArray[Any]]) -> Adapter:

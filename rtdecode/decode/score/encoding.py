@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from rtdecode.decode.score.adapter import components_of
 from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.errors import EngineError
 
@@ -25,6 +26,8 @@ class Reading:
     ----------
     components : ndarray of shape (k,), float64
         Linear part of the log-likelihood of the components of a picture.
+    pictures : ndarray of shape (p,), float64
+        Log-likelihood of each picture that calibration showed.
     categories : ndarray of shape (c,), float64
         Log-likelihood of each category by the linear heads.
     distance : float
@@ -34,6 +37,7 @@ class Reading:
     """
 
     components: Float64
+    pictures: Float64
     categories: Float64
     distance: float
     signal: float | None
@@ -103,8 +107,7 @@ class EncodingModel:
 
     def describe(self, tokens: NDArray[Any]) -> Float64:
         """Components (n, k) of pictures with tokens (n, t, d)."""
-        flat = tokens.reshape(len(tokens), -1).astype(np.float64) - self.token_mean
-        return np.asarray(flat @ (self.basis / np.square(self.basis).sum(1, keepdims=True)).T)
+        return components_of(tokens, self.basis, self.token_mean)
 
     def read(self, beta: Float32) -> Reading:
         """Read a beta (v,) of the mask; a voxel without an estimate counts as its mean.
@@ -124,8 +127,10 @@ class EncodingModel:
         own = standard[: len(self.own_noise)]
         spread = np.square(own / np.sqrt(self.own_noise)).sum(dtype=np.float64)
         spread -= np.square(self.whitener @ own).sum(dtype=np.float64)
+        components = (self.projection @ (standard - self.mean)).astype(np.float64)
         return Reading(
-            components=(self.projection @ (standard - self.mean)).astype(np.float64),
+            components=components,
+            pictures=self._likelihood(components, self.pictures),
             categories=(self.category_weights @ standard + self.category_intercept).astype(np.float64),
             distance=float(spread / len(own)),
             signal=float(own @ self.signal_weights) if len(self.signal_weights) else None,
@@ -133,20 +138,21 @@ class EncodingModel:
 
     def pictures_of(self, reading: Reading, components: Float64) -> Float64:
         """Log-likelihood (n,), up to a constant, of pictures with components (n, k)."""
-        information = self.information.astype(np.float64)
-        needed = 0.5 * np.einsum("nk,kl,nl->n", components, information, components)
-        return np.asarray(components @ reading.components - needed)
+        return self._likelihood(reading.components, components)
 
     def categories_of(self, reading: Reading) -> Float64:
         """Log-likelihood (c,) of each category: of its calibration pictures, and by the linear heads."""
-        of_pictures = self.pictures_of(reading, self.pictures.astype(np.float64))
-        by_category = mean_likelihood(of_pictures[None], self.picture_category, len(reading.categories))[0]
+        by_category = mean_likelihood(reading.pictures[None], self.picture_category, len(reading.categories))[0]
         return np.asarray(float(self.encoder_weight[0]) * by_category + reading.categories)
 
     def content_of(self, reading: Reading) -> float:
         """How much likelier the beta is with a picture of calibration in it than with the average picture, in nats."""
-        of_pictures = self.pictures_of(reading, self.pictures.astype(np.float64))
-        return float(logsumexp(of_pictures) - np.log(len(of_pictures)))
+        return float(logsumexp(reading.pictures) - np.log(len(reading.pictures)))
+
+    def _likelihood(self, told: Float64, components: NDArray[np.floating[Any]]) -> Float64:
+        pictures, information = components.astype(np.float64), self.information.astype(np.float64)
+        needed = 0.5 * np.einsum("nk,kl,nl->n", pictures, information, pictures)
+        return np.asarray(pictures @ told - needed)
 
 
 def mean_likelihood(scores: Float64, category: NDArray[np.int64], n_categories: int) -> Float64:

@@ -19,6 +19,7 @@ CEILING = 0.999
 OUTLIER = 0.01
 """Of calibration's own responses, so many are called outliers."""
 SIGNAL_LEVEL = 0.05
+"""p-value up to which a response is unlike rest."""
 COVERAGE = 0.9
 """Share of trials whose category is in the set of plausible ones."""
 
@@ -37,8 +38,6 @@ class Evidence:
         The two statistics of responses without a picture in them (see `calibration.nulls`).
     rest : ndarray of shape (r,), float32
         How far stretches of rest lie from rest toward the average response; none where trials follow each other fast.
-    content : ndarray of shape (n,), float32
-        The first of them of calibration's trials.
     distances : ndarray of shape (n,), float32
         How far calibration's responses lie from the average one.
     surprise : ndarray of shape (n,), float32
@@ -54,7 +53,6 @@ class Evidence:
     content_null: NDArray[np.float32]
     category_null: NDArray[np.float32]
     rest: NDArray[np.float32]
-    content: NDArray[np.float32]
     distances: NDArray[np.float32]
     surprise: NDArray[np.float32]
     surprise_category: NDArray[np.int64]
