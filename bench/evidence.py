@@ -171,7 +171,7 @@ def claims(people: Sequence[Mapping[str, Any]], stratum: str, rng: np.random.Gen
     for session in range(SESSIONS):
         fit, judged = people[session % len(people)]["null trials"]
         trials = judged[stratum]
-        limit = rate_limit(float(fit.evidence.level[0]), len(fit.evidence.content_null))
+        limit = rate_limit(float(fit.evidence.level[0]), int(fit.evidence.independent_nulls[0]))
         order = rng.permutation(len(trials.run))
         factors = [support_factor(bool(one), limit) for one in trials.supported[order]]
         free[session] = np.cumprod(factors).max() >= CLAIM
@@ -192,7 +192,7 @@ def trials_to_claim(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for one in people:
         fit, judged = one["null trials"]
         trials = judged["normal"]
-        limit = rate_limit(float(fit.evidence.level[0]), len(fit.evidence.content_null))
+        limit = rate_limit(float(fit.evidence.level[0]), int(fit.evidence.independent_nulls[0]))
         free = np.cumprod([support_factor(bool(x), limit) for x in trials.supported])
         factors = []
         for run in np.unique(trials.run):

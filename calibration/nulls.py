@@ -39,10 +39,13 @@ class Nulls:
     kind : str
     groups : tuple of (int, ndarray of shape (m, v), float32)
         Place in `Encoder.held` of the model that judges, and standardised responses.
+    independent : int
+        How many of these are independent of each other: a difference counts with both signs, and a trial may be in two.
     """
 
     kind: Kind
     groups: tuple[tuple[int, Float32], ...]
+    independent: int
 
 
 def without_both(parts: Sequence[Ints], shown: Ints) -> list[Ints]:
@@ -84,15 +87,16 @@ def find_nulls(
             fold_of[encoder.parts[fold]] = fold
         folds = fold_of[np.minimum(null_places, len(responses) - 1)]
         groups = tuple((int(fold), null_responses[folds == fold]) for fold in np.unique(folds))
-        return Nulls(kind="null trials", groups=groups)
-    repeats = _differences(encoder, responses, shown)
-    if sum(len(rows) for _, rows in repeats) >= 2 * FEWEST:
-        return Nulls(kind="repeats", groups=repeats)
-    return Nulls(kind="differences", groups=_differences(encoder, responses, category))
+        return Nulls(kind="null trials", groups=groups, independent=len(null_responses))
+    repeats = _differences("repeats", encoder, responses, shown)
+    if sum(len(rows) for _, rows in repeats.groups) >= 2 * FEWEST:
+        return repeats
+    return _differences("differences", encoder, responses, category)
 
 
-def _differences(encoder: Encoder, responses: Float32, same: Ints) -> tuple[tuple[int, Float32], ...]:
+def _differences(kind: Kind, encoder: Encoder, responses: Float32, same: Ints) -> Nulls:
     found: list[tuple[int, Float32]] = []
+    used: set[int] = set()
     for fold, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
         average = _average_response(held, responses.shape[1])
         rows = []
@@ -101,9 +105,10 @@ def _differences(encoder: Encoder, responses: Float32, same: Ints) -> tuple[tupl
             for first, second in _pairs(own):
                 half = (responses[first] - responses[second]) / np.float32(np.sqrt(2))
                 rows += [average + half, average - half]
+                used |= {first, second}
         if rows:
             found.append((fold, np.stack(rows)))
-    return tuple(found)
+    return Nulls(kind=kind, groups=tuple(found), independent=len(used) // 2)
 
 
 def _pairs(trials: Ints) -> list[tuple[int, int]]:

@@ -312,6 +312,7 @@ def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) 
         surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),
         surprise_category=judged.category.astype(np.int64),
         level=np.array([SUPPORT_LEVEL]),
+        independent_nulls=np.array([nulls.independent]),
     )
 
 

@@ -245,8 +245,8 @@ class CalibrationRun:
         if not fit.can_support:
             self._report(
                 f"no trial will be shown as supported: expected at least {FEWEST} responses without a picture to "
-                f"compare with, got {figures.null_statistics}; show content-free trials (calibration.null_stimuli) in "
-                "each calibration run, 40 to 60 in all"
+                f"compare with, got {figures.null_statistics}; show 40 to 60 content-free trials "
+                "(calibration.null_stimuli), one after another"
             )
         self._ask(self._client.mode, "decode", str(target))
         _log.info("bundle %s written to %s", identity, target)

@@ -227,7 +227,7 @@ class CalibrationSettings:
         What is held out together: repeats of a stimulus are never split.
     null_stimuli : list of str
         Stimuli or conditions without content (a blank frame, a phase-scrambled texture). The decoder does not learn
-        from their trials; 40 to 60 of them, over all calibration runs, teach evidence when to say no.
+        from their trials; 40 to 60 of them, one after another, teach evidence when to say no.
     """
 
     runs: Annotated[int, Meta(ge=0)] = 6

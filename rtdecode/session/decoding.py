@@ -149,7 +149,7 @@ class Decoding:
         self.bundle = self._decoder.load(bundle.folder)
         self._drift = DriftMonitor(adapter_from(bundle.adapter))
         evidence = evidence_from(bundle.evidence)
-        self._gate_limit = rate_limit(float(evidence.level[0]), len(evidence.content_null))
+        self._gate_limit = rate_limit(float(evidence.level[0]), int(evidence.independent_nulls[0]))
         for beta in self._earlier:
             self._drift.add(beta.beta)
         self._earlier.clear()

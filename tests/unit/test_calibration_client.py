@@ -119,7 +119,7 @@ def test_where_nothing_can_be_supported_it_is_said(tmp_path: Path) -> None:
     lines: list[str] = []
     calibration_run(ListClient(messages), tmp_path, lines).run()
     assert re.match(
-        r"no trial will be shown as supported: expected at least 19 .*, got 0; show content-free", lines[-1]
+        r"no trial will be shown as supported: expected at least 19 .*, got 0; show 40 to 60 content-free", lines[-1]
     )
 
 

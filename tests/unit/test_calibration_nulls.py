@@ -70,9 +70,10 @@ def test_the_best_nulls_that_are_there_are_taken(shown: np.ndarray, null_trials:
     assert found.kind == kind
     if kind == "null trials":
         assert [fold for fold, _ in found.groups] == [0, 1, 2, 3]  # each is judged without its neighbours
-        assert sum(len(rows) for _, rows in found.groups) == FEWEST
+        assert sum(len(rows) for _, rows in found.groups) == found.independent == FEWEST
     else:
         assert [fold for fold, _ in found.groups] == [0, 1, 2, 3]
+        assert 2 * found.independent == sum(len(rows) for _, rows in found.groups)  # both signs
 
 
 def test_the_fewest_nulls_can_support_a_trial() -> None:
@@ -137,3 +138,16 @@ def test_neighbours_alone_make_no_null() -> None:
     found, _, _ = find(UNIQUE, np.repeat(np.arange(80), 2))
     assert found.kind == "differences"
     assert found.groups == ()
+
+
+def test_trials_that_are_in_two_differences_make_no_more_independent_ones() -> None:
+    each_run = np.tile(np.arange(8), 4)
+    rng = np.random.default_rng(0)
+    responses = rng.standard_normal((32, V)).astype(np.float32)
+    parts = tuple(np.array_split(np.arange(32), 4))
+    rings = tuple(without_both(parts, each_run))
+    models = tuple(held(i, np.arange(V)) for i in range(8))
+    encoder = Encoder(whole=models[0], held=models, parts=(*parts, *rings), weights={})
+    found = find_nulls(encoder, responses, responses[:0], np.zeros(0, np.int64), each_run, each_run)
+    assert (found.kind, sum(len(rows) for _, rows in found.groups)) == ("repeats", 2 * 4 * 8)
+    assert found.independent == 16  # 32 trials

@@ -59,6 +59,7 @@ def evidence(**changes: np.ndarray) -> Evidence:
         surprise=none,
         surprise_category=np.zeros(0, np.int64),
         level=np.array([0.04]),
+        independent_nulls=np.array([4]),
     )
     return replace(made, **changes)
 

@@ -144,8 +144,7 @@ def claims(tmp_path: Path, *betas: tuple[bool, bool], before: float = 1.0) -> li
     service = Scoring(*(supported for supported, _ in betas))
     decoding = Decoding(service, lanes, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
     bundle = open_participant(tmp_path / "bundle")
-    nulls = np.arange(40, dtype=np.float32)
-    decoding.ask(replace(bundle, evidence={**bundle.evidence, "content_null": nulls}))
+    decoding.ask(replace(bundle, evidence={**bundle.evidence, "independent_nulls": np.array([40])}))
     assert decoding.once(0)
     for number, (_, final) in enumerate(betas):
         beta = category_update(3)

@@ -25,7 +25,7 @@ _CAUTION = 0.1
 
 
 def rate_limit(level: float, n_null: int) -> float:
-    """Upper 99 % limit of how often a gate at this p-value opens without content, given how many nulls it rests on.
+    """Upper 99 % limit of how often a gate at this p-value opens without content, given its independent nulls.
 
     All trials share these nulls: if they happen to be low, the gate opens too often in every trial of the session.
     """

@@ -46,6 +46,8 @@ class Evidence:
         That category.
     level : ndarray of shape (1,), float64
         p-value of content up to which a trial is supported.
+    independent_nulls : ndarray of shape (1,), int64
+        How many of the responses without a picture are independent of each other.
     """
 
     coefficients: NDArray[np.float32]
@@ -57,6 +59,7 @@ class Evidence:
     surprise: NDArray[np.float32]
     surprise_category: NDArray[np.int64]
     level: NDArray[np.float64]
+    independent_nulls: NDArray[np.int64]
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All arrays by name."""
