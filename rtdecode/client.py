@@ -309,7 +309,8 @@ class Score(Message):
     null : str
         What the p-values rest on: ``"null trials"``, ``"repeats"`` or ``"differences"``.
     claim : float or None
-        Evidence that this session decodes, over its trials so far: 20 or more may be claimed, whenever one looks.
+        Evidence that this session decodes, over its trials so far: 20 or more may be claimed whenever one looks, and
+        stays.
     shift : float or None
         Median over voxels of the distance of the mean; about .67 / sqrt(trials) without drift.
     spread : float or None

@@ -13,7 +13,7 @@ import numpy as np
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
-from rtdecode.decode.score.claim import MOST, rate_limit, support_factor
+from rtdecode.decode.score.claim import claimed, rate_limit
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
@@ -205,7 +205,7 @@ class Decoding:
         if drift is not None:
             score = replace(score, shift=drift.shift, spread=drift.spread)
         if beta.final:
-            self._claim = min(self._claim * support_factor(score.supported, self._gate_limit), MOST)
+            self._claim = claimed(self._claim, score.supported, self._gate_limit)
         return replace(score, claim=self._claim)
 
     def _predict(self, volume: RegisteredVolume) -> None:

@@ -171,9 +171,10 @@ def test_a_session_that_is_taken_up_again_goes_on_with_its_claim(tmp_path: Path)
     np.testing.assert_allclose(claims(tmp_path, *trials[2:], before=first[-1]), whole[2:])
 
 
-def test_the_claim_of_a_long_session_stays_a_number(tmp_path: Path) -> None:
-    found = claims(tmp_path, (True, True), (False, True), before=1e100)
-    assert found == [1e100, 0.5e100]
+def test_a_claim_that_was_reached_stands(tmp_path: Path) -> None:
+    assert claims(tmp_path, (False, True), (True, True), (False, True), before=20.0) == [20.0] * 3
+    below = claims(tmp_path, (False, True), before=19.9)
+    assert below == [19.9 / 2]
 
 
 class Predicting(FailingService):

@@ -16,8 +16,6 @@ from scipy.stats import beta
 
 CLAIM = 20.0
 """Reached, a session may be said to decode."""
-MOST = 1e100
-"""More says no more, and a long session would leave the range of numbers."""
 _STAKE = 0.5
 _CONFIDENCE = 0.99
 _CAUTION = 0.1
@@ -33,6 +31,11 @@ def rate_limit(level: float, n_null: int) -> float:
     if allowed == 0:
         return float(1 - (1 - _CONFIDENCE) ** (1 / (n_null + 1)))
     return float(beta.ppf(_CONFIDENCE, allowed, n_null + 1 - allowed))
+
+
+def claimed(before: float, supported: bool, limit: float) -> float:
+    """Return what a session has won after one more trial; what has reached `CLAIM` is not put at risk again."""
+    return before if before >= CLAIM else before * support_factor(supported, limit)
 
 
 def support_factor(supported: bool, limit: float) -> float:
