@@ -1,7 +1,7 @@
 """A procedural picture world: eight nameable categories, six colours, four backgrounds.
 
 The tiny engine pack is trained on it and the simulated scanner shows it. A `Scene` is the complete, small description
-of one picture; `render`, `caption` and `semantic_attributes` are pure functions of it.
+of one picture; `render` and `caption` are pure functions of it.
 
 Only numpy and Pillow are needed.
 """
@@ -19,13 +19,11 @@ from PIL import Image, ImageDraw
 CATEGORIES: Final = ("face", "house", "cat", "bottle", "scissors", "shoe", "chair", "scrambled")
 COLOURS: Final = ("red", "yellow", "green", "blue", "purple", "white")
 BACKGROUNDS: Final = ("meadow", "beach", "night", "room")
-ANIMATE: Final = ("face", "cat")
 
 PICTURE_PX: Final = 64
 SIZE_RANGE: Final = (0.6, 0.95)
 TILT_RANGE_DEG: Final = (-6.0, 6.0)
 N_VARIANTS: Final = 2
-N_SEMANTIC_ATTRIBUTES: Final = len(CATEGORIES) + 1 + len(COLOURS) + 1 + 2 + len(BACKGROUNDS)
 
 _SUPERSAMPLING: Final = 3
 _CANVAS: Final = PICTURE_PX * _SUPERSAMPLING
@@ -131,31 +129,6 @@ def caption(scene: Scene) -> str:
     side = "on the left" if scene.x < -_SIDE_BEYOND else "on the right" if scene.x > _SIDE_BEYOND else "in the middle"
     noun = "pair of scissors" if scene.category == "scissors" else scene.category
     return f"a {size} {scene.colour} {noun} {side} {_PLACE[scene.background]}"
-
-
-def semantic_attributes(scene: Scene) -> NDArray[np.float32]:
-    """Describe a scene as numbers that owe nothing to any network.
-
-    Returns
-    -------
-    ndarray of shape (N_SEMANTIC_ATTRIBUTES,), float32
-        In this order: category one-hot (8), animacy (1: face and cat), colour one-hot (6), size from -1 to 1 (1),
-        horizontal and vertical position from -1 to 1 (2), background one-hot (4). A scrambled picture has neither size
-        nor position: they are 0.
-    """
-    scrambled = scene.category == "scrambled"
-    low, high = SIZE_RANGE
-    size = 0.0 if scrambled else 2 * (scene.size - low) / (high - low) - 1
-    place = [0.0, 0.0] if scrambled else [scene.x, scene.y]
-    parts = (
-        [float(scene.category == name) for name in CATEGORIES],
-        [float(scene.category in ANIMATE)],
-        [float(scene.colour == name) for name in COLOURS],
-        [size],
-        place,
-        [float(scene.background == name) for name in BACKGROUNDS],
-    )
-    return np.array([value for part in parts for value in part], dtype=np.float32)
 
 
 def render(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

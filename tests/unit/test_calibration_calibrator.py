@@ -19,12 +19,30 @@ from rtdecode.statistics import mid_ranks
 from tests.decode_small import category_beta, category_calibrator, tiny_categories, tiny_pack, tiny_stages
 
 
+def attributes_of(scene: world.Scene) -> np.ndarray:
+    """Describe a scene as numbers that owe nothing to any network; a scrambled picture has neither size nor place."""
+    low, high = world.SIZE_RANGE
+    shown = scene.category != "scrambled"
+    return np.array(
+        [
+            *(scene.category == name for name in world.CATEGORIES),
+            scene.category in ("face", "cat"),
+            *(scene.colour == name for name in world.COLOURS),
+            shown * (2 * (scene.size - low) / (high - low) - 1),
+            shown * scene.x,
+            shown * scene.y,
+            *(scene.background == name for name in world.BACKGROUNDS),
+        ],
+        np.float32,
+    )
+
+
 def pictures(n: int, seed: int) -> tuple[Candidates, np.ndarray]:
     """Candidates, and what a brain of another feature space tells of them (n, v)."""
     rng = np.random.default_rng(seed)
     scenes = [world.sample_scene(rng) for _ in range(n)]
     tokens = embed_pictures(tiny_stages(), np.stack([world.render(scene)[0] for scene in scenes]))
-    attributes = np.stack([world.semantic_attributes(scene) for scene in scenes])
+    attributes = np.stack([attributes_of(scene) for scene in scenes])
     features = np.tanh(attributes @ rng.standard_normal((attributes.shape[1], 40)))
     betas = features @ rng.standard_normal((40, 120)) + 6 * rng.standard_normal((n, 120))
     category = np.array([world.CATEGORIES.index(scene.category) for scene in scenes])

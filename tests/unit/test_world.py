@@ -61,23 +61,6 @@ def test_a_scrambled_picture_holds_the_blocks_of_an_ordered_one() -> None:
     assert any(found == {block.tobytes() for block in image.reshape(64, 8, 8, 3)} for image in underlying)
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
-def test_attributes_tell_the_scene(seed: int) -> None:
-    scene = scene_of(seed)
-    values = world.semantic_attributes(scene)
-    assert values.shape == (world.N_SEMANTIC_ATTRIBUTES,)
-    assert values.dtype == np.float32
-    assert world.CATEGORIES[int(values[:8].argmax())] == scene.category
-    assert values[8] == (scene.category in ("face", "cat"))
-    assert world.COLOURS[int(values[9:15].argmax())] == scene.colour
-    assert world.BACKGROUNDS[int(values[18:].argmax())] == scene.background
-    if scene.category == "scrambled":
-        assert not values[15:18].any()
-    else:
-        assert values[16:18] == pytest.approx([scene.x, scene.y])
-
-
 def test_a_seed_draws_the_same_other_choices_for_any_category() -> None:
     house, cat = scene_of(9, "house"), scene_of(9, "cat")
     assert dataclasses.replace(house, category="cat") == cat
