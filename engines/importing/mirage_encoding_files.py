@@ -164,12 +164,18 @@ def _shape(
             f"{source}: {features} features cannot have {sources.pool_heads} heads, or {hidden} hidden values heads of "
             f"{4 * turned}"
         )
+    projected = shape_of(source, state, "projectors.text.net.weight")[0]
+    if 3 * projected != hidden:
+        raise CheckpointError(
+            f"{source}: expected projections that make {hidden} values together, got 3 of {projected}: the modalities "
+            "are not joined as in the published network"
+        )
     return FilmEncoderShape(
         layers=sources.layers,
         features=features,
         queries=queries,
         pool_heads=sources.pool_heads,
-        projected=shape_of(source, state, "projectors.text.net.weight")[0],
+        projected=projected,
         hidden=hidden,
         depth=count(state, f"{_TRANSFORMER}layers.") // 2,
         heads=hidden // (4 * turned),
