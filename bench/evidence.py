@@ -84,7 +84,7 @@ def decode(
         if trial.run > plan.calibration_runs:
             continue
         if trial.stimulus == NULL:
-            calibrator.add_null(beta, trial=trial.trial)
+            calibrator.add_null(beta, trial=trial.trial, run=trial.run)
         else:
             calibrator.add(beta, trial=trial.trial, stimulus=trial.stimulus, run=trial.run)
     calibrator.take_again(session.learned)
