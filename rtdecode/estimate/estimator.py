@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import design, registration
 from rtdecode.estimate.calibrated import Calibrated, Learned
-from rtdecode.estimate.glm import apply_weights
+from rtdecode.estimate.glm import Expectation, apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
@@ -158,10 +158,14 @@ class Estimator:
 
     def reestimated(self) -> CalibrationBetas | None:
         """Return the betas of the calibration runs so far by all that was learned by now; None before that is any."""
-        expectation = self._prior.learned
-        if self._space is None or expectation is None:
+        learned = self._prior.learned
+        if self._space is None or learned is None:
             return None
-        return self._calibration.betas(self._space.mask, expectation, self._voxel_model)
+
+        def expected(run: int) -> Expectation:
+            return replace(learned, mean_response=self._prior.mean_response(without=run))
+
+        return self._calibration.betas(self._space.mask, expected, self._voxel_model)
 
     @property
     def response_lag_s(self) -> float:
@@ -334,7 +338,7 @@ class Estimator:
             self._calibration.keep(self._run, self._series, self._t_r_s or 0.0, self._slice_times_s, finals)
             finished = self._series.finished([trial.event for trial in trials])
             if finished is not None:
-                self._prior.add(finished)
+                self._prior.add(self._run, finished)
                 self._learn_voxels(finished)
         self._finished.add(self._run)
         self._run = None
