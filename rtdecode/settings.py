@@ -153,7 +153,8 @@ class EstimateSettings:
     final_at_s : float
         The same for its last beta.
     censor_fd_mm : float
-        Volumes with more framewise displacement than this are left out of the GLM.
+        Volumes with more framewise displacement than this are left out of the GLM (0.9: Siegel et al., Human Brain
+        Mapping 35, 2014).
     regions : table of str to Path
         NIfTI masks in the space of the reference: each volume's message tells the percent signal change of each,
         for neurofeedback.
@@ -176,7 +177,7 @@ class EstimateSettings:
     response_lag: Literal["learned", "none"] = "learned"
     revise_at_s: tuple[Positive, ...] = (5.0, 6.5)
     final_at_s: Positive = 8.0
-    censor_fd_mm: Positive = 2.0
+    censor_fd_mm: Positive = 0.9
     regions: Mapping[str, Path] = field(default_factory=dict)
     parcels: Mapping[str, Path] = field(default_factory=dict)
 
