@@ -27,13 +27,13 @@ from tests.system.line_harness import PROTOCOL, Recorder, Rig
 from tests.system.test_resume import content, published
 
 PLAN = FilmPlan(seed=3, runs=2, volumes_per_run=130, closed_s=((2, 96.0, 150.0),))
-RESPONSES = ResponseParameters(n_responsive=120, tuning=6.0, trial_noise=2.0, lapses=0.0)
+RESPONSES = ResponseParameters(n_responsive=120, lapses=0.0)
 
 
 @pytest.fixture(scope="module")
 def people() -> list[Participant]:
-    """The participant, and two others that the prediction is made of."""
-    return [make_participant(seed, PROTOCOL, RESPONSES) for seed in (3, 11, 12)]
+    """The participant, whom the prediction is of as well: how it goes is looked at here, not how well."""
+    return [make_participant(PLAN.seed, PROTOCOL, RESPONSES)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def prepared(people: list[Participant], tmp_path_factory: pytest.TempPathFactory
     write_labels(people[0], labels, folder / "parcels.nii.gz")
     people[0].write_region(folder / "region.nii.gz")
     for run in (1, 2):
-        write_prediction(folder / PLAN.film(run), predict_film(PLAN, run, labels, people[1:]))
+        write_prediction(folder / PLAN.film(run), predict_film(PLAN, run, labels, people))
     return folder
 
 
