@@ -237,6 +237,25 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilmSettings:
+    """Films that are shown, and what a brain that follows them is expected to do.
+
+    Attributes
+    ----------
+    predictions : table of str to Path
+        Folders of ``rtdecode encode`` by the name that the experiment announces a film with.
+    parcels : str
+        The label image of ``[estimate.parcels]`` that the predictions are about.
+    window : int
+        Volumes that a match rests on.
+    """
+
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    parcels: str = ""
+    window: Count = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
     """Where clients connect. Port 0 takes a free one; the daemon prints it.
 
@@ -266,6 +285,7 @@ class Settings:
     estimate: EstimateSettings = field(default_factory=EstimateSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    film: FilmSettings = field(default_factory=FilmSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
 
 
@@ -342,6 +362,10 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     decode: DecodeSettings | None = sections.get("decode")
     if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
         problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
+    film: FilmSettings | None = sections.get("film")
+    if estimate is not None and film is not None and film.predictions and film.parcels not in estimate.parcels:
+        known = ", ".join(estimate.parcels) or "none"
+        problems.append(f"$.film.parcels: expected a label image of estimate.parcels ({known}), got {film.parcels!r}")
     scanner: ScannerSettings | None = sections.get("scanner")
     if scanner is not None and scanner.affine is not None:
         axes = np.array(scanner.affine)[:, :3]
