@@ -13,17 +13,19 @@ from safetensors.numpy import save_file
 
 from calibration.encoding.maps import MapPrior, fit_maps
 from calibration.encoding.picture_space import PictureSpace, learn_picture_space
-from rtdecode.decode.score.voxel_encoder import VoxelEncoder, voxel_encoder_from
+from rtdecode.decode.score.voxel_encoder import ENCODER_SCHEMA, ENCODER_TENSORS, VoxelEncoder
 from rtdecode.errors import CalibrationError
-from rtdecode.packs.sealed import read_tensors, seal, verify
+from rtdecode.evaluate.evaluation import embedded
+from rtdecode.evaluate.recorded_session import PX, load_pictures, read_betas
+from rtdecode.packs import EnginePack
+from rtdecode.packs.sealed import seal
+from rtdecode.stimuli import picture_of
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-ENCODER_SCHEMA = "rtdecode.voxel-encoder/1"
 COMPONENTS = 48
 FOLDS = 5
 FEWEST_PICTURES = 2 * FOLDS
-_TENSORS = "encoder.safetensors"
 
 
 def fit_voxel_encoder(
@@ -93,26 +95,45 @@ def fit_voxel_encoder(
     )
 
 
+def fit_session(session: Path, images: Path, pack: EnginePack) -> VoxelEncoder:
+    """Fit an encoder to the final betas of a session's trials whose picture is at hand.
+
+    Parameters
+    ----------
+    session : Path
+        Session folder.
+    images : Path
+        Pictures named by stimulus.
+    pack : EnginePack
+        Whose embedder describes them.
+
+    Raises
+    ------
+    CalibrationError
+        There are too few trials of different pictures.
+    """
+    shown = [(beta, path) for beta in read_betas(session).values() if (path := picture_of(images, beta.stimulus or ""))]
+    if not shown:
+        raise CalibrationError(f"{session}: expected trials whose picture is in {images}, got none")
+    paths = sorted({path for _, path in shown})
+    tokens = dict(zip(paths, embedded(pack, load_pictures(paths, PX)), strict=True))
+    return fit_voxel_encoder(
+        np.stack([beta.values for beta, _ in shown]),
+        [path.stem for _, path in shown],
+        np.stack([tokens[path] for _, path in shown]),
+    )
+
+
 def write_voxel_encoder(folder: Path, encoder: VoxelEncoder, about: dict[str, Any]) -> str:
     """Seal an encoder in a folder, with what it is of; returns its identity."""
 
     def write(target: Path) -> None:
-        save_file({name: np.ascontiguousarray(value) for name, value in encoder.tensors().items()}, target / _TENSORS)
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in encoder.tensors().items()}, target / ENCODER_TENSORS
+        )
         (target / "encoder.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     return seal(folder, ENCODER_SCHEMA, write)
-
-
-def open_voxel_encoder(folder: Path) -> VoxelEncoder:
-    """Open a sealed encoder.
-
-    Raises
-    ------
-    BundleError
-        There is none, or its content is not what its manifest says.
-    """
-    verify(folder, ENCODER_SCHEMA)
-    return voxel_encoder_from(read_tensors(folder / _TENSORS))
 
 
 class _Fitted:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from calibration.voxel_encoder_fit import fit_voxel_encoder, open_voxel_encoder, write_voxel_encoder
-from rtdecode.decode.score.voxel_encoder import VoxelEncoder, agreements, identify, score_candidates
+from calibration.voxel_encoder_fit import fit_voxel_encoder, write_voxel_encoder
+from rtdecode.decode.score.voxel_encoder import VoxelEncoder, agreements, identify, open_voxel_encoder, score_candidates
 from rtdecode.errors import BundleError, CalibrationError, EngineError
 
 N, V, M = 160, 400, 24

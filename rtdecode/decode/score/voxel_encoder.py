@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from rtdecode.decode.score.adapter import components_of
 from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.errors import EngineError
+from rtdecode.packs.sealed import read_tensors, verify
 
+ENCODER_SCHEMA = "rtdecode.voxel-encoder/1"
+ENCODER_TENSORS = "encoder.safetensors"
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 FEWEST_VOXELS = 10
@@ -176,15 +180,16 @@ def identify(predicted: Float32, responses: NDArray[np.floating[Any]]) -> NDArra
     return np.asarray(1 + (found > np.diag(found)[:, None]).sum(1), np.int64)
 
 
-def voxel_encoder_from(tensors: Mapping[str, NDArray[Any]]) -> VoxelEncoder:
-    """Read an encoder from its tensors.
+def open_voxel_encoder(folder: Path) -> VoxelEncoder:
+    """Open a sealed encoder.
 
     Raises
     ------
     BundleError
-        A tensor is missing.
+        There is none, its content is not what its manifest says, or a tensor is missing.
     """
-    return from_tensors(VoxelEncoder, tensors, part="voxel encoder")
+    verify(folder, ENCODER_SCHEMA)
+    return from_tensors(VoxelEncoder, read_tensors(folder / ENCODER_TENSORS), part="voxel encoder")
 
 
 def _p_decoy(best: float, decoys: Float32 | None, some: NDArray[np.bool_], response: Float32, candidates: int) -> float:
