@@ -94,6 +94,7 @@ def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Sett
         "scanner": {"export_dir": "export", "gap_timeout_s": 4.0, "watch": "polling"},
         "decode": {"stimuli": "stimuli"},
         "calibration": {"runs": plan.calibration_runs},
+        "feedback": {"score": "category", "target": "face", "deadline_s": 600.0},
     }
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section}
