@@ -39,7 +39,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             calibrator,
             pack,
             folder,
-            null_stimuli=settings.calibration.null_stimuli,
+            settings.calibration,
             report=lambda line: print(line, flush=True),
         )
         bundle = calibration.run()

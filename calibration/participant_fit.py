@@ -16,6 +16,7 @@ from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
 from calibration.linear_heads import LinearHead
 from calibration.nulls import SUPPORT_LEVEL, Nulls, find_nulls, without_both
+from calibration.scaling import Scaling
 from calibration.signal import Signal, find_signal
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
@@ -23,7 +24,6 @@ from rtdecode.decode.score.adapter import Adapter, components_of
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.encoding import EncodingModel, mean_likelihood
 from rtdecode.decode.score.evidence import Evidence, margin
-from rtdecode.errors import CalibrationError
 from rtdecode.packs.participant_bundle import CurvePoint, Figures
 from rtdecode.statistics import percentile_ranks, permutation_p
 
@@ -122,7 +122,7 @@ def fit_participant(
     CalibrationError
         No voxel varies, or all stimuli have the same tokens.
     """
-    scaling = _Scaling(trials.betas)
+    scaling = Scaling(trials.betas)
     responses = scaling(trials.betas)
     targets = make_targets(candidates.tokens[trials.shown], candidates.groups, least=COMPONENTS)
     encoder = fit_encoder(
@@ -185,24 +185,6 @@ def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
     return lambda _: MapPrior(covariance=covariance)
 
 
-class _Scaling:
-    """Brings betas to mean 0 and variance 1 over the calibration trials; a voxel without an estimate to 0."""
-
-    def __init__(self, betas: Float32) -> None:
-        known = np.flatnonzero(np.isfinite(betas).all(0))
-        self.voxels = known[np.ptp(betas[:, known], axis=0) > 0]
-        if len(self.voxels) == 0:
-            raise CalibrationError(
-                "no voxel has an estimate in every calibration trial and varies; check the mask and the events"
-            )
-        chosen = betas[:, self.voxels]
-        self.mean = chosen.mean(0, dtype=np.float64).astype(np.float32)
-        self.scale = chosen.std(0, dtype=np.float64).astype(np.float32)
-
-    def __call__(self, betas: Float32) -> Float32:
-        return np.asarray(np.nan_to_num((betas[:, self.voxels] - self.mean) / self.scale, posinf=0, neginf=0))
-
-
 class _Judged:
     """Calibration trials as decoders see them that were fitted without them, and the decoder of all."""
 
@@ -250,7 +232,7 @@ class _Judged:
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
         return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
 
-    def model(self, scaling: _Scaling, signal: Signal) -> EncodingModel:
+    def model(self, scaling: Scaling, signal: Signal) -> EncodingModel:
         """Return the decoder of all trials."""
         whole, linear = self._encoder.whole, self._linear_heads
         shown = np.unique(self._trials.shown)
@@ -317,7 +299,7 @@ def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) 
 
 
 def _adapter(
-    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: _Scaling
+    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: Scaling
 ) -> tuple[Adapter, Float64]:
     """Make an adapter of what the encoding model expects of the picture, with held-out gains."""
     held_out = np.empty_like(targets.components)
