@@ -36,14 +36,14 @@ class Plan:
     per_minute: float | None = None
 
 
-def advise(trials: int, percentile: float, p_value: float, outlook: Outlook | None, plan: Plan) -> tuple[Advice, str]:
+def advise(trials: int, p_value: float, outlook: Outlook | None, plan: Plan) -> tuple[Advice, str]:
     """Say whether to go on.
 
     Parameters
     ----------
     trials : int
         Collected.
-    percentile, p_value : float
+    p_value : float
         Of the present `CurvePoint`.
     outlook : Outlook or None
         None: there are too few trials to tell.
@@ -57,11 +57,10 @@ def advise(trials: int, percentile: float, p_value: float, outlook: Outlook | No
     more = _horizon(trials, plan)
     if outlook is None or more is None:
         return "", ""
-    gain, (_, most) = outlook.gain(trials, more)
-    left = f"{more - trials} more trials are expected to add {100 * gain:.1f} points (at most {100 * most:.1f})"
-    if p_value <= CERTAIN and most < WORTH:
-        return "enough", f"{left} to {percentile:.0%}"
-    return "go on", f"{left} to {percentile:.0%}"
+    gain, (_, high) = outlook.gain(trials, more)
+    most = max(gain, high)
+    why = f"{more - trials} more trials would add about {100 * gain:.1f} points (at most {100 * most:.1f})"
+    return ("enough" if p_value <= CERTAIN and most < WORTH else "go on"), why
 
 
 def _horizon(trials: int, plan: Plan) -> int | None:
@@ -86,7 +85,7 @@ def project(trials: int, percentile: float, outlook: Outlook | None, plan: Plan)
                 trials=more,
                 minutes=minutes,
                 percentile=min(1.0, percentile + gain),
-                interval=(min(1.0, percentile + low), min(1.0, percentile + high)),
+                interval=(min(1.0, percentile + min(low, gain)), min(1.0, percentile + max(high, gain))),
             )
         )
     return tuple(found)

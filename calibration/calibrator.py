@@ -254,7 +254,7 @@ class Calibrator:
         top1, pairs = standing.top_one(held[0]), standing.mean_with_interval(held[0].pairs(), _order(parts, shown), rng)
         whole = fit_encoder(responses, components, priors, parts=[], shown=shown).whole
         ceiling = standing.noise_ceiling(responses, shown, whole.voxels[: len(whole.noise.own)], whole.noise, rng)
-        advice, why = advise(self.trials, percentile, p_value, outlook, plan)
+        advice, why = advise(self.trials, p_value, outlook, plan)
         return CurvePoint(
             trials=self.trials,
             percentile=percentile,

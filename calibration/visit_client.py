@@ -113,12 +113,10 @@ class CalibrationRun:
                     self._beta(message)
                 case Run() if self._is_present(message):
                     self._told_run(message)
-                    if message.state == "ended" and message.run is not None:
-                        self._measure()
-                        if self._is_last(message.run):
-                            return self._finish(message.run)
-            if not self._client.pending():
-                self._measure()
+                    if message.state == "ended" and message.run is not None and self._is_last(message.run):
+                        return self._finish(message.run)
+            if not self._client.pending() and self._measured_anew():
+                self._bundle_if_due()
         raise CalibrationError("the stream ended")
 
     def _is_present(self, message: Message) -> bool:
@@ -161,19 +159,22 @@ class CalibrationRun:
     def _runs(self) -> int | None:
         return None if self._session is None else self._session.calibration_runs
 
-    def _measure(self) -> None:
-        """Tell where the calibration stands, if trials have come since; of those that come at once, the last counts."""
-        if self.calibrator.trials > self._measured:
-            self._measured = self.calibrator.trials
-            self._publish_status()
-            self._bundle_if_due()
+    def _measured_anew(self) -> bool:
+        """Tell where the calibration stands, if trials have come since; return whether any have."""
+        if self.calibrator.trials == self._measured:
+            return False
+        self._measured = self.calibrator.trials
+        self._publish_status()
+        return True
 
     def _is_last(self, run: int) -> bool:
         """Whether calibration is over with a run that has ended."""
         runs = self._runs()
-        if runs is None or run >= runs:
-            return run == runs
-        return self._settings.stop == "advice" and self._advice == "enough"
+        if runs is None or run > runs:
+            return False
+        if run == runs or self._settings.stop == "advice":
+            self._measured_anew()
+        return run == runs or (self._settings.stop == "advice" and self._advice == "enough")
 
     def _beta(self, message: Beta) -> None:
         runs = self._runs()

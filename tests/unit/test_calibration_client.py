@@ -11,7 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from calibration.visit_client import STARTING, CalibrationRun
+from calibration.advice import Plan
+from calibration.visit_client import STARTING, CalibrationRun, Pace
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.reestimate import CalibrationBetas, save_betas
@@ -164,6 +165,69 @@ def test_trials_without_a_picture_are_collected_apart(tmp_path: Path) -> None:
     assert [status["trials"] for status in client.statuses] == [*range(1, 33), 32]
     for name, tensor in alone.encoding.items():
         np.testing.assert_array_equal(tensor, bundle.encoding[name])
+
+
+def test_a_decoder_is_handed_over_again_and_again_while_calibration_goes_on(tmp_path: Path) -> None:
+    client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
+    folder = calibration_run(client, tmp_path, lines, bundle_every=12).run()
+    early = [tmp_path / f"bundle-after-{n:04d}-trials" for n in (12, 24)]
+    assert client.modes == [*(("decode", str(one), None) for one in early), ("decode", str(folder), 4)]
+    assert [open_participant(one).provenance.trials for one in (*early, folder)] == [12, 24, 32]
+    assert "a decoder of 12 trials is with the daemon; calibration goes on" in lines
+
+
+def test_an_early_decoder_that_cannot_be_had_stops_nothing(tmp_path: Path) -> None:
+    client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
+    folder = calibration_run(client, tmp_path, lines, bundle_every=4).run()
+    assert open_participant(folder).provenance.trials == 32
+    assert any(line.startswith("no early decoder after 4 trials: expected at least 8") for line in lines)
+
+
+def test_trials_that_wait_are_measured_at_once(tmp_path: Path) -> None:
+    class Hasty(ListClient):
+        """Seven messages of eight have another one behind them."""
+
+        def pending(self) -> bool:
+            self.asked = getattr(self, "asked", 0) + 1
+            return self.asked % 8 != 0
+
+    client = Hasty(visit(with_reference(tmp_path)))
+    folder = calibration_run(client, tmp_path).run()
+    told = [status["trials"] for status in client.statuses]
+    assert told == sorted(told)
+    assert len(set(told)) < 30
+    assert told[-2:] == [32, 32]
+    assert open_participant(folder).provenance.trials == 32
+
+
+@pytest.mark.parametrize("stop", ["runs", "advice"])
+def test_calibration_ends_after_the_run_by_which_more_is_not_worth_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    def advise(trials: int, *_: object) -> tuple[str, str]:
+        return ("enough", "8 more trials add nothing") if trials >= 20 else ("go on", "more add a lot")
+
+    monkeypatch.setattr("calibration.calibrator.advise", advise)
+    client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
+    folder = calibration_run(client, tmp_path, lines, stop=stop).run()
+    last = 3 if stop == "advice" else 4
+    assert client.modes == [("decode", str(folder), last)]
+    assert open_participant(folder).provenance.trials == 8 * last
+    assert [line for line in lines if "worth their time: more" in line or line.startswith("enough: ")] == [
+        "more trials are worth their time: more add a lot", "enough: 8 more trials add nothing",
+    ]  # fmt: skip
+    assert [status["advice"] for status in client.statuses][7:21] == ["go on"] * 12 + ["enough"] * 2
+
+
+def test_the_plan_follows_from_the_runs_that_are_over() -> None:
+    pace = Pace()
+    assert pace.plan(4) == Plan()
+    for run in (1, 2):
+        for onset_s in (6.0, 10.0, 14.0, 18.0):
+            pace.trial(run, onset_s)
+    pace.trial(3, 6.0)
+    assert pace.plan(4) == Plan(trials=16, per_minute=pytest.approx(15.0))
+    assert pace.plan(None).trials is None
 
 
 def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:

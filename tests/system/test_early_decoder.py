@@ -1,0 +1,90 @@
+"""Decode early, improve later: decoders that come while calibration goes on, and a calibration that was started again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calibration.calibrator import Calibrator
+from calibration.visit_client import CalibrationRun
+from rtdecode import client as wire
+from rtdecode.decode.loading import load_candidates
+from rtdecode.errors import CalibrationError
+from rtdecode.packs import open_pack, open_participant
+from rtdecode.process.kept_runs import calibration_runs
+from rtdecode.publish import requests
+from rtdecode.session.recording import session_folder
+from rtdecode.settings import Settings
+from rtdecode.simulate.participant import ResponseParameters, make_participant
+from rtdecode.simulate.scanner import Scanner
+from tests.conftest import FakeClock
+from tests.system.line_harness import PLAN, PROTOCOL, RecordedClient, Recorder, Rig, settings_for
+
+pytestmark = pytest.mark.system
+
+VISIT = replace(PLAN, calibration_runs=3, decoding_runs=1)
+
+
+def calibrate_so_far(settings: Settings, rig: Rig) -> Path | None:
+    """Run `rtdecode calibrate` anew on all that was published; None where calibration is not over."""
+    pack = open_pack(settings.decode.pack)
+    calibrator = Calibrator(load_candidates(pack, settings.decode.stimuli))
+    client: Any = RecordedClient(rig.request)
+    run = CalibrationRun(client, calibrator, pack, session_folder(settings.session), settings.calibration)
+    try:
+        return run.run()
+    except CalibrationError as error:
+        assert str(error) == "the stream ended"
+        return None
+
+
+def scan(out: Path, clock: FakeClock, **calibration: Any) -> tuple[Recorder, Path, list[Path | None]]:
+    """Scan a visit, with `rtdecode calibrate` killed and started again between all runs."""
+    settings = settings_for(out, VISIT, calibration=calibration)
+    rig = Rig(settings, clock)
+    participant = make_participant(VISIT.seed, PROTOCOL, ResponseParameters(n_responsive=60))
+    scanner = Scanner(VISIT, participant, settings.scanner.export_dir, clock, speed=1.0)
+    bundles: list[Path | None] = []
+
+    def hold(run: int) -> None:
+        clock.sleep(10.0)
+        if run > 1 and not any(bundles):
+            bundles.append(calibrate_so_far(settings, rig))
+            clock.sleep(1.0)
+
+    scanner.play(lambda message: rig.request(requests.Event, **message), hold, lambda run, volume: None)
+    for _ in range(8):
+        clock.sleep(1.0)
+    return rig.recorder, rig.finish(), bundles
+
+
+def test_trials_are_decoded_by_the_newest_decoder_while_calibration_goes_on(tmp_path: Path, clock: FakeClock) -> None:
+    recorder, folder, bundles = scan(tmp_path, clock, bundle_every=16)
+    assert bundles == [None, None, folder / "bundle"]
+    early = [folder / f"bundle-after-{n:04d}-trials" for n in (16, 32)]
+    opened = [open_participant(path) for path in (*early, folder / "bundle")]
+    assert [one.provenance.trials for one in opened] == [16, 32, 48]
+    told = [message.bundle for message in recorder.of(wire.Session) if message.bundle]
+    assert list(dict.fromkeys(told)) == [one.identity for one in opened]
+    scored = {m.trial for m in recorder.of(wire.Score) if m.final and m.invalid is None}
+    assert scored == {trial.trial for trial in VISIT.trials if trial.run > 1}
+    assert [m.trials for m in recorder.of(wire.Calibration)] == [16, 32, 48, 48]
+    assert calibration_runs(folder) == 3
+
+
+def test_calibration_that_ends_early_teaches_no_further_run(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calibration.calibrator.advise", lambda trials, *_: ("enough", "") if trials > 20 else ("", ""))
+    recorder, folder, bundles = scan(tmp_path, clock, stop="advice")
+    assert bundles == [None, folder / "bundle"]
+    assert open_participant(folder / "bundle").provenance.trials == 32
+    assert recorder.of(wire.Session)[-1].calibration_runs == 2
+    assert calibration_runs(folder) == 2
+    scored = {m.trial for m in recorder.of(wire.Score) if m.final and m.invalid is None}
+    assert scored == {trial.trial for trial in VISIT.trials if trial.run > 2}
+    (model,) = folder.glob("sub-*/ses-*/func/*_desc-estimate_model.safetensors")
+    assert model.read_bytes() == (folder / "bundle" / "estimate.safetensors").read_bytes()
