@@ -16,6 +16,7 @@ from calibration import identification, regression, standing
 from calibration.advice import Plan, advise, project
 from calibration.encoding.encoder import PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
+from calibration.learned_prior import STATISTICS, LearnedPrior
 from calibration.participant_fit import COMPONENTS, CalibrationFit, Trials, fit_participant
 from calibration.ridge import centred
 from calibration.scaling import Scaling
@@ -48,6 +49,8 @@ class Calibrator:
         single run is held out in parts).
     seed : int
         Seeds permutations and noise.
+    prior : LearnedPrior or None
+        What earlier participants taught; it has a part once `lies_at` has told where the voxels are.
     """
 
     def __init__(
@@ -56,10 +59,13 @@ class Calibrator:
         *,
         leave_out: Literal["trial", "run"] = "trial",
         seed: int = 0,
+        prior: LearnedPrior | None = None,
     ) -> None:
         self._candidates = candidates
         self._leave_out = leave_out
         self._seed = seed
+        self._prior = prior
+        self._places_mm: NDArray[np.float64] | None = None
         self._betas: dict[str, NDArray[np.float32]] = {}
         self._null_betas: dict[str, NDArray[np.float32]] = {}
         self._null_places: list[int] = []
@@ -72,7 +78,16 @@ class Calibrator:
 
     def anew(self) -> Calibrator:
         """Return one of the same candidates and options, without trials."""
-        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed)
+        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed, prior=self._prior)
+
+    @property
+    def wants_places(self) -> bool:
+        """Whether a group prior waits to be told where the voxels are."""
+        return self._prior is not None and self._places_mm is None
+
+    def lies_at(self, places_mm: NDArray[np.float64]) -> None:
+        """Take the places (v, 3) of the voxels in the common space."""
+        self._places_mm = places_mm
 
     @property
     def trials(self) -> int:
@@ -193,6 +208,8 @@ class Calibrator:
             shown=np.array(self._stimuli),
             together=self._held_together(),
             parts=parts,
+            prior=self._prior,
+            places_mm=self._places_mm,
         )
         return fit_participant(
             trials, self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
@@ -222,16 +239,19 @@ class Calibrator:
         runs = self._held_together() if self._leave_out == "run" else None
         null = identification.shuffled(folds, likeness, place, runs, np.random.default_rng(self._seed))
         try:
-            responses = Scaling(betas)(betas)
+            scaling = Scaling(betas)
         except CalibrationError:  # nothing varies
             return CurvePoint(
                 trials=self.trials, percentile=0.5, interval=null.interval(0.5), p_value=null.p_value(by_ridge)
             )
-        return self._standing(responses, shown, parts, null, by_ridge, plan)
+        components, priors = self._components(shown, scaling)
+        return self._standing(scaling(betas), components, priors, shown, parts, null, by_ridge, plan)
 
     def _standing(
         self,
         responses: NDArray[np.float32],
+        components: NDArray[np.float64],
+        priors: list[PriorOf],
         shown: NDArray[np.int64],
         parts: list[NDArray[np.int64]],
         null: identification.Null,
@@ -239,7 +259,6 @@ class Calibrator:
         plan: Plan,
     ) -> CurvePoint:
         """Measure by encoding models that were learned without the fold that they are judged on."""
-        components, priors = self._components(shown)
         shares = standing.SHARES if self.trials >= standing.FEWEST_TO_PROJECT else standing.SHARES[:1]
         held = [standing.held_out(responses, components, priors, parts, shown, share) for share in shares]
         rng = np.random.default_rng(self._seed)
@@ -272,8 +291,11 @@ class Calibrator:
             why=why,
         )
 
-    def _components(self, shown: NDArray[np.int64]) -> tuple[NDArray[np.float64], list[PriorOf]]:
+    def _components(self, shown: NDArray[np.int64], scaling: Scaling) -> tuple[NDArray[np.float64], list[PriorOf]]:
         """Components of the picture of each trial, and what is known of maps of them beforehand."""
+        if self._prior is not None and self._places_mm is not None:
+            components = self._prior.pictures(self._candidates.tokens[shown])
+            return components, self._prior.priors(self._places_mm[scaling.voxels])
         place = self._likeness.places(shown.tolist())
         products = [one[np.ix_(place, place)] for one in self._likeness.products]
         components, share = components_of_products(products, least=COMPONENTS)
@@ -357,6 +379,7 @@ def write_bundle(
         save_file(fit.adapter.tensors(), folder / "adapter.safetensors")
         save_file(fit.encoding.tensors(), folder / "encoding.safetensors")
         save_file(fit.evidence.tensors(), folder / "evidence.safetensors")
+        save_file(fit.statistics, folder / STATISTICS)
         write_records(folder, provenance, curve)
         for name, source in (copies or {}).items():
             shutil.copyfile(source, folder / name)

@@ -14,10 +14,26 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("settings", type=Path, metavar="SETTINGS", help="the TOML file that `rtdecode run` was given")
     parser.set_defaults(handler=_calibrate)
+    prior = subparsers.add_parser("prior", help="what earlier participants teach of a new one").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    learn = prior.add_parser("learn", help="learn a group prior from the bundles of earlier participants")
+    learn.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="one of each participant")
+    learn.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
+    learn.set_defaults(handler=_learn_prior)
+
+
+def _learn_prior(args: argparse.Namespace) -> int:
+    from calibration.learned_prior import learn_from_bundles
+
+    identity = learn_from_bundles(args.bundles, args.out)
+    print(f"{args.out}: group prior of {len(args.bundles)} participants, {identity[:12]}")
+    return 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
     from calibration.calibrator import Calibrator
+    from calibration.learned_prior import load_prior
     from calibration.visit_client import TOPICS, CalibrationRun
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
@@ -31,6 +47,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),
         leave_out=settings.calibration.leave_out,
         seed=settings.session.seed,
+        prior=None if settings.calibration.group_prior is None else load_prior(settings.calibration.group_prior, pack),
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
         folder = session_folder(settings.session)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
 from calibration import linear_heads, regression
-from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
+from calibration.encoding.encoder import Encoder, Inverted, PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
+from calibration.learned_prior import LearnedPrior, statistics_tensors
 from calibration.linear_heads import LinearHead
 from calibration.nulls import SUPPORT_LEVEL, Nulls, find_nulls, without_both
 from calibration.scaling import Scaling
@@ -64,6 +65,10 @@ class Trials:
         Trials with the same number are held out together.
     parts : list of ndarray of int64
         Trials of each fold.
+    prior : LearnedPrior or None
+        What earlier participants taught.
+    places_mm : ndarray of shape (v, 3) or None
+        Of the voxels in the common space; needed with a prior.
     """
 
     betas: Float32
@@ -75,6 +80,8 @@ class Trials:
     shown: Ints
     together: Ints
     parts: list[Ints]
+    prior: LearnedPrior | None = None
+    places_mm: Float64 | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,12 +95,15 @@ class CalibrationFit:
     evidence : Evidence
     figures : Figures
         Held-out, and choices, for the provenance.
+    statistics : dict of str to array
+        For those who learn from many participants.
     """
 
     adapter: Adapter
     encoding: EncodingModel
     evidence: Evidence
     figures: Figures
+    statistics: dict[str, NDArray[Any]]
 
     @property
     def can_support(self) -> bool:
@@ -124,11 +134,11 @@ def fit_participant(
     """
     scaling = Scaling(trials.betas)
     responses = scaling(trials.betas)
-    targets = make_targets(candidates.tokens[trials.shown], candidates.groups, least=COMPONENTS)
+    targets, priors = _known(trials, candidates, scaling)
     encoder = fit_encoder(
         responses,
         targets.components,
-        [_prior(targets)],
+        priors,
         parts=trials.parts,
         shown=trials.shown,
         further=without_both(trials.parts, trials.shown),
@@ -152,11 +162,9 @@ def fit_participant(
         voxels=len(encoder.whole.voxels),
         mask_voxels=trials.betas.shape[1],
         components=[block.stop - block.start for block in targets.blocks],
-        noise_models={
-            f"{size} voxels, rank {rank}": weight
-            for (_, size, rank), weight in encoder.weights.items()
-            if weight >= 0.005
-        },
+        noise_models=_noise_models(encoder),
+        group_prior="" if trials.prior is None else trials.prior.identity,
+        group_weight=0.0 if trials.prior is None else _weight_of_first(encoder),
         heads=dict(zip(_HEADS, judged.weights.tolist(), strict=True)),
         group_r2=[round(float(v), 4) for v in adapter.group_r2],
         live_components=int(np.sum(gain > 0)),
@@ -171,7 +179,34 @@ def fit_participant(
         categories=list(candidates.categories),
         stimuli=[candidates.names[i] for i in np.unique(trials.shown)],
     )
-    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling, signal), evidence=evidence, figures=figures)
+    return CalibrationFit(
+        adapter=adapter,
+        encoding=judged.model(scaling, signal),
+        evidence=evidence,
+        figures=figures,
+        statistics=statistics_tensors(targets, responses, scaling.voxels),
+    )
+
+
+def _known(trials: Trials, candidates: Candidates, scaling: Scaling) -> tuple[Targets, list[PriorOf]]:
+    """Describe the pictures, and say what is known of the maps beforehand."""
+    tokens = candidates.tokens[trials.shown]
+    if trials.prior is None or trials.places_mm is None:
+        targets = make_targets(tokens, candidates.groups, least=COMPONENTS)
+        return targets, [_prior(targets)]
+    return trials.prior.targets(tokens), trials.prior.priors(trials.places_mm[scaling.voxels])
+
+
+def _weight_of_first(encoder: Encoder) -> float:
+    return float(sum(weight for (place, _, _), weight in encoder.weights.items() if place == 0))
+
+
+def _noise_models(encoder: Encoder) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for (_, size, rank), weight in encoder.weights.items():
+        name = f"{size} voxels, rank {rank}"
+        found[name] = found.get(name, 0.0) + weight
+    return {name: weight for name, weight in found.items() if weight >= 0.005}
 
 
 _HEADS = ("encoding", "discriminant", "tokens")

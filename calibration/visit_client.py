@@ -12,6 +12,7 @@ import numpy as np
 
 from calibration.advice import Plan
 from calibration.calibrator import Calibrator, write_bundle
+from calibration.common_space import common_places
 from calibration.nulls import FEWEST
 from calibration.participant_fit import CalibrationFit
 from rtdecode import derivatives
@@ -115,6 +116,8 @@ class CalibrationRun:
                     self._told_run(message)
                     if message.state == "ended" and message.run is not None and self._is_last(message.run):
                         return self._finish(message.run)
+            if isinstance(message, Beta) and self.calibrator.trials and self.calibrator.wants_places:
+                self._place()
             if not self._client.pending() and self._measured_anew():
                 self._bundle_if_due()
         raise CalibrationError("the stream ended")
@@ -158,6 +161,11 @@ class CalibrationRun:
 
     def _runs(self) -> int | None:
         return None if self._session is None else self._session.calibration_runs
+
+    def _place(self) -> None:
+        """Tell the group prior where the voxels are."""
+        reference, mask = (_only(self._where, f"*_{name}") for name in (derivatives.REFERENCE, derivatives.BRAIN_MASK))
+        self.calibrator.lies_at(common_places(reference, mask))
 
     def _measured_anew(self) -> bool:
         """Tell where the calibration stands, if trials have come since; return whether any have."""

@@ -228,6 +228,9 @@ class CalibrationSettings:
     null_stimuli : list of str
         Stimuli or conditions without content (a blank frame, a phase-scrambled texture). The decoder does not learn
         from their trials; 40 to 60 of them, one after another, teach evidence when to say no.
+    group_prior : Path or None
+        File of ``rtdecode prior learn``: what earlier participants taught of where in the brain which pictures are
+        answered to. Held-out trials tell how far it is trusted.
     bundle_every : int
         Trials after which a decoder of those so far is handed to the session, again and again: calibration goes on,
         and each trial that comes is decoded by the last one. 0: one decoder, at the end.
@@ -239,6 +242,7 @@ class CalibrationSettings:
     runs: Annotated[int, Meta(ge=0)] = 6
     leave_out: Literal["trial", "run"] = "trial"
     null_stimuli: tuple[str, ...] = ("null",)
+    group_prior: Path | None = None
     bundle_every: Annotated[int, Meta(ge=0)] = 0
     stop: Literal["runs", "advice"] = "runs"
 

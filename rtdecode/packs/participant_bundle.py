@@ -112,6 +112,10 @@ class Figures(Table, frozen=True, kw_only=True):
         Of each token group.
     noise_models : dict of str to float
         Weight of each noise model of the encoding model.
+    group_prior : str
+        Identity of the group prior; empty without one.
+    group_weight : float
+        Weight, by held-out trials, of what it expects; the rest is learned from this participant alone.
     heads : dict of str to float
         Weight of each head in the category scores.
     group_r2 : list of float
@@ -156,6 +160,8 @@ class Figures(Table, frozen=True, kw_only=True):
     seed: int
     categories: list[str]
     stimuli: list[str]
+    group_prior: str = ""
+    group_weight: float = 0.0
 
 
 class Provenance(Figures, frozen=True, kw_only=True):
@@ -182,9 +188,8 @@ class Provenance(Figures, frozen=True, kw_only=True):
 class ParticipantBundle:
     """A verified participant bundle.
 
-    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``,
-    ``reference.nii.gz``,
-    ``learning_curve.json`` and ``provenance.json``.
+    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``,
+    ``statistics.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``, ``learning_curve.json`` and ``provenance.json``.
 
     Attributes
     ----------

@@ -56,6 +56,8 @@ def noise(seed: int, n: int, design: str, n_voxels: int = 60) -> CurvePoint:
 def by_ridge_alone(
     calibrator: Calibrator,
     responses: object,
+    components: object,
+    priors: object,
     shown: object,
     parts: object,
     null: identification.Null,
