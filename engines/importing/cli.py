@@ -52,8 +52,36 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     first.add_argument("--low-level", metavar="FILE", help="checkpoint of the low-level model")
     first.set_defaults(handler=_import_mindeye1)
 
+    film = models.add_parser(
+        "mirage-encoding", help="MIRAGE (encoding): films to the brain", description=f"FILE is {_WHERE}."
+    )
+    film.add_argument(
+        "--weights",
+        metavar="FILE",
+        required=True,
+        action="append",
+        help="model.safetensors, as epfl-neuroai/mirage:model.safetensors, or best.ckpt; may be repeated: an ensemble",
+    )
+    film.add_argument(
+        "--x-transformers",
+        metavar="VERSION",
+        help="of the package that the weights were trained with, where they do not tell by themselves",
+    )
+    film.add_argument(
+        "--layers", type=int, default=49, help="hidden states of the features that it will be given (default 49)"
+    )
+    film.set_defaults(handler=_import_mirage_encoding)
+
+    gnet = models.add_parser("gnet", help="GNet: pictures to the brain", description=f"FILE is {_WHERE}.")
+    gnet.add_argument("--weights", metavar="FILE", required=True, help=f"{_HUB}:gnet_multisubject.pt")
+    gnet.add_argument(
+        "--participant", metavar="N", type=int, action="append", help="readout to keep; may be repeated; all by default"
+    )
+    gnet.set_defaults(handler=_import_gnet)
+
     for parser in (second, first):
         parser.add_argument("--blurry-autoencoder", metavar="FILE", help=f"{_HUB}:sd_image_var_autoenc.pth")
+    for parser in (second, first, film, gnet):
         parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
         parser.add_argument("--name", help="name of the pack; its folder's by default")
         parser.add_argument("--licence", required=True, help="licence of the weights, for whoever gets the pack")
@@ -106,6 +134,25 @@ def _import_mindeye1(args: argparse.Namespace) -> int:
         return _missing(error)
     sources = MindEye1Files(weights=args.weights, low_level=args.low_level, blurry_autoencoder=args.blurry_autoencoder)
     return _seal(draft_mindeye1(sources, ignored=args.ignore), args)
+
+
+def _import_mirage_encoding(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.mirage_encoding_files import MirageEncodingFiles, draft_mirage_encoding
+    except ImportError as error:
+        return _missing(error)
+    sources = MirageEncodingFiles(weights=args.weights, x_transformers=args.x_transformers, layers=args.layers)
+    draft = draft_mirage_encoding(sources, ignored=args.ignore)
+    print(f"computed with as by {draft.tables['numerics']}")
+    return _seal(draft, args)
+
+
+def _import_gnet(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.gnet_files import draft_gnet
+    except ImportError as error:
+        return _missing(error)
+    return _seal(draft_gnet(args.weights, participants=args.participant, ignored=args.ignore), args)
 
 
 def _seal(draft: Draft, args: argparse.Namespace) -> int:

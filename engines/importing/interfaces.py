@@ -92,3 +92,20 @@ def low_level(sizes: dict[str, Any]) -> Interface:
     if sizes["aligned"]:
         outputs["features"] = ["batch", 256, 512]
     return {"betas": ["batch", sizes["voxels"]]}, outputs
+
+
+def film_encoder(sizes: dict[str, Any]) -> Interface:
+    """MIRAGE's (encoding) features of a window to parcels."""
+    given: list[int | str] = ["batch", sizes["layers"], sizes["frames"], sizes["features"]]
+    outputs: dict[str, list[int | str]] = {
+        "predicted": ["batch", sizes["subjects"], sizes["volumes"], sizes["parcels"]],
+        "trunk": ["batch", sizes["volumes"], sizes["hidden"]],
+        "attention": ["batch", 3, sizes["layers"]],
+    }
+    return {"text": given, "audio": list(given), "vision": list(given), "keep": ["batch", 3]}, outputs
+
+
+def gnet(sizes: dict[str, Any]) -> Interface:
+    """Picture in 0..1 to voxels of each participant."""
+    outputs: dict[str, list[int | str]] = {f"voxels_{i}": ["batch", n] for i, n in enumerate(sizes["voxels"])}
+    return {"picture": ["batch", 3, 227, 227]}, outputs

@@ -18,6 +18,8 @@ from rtdecode.decode.networks.brain import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.captioner import build_captioner
 from rtdecode.decode.networks.converter import ClipConverter
 from rtdecode.decode.networks.embedder import ImageEmbedder, TowerShape
+from rtdecode.decode.networks.film_encoder import FilmEncoder, FilmEncoderShape
+from rtdecode.decode.networks.gnet import GNet, GNetShape
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import PromptEncoder
 from rtdecode.decode.networks.unclip import Autoencoder, Denoiser, SmallAutoencoder
@@ -38,6 +40,8 @@ BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
     "prompt": lambda sizes: PromptEncoder(**sizes),
     "brain": lambda sizes: BrainNetwork(BrainShape(**sizes)),
     "low_level": lambda sizes: LowLevel(**sizes),
+    "film_encoder": lambda sizes: FilmEncoder(FilmEncoderShape(**sizes)),
+    "gnet": lambda sizes: GNet(GNetShape(**sizes)),
 }
 """Kind of a network, and what makes one of its sizes."""
 
