@@ -218,6 +218,14 @@ class Calibrator:
             trials, self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
         )
 
+    def collected(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Betas (n, v) of the trials, and the candidate that each showed."""
+        return np.stack(list(self._betas.values())), np.array(self._stimuli, np.int64)
+
+    def folds(self) -> list[NDArray[np.int64]]:
+        """Trials that are held out together."""
+        return self._parts()
+
     def _held_together(self) -> NDArray[np.int64]:
         if self._leave_out == "trial":
             return np.array(self._stimuli, dtype=np.int64)

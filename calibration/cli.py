@@ -21,6 +21,29 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     learn.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="one of each participant")
     learn.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
     learn.set_defaults(handler=_learn_prior)
+    report = subparsers.add_parser(
+        "report", help="what a session did, with checks whether decoding is more than it seems"
+    )
+    report.add_argument("session", type=Path, metavar="SESSION", help="session folder, calibrated in that session")
+    report.add_argument("--stimuli", type=Path, help="folder of the pictures, where it has moved")
+    report.add_argument(
+        "--other", type=Path, metavar="SESSION", help="session of another participant, to decode as well"
+    )
+    report.add_argument("--out", type=Path, help="folder of the report; SESSION/report by default")
+    report.set_defaults(handler=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from calibration.report.checks import run_checks
+    from calibration.report.other_brain import other_betas
+    from calibration.report.page import write
+    from calibration.report.session_trials import read_calibration
+
+    session = read_calibration(args.session, args.stimuli)
+    other = None if args.other is None else other_betas(session.folder, args.other)
+    checks = run_checks(session, other)
+    print(write(session, checks, args.out or args.session / "report"))
+    return 0
 
 
 def _learn_prior(args: argparse.Namespace) -> int:

@@ -160,8 +160,8 @@ class Figures(Table, frozen=True, kw_only=True):
     seed: int
     categories: list[str]
     stimuli: list[str]
-    group_prior: str = ""
-    group_weight: float = 0.0
+    group_prior: str
+    group_weight: float
 
 
 class Provenance(Figures, frozen=True, kw_only=True):
