@@ -32,6 +32,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(handler=_train_tiny)
 
     film.register(subparsers)
+    film.register_features(commands)
     for part in (importing, training, distilling, embedding, compiling):
         part.register(commands)
 

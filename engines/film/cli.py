@@ -26,6 +26,59 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     encode.set_defaults(handler=_encode)
 
 
+def register_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``features`` to ``rtdecode engines``; it sets ``handler``."""
+    features = commands.add_parser("features", help="extract a film's features for an encoding model, before the visit")
+    features.add_argument("film", type=Path, metavar="FILM", help="any film that FFmpeg reads")
+    features.add_argument("--transcript", type=Path, help="words as .tsv (onset, duration, word) or .srt")
+    features.add_argument(
+        "--backbone", default="Qwen/Qwen3-Omni-30B-A3B-Thinking", help="folder, or name on the Hugging Face hub"
+    )
+    features.add_argument("--device", default="auto", help="as Accelerate places a model: auto, cuda, cpu")
+    features.add_argument("--out", type=Path, help="folder of the features; FILM.features by default")
+    features.set_defaults(handler=_features)
+
+
+def _features(args: argparse.Namespace) -> int:
+    try:
+        from accelerate import PartialState
+
+        from engines.film.extraction import Extraction, assemble, digest, extract
+        from engines.film.features import SUFFIX
+        from engines.film.media import FilmFile
+        from engines.film.states import load_qwen
+        from engines.film.transcript import read_transcript
+
+        state = PartialState()
+        media = FilmFile(args.film)
+        words = [] if args.transcript is None else read_transcript(args.transcript)
+        sources = {"film": digest(args.film)}
+        if args.transcript is not None:
+            sources["transcript"] = digest(args.transcript)
+        alone = state.num_processes == 1
+        backbone = load_qwen(args.backbone, args.device if alone else str(state.device))
+    except ImportError as error:
+        print(f"features need torch, accelerate and a transformers with Qwen3-Omni ({error}): pip install '.[film]'")
+        return 2
+    order = Extraction(film=args.film.name, words=words, has_transcript=args.transcript is not None, sources=sources)
+    out = args.out or args.film.with_name(args.film.name + SUFFIX)
+    share = {"process": state.process_index, "processes": state.num_processes}
+    with Progress(disable=not state.is_main_process) as bar:
+        task = bar.add_task("moments", total=None)
+        extract(
+            order,
+            media,
+            backbone,
+            out,
+            **share,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        print(f"{out}: sealed as {assemble(order, media, backbone, out, processes=state.num_processes)}")
+    return 0
+
+
 def _encode(args: argparse.Namespace) -> int:
     try:
         from engines.film.encoding import FilmOrder, encode_film

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rtdecode.demo.film_visit import run_film_demo
 from rtdecode.demo.whole_visit import DemoOptions, run_demo
 from rtdecode.errors import SettingsError
 from rtdecode.simulate.playback import Speed
@@ -22,6 +23,8 @@ def register(subparsers: Any) -> None:
         description="Simulates a visit (or replays a recorded one), calibrates on its first runs, decodes the rest, "
         "streams and shows the results, and ends with a summary.",
     )
+    parser.add_argument("--mode", choices=("pictures", "film"), default="pictures", help="film: the participant "
+                        "watches films, and closes their eyes for a while; the page shows the match")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="replay the run folders in DIR instead of simulating")
     parser.add_argument(
         "--calibrate-runs", default=None, metavar="1-4", help="with --data: the first runs, which calibrate"
@@ -55,6 +58,8 @@ def _demo(args: argparse.Namespace) -> int:
         problems.append(f"--data: expected a folder of runs, found none at {args.data}")
     if args.data is not None and args.shuffle_labels:
         problems.append("--shuffle-labels is for simulated visits")
+    if args.mode == "film" and (args.data is not None or args.shuffle_labels):
+        problems.append("--mode film goes without --data and --shuffle-labels")
     if args.data is None and args.calibrate_runs is not None:
         problems.append("--calibrate-runs goes with --data")
     out = args.out or Path("sessions") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
@@ -75,7 +80,7 @@ def _demo(args: argparse.Namespace) -> int:
         port=args.port,
         json=args.json,
     )
-    return run_demo(options, sys.stdout)
+    return run_film_demo(options, sys.stdout) if args.mode == "film" else run_demo(options, sys.stdout)
 
 
 def _runs(text: str, problems: list[str]) -> int:

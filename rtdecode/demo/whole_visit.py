@@ -104,9 +104,9 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     with Processes(out / "logs") as processes:
         with console.status("starting the daemon"):
             processes.start("daemon", "run", str(settings_path))
-            _wait_for_daemon(addresses, processes)
+            wait_for_daemon(addresses, processes)
         processes.start("calibration", "calibrate", str(settings_path))
-        _start_page(processes, addresses, settings.decode.stimuli, options, console)
+        start_page(processes, addresses, settings.decode.stimuli, options, console)
         with Collector(*addresses) as collector, Client(*addresses, topics=["session"]) as announcer:
             course = _Course(visit, options, collector, announcer, processes, console)
             course.run()
@@ -123,7 +123,8 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     return 0
 
 
-def _wait_for_daemon(addresses: list[str], processes: Processes) -> None:
+def wait_for_daemon(addresses: list[str], processes: Processes) -> None:
+    """Wait until the daemon answers."""
     with Client(*addresses, topics=["session"], timeout_s=1.0) as client:
         while True:
             processes.check()
@@ -134,9 +135,10 @@ def _wait_for_daemon(addresses: list[str], processes: Processes) -> None:
             return
 
 
-def _start_page(
+def start_page(
     processes: Processes, addresses: list[str], stimuli: Path | None, options: DemoOptions, console: Console
 ) -> None:
+    """Serve the page, and open it if asked to."""
     port = options.port or free_port()
     arguments = ["--stream", addresses[0], "--requests", addresses[1], "--port", str(port), "--no-browser"]
     if stimuli is not None:

@@ -23,6 +23,7 @@ from rtdecode.simulate.seeds import generator
 from rtdecode.simulate.visit import Trial
 
 _SHOTS_A_SCENE = 3
+_FEWEST_VOXELS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,9 @@ def parcel_labels(participant: Participant, side_mm: float = 14.0) -> NDArray[np
     every = (block[0] + 100 * (block[1] + 100 * block[2])).reshape(protocol.shape)
     inside = participant.region()
     labels = np.zeros(protocol.shape, np.int16)
-    labels[inside] = np.unique(every[inside], return_inverse=True)[1] + 1
+    _, places, sizes = np.unique(every[inside], return_inverse=True, return_counts=True)
+    large = sizes >= _FEWEST_VOXELS
+    labels[inside] = np.where(large, np.cumsum(large), 0)[places]
     return labels
 
 
