@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``calibrate`` and ``fit-encoder``; each sets ``handler``."""
+    """Add ``calibrate``, ``prior``, ``report`` and ``fit-encoder``; each sets ``handler``."""
     parser = subparsers.add_parser(
         "calibrate",
         help="fit a participant's decoder while the calibration runs come in, and hand it to the daemon",
@@ -31,6 +31,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     report.add_argument("--out", type=Path, help="folder of the report; SESSION/report by default")
     report.set_defaults(handler=_report)
+    fit = subparsers.add_parser(
+        "fit-encoder",
+        help="fit what predicts a participant's voxels of a picture, to judge and to choose pictures by",
+    )
+    fit.add_argument("session", type=Path, metavar="SESSION", help="session folder")
+    fit.add_argument("--images", type=Path, required=True, help="folder of shown pictures, <stimulus>.png or .jpg")
+    fit.add_argument("--pack", default="tiny", help="whose embedder describes pictures: an installed pack, or a folder")
+    fit.add_argument("--out", type=Path, required=True, help="folder of the encoder")
+    fit.set_defaults(handler=_fit_encoder)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -52,16 +61,6 @@ def _learn_prior(args: argparse.Namespace) -> int:
     identity = learn_from_bundles(args.bundles, args.out)
     print(f"{args.out}: group prior of {len(args.bundles)} participants, {identity[:12]}")
     return 0
-
-    fit = subparsers.add_parser(
-        "fit-encoder",
-        help="fit what predicts a participant's voxels of a picture, to judge and to choose pictures by",
-    )
-    fit.add_argument("session", type=Path, metavar="SESSION", help="session folder")
-    fit.add_argument("--images", type=Path, required=True, help="folder of shown pictures, <stimulus>.png or .jpg")
-    fit.add_argument("--pack", default="tiny", help="whose embedder describes pictures: an installed pack, or a folder")
-    fit.add_argument("--out", type=Path, required=True, help="folder of the encoder")
-    fit.set_defaults(handler=_fit_encoder)
 
 
 def _fit_encoder(args: argparse.Namespace) -> int:

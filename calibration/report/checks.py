@@ -310,7 +310,10 @@ def _dimensions(session: RecordedCalibration, fit: CalibrationFit) -> Check:
     def measured(values: Float64) -> Measured:
         drawn = [effective_rank(values[rng.integers(len(values), size=len(values))]) for _ in range(100)]
         low, high = np.quantile(drawn, (0.025, 0.975))
-        return Measured(value=effective_rank(values), interval=(float(low), float(high)), chance=None, n=len(values))
+        value = effective_rank(values)  # drawing trials twice lowers ranks: the interval is turned round the value
+        return Measured(
+            value=value, interval=(2 * value - float(high), 2 * value - float(low)), chance=None, n=len(values)
+        )
 
     return Check(
         name="effective rank",

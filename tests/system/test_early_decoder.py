@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from calibration.calibrator import Calibrator
+from calibration.report.session_trials import read_calibration
 from calibration.visit_client import CalibrationRun
 from rtdecode import client as wire
 from rtdecode.decode.loading import load_candidates
@@ -72,6 +74,11 @@ def test_trials_are_decoded_by_the_newest_decoder_while_calibration_goes_on(tmp_
     assert scored == {trial.trial for trial in VISIT.trials if trial.run > 1}
     assert [m.trials for m in recorder.of(wire.Calibration)] == [16, 32, 48, 48]
     assert calibration_runs(folder) == 3
+    session = read_calibration(folder, tmp_path / "stimuli")  # what a report starts from
+    assert session.calibrator.trials == 48
+    assert len(session.decoded) == 16
+    for name, tensor in session.calibrator.fit().encoding.tensors().items():
+        np.testing.assert_array_equal(tensor, opened[-1].encoding[name])
 
 
 def test_calibration_that_ends_early_teaches_no_further_run(
