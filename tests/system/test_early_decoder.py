@@ -63,20 +63,22 @@ def scan(out: Path, clock: FakeClock, **calibration: Any) -> tuple[Recorder, Pat
 
 
 def test_trials_are_decoded_by_the_newest_decoder_while_calibration_goes_on(tmp_path: Path, clock: FakeClock) -> None:
-    recorder, folder, bundles = scan(tmp_path, clock, bundle_every=16)
+    recorder, folder, bundles = scan(tmp_path, clock, bundle_every=12)
     assert bundles == [None, None, folder / "bundle"]
-    early = [folder / f"bundle-after-{n:04d}-trials" for n in (16, 32)]
+    usable = {m.trial: m.run for m in recorder.of(wire.Beta) if m.final and m.invalid is None}
+    counts = [sum(run <= last for run in usable.values()) for last in (1, 2, 3)]
+    early = [folder / f"bundle-after-{n:04d}-trials" for n in counts[:2]]
     opened = [open_participant(path) for path in (*early, folder / "bundle")]
-    assert [one.provenance.trials for one in opened] == [16, 32, 48]
+    assert [one.provenance.trials for one in opened] == counts
     told = [message.bundle for message in recorder.of(wire.Session) if message.bundle]
     assert list(dict.fromkeys(told)) == [one.identity for one in opened]
     scored = {m.trial for m in recorder.of(wire.Score) if m.final and m.invalid is None}
-    assert scored == {trial.trial for trial in VISIT.trials if trial.run > 1}
-    assert [m.trials for m in recorder.of(wire.Calibration)] == [16, 32, 48, 48]
+    assert scored == {trial for trial, run in usable.items() if run > 1}
+    assert [m.trials for m in recorder.of(wire.Calibration)] == [*counts, counts[-1]]
     assert calibration_runs(folder) == 3
     session = read_calibration(folder, tmp_path / "stimuli")  # what a report starts from
-    assert session.calibrator.trials == 48
-    assert len(session.decoded) == 16
+    assert session.calibrator.trials == counts[-1]
+    assert len(session.decoded) == len(usable) - counts[-1]
     for name, tensor in session.calibrator.fit().encoding.tensors().items():
         np.testing.assert_array_equal(tensor, opened[-1].encoding[name])
 
@@ -87,10 +89,11 @@ def test_calibration_that_ends_early_teaches_no_further_run(
     monkeypatch.setattr("calibration.calibrator.advise", lambda trials, *_: ("enough", "") if trials > 20 else ("", ""))
     recorder, folder, bundles = scan(tmp_path, clock, stop="advice")
     assert bundles == [None, folder / "bundle"]
-    assert open_participant(folder / "bundle").provenance.trials == 32
+    usable = {m.trial: m.run for m in recorder.of(wire.Beta) if m.final and m.invalid is None}
+    assert open_participant(folder / "bundle").provenance.trials == sum(run <= 2 for run in usable.values())
     assert recorder.of(wire.Session)[-1].calibration_runs == 2
     assert calibration_runs(folder) == 2
     scored = {m.trial for m in recorder.of(wire.Score) if m.final and m.invalid is None}
-    assert scored == {trial.trial for trial in VISIT.trials if trial.run > 2}
+    assert scored == {trial for trial, run in usable.items() if run > 2}
     (model,) = folder.glob("sub-*/ses-*/func/*_desc-estimate_model.safetensors")
     assert model.read_bytes() == (folder / "bundle" / "estimate.safetensors").read_bytes()
