@@ -305,15 +305,12 @@ def _dimensions(session: RecordedCalibration, fit: CalibrationFit) -> Check:
         shown = np.array([session.candidates.names.index(stimulus) for stimulus, _ in session.decoded])
     tokens = np.stack([fit.adapter.predict(fit.adapter.chosen(beta)) for beta in betas]).astype(np.float64)
     true = components_of(session.candidates.tokens[shown], fit.adapter.basis, fit.adapter.token_mean)
-    rng = np.random.default_rng(0)
 
     def measured(values: Float64) -> Measured:
-        drawn = [effective_rank(values[rng.integers(len(values), size=len(values))]) for _ in range(100)]
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        value = effective_rank(values)  # drawing trials twice lowers ranks: the interval is turned round the value
-        return Measured(
-            value=value, interval=(2 * value - float(high), 2 * value - float(low)), chance=None, n=len(values)
-        )
+        n, value = len(values), effective_rank(values)
+        without = np.array([effective_rank(np.delete(values, i, axis=0)) for i in range(n)])
+        away = 1.96 * float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))  # the jackknife
+        return Measured(value=value, interval=(value - away, value + away), chance=None, n=n)
 
     return Check(
         name="effective rank",
