@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rtdecode.decode.families.family import Embedder
 from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1
+from rtdecode.decode.families.mindeye1.mindeye1_description import MindEye1Description
 from rtdecode.decode.families.network_embedder import network_embedder
-from rtdecode.decode.families.published_pack import PublishedDescription
 from rtdecode.decode.pipeline import Pipeline
 from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
 from rtdecode.decode.runtime.runner import compiled_runner
@@ -15,12 +15,6 @@ from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
-
-
-class MindEye1Description(PublishedDescription, frozen=True, kw_only=True):
-    """Content of ``pack.toml``; see `PublishedDescription`."""
-
-    family = "mindeye1"
 
 
 class MindEye1Family:
