@@ -203,6 +203,9 @@ class DecodeSettings:
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
         Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+    undecoded_conditions : list of str
+        Trials of these conditions are modelled, so that they are told apart from others, and not decoded: the cue of
+        an imagery trial.
     """
 
     pack: str = "tiny"
@@ -213,6 +216,7 @@ class DecodeSettings:
     threads: Count = 1
     prior_steps: Count | None = None
     unclip_steps: Count | None = None
+    undecoded_conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--speed", default=None, help="'max', or a multiple of real time (default: max while "
                         "calibrating, 4 while decoding)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=("perception", "imagery"), default="perception", help="what is decoded: "
+                        "pictures that are seen, or pictures that are imagined on cue")  # fmt: skip
     parser.add_argument("--shuffle-labels", action="store_true", help="control: announce the wrong pictures; nothing "
                         "can then be decoded")  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
@@ -55,6 +57,8 @@ def _demo(args: argparse.Namespace) -> int:
         problems.append(f"--data: expected a folder of runs, found none at {args.data}")
     if args.data is not None and args.shuffle_labels:
         problems.append("--shuffle-labels is for simulated visits")
+    if args.data is not None and args.mode == "imagery":
+        problems.append("--mode imagery is for simulated visits")
     if args.data is None and args.calibrate_runs is not None:
         problems.append("--calibrate-runs goes with --data")
     out = args.out or Path("sessions") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
@@ -74,6 +78,7 @@ def _demo(args: argparse.Namespace) -> int:
         open_browser=not args.no_browser,
         port=args.port,
         json=args.json,
+        mode=args.mode,
     )
     return run_demo(options, sys.stdout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -76,9 +77,15 @@ STAGE_A = {
 class _Unet(StableCascadeUNet):  # type: ignore[misc]
     """The network with sines of the noise level in single precision, whatever its weights are in."""
 
-    def get_timestep_ratio_embedding(self, timestep_ratio: Tensor, max_period: int = 10000) -> Tensor:
-        found: Tensor = super().get_timestep_ratio_embedding(timestep_ratio.float(), max_period)
-        return found.to(self.dtype)
+    def get_timestep_ratio_embedding(self, timestep_ratio: Tensor, max_positions: int = 10000) -> Tensor:
+        width = self.config.timestep_ratio_embedding_dim
+        falls = torch.arange(width // 2).float().mul(-math.log(max_positions) / (width // 2 - 1)).exp().tolist()
+        # Products rounded to single one by one, as published, and sines in double: what runs exported networks joins or
+        # rounds them otherwise, and it shows at angles of thousands.
+        turned = (timestep_ratio.double() * max_positions).float()
+        constant = torch.tensor(falls, device=timestep_ratio.device).double()
+        angle = (turned.double()[:, None] * constant).float().double()
+        return torch.cat([angle.sin(), angle.cos()], 1).to(self.dtype)
 
 
 def _ratio(level: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ class Vdvae(nn.Module):  # type: ignore[misc]
 
     def features(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Compute what mixtures are made of: (b, width, image_size, image_size); all latents may be given."""
-        held = self.decoder.start(len(latents))
+        held = self.decoder.start(latents.shape[0])
         given, drawn = 0, 0
         for layer, size in zip(self.decoder.dec_blocks, self.shape.sizes(), strict=True):
             x = layer.before(held)
@@ -228,7 +228,7 @@ class Vdvae(nn.Module):  # type: ignore[misc]
     def posterior(self, pictures: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Latents as of `encode`, and the means and log deviations that they were drawn with."""
         seen = self.encoder(encoder_input(pictures).permute(0, 3, 1, 2))
-        held = self.decoder.start(len(pictures))
+        held = self.decoder.start(pictures.shape[0])
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         at = 0
         for layer, size in zip(self.decoder.dec_blocks, self.shape.sizes(), strict=True):

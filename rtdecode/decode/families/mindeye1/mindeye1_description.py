@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -44,8 +45,17 @@ class MindEye1Description(PublishedDescription, frozen=True, kw_only=True, omit_
     ----------
     generator : GeneratorTable or None
         None where the pack draws no pictures.
+    scaling : str
+        File of ``mean`` and ``scale`` of the betas that the brain network was trained on; empty without.
     """
 
     family = "mindeye1"
 
     generator: GeneratorTable | None = None
+    scaling: str = ""
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """See `PackDescription.files`."""
+        yield from super().files()
+        if self.scaling:
+            yield "scaling", self.scaling

@@ -105,7 +105,7 @@ class PictureGenerator:
             pictures.append(self._decode({"latent": latents[-1]})["picture"])
         drawn = self._runner.join(pictures)
         similarities = self._similarities(drawn, retrieval)
-        best = 0 if similarities is None else int(np.nanargmax(similarities))
+        best = 0 if similarities is None else int(np.argmax(np.where(np.isnan(similarities), -np.inf, similarities)))
         return Drawn(latents=self._runner.join(latents), pictures=drawn, best=best, similarities=similarities)
 
     def _guided(self, condition: Float32) -> Any:

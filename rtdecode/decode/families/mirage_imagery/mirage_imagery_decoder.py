@@ -213,8 +213,9 @@ class MirageImagery:
                 break
             assert self._embed is not None
             seen = runner.host(self._embed({"picture": drawn})["hidden"])
-            found = row_cosines(heads["retrieval"].reshape(-1), seen.reshape(n, -1))
-            place = int(np.nanargmax(found))
+            cosines = row_cosines(heads["retrieval"].reshape(-1), seen.reshape(n, -1))
+            found = np.where(np.isnan(cosines), -np.inf, cosines)
+            place = int(np.argmax(found))
             if best is None or found[place] > likeness:
                 best, likeness = drawn[place : place + 1], float(found[place])
         return runner.image(best, 1.0, 0.0)
