@@ -1,9 +1,9 @@
 """Whether evidence can say no: false support by kind of trial, power, sets, and claims about whole sessions.
 
-Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice: with a run of
-40 content-free pictures after five runs of 40 pictures, and with 40 of 200 pictures shown twice. What is decoded later:
-ordinary trials, and strata without a picture in them or with less of it. Wilson intervals; trials of one participant
-are not independent, so rates by participant stand beside.
+Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice, both times by
+240 pictures in eight runs: once with 60 content-free pictures in two runs of their own, 4 minutes, and once with 40 of
+the pictures shown twice. What is decoded later: ordinary trials, and strata without a picture in them or with less of
+it. Wilson intervals; trials of one participant are not independent, so rates by participant stand beside.
 
     python bench/evidence.py [--seed S] [--participants N] [--quick] [--json FILE]
 """
@@ -40,7 +40,8 @@ from rtdecode.statistics import wilson_interval
 
 NOMINAL = 0.05
 SESSIONS = 2000
-RUNS_PER_STRATUM = 2
+RUNS_PER_STRATUM = 3
+PICTURE_RUNS, NULL_RUNS, REPEATS = 8, 2, 40
 OTHER = "other participant"
 STRATA: dict[str, Stratum] = {
     "normal": Stratum(),
@@ -84,7 +85,7 @@ def decode(
         if trial.run > plan.calibration_runs:
             continue
         if trial.stimulus == NULL:
-            calibrator.add_null(beta, trial=trial.trial)
+            calibrator.add_null(beta, trial=trial.trial, run=trial.run)
         else:
             calibrator.add(beta, trial=trial.trial, stimulus=trial.stimulus, run=trial.run)
     calibrator.take_again(session.learned)
@@ -137,22 +138,25 @@ def participant(seed: int, number: int, *, quick: bool) -> dict[str, Any]:
     own = 1000 * (seed + 1) + number
     brain = make_participant(own, population=population)
     stranger = other_brain(brain, make_participant(own + 500, population=population))
-    trials = {"trials_per_run": 40, "volumes_per_run": 116}
     found = {}
     for kind, names, changes in (
-        ("null trials", tuple(STRATA), {"null_runs": 1}),
-        ("repeats", SHORT, {"repeats": 40}),
+        ("null trials", tuple(STRATA), {"null_runs": NULL_RUNS}),
+        ("repeats", SHORT, {"repeats": REPEATS}),
     ):
         names = SHORT if quick else names
+        calibration_runs = PICTURE_RUNS + changes.get("null_runs", 0)
         plan = VisitPlan(
             seed=own + (0 if kind == "null trials" else 250),
-            calibration_runs=6,
+            calibration_runs=calibration_runs,
+            trials_per_run=30,
+            volumes_per_run=90,
             decoding_runs=RUNS_PER_STRATUM * len(names),
             strata=tuple(STRATA[name] for name in names for _ in range(RUNS_PER_STRATUM)),
-            **trials,
             **changes,
         )
-        brains = [brain] * 6 + [stranger if name == OTHER else brain for name in names for _ in range(RUNS_PER_STRATUM)]
+        brains = [brain] * calibration_runs + [
+            stranger if name == OTHER else brain for name in names for _ in range(RUNS_PER_STRATUM)
+        ]
         fit, judged = decode(simulate_session(plan, brains), plan, names)
         if fit.figures.null != kind:
             raise RuntimeError(f"expected evidence to rest on {kind}, got {fit.figures.null}")

@@ -57,6 +57,7 @@ class Calibrator:
         self._betas: dict[str, NDArray[np.float32]] = {}
         self._null_betas: dict[str, NDArray[np.float32]] = {}
         self._null_places: list[int] = []
+        self._null_runs: list[int] = []
         self._rest: NDArray[np.float32] | None = None
         self._rest_runs = np.zeros(0, np.int64)
         self._stimuli: list[int] = []
@@ -114,7 +115,7 @@ class Calibrator:
         self._stimuli.append(index)
         self._runs.append(run)
 
-    def add_null(self, beta: NDArray[np.floating[Any]], *, trial: str) -> None:
+    def add_null(self, beta: NDArray[np.floating[Any]], *, trial: str, run: int) -> None:
         """Add a trial that showed a content-free picture; the decoder does not learn from it, evidence does.
 
         Raises
@@ -124,6 +125,7 @@ class Calibrator:
         """
         self._null_betas[trial] = self._checked(beta, trial)
         self._null_places.append(self.trials)
+        self._null_runs.append(run)
 
     def take_again(self, betas: CalibrationBetas) -> None:
         """Take better estimates of the trials collected, and what rest gives.
@@ -181,6 +183,7 @@ class Calibrator:
             betas=betas,
             null_betas=nulls,
             null_places=np.array(self._null_places, np.int64),
+            null_run=np.array(self._null_runs, np.int64),
             rest_betas=betas[:0] if self._rest is None else self._rest,
             rest_run=self._rest_runs,
             run=np.array(self._runs),

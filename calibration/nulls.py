@@ -4,7 +4,9 @@ Which ones there are decides how often a right trial is supported. Best are resp
 during calibration. Else a picture shown twice tells what differs without it: half the difference of its responses,
 scaled to the noise of one. Else two pictures of a category do, whose difference still holds what tells these apart: no
 false alarms then, but few right trials pass. All are scored by models that were learned without the trials or, for null
-trials, without their neighbours, whose noise they share: a model is fitted to the noise of what it has seen.
+trials among others, without their neighbours, whose noise they share: a model is fitted to the noise of what it has
+seen. Null trials in a run of their own share no noise with what was learned, so the final model scores them, exactly as
+it will score later responses: models of fewer trials give responses without a picture higher values of content.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ class Nulls:
     Attributes
     ----------
     kind : str
-    groups : tuple of (int, ndarray of shape (m, v), float32)
-        Place in `Encoder.held` of the model that judges, and standardised responses.
+    groups : tuple of (int or None, ndarray of shape (m, v), float32)
+        Place in `Encoder.held` of the model that judges, None for the model of all trials, and standardised responses.
     independent : int
         How many of these are independent of each other: a difference counts with both signs, and a trial may be in two.
     """
 
     kind: Kind
-    groups: tuple[tuple[int, Float32], ...]
+    groups: tuple[tuple[int | None, Float32], ...]
     independent: int
 
 
@@ -64,6 +66,7 @@ def find_nulls(
     responses: Float32,
     null_responses: Float32,
     null_places: Ints,
+    null_alone: NDArray[np.bool_],
     shown: Ints,
     category: Ints,
 ) -> Nulls:
@@ -78,6 +81,8 @@ def find_nulls(
         Of trials that showed a content-free picture, standardised in the same way.
     null_places : ndarray of shape (m,), int64
         Calibration trial that each of them came before.
+    null_alone : ndarray of shape (m,), bool
+        Whether no picture was shown in the same run.
     shown, category : ndarray of shape (n,), int64
         Picture and category of each trial.
     """
@@ -86,8 +91,12 @@ def find_nulls(
         for fold in reversed(range(len(encoder.parts))):
             fold_of[encoder.parts[fold]] = fold
         folds = fold_of[np.minimum(null_places, len(responses) - 1)]
-        groups = tuple((int(fold), null_responses[folds == fold]) for fold in np.unique(folds))
-        return Nulls(kind="null trials", groups=groups, independent=len(null_responses))
+        groups: list[tuple[int | None, Float32]] = []
+        if null_alone.any():
+            groups.append((None, null_responses[null_alone]))
+        for fold in np.unique(folds[~null_alone]):
+            groups.append((int(fold), null_responses[(folds == fold) & ~null_alone]))
+        return Nulls(kind="null trials", groups=tuple(groups), independent=len(null_responses))
     repeats = _differences("repeats", encoder, responses, shown)
     if sum(len(rows) for _, rows in repeats.groups) >= 2 * FEWEST:
         return repeats
@@ -95,7 +104,7 @@ def find_nulls(
 
 
 def _differences(kind: Kind, encoder: Encoder, responses: Float32, same: Ints) -> Nulls:
-    found: list[tuple[int, Float32]] = []
+    found: list[tuple[int | None, Float32]] = []
     used: set[int] = set()
     for fold, (part, held) in enumerate(zip(encoder.parts, encoder.held, strict=True)):
         average = _average_response(held, responses.shape[1])

@@ -54,6 +54,7 @@ class Trials:
         Of trials that showed a content-free picture.
     null_places : ndarray of shape (m,), int64
         Trial that each of these came before.
+    null_run : ndarray of shape (m,), int64
     rest_betas : ndarray of shape (r, v), float32
         Of stretches of rest.
     rest_run : ndarray of shape (r,), int64
@@ -69,6 +70,7 @@ class Trials:
     betas: Float32
     null_betas: Float32
     null_places: Ints
+    null_run: Ints
     rest_betas: Float32
     rest_run: Ints
     run: Ints
@@ -136,8 +138,9 @@ def fit_participant(
     judged = _Judged(trials, candidates, targets, responses, encoder)
     rng = np.random.default_rng(seed)
     p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
+    null_alone = ~np.isin(trials.null_run, trials.run)
     nulls = find_nulls(
-        encoder, responses, scaling(trials.null_betas), trials.null_places, trials.shown, judged.category
+        encoder, responses, scaling(trials.null_betas), trials.null_places, null_alone, trials.shown, judged.category
     )
     signal = find_signal(encoder, responses, trials.run, scaling(trials.rest_betas), trials.rest_run, trials.parts)
     evidence = _evidence(judged, nulls, signal, p_category)
@@ -241,10 +244,15 @@ class _Judged:
         self.categories = weighed_apart(heads, self.category, trials.parts)
         self._linear_heads = self._linear(every, encoder.whole)
 
-    def statistics(self, responses: Float32, fold: int) -> tuple[Float64, Float64]:
-        """Content, and certainty of the best category, of other responses (m, v): two arrays of shape (m,)."""
-        rest = np.setdiff1d(np.arange(len(self._responses)), self._encoder.parts[fold])
-        inverted, linear, shown = self._encoder.held[fold], self._held_heads[fold], self._trials.shown[rest]
+    def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
+        """Content, and certainty of the best category, of other responses (m, v): two arrays of shape (m,).
+
+        Judged by the model without a fold, or by that of all trials.
+        """
+        inverted, linear, shown = self._encoder.whole, self._linear_heads, self._trials.shown
+        if fold is not None:
+            rest = np.setdiff1d(np.arange(len(self._responses)), self._encoder.parts[fold])
+            inverted, linear, shown = self._encoder.held[fold], self._held_heads[fold], shown[rest]
         scores = inverted.scores(responses, self._pictures(shown))
         by_head = [self._by_category(scores, shown), *(head(responses[:, inverted.voxels]) for head in linear)]
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)

@@ -168,7 +168,7 @@ class CalibrationRun:
         beta = np.frombuffer(packed.data, packed.dtype).reshape(packed.shape)
         try:
             if is_null:
-                self.calibrator.add_null(beta, trial=message.trial or "")
+                self.calibrator.add_null(beta, trial=message.trial or "", run=message.run)
                 return
             self.calibrator.add(beta, trial=message.trial or "", stimulus=str(name), run=message.run)
         except CalibrationError as error:

@@ -8,12 +8,13 @@ from pathlib import Path
 from engines.compile import cli as compiling
 from engines.distill import cli as distilling
 from engines.embed import cli as embedding
+from engines.film import cli as film
 from engines.importing import cli as importing
 from engines.training import cli as training
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``engines`` and its sub-commands; each sets ``handler``."""
+    """Add ``engines`` and its sub-commands, and ``encode``; each sets ``handler``."""
     parser = subparsers.add_parser("engines", help="make, check and measure engine packs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -30,6 +31,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
     train.set_defaults(handler=_train_tiny)
 
+    film.register(subparsers)
+    film.register_features(commands)
     for part in (importing, training, distilling, embedding, compiling):
         part.register(commands)
 

@@ -19,6 +19,7 @@ from rtdecode.decode.runtime.backends import choose
 from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.packs import EnginePack, open_pack, open_participant
+from rtdecode.session.films import open_films
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
 
@@ -87,6 +88,9 @@ def check(settings: Settings, clock: Clock) -> list[Checked]:
     findings = [_export(settings, clock), *_output(settings, clock)]
     findings += [Checked(name, "missing", why) for name, why in missing(settings).items() if name != EXPORT]
     findings += _engines(settings)
+    if settings.film.predictions:
+        films, finding = _attempt("film predictions", lambda: open_films(settings.film))
+        findings.append(finding if films is None else Checked("film predictions", films.described()))
     findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
     return findings
 

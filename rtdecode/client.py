@@ -418,6 +418,50 @@ class Prediction(Message):
 
 
 @dataclass(frozen=True)
+class StimulusMatch(Message):
+    """How well a volume's parcels match what an encoding model predicts of the film at that moment.
+
+    Sent once for each volume from the announcement of a film to the end of its run; `invalid` says why there is none.
+    It is the match of stimulus and brain, and no measure of attention.
+
+    Attributes
+    ----------
+    film : str
+        Name of the film, as announced.
+    correlation : float
+        Of this volume's parcels with their prediction, over parcels; noisy.
+    z : float
+        Match over the window: distance from the mean of decoys, other times of the film 20 s and more away, in their
+        standard deviations.
+    rank : float
+        Share of the decoys that match worse; .5 is chance.
+    window : int
+        Volumes that `z` and `rank` rest on.
+    networks : dict of str to float
+        `z` by the parcels of each functional network alone.
+    parcels : int
+        How many are compared.
+    calibrated : bool
+        Whether an earlier film of the session has taught scales and noise.
+    offset_s : float or None
+        By how much the film began later than announced, as estimated once, seconds; None before that.
+    claim : float
+        Evidence that the participant follows the film: 20 or more may be claimed whenever one looks, and stays.
+    """
+
+    film: str = ""
+    correlation: float = 0.0
+    z: float = 0.0
+    rank: float = 0.5
+    window: int = 0
+    networks: Dict[str, float] = field(default_factory=dict)
+    parcels: int = 0
+    calibrated: bool = False
+    offset_s: Optional[float] = None
+    claim: float = 1.0
+
+
+@dataclass(frozen=True)
 class Calibration(Message):
     """Progress of calibration.
 
@@ -536,7 +580,7 @@ TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
         Session, Run, Volume, Skipped, Beta, Embedding, Caption, Preview, Reconstruction, Score, Prediction,
-        Calibration, Fault, Heartbeat,
+        StimulusMatch, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 
@@ -892,7 +936,8 @@ class Client:
 
     def event(self, **what: Any) -> List[str]:
         """Announce ``kind="run_start"`` (run, expected_volumes, t_r_s), ``"trial"`` (run, trial, onset_s, duration_s,
-        stimulus, condition) or ``"run_end"`` (run, volumes). Onsets count from the acquisition of volume 0 of the run.
+        stimulus, condition), ``"film"`` (run, stimulus, onset_s) or ``"run_end"`` (run, volumes). Onsets count from the
+        acquisition of volume 0 of the run; that of a film holds from now on: announce it again after a pause.
         A `t_r_s` other than that of the volumes is a `Fault`.
 
         Returns

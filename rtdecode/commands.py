@@ -82,6 +82,7 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.packs import open_pack
     from rtdecode.publish.server import Server
     from rtdecode.session.daemon import Daemon
+    from rtdecode.session.films import open_films
     from rtdecode.session.past import Past, check_unchanged
     from rtdecode.session.recording import Recording, session_folder
     from rtdecode.settings import load_settings
@@ -95,6 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     backend = choose(settings.decode.backend, pack)
     _log.info("pack %s is run by %s: %s", pack.name, backend.name, backend.reason)
     calibrated = calibration_of(settings, pack)
+    films = open_films(settings.film)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -122,7 +124,9 @@ def _run(args: argparse.Namespace) -> int:
                 contextlib.closing(Recording(settings.session, text, clock, resume=past is not None)) as recording,
                 FolderWatcher(settings.scanner, recording.session, clock, known=past.runs() if past else ()) as source,
             ):
-                daemon = Daemon(settings, source, decoder, pack, recording, server, clock, calibrated=calibrated)
+                daemon = Daemon(
+                    settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, films=films
+                )
                 server.start(daemon.desk.answer)
                 if daemon.begin(past, stop):
                     print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)

@@ -172,6 +172,24 @@ class RunEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilmStart:
+    """The experiment says when a film begins, or where it goes on after a pause.
+
+    Attributes
+    ----------
+    run : int
+    film : str
+        Its name among the settings' predictions.
+    onset_s : float
+        When the film's first frame is, or would have been, seconds from the start of the run's volume 0.
+    """
+
+    run: int
+    film: str
+    onset_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BundleRequest:
     """From here on trials are decoded, with the ParticipantBundle of that identity in that folder."""
 

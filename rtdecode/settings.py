@@ -153,7 +153,8 @@ class EstimateSettings:
     final_at_s : float
         The same for its last beta.
     censor_fd_mm : float
-        Volumes with more framewise displacement than this are left out of the GLM.
+        Volumes with more framewise displacement than this are left out of the GLM (0.9: Siegel et al., Human Brain
+        Mapping 35, 2014).
     regions : table of str to Path
         NIfTI masks in the space of the reference: each volume's message tells the percent signal change of each,
         for neurofeedback.
@@ -176,7 +177,7 @@ class EstimateSettings:
     response_lag: Literal["learned", "none"] = "learned"
     revise_at_s: tuple[Positive, ...] = (5.0, 6.5)
     final_at_s: Positive = 8.0
-    censor_fd_mm: Positive = 2.0
+    censor_fd_mm: Positive = 0.9
     regions: Mapping[str, Path] = field(default_factory=dict)
     parcels: Mapping[str, Path] = field(default_factory=dict)
 
@@ -240,6 +241,25 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilmSettings:
+    """Films that are shown, and what a brain that follows them is expected to do.
+
+    Attributes
+    ----------
+    predictions : table of str to Path
+        Folders of ``rtdecode encode`` by the name that the experiment announces a film with.
+    parcels : str
+        The label image of ``[estimate.parcels]`` that the predictions are about.
+    window : int
+        Volumes that a match rests on.
+    """
+
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    parcels: str = ""
+    window: Count = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
     """Where clients connect. Port 0 takes a free one; the daemon prints it.
 
@@ -269,6 +289,7 @@ class Settings:
     estimate: EstimateSettings = field(default_factory=EstimateSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    film: FilmSettings = field(default_factory=FilmSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
 
 
@@ -345,6 +366,10 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     decode: DecodeSettings | None = sections.get("decode")
     if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
         problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
+    film: FilmSettings | None = sections.get("film")
+    if estimate is not None and film is not None and film.predictions and film.parcels not in estimate.parcels:
+        known = ", ".join(estimate.parcels) or "none"
+        problems.append(f"$.film.parcels: expected a label image of estimate.parcels ({known}), got {film.parcels!r}")
     scanner: ScannerSettings | None = sections.get("scanner")
     if scanner is not None and scanner.affine is not None:
         axes = np.array(scanner.affine)[:, :3]

@@ -74,9 +74,36 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     imagery.add_argument("--samples", type=int, help="pictures a trial, of which the best is kept; 16 as published")
     imagery.set_defaults(handler=_import_mirage_imagery)
 
+    film = models.add_parser(
+        "mirage-encoding", help="MIRAGE (encoding): films to the brain", description=f"FILE is {_WHERE}."
+    )
+    film.add_argument(
+        "--weights",
+        metavar="FILE",
+        required=True,
+        action="append",
+        help="model.safetensors, as epfl-neuroai/mirage:model.safetensors, or best.ckpt; may be repeated: an ensemble",
+    )
+    film.add_argument(
+        "--x-transformers",
+        metavar="VERSION",
+        help="of the package that the weights were trained with, where they do not tell by themselves",
+    )
+    film.add_argument(
+        "--layers", type=int, default=49, help="hidden states of the features that it will be given (default 49)"
+    )
+    film.set_defaults(handler=_import_mirage_encoding)
+
+    gnet = models.add_parser("gnet", help="GNet: pictures to the brain", description=f"FILE is {_WHERE}.")
+    gnet.add_argument("--weights", metavar="FILE", required=True, help=f"{_HUB}:gnet_multisubject.pt")
+    gnet.add_argument(
+        "--participant", metavar="N", type=int, action="append", help="readout to keep; may be repeated; all by default"
+    )
+    gnet.set_defaults(handler=_import_gnet)
+
     for parser in (second, first):
         parser.add_argument("--blurry-autoencoder", metavar="FILE", help=f"{_HUB}:sd_image_var_autoenc.pth")
-    for parser in (second, first, imagery):
+    for parser in (second, first, imagery, film, gnet):
         parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
         parser.add_argument("--name", help="name of the pack; its folder's by default")
         parser.add_argument("--licence", required=True, help="licence of the weights, for whoever gets the pack")
@@ -155,6 +182,25 @@ def _import_mirage_imagery(args: argparse.Namespace) -> int:
 
 def _samples(args: argparse.Namespace) -> dict[str, int]:
     return {} if args.samples is None else {"samples": args.samples}
+
+
+def _import_mirage_encoding(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.mirage_encoding_files import MirageEncodingFiles, draft_mirage_encoding
+    except ImportError as error:
+        return _missing(error)
+    sources = MirageEncodingFiles(weights=args.weights, x_transformers=args.x_transformers, layers=args.layers)
+    draft = draft_mirage_encoding(sources, ignored=args.ignore)
+    print(f"computed with as by {draft.tables['numerics']}")
+    return _seal(draft, args)
+
+
+def _import_gnet(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.gnet_files import draft_gnet
+    except ImportError as error:
+        return _missing(error)
+    return _seal(draft_gnet(args.weights, participants=args.participant, ignored=args.ignore), args)
 
 
 def _seal(draft: Draft, args: argparse.Namespace) -> int:

@@ -164,3 +164,20 @@ def stage_a(side: int, sizes: dict[str, Any]) -> Interface:
     """Latent to a picture."""
     px = side * 2 ** sizes["levels"]
     return {"latent": ["batch", sizes["latent_channels"], side, side]}, {"picture": ["batch", 3, px, px]}
+
+
+def film_encoder(sizes: dict[str, Any]) -> Interface:
+    """MIRAGE's (encoding) features of a window to parcels."""
+    given: list[int | str] = ["batch", sizes["layers"], sizes["frames"], sizes["features"]]
+    outputs: dict[str, list[int | str]] = {
+        "predicted": ["batch", sizes["subjects"], sizes["volumes"], sizes["parcels"]],
+        "trunk": ["batch", sizes["volumes"], sizes["hidden"]],
+        "attention": ["batch", 3, sizes["layers"]],
+    }
+    return {"text": given, "audio": list(given), "vision": list(given), "keep": ["batch", 3]}, outputs
+
+
+def gnet(sizes: dict[str, Any]) -> Interface:
+    """Picture in 0..1 to voxels of each participant."""
+    outputs: dict[str, list[int | str]] = {f"voxels_{i}": ["batch", n] for i, n in enumerate(sizes["voxels"])}
+    return {"picture": ["batch", 3, 227, 227]}, outputs

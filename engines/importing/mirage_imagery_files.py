@@ -98,7 +98,7 @@ def draft_mirage_imagery(
         A file is not to be had or cannot be read, or a key is missing, unexpected or of another shape.
     """
     layout, ignored = layout or MirageImageryLayout(), list(ignored)
-    draft = Draft(kind="mirage_imagery")
+    draft = Draft(kind="mirage-imagery")
     shapes = {**_PUBLISHED, **(layout.shapes or {})}
     if sources.ridges is not None:
         _add_heads(draft, sources.ridges, shapes)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -53,8 +56,27 @@ def locate(name: str) -> Path:
     )
 
 
-def read(path: Path) -> dict[str, Any]:
+_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+"""Where numpy's arrays were pickled from before and since version 2."""
+
+
+def _array_parts() -> list[Any]:
+    """Return what a pickle may name so that numeric arrays of numpy are read, and nothing else of numpy is."""
+    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    multiarray: Any = import_module(_NUMPY_MODULES[1] if hasattr(np, "_core") else _NUMPY_MODULES[0])
+    names = [(module, name) for module in _NUMPY_MODULES for name in ("_reconstruct", "scalar")]
+    made = [(getattr(multiarray, name), f"{module}.{name}") for module, name in names]
+    return [*made, np.ndarray, np.dtype, *kinds, codecs.encode]
+
+
+def read(path: Path, *, arrays: bool = False) -> dict[str, Any]:
     """Read a checkpoint: a safetensors file, or a torch file of tensors and plain containers.
+
+    Parameters
+    ----------
+    path : Path
+    arrays : bool
+        Whether it may also hold numpy's arrays.
 
     Raises
     ------
@@ -70,7 +92,8 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             tensors: dict[str, Any] = load_file(path)
             return tensors
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(_array_parts() if arrays else []):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(

@@ -25,7 +25,7 @@ def seal_imagery_pack(out: Path) -> str:
         description = TinyImageryDescription(
             schema=PACK_SCHEMA,
             name="tiny-imagery",
-            kind="tiny_imagery",
+            kind="tiny-imagery",
             licence=said.licence,
             description="what a picture is of and what is said of it, from linear heads; drawn by the tiny pack",
             tokens=TokenTable(

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rtdecode.demo.film_visit import run_film_demo
 from rtdecode.demo.whole_visit import DemoOptions, run_demo
 from rtdecode.errors import SettingsError
 from rtdecode.simulate.playback import Speed
@@ -22,6 +23,13 @@ def register(subparsers: Any) -> None:
         description="Simulates a visit (or replays a recorded one), calibrates on its first runs, decodes the rest, "
         "streams and shows the results, and ends with a summary.",
     )
+    parser.add_argument(
+        "--mode",
+        choices=("pictures", "imagery", "film"),
+        default="pictures",
+        help="imagery: pictures are imagined on cue; film: the participant watches films, and closes their eyes for a "
+        "while; the page shows the match",
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="replay the run folders in DIR instead of simulating")
     parser.add_argument(
         "--calibrate-runs", default=None, metavar="1-4", help="with --data: the first runs, which calibrate"
@@ -29,8 +37,6 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--speed", default=None, help="'max', or a multiple of real time (default: max while "
                         "calibrating, 4 while decoding)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mode", choices=("perception", "imagery"), default="perception", help="what is decoded: "
-                        "pictures that are seen, or pictures that are imagined on cue")  # fmt: skip
     parser.add_argument("--shuffle-labels", action="store_true", help="control: announce the wrong pictures; nothing "
                         "can then be decoded")  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
@@ -59,6 +65,8 @@ def _demo(args: argparse.Namespace) -> int:
         problems.append("--shuffle-labels is for simulated visits")
     if args.data is not None and args.mode == "imagery":
         problems.append("--mode imagery is for simulated visits")
+    if args.mode == "film" and (args.data is not None or args.shuffle_labels):
+        problems.append("--mode film goes without --data and --shuffle-labels")
     if args.data is None and args.calibrate_runs is not None:
         problems.append("--calibrate-runs goes with --data")
     out = args.out or Path("sessions") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
@@ -78,9 +86,9 @@ def _demo(args: argparse.Namespace) -> int:
         open_browser=not args.no_browser,
         port=args.port,
         json=args.json,
-        mode=args.mode,
+        imagery=args.mode == "imagery",
     )
-    return run_demo(options, sys.stdout)
+    return run_film_demo(options, sys.stdout) if args.mode == "film" else run_demo(options, sys.stdout)
 
 
 def _runs(text: str, problems: list[str]) -> int:

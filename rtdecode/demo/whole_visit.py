@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import tomli_w
 from rich.console import Console
@@ -57,8 +57,8 @@ class DemoOptions:
         Of the page.
     json : Path or None
         Where the summary goes.
-    mode : {"perception", "imagery"}
-        What the decoded runs of a simulated visit are.
+    imagery : bool
+        Whether the decoded runs of a simulated visit are of pictures that are imagined.
     """
 
     out: Path
@@ -71,7 +71,7 @@ class DemoOptions:
     open_browser: bool
     port: int
     json: Path | None
-    mode: Literal["perception", "imagery"] = "perception"
+    imagery: bool = False
 
 
 def run_demo(options: DemoOptions, stream: TextIO) -> int:
@@ -91,7 +91,7 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     visit: Visit
     with console.status("preparing the visit"):
         if options.data is None:
-            simulated = ImageryVisit if options.mode == "imagery" else SimulatedVisit
+            simulated = ImageryVisit if options.imagery else SimulatedVisit
             visit = simulated(out, clock, seed=options.seed, shuffle_labels=options.shuffle_labels)
         else:
             visit = RecordedVisit(out, clock, options.data, options.calibrate_runs)
@@ -108,9 +108,9 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     with Processes(out / "logs") as processes:
         with console.status("starting the daemon"):
             processes.start("daemon", "run", str(settings_path))
-            _wait_for_daemon(addresses, processes)
+            wait_for_daemon(addresses, processes)
         processes.start("calibration", "calibrate", str(settings_path))
-        _start_page(processes, addresses, settings.decode.stimuli, options, console)
+        start_page(processes, addresses, settings.decode.stimuli, options, console)
         with Collector(*addresses) as collector, Client(*addresses, topics=["session"]) as announcer:
             course = _Course(visit, options, collector, announcer, processes, console)
             course.run()
@@ -127,7 +127,8 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     return 0
 
 
-def _wait_for_daemon(addresses: list[str], processes: Processes) -> None:
+def wait_for_daemon(addresses: list[str], processes: Processes) -> None:
+    """Wait until the daemon answers."""
     with Client(*addresses, topics=["session"], timeout_s=1.0) as client:
         while True:
             processes.check()
@@ -138,9 +139,10 @@ def _wait_for_daemon(addresses: list[str], processes: Processes) -> None:
             return
 
 
-def _start_page(
+def start_page(
     processes: Processes, addresses: list[str], stimuli: Path | None, options: DemoOptions, console: Console
 ) -> None:
+    """Serve the page, and open it if asked to."""
     port = options.port or free_port()
     arguments = ["--stream", addresses[0], "--requests", addresses[1], "--port", str(port), "--no-browser"]
     if stimuli is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from rtdecode.errors import ProtocolError, VolumeError
 from rtdecode.estimate import design, registration
 from rtdecode.estimate.calibrated import Calibrated, Learned
-from rtdecode.estimate.glm import apply_weights
+from rtdecode.estimate.glm import Expectation, apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
@@ -21,23 +20,12 @@ from rtdecode.estimate.region import NO_SIGNALS, Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, new_series, nothing
 from rtdecode.estimate.space import Space, read_motion
+from rtdecode.estimate.trials import AnnouncedTrial, AnnouncedTrials
 from rtdecode.estimate.voxels import VoxelLearner, VoxelModel
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent, Volume, frozen
 from rtdecode.settings import EstimateSettings
 
-_ROUNDING_S = 1e-6
 _LOST_FIT = 0.5
-
-
-@dataclass(slots=True, eq=False)
-class _Trial:
-    """A trial and what has been published of it."""
-
-    event: TrialEvent
-    revision: int = 0
-    reached_s: float = 0.0
-    closed: bool = False
-    last_index: int = -1
 
 
 class Estimator:
@@ -87,7 +75,7 @@ class Estimator:
         self._settings = settings
         self._session = session
         self._standard_errors = standard_errors
-        self._targets_s = (*sorted(settings.revise_at_s), settings.final_at_s)
+        self._trials = AnnouncedTrials((*sorted(settings.revise_at_s), settings.final_at_s))
         self._space: Space | None = None
         self._calibrated = calibrated
         if calibrated is not None:
@@ -106,9 +94,7 @@ class Estimator:
         )
         self._calibration_runs = calibration_runs
         self._calibration = Reestimator(settings, calibration_runs if reestimates and not calibrated else 0, scratch)
-        self._events: dict[int, list[_Trial]] = {}
         self._voxel_model = voxels
-        self._known: set[str] = set()
         self._finished: set[int] = set()
         self._run: int | None = None
         self._t_r_s: float | None = None
@@ -158,10 +144,14 @@ class Estimator:
 
     def reestimated(self) -> CalibrationBetas | None:
         """Return the betas of the calibration runs so far by all that was learned by now; None before that is any."""
-        expectation = self._prior.learned
-        if self._space is None or expectation is None:
+        learned = self._prior.learned
+        if self._space is None or learned is None:
             return None
-        return self._calibration.betas(self._space.mask, expectation, self._voxel_model)
+
+        def expected(run: int) -> Expectation:
+            return replace(learned, mean_response=self._prior.mean_response(without=run))
+
+        return self._calibration.betas(self._space.mask, expected, self._voxel_model)
 
     @property
     def response_lag_s(self) -> float:
@@ -208,17 +198,11 @@ class Estimator:
         ProtocolError
             If the trial is known already, its times are unusable or its run is over.
         """
-        where = f"trial {event.trial} of run {event.run}"
-        if event.trial in self._known:
-            raise ProtocolError(f"{where}: expected a trial identifier new to the session")
-        if not (math.isfinite(event.onset_s) and event.onset_s >= 0):
-            raise ProtocolError(f"{where}: onset_s: expected seconds after the start of the run, got {event.onset_s}")
-        if not (math.isfinite(event.duration_s) and event.duration_s >= 0):
-            raise ProtocolError(f"{where}: duration_s: expected seconds, not negative, got {event.duration_s}")
         if event.run in self._finished:
-            raise ProtocolError(f"{where}: expected a run that is open or to come, got one that is over")
-        self._known.add(event.trial)
-        self._events.setdefault(event.run, []).append(_Trial(event))
+            raise ProtocolError(
+                f"trial {event.trial} of run {event.run}: expected a run that is open or to come, got one that is over"
+            )
+        self._trials.add(event)
 
     def skip(self, run: int, volume_index: int) -> None:
         """Record that a volume will not come: a missing row.
@@ -320,9 +304,9 @@ class Estimator:
             session=self._session, run=self._run, volume=-1, received_s=0.0, received_mono_s=0.0
         )
         end_s = (self._index + 1) * (self._t_r_s or 0.0)
-        trials = self._events.pop(self._run, [])
+        trials = self._trials.end(self._run)
         waiting = [trial for trial in trials if not trial.closed]
-        updates = self._publish(waiting, trials, stamp, end_s, final=[True] * len(waiting))
+        updates = self._publish([(trial, True) for trial in waiting], trials, stamp, end_s)
         self.last_design = None
         if self._series is not None and trials:
             events = [trial.event for trial in trials]
@@ -334,7 +318,7 @@ class Estimator:
             self._calibration.keep(self._run, self._series, self._t_r_s or 0.0, self._slice_times_s, finals)
             finished = self._series.finished([trial.event for trial in trials])
             if finished is not None:
-                self._prior.add(finished)
+                self._prior.add(self._run, finished)
                 self._learn_voxels(finished)
         self._finished.add(self._run)
         self._run = None
@@ -360,21 +344,16 @@ class Estimator:
         self._voxel_model = self._voxels.model(scales) or self._voxel_model
 
     def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
-        # A trial announced ahead of its onset changes nothing before it.
-        trials = [trial for trial in self._events.get(stamp.run, []) if trial.event.onset_s < end_s]
-        due, final = [], []
-        for trial in trials:
-            delay_s = end_s - trial.event.onset_s
-            reached = [target for target in self._targets_s if target <= delay_s + _ROUNDING_S]
-            if trial.closed or not reached or reached[-1] <= trial.reached_s:
-                continue
-            trial.reached_s = reached[-1]
-            due.append(trial)
-            final.append(reached[-1] == self._targets_s[-1])
-        return self._publish(due, trials, stamp, end_s, final) if due else []
+        trials = self._trials.begun(stamp.run, end_s)
+        due = self._trials.due(trials, end_s)
+        return self._publish(due, trials, stamp, end_s) if due else []
 
     def _publish(
-        self, wanted: list[_Trial], trials: list[_Trial], stamp: Stamp, end_s: float, final: list[bool]
+        self,
+        wanted: list[tuple[AnnouncedTrial, bool]],
+        trials: list[AnnouncedTrial],
+        stamp: Stamp,
+        end_s: float,
     ) -> list[BetaUpdate]:
         """Estimate; an early beta that cannot be had yet is left out, a final one is told to be invalid."""
         if not wanted:
@@ -383,14 +362,14 @@ class Estimator:
         if self._series is None:
             found = nothing(len(wanted), size, "no usable volume in the run")
         else:
-            places = [trials.index(trial) for trial in wanted]
+            places = [trials.index(trial) for trial, _ in wanted]
             events = [trial.event for trial in trials]
             expected = self._prior.expectation(self._series.timing.typical_energy(events))
             found = self._series.estimate(places, events, expected, standard_errors=self._standard_errors)
         values = found.values.astype(np.float32)
         errors = None if found.standard_errors is None else found.standard_errors.astype(np.float32)
         updates = []
-        for i, (trial, beta, reason, last) in enumerate(zip(wanted, values, found.reasons, final, strict=True)):
+        for i, ((trial, last), beta, reason) in enumerate(zip(wanted, values, found.reasons, strict=True)):
             trial.closed = last
             trial.last_index = self._index
             if reason is not None and not last:

@@ -156,7 +156,7 @@ class Prior:
         self._runs: list[tuple[FinishedRun, Path | None]] = []
         self._lag_likelihood = -0.5 * (LAGS_S / _LAG_SD_S) ** 2
         self._scales: Scales | None = None
-        self._mean_response: NDArray[np.float32] | None = None
+        self._means: dict[int, FloatArray] = {}
         self.lag_s = 0.0 if known is None else known.lag_s
 
     def expectation(self, energy: float) -> Expectation:
@@ -173,21 +173,21 @@ class Prior:
         if not self._learn:
             return Expectation(scales=None)
         scales = self._scales or first_scales(energy)
-        return Expectation(scales=scales, lag_s=self.lag_s, mean_response=self._mean_response)
+        return Expectation(scales=scales, lag_s=self.lag_s, mean_response=self.mean_response())
 
     @property
     def learned(self) -> Expectation | None:
         """What has been learned; None before the first run that teaches anything."""
         if self._scales is None and self._learn:
             return self._known
-        return Expectation(scales=self._scales, lag_s=self.lag_s, mean_response=self._mean_response)
+        return Expectation(scales=self._scales, lag_s=self.lag_s, mean_response=self.mean_response())
 
     def scales(self, run: FinishedRun) -> Scales:
         """Return the scales learned so far, or those to begin with in a run like `run`."""
         return self._scales or first_scales(run.timing.typical_energy(run.events))
 
-    def add(self, run: FinishedRun) -> None:
-        """Learn from a finished run."""
+    def add(self, number: int, run: FinishedRun) -> None:
+        """Learn from a finished run, and from its number know it again."""
         scales = self.expectation(run.timing.typical_energy(run.events)).scales
         if scales is None or self._known is not None:
             return
@@ -196,8 +196,20 @@ class Prior:
             self.lag_s = float(LAGS_S[np.argmax(self._lag_likelihood)])
         runs = self._remember(run)
         self._scales = fit_scales(runs, self.lag_s, scales)
-        means = [mean_response(r, self._scales, self.lag_s) for r in runs]
-        self._mean_response = np.mean(means, axis=0).astype(np.float32)
+        numbers = [*self._means, number][-len(runs) :]
+        self._means = {n: mean_response(r, self._scales, self.lag_s) for n, r in zip(numbers, runs, strict=True)}
+
+    def mean_response(self, *, without: int | None = None) -> NDArray[np.float32] | None:
+        """Return each voxel's mean response in the latest runs, (v,); None before there is one.
+
+        Parameters
+        ----------
+        without : int or None
+            A run that is left out if there are others: it differs less from a mean that it has a part in than a later
+            run will.
+        """
+        means = [mean for number, mean in self._means.items() if number != without] or list(self._means.values())
+        return np.mean(means, axis=0).astype(np.float32) if means else None
 
     def _remember(self, run: FinishedRun) -> list[FinishedRun]:
         """Return the latest runs with their series; between calls these are on disk if there is room for them."""

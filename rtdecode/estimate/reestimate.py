@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,20 +116,26 @@ class Reestimator:
             masked=kept,
         )
 
-    def betas(self, mask: NDArray[np.bool_], expectation: Expectation, voxels: VoxelModel | None) -> CalibrationBetas:
+    def betas(
+        self,
+        mask: NDArray[np.bool_],
+        expected: Callable[[int], Expectation],
+        voxels: VoxelModel | None,
+    ) -> CalibrationBetas:
         """Estimate every final beta again, from the volumes that it was made of at first; stretches of rest as well.
 
         Parameters
         ----------
         mask : array of shape (i, j, k), bool
-        expectation : Expectation
-            What is expected of every run.
+        expected : callable
+            What is expected of a run, by its number.
         voxels : VoxelModel or None
         """
         trials: dict[str, NDArray[np.float32]] = {}
         rest: list[tuple[int, NDArray[np.float32]]] = []
         for run, kept in self._runs.items():
             masked = kept.masked if isinstance(kept.masked, np.ndarray) else np.load(kept.masked, mmap_mode="r")
+            expectation = expected(run)
             series = new_series(self._settings, mask, kept.t_r_s, kept.slice_times_s, voxels)
             resting = _stretches_of_rest(run, kept)
             following = [*kept.indices[1:].tolist(), sys.maxsize]

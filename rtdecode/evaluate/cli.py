@@ -17,6 +17,16 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--captions", type=Path, help="JSON of stimulus to its caption, or a list of them")
     parser.add_argument("--pack", help="pack whose embedder judges too; the session's by default")
     parser.add_argument("--weights", type=Path, default=default_weights(), help="folder of published networks' weights")
+    parser.add_argument(
+        "--encoder", type=Path, help="folder of rtdecode fit-encoder: brain correlation of the pictures"
+    )
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="NAME=MASK",
+        help="with --encoder: also over the voxels of a NIfTI mask on the session's grid; may be repeated",
+    )
     parser.add_argument("--out", type=Path, help="folder of the report; SESSION/evaluation by default")
     parser.set_defaults(handler=_evaluate)
 
@@ -25,13 +35,17 @@ def _evaluate(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from rtdecode.evaluate.brain_judge import open_judge
     from rtdecode.evaluate.evaluation import evaluate, read_references
     from rtdecode.evaluate.recorded_session import read_pairs
     from rtdecode.evaluate.results_page import write
 
     pairs = read_pairs(args.session, args.images)
     references = None if args.captions is None else read_references(args.captions)
-    figures, missing = evaluate(pairs, pack=_pack(args.session, args.pack), weights=args.weights, references=references)
+    judge = None if args.encoder is None else open_judge(args.encoder, args.session, args.region)
+    figures, missing = evaluate(
+        pairs, pack=_pack(args.session, args.pack), weights=args.weights, references=references, judge=judge
+    )
     page = write(pairs, figures, missing, args.out or args.session / "evaluation", f"Evaluation of {args.session.name}")
     table = Table("measure", "mean", "95 % interval", "chance", "trials", title=str(args.session))
     for one in figures:

@@ -16,6 +16,7 @@ from rtdecode.decode.resample import bilinear
 from rtdecode.errors import EngineError, SettingsError
 from rtdecode.evaluate import judges as networks
 from rtdecode.evaluate import metrics, texts, words
+from rtdecode.evaluate.brain_judge import BrainJudge
 from rtdecode.evaluate.recorded_session import Pairs
 from rtdecode.packs import EnginePack
 from rtdecode.statistics import bootstrap_interval
@@ -61,7 +62,12 @@ class Unavailable:
 
 
 def evaluate(
-    pairs: Pairs, *, pack: EnginePack | None, weights: Path, references: Mapping[str, Sequence[str]] | None = None
+    pairs: Pairs,
+    *,
+    pack: EnginePack | None,
+    weights: Path,
+    references: Mapping[str, Sequence[str]] | None = None,
+    judge: BrainJudge | None = None,
 ) -> tuple[list[Figure], list[Unavailable]]:
     """Take the papers' measures, as far as their weights are on this machine.
 
@@ -74,6 +80,8 @@ def evaluate(
         Folder of the published networks' weights.
     references : mapping of str to sequence of str, or None
         Captions of each stimulus.
+    judge : BrainJudge or None
+        Judges the pictures by the brain that they were decoded from.
     """
     found = [
         _figure("PixCorr", metrics.pixcorr(pairs.true, pairs.made)),
@@ -92,7 +100,7 @@ def evaluate(
     try:
         if pack is None:
             raise EngineError("the session's pack is not on this machine (--pack NAME)")
-        true, made = _embedding(pack, (pairs.true, pairs.made))
+        true, made = (embedded(pack, shown).reshape(len(shown), -1) for shown in (pairs.true, pairs.made))
     except EngineError as error:
         missing += [Unavailable(name=name, reason=str(error)) for name in ("pack's embedder", "retrieval")]
     else:
@@ -101,8 +109,21 @@ def evaluate(
             missing.append(Unavailable(name="retrieval", reason="the session's journal holds no such embeddings"))
         else:
             found += _retrieval(pairs.tokens, true)
+    if judge is not None:
+        found += _brain(pairs, judge, pack)
     _captions(pairs, references or {}, weights, found, missing)
     return found, missing
+
+
+def _brain(pairs: Pairs, judge: BrainJudge, pack: EnginePack | None) -> list[Figure]:
+    """Correlation over voxels of what an encoder predicts of the pictures with what was measured, per region."""
+    if pack is None:
+        raise EngineError("brain correlation: expected the pack that the encoder was fitted with (--pack NAME)")
+    figures = []
+    for name, shown in (("", pairs.made), (", of the pictures shown", pairs.true)):
+        for region, each in judge.correlations(pairs, embedded(pack, shown)).items():
+            figures.append(_figure(f"brain correlation, {region}{name}", each, 0.0))
+    return figures
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
@@ -157,16 +178,18 @@ def _retrieval(brain: NDArray[np.float32], images: NDArray[np.float32]) -> list[
     return figures
 
 
-def _embedding(pack: EnginePack, pictures: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Flattened tokens (n, m) of sets of pictures by a pack's embedder."""
+def embedded(pack: EnginePack, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Tokens (n, t, d) of pictures (n, 3, h, w) in 0..1 by a pack's embedder.
+
+    Raises
+    ------
+    EngineError
+        The pack has none, or what runs it is not installed.
+    """
     embedder = load_embedder(pack)
-    found = []
-    for shown in pictures:
-        px = embedder.picture_px
-        fitting = shown if px is None else bilinear(shown, px[0])
-        tokens = [embedder.run(fitting[i : i + _BATCH]) for i in range(0, len(fitting), _BATCH)]
-        found.append(np.concatenate(tokens).reshape(len(shown), -1))
-    return found
+    px = embedder.picture_px
+    fitting = pictures if px is None else bilinear(pictures, px[0])
+    return np.concatenate([embedder.run(fitting[i : i + _BATCH]) for i in range(0, len(fitting), _BATCH)])
 
 
 def _captions(

@@ -117,6 +117,43 @@ def load_pictures(paths: Sequence[Path], px: int) -> Float32:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordedBeta:
+    """A final beta of a session.
+
+    Attributes
+    ----------
+    run : int
+    stimulus, condition : str or None
+        As announced.
+    values : ndarray of shape (v,), float32
+        Percent signal change per voxel of the session's mask.
+    """
+
+    run: int
+    stimulus: str | None
+    condition: str | None
+    values: Float32
+
+
+def read_betas(session: Path) -> dict[str, RecordedBeta]:
+    """Read the final beta of each trial that has one, by its name, from the journal of what was published."""
+    found: dict[str, RecordedBeta] = {}
+    path = session / "journal" / "outputs.journal"
+    for _, entry in read_outputs(path) if path.is_file() else ():
+        if entry.topic != "beta":
+            continue
+        message = wire.unpack(entry.topic.encode(), entry.payload)
+        if isinstance(message, wire.Beta) and message.final and message.invalid is None and message.beta is not None:
+            found[message.trial or ""] = RecordedBeta(
+                run=message.run or 0,
+                stimulus=message.stimulus,
+                condition=message.condition,
+                values=np.frombuffer(message.beta.data, message.beta.dtype).astype(np.float32),
+            )
+    return found
+
+
 def _tokens(session: Path) -> dict[str, Float32]:
     """Read the final embedding of each trial, flattened, from the journal of what was published."""
     found: dict[str, Float32] = {}

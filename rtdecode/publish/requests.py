@@ -102,11 +102,13 @@ class Event(Request, frozen=True, tag="event"):
     """Announces something of the experiment; `kind` decides which fields are needed.
 
     ``run_start``: run, optionally expected_volumes and the t_r_s that the experiment counts on. ``trial``: run, trial,
-    onset_s, duration_s, optionally stimulus and condition. ``run_end``: run, optionally volumes.
+    onset_s, duration_s, optionally stimulus and condition. ``run_end``: run, optionally volumes. ``film``: run,
+    stimulus (a name of the settings' ``film.predictions``) and onset_s, which counts for the volumes from now on;
+    negative where the film goes on from before the run.
 
     Attributes
     ----------
-    kind : {"run_start", "trial", "run_end"}
+    kind : {"run_start", "trial", "run_end", "film"}
         What is announced.
     run : int
         From 1.
@@ -115,7 +117,7 @@ class Event(Request, frozen=True, tag="event"):
     onset_s, duration_s : float or None
         Seconds; onsets count from the start of acquisition of volume 0 of the run.
     stimulus : str or None
-        Name of the picture that is shown.
+        Name of the picture, or film, that is shown.
     condition : str or None
         ``trial_type`` of the events table.
     expected_volumes : int or None
@@ -126,10 +128,10 @@ class Event(Request, frozen=True, tag="event"):
         Repetition time that the experiment counts on, seconds; another one of the volumes is a `fault`.
     """
 
-    kind: Literal["run_start", "trial", "run_end"]
+    kind: Literal["run_start", "trial", "run_end", "film"]
     run: RunNumber
     trial: Label | None = None
-    onset_s: Seconds | None = None
+    onset_s: Annotated[float, Meta(ge=-86400.0, le=86400.0)] | None = None
     duration_s: Seconds | None = None
     stimulus: Label | None = None
     condition: Label | None = None
@@ -140,6 +142,9 @@ class Event(Request, frozen=True, tag="event"):
 
 AnyRequest = Ping | Snapshot | Replay | Mode | CalibrationProgress | Event
 _decoder: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+
+
+_NEEDED = {"trial": ("trial", "onset_s", "duration_s"), "film": ("stimulus", "onset_s")}
 
 
 def decode(payload: bytes) -> AnyRequest:
@@ -156,10 +161,12 @@ def decode(payload: bytes) -> AnyRequest:
         request = _decoder.decode(payload)
     except (msgspec.DecodeError, RecursionError, ValueError, OverflowError) as error:  # not UTF-8; beyond 64 bits
         raise ProtocolError(f"request not understood: {error}") from None
-    if isinstance(request, Event) and request.kind == "trial":
-        missing = [n for n in ("trial", "onset_s", "duration_s") if getattr(request, n) is None]
+    if isinstance(request, Event):
+        missing = [name for name in _NEEDED.get(request.kind, ()) if getattr(request, name) is None]
         if missing:
-            raise ProtocolError(f"trial event lacks {', '.join(missing)}")
+            raise ProtocolError(f"{request.kind} event lacks {', '.join(missing)}")
+        if request.kind == "trial" and (request.onset_s or 0.0) < 0:
+            raise ProtocolError(f"request not understood: expected onset_s >= 0 of a trial, got {request.onset_s:g}")
     if isinstance(request, Mode) and request.mode == "decode" and request.bundle is None:
         raise ProtocolError("mode decode needs a bundle")
     return request

@@ -8,10 +8,10 @@ from typing import Any
 
 from rtdecode.errors import ProtocolError
 from rtdecode.publish.requests import Event
-from rtdecode.records import RunEnd, RunStart, TrialEvent
+from rtdecode.records import FilmStart, RunEnd, RunStart, TrialEvent
 from rtdecode.session.line import Progress
 
-Announced = TrialEvent | RunStart | RunEnd
+Announced = TrialEvent | RunStart | RunEnd | FilmStart
 SAME_MOMENT_S = 0.001
 
 
@@ -24,14 +24,17 @@ class Announcements:
         Names that the decoder knows.
     final_at_s : float
         When the beta of a trial is final, seconds after its onset.
+    films : collection of str
+        Names of films that there are predictions of.
     """
 
-    def __init__(self, stimuli: Collection[str], final_at_s: float) -> None:
+    def __init__(self, stimuli: Collection[str], final_at_s: float, films: Collection[str] = ()) -> None:
+        self._films = tuple(films)
         self._stimuli = frozenset(stimuli)
         self._final_at_s = final_at_s
         self._trials: dict[str, Mapping[str, Any]] = {}
         self._onsets: dict[int, dict[float, str]] = {}
-        self._runs: dict[tuple[type, int], RunStart | RunEnd] = {}
+        self._runs: dict[tuple[type, int], RunStart | RunEnd | FilmStart] = {}
 
     def take(self, item: Announced) -> None:
         """Remember an announcement that is journalled."""
@@ -52,7 +55,7 @@ class Announcements:
 
         Parameters
         ----------
-        item : TrialEvent, RunStart or RunEnd
+        item : TrialEvent, RunStart, RunEnd or FilmStart
         progress : Progress
             How far the scan has come.
 
@@ -65,6 +68,9 @@ class Announcements:
             raise ProtocolError(f"run {item.run} is over: expected a run that is open or to come")
         if isinstance(item, TrialEvent):
             return self._judge_trial(item, progress)
+        if isinstance(item, FilmStart) and item.film not in self._films:
+            known = ", ".join(self._films) or "none"
+            raise ProtocolError(f"film {item.film!r}: expected one of film.predictions in the settings: {known}")
         if isinstance(item, RunStart):
             under_way = progress.run == item.run and progress.volumes > 0
             if under_way and (RunStart, item.run) in self._runs:
@@ -106,6 +112,10 @@ def announced(event: Event) -> Announced:
         return RunStart(run=event.run, expected=event.expected_volumes, t_r_s=event.t_r_s)
     if event.kind == "run_end":
         return RunEnd(run=event.run, volumes=event.volumes)
+    if event.kind == "film":
+        assert event.stimulus is not None
+        assert event.onset_s is not None
+        return FilmStart(run=event.run, film=event.stimulus, onset_s=event.onset_s)
     assert event.trial is not None
     assert event.onset_s is not None
     assert event.duration_s is not None

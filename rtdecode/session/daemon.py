@@ -29,6 +29,7 @@ from rtdecode.records import BundleRequest, Skipped, Volume
 from rtdecode.session.announcements import Announcements
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
+from rtdecode.session.films import Films
 from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
 from rtdecode.session.lanes import Closed, DecodeLanes
@@ -59,6 +60,8 @@ class Daemon:
     clock : Clock
     calibrated : Calibrated, optional
         What `estimate.calibrated.calibration_of` returns.
+    films : Films, optional
+        What `open_films` returns.
 
     Attributes
     ----------
@@ -77,6 +80,7 @@ class Daemon:
         clock: Clock,
         *,
         calibrated: Calibrated | None = None,
+        films: Films | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -97,7 +101,16 @@ class Daemon:
             calibration_runs=settings.calibration.runs,
         )
         estimator.warm_up()
-        self._line = Line(settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0)
+        self._line = Line(
+            settings,
+            estimator,
+            recording,
+            publisher,
+            self._waiting,
+            clock,
+            predicts=decoder.window > 0,
+            films=films,
+        )
         self._decoding = Decoding(
             decoder,
             self._waiting,
@@ -108,7 +121,9 @@ class Daemon:
             settings.publish.picture,
         )
         self._announcements = Announcements(
-            [*decoder.stimuli, *settings.calibration.null_stimuli], settings.estimate.final_at_s
+            [*decoder.stimuli, *settings.calibration.null_stimuli],
+            settings.estimate.final_at_s,
+            tuple(settings.film.predictions),
         )
         self.desk = Desk(
             settings,

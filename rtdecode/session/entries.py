@@ -81,6 +81,14 @@ class TrialEntry(_Entry, frozen=True, kw_only=True, tag="trial"):
     condition: str | None
 
 
+class FilmEntry(_Entry, frozen=True, kw_only=True, tag="film"):
+    """See `rtdecode.records.FilmStart`."""
+
+    run: int
+    film: str
+    onset_s: float
+
+
 class BundleEntry(_Entry, frozen=True, kw_only=True, tag="bundle"):
     """A client asked to decode with a ParticipantBundle."""
 
@@ -116,6 +124,7 @@ Input = (
     | RunStartEntry
     | RunEndEntry
     | TrialEntry
+    | FilmEntry
     | BundleEntry
     | BundleLoadedEntry
     | SupersededEntry

@@ -27,6 +27,7 @@ from rtdecode.publish.publisher import Publisher
 from rtdecode.records import (
     BetaUpdate,
     BundleRequest,
+    FilmStart,
     RegisteredVolume,
     RunEnd,
     RunStart,
@@ -36,6 +37,7 @@ from rtdecode.records import (
     Volume,
 )
 from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timing_faults
+from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
@@ -93,6 +95,8 @@ class Line:
     clock : Clock
     predicts : bool
         Whether volumes are to be predicted of.
+    films : Films or None
+        Follows the films that are shown.
 
     Attributes
     ----------
@@ -110,6 +114,7 @@ class Line:
         clock: Clock,
         *,
         predicts: bool = False,
+        films: Films | None = None,
     ) -> None:
         self._settings = settings
         self._estimator = estimator
@@ -117,6 +122,7 @@ class Line:
         self._publisher = publisher
         self._waiting = waiting
         self._predicts = predicts
+        self._films = films
         self._clock = clock
         self._run: _RunState | None = None
         self._announced: dict[int, RunStart] = {}
@@ -153,6 +159,9 @@ class Line:
                 else:
                     self._estimator.add_event(item)
                     self._pending[item.trial] = item
+            case FilmStart():
+                if self._films is not None:
+                    self._films.begin(item)
             case RunStart():
                 self._announced[item.run] = item
             case RunEnd():
@@ -255,6 +264,11 @@ class Line:
         self._recording.run(run.run).volume(registered, censored=censored, problems=volume.problems)
         self._publish(stamp, stages, messages.volume(registered, lag))
         run.report.add(registered)
+        if self._films is not None:
+            match = self._films.match(registered)
+            self._tell(self._films.faults())
+            if match is not None:
+                self._publish(stamp, stages, match)
         for beta in betas:
             self._beta(beta, stages)
         if self._predicts and self._decodes(stamp.run):
@@ -365,6 +379,8 @@ class Line:
             return
         for beta in self._estimator.finish_run():
             self._beta(beta, {})
+        if self._films is not None:
+            self._films.end(run.run)
         self._run = None
         self._done = run.run
         self._last_volume_mono_s = None

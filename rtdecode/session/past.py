@@ -13,13 +13,13 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from rtdecode.errors import JournalError, SettingsError
-from rtdecode.records import BundleRequest, KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.records import BundleRequest, FilmStart, KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
 from rtdecode.session import entries
 from rtdecode.session.entries import read_inputs, read_outputs
 from rtdecode.session.recording import session_identifier
 from rtdecode.settings import Settings, parse
 
-Input = Volume | Skipped | TrialEvent | RunStart | RunEnd | BundleRequest
+Input = Volume | Skipped | TrialEvent | RunStart | RunEnd | FilmStart | BundleRequest
 
 
 _OF_A_VOLUME = entries.VolumeEntry | entries.SkippedEntry
@@ -153,6 +153,8 @@ class Past:
                     yield RunStart(run=entry.run, expected=entry.expected, t_r_s=entry.t_r_s)
                 case entries.RunEndEntry():
                     yield RunEnd(run=entry.run, volumes=entry.volumes)
+                case entries.FilmEntry():
+                    yield FilmStart(run=entry.run, film=entry.film, onset_s=entry.onset_s)
                 case entries.TrialEntry():
                     yield TrialEvent(
                         run=entry.run,

@@ -110,7 +110,7 @@ class Acquisition:
         participant, protocol = self._participant, self._participant.protocol
         seed = participant.seed
         happened = participant.trials(evoked, run, [trial.kind for trial in trials])
-        response = _time_courses(participant, trials, happened, n_volumes * protocol.t_r_s)
+        response = time_courses(participant, trials, happened, n_volumes * protocol.t_r_s)
         spikes = [round((t.onset_s + _HEIGHT_S) / protocol.t_r_s) for t in trials if t.spike]
         motion = self.motion(run, n_volumes, [index for index in spikes if index < n_volumes])
         maps = self._maps(generator(seed, "slow noise", run))
@@ -132,9 +132,9 @@ class Acquisition:
                 self._active,
                 self._responds,
                 self._nodes,
-                _at(response, moments).astype(np.float32),
+                sampled_at(response, moments).astype(np.float32),
                 maps,
-                _at(waves, moments).astype(np.float32),
+                sampled_at(waves, moments).astype(np.float32),
                 state,
             )
             noise = rng.standard_normal((2, *protocol.shape), dtype=np.float32)
@@ -197,10 +197,10 @@ class Acquisition:
         return np.stack(waves, axis=1)
 
 
-def _time_courses(
+def time_courses(
     participant: Participant, trials: tuple[Trial, ...], happened: NDArray[np.float64], duration_s: float
 ) -> NDArray[np.float64]:
-    """Response of each responsive voxel every `HRF_STEP_S`, percent; shape (n_steps, n_responsive)."""
+    """Return the response of each responsive voxel every `HRF_STEP_S`, percent; shape (n_steps, n_responsive)."""
     n_steps = int(np.ceil(duration_s / HRF_STEP_S)) + 2
     library = hrf_library()
     out = np.zeros((n_steps, len(participant.voxels)))
@@ -217,7 +217,7 @@ def _time_courses(
     return out
 
 
-def _at(series: NDArray[np.float64], moments_s: NDArray[np.float64]) -> NDArray[np.float64]:
+def sampled_at(series: NDArray[np.float64], moments_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Interpolate rows of a series sampled every `HRF_STEP_S`."""
     position = moments_s / HRF_STEP_S
     low = position.astype(np.intp)

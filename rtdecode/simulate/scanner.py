@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,44 @@ from rtdecode.simulate.playback import (
     free,
     nothing,
 )
-from rtdecode.simulate.visit import VisitPlan
+from rtdecode.simulate.visit import Trial
 
 FIRST_SERIES = 3
 _FIXED_START = datetime.datetime(2000, 1, 1, 9, 0)
 _PAUSE_S = 60.0
+
+
+class Plan(Protocol):
+    """What a scanner is told to play: a visit or films."""
+
+    @property
+    def seed(self) -> int:
+        """Of the plan."""
+        ...
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        ...
+
+    @property
+    def t_r_s(self) -> float:
+        """Repetition time, seconds."""
+        ...
+
+    @property
+    def volumes_per_run(self) -> int:
+        """Volumes of each run."""
+        ...
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All that is seen, in order."""
+        ...
+
+    def of_run(self, run: int) -> tuple[Trial, ...]:
+        """Return what is seen in one run."""
+        ...
 
 
 class Scanner:
@@ -36,7 +70,7 @@ class Scanner:
 
     Parameters
     ----------
-    plan : VisitPlan
+    plan : VisitPlan, or another `Plan`
     participant : Participant
         Its protocol must have the plan's repetition time.
     export_dir : Path
@@ -56,7 +90,7 @@ class Scanner:
 
     def __init__(
         self,
-        plan: VisitPlan,
+        plan: Plan,
         participant: Participant,
         export_dir: Path,
         clock: Clock,

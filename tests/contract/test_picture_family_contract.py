@@ -24,7 +24,7 @@ from tests.small_families import categorised, mindeye1_pack, mirage_imagery_pack
 FAMILIES = {
     "mindeye1": (MINDEYE1, mindeye1_pack),
     "mindeye1, one token": (MINDEYE1, lambda folder: mindeye1_pack(folder, versatile=False)),
-    "mirage_imagery": (MIRAGE_IMAGERY, mirage_imagery_pack),
+    "mirage-imagery": (MIRAGE_IMAGERY, mirage_imagery_pack),
 }
 
 

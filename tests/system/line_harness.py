@@ -20,6 +20,7 @@ from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.packs import EnginePack, open_pack
 from rtdecode.publish import requests
 from rtdecode.session.daemon import Daemon
+from rtdecode.session.films import open_films
 from rtdecode.session.lanes import Closed
 from rtdecode.session.past import Past
 from rtdecode.session.recording import Recording, session_folder
@@ -201,6 +202,7 @@ class Rig:
             self.recorder,
             clock,
             calibrated=calibrated,
+            films=open_films(settings.film),
         )
         self.recorder.answer = self._daemon.desk.answer
         self.begun = self._daemon.begin(past, self._stop)

@@ -121,3 +121,13 @@ def test_a_real_participant_is_replayed(tmp_path: Path, shared: Path) -> None:
     assert sorted({t["run"] for t in summary["trials"]}) == [5, 6]
     assert sorted(t["true"] for t in summary["trials"]) == sorted(summary["categories"] * 2)
     assert all(t["rank"] is not None for t in summary["trials"])
+
+
+def test_a_demo_of_films_tells_when_the_eyes_are_closed(tmp_path: Path) -> None:
+    summary = finished(start_demo(tmp_path, "--mode", "film", "--port", "0"), tmp_path)
+    rows = {row["stretch"]: row for row in summary["stretches"]}
+    assert summary["volumes"] == summary["matches"] == 360
+    assert rows["second film, followed"]["rank"] > 0.9
+    assert rows["eyes closed"]["z"] < rows["second film, followed"]["z"] - 0.5
+    assert summary["claims"]["run 1"] >= 20
+    assert [fault for fault in summary["faults"] if not any(words in fault for words in OF_SLOW_MACHINES)] == []

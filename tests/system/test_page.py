@@ -285,3 +285,19 @@ def test_what_matters_is_seen_without_scrolling(page: Any, told: Told, size: tup
     sizes = "[...document.querySelectorAll('body *')].map(node => parseFloat(getComputedStyle(node).fontSize))"
     smallest = page.execute_script(f"return Math.min(...{sizes})")
     assert smallest >= 12
+
+
+def test_a_film_shows_its_strip_of_match(page: Any, told: Told) -> None:
+    told.tell(session(mode="calibrate"), run(1), *(volume(index) for index in range(40)))
+    head_of = {"run": 1, "film": "film1", "final": True, "window": 20, "parcels": 90, "claim": 31.0}
+    told.tell(*(wire.StimulusMatch(**head_of, volume=index, z=0.05 * index, rank=0.9) for index in range(40)))
+    told.tell(wire.StimulusMatch(**head_of, volume=40, z=2.5, rank=0.97, networks={"Vis": 3.0}, offset_s=4.0))
+    settled(page, says="comparing with the film")
+    settled(page, **{"match-z": "z 2.5", "match-networks": "Vis 3.0"})
+    note = page.execute_script("return document.getElementById('match-note').textContent")
+    assert "better than 97% of other times of the film, chance 50%" in note
+    assert "began 4.0 s later than announced" in note
+    assert "evidence that it is followed 31 (it is)" in note
+    for name, seen in (("match", True), ("translation", True), ("calibrating", False), ("trials", False)):
+        box = page.execute_script("return document.getElementById(arguments[0]).getBoundingClientRect().toJSON()", name)
+        assert (box["height"] > 10) == seen, name

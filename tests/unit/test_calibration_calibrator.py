@@ -145,7 +145,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason() -> None:
         calibrator.add(np.ones(60), trial="t1", stimulus="dog", run=1)
     for add in (
         lambda beta, trial: calibrator.add(beta, trial=trial, stimulus="cat", run=1),
-        lambda beta, trial: calibrator.add_null(beta, trial=trial),
+        lambda beta, trial: calibrator.add_null(beta, trial=trial, run=1),
     ):
         with pytest.raises(CalibrationError, match="60 voxels, got 5"):
             add(np.ones(5), "t1")
@@ -190,9 +190,9 @@ def test_voxels_that_tell_nothing_are_left_out() -> None:
 
 def test_better_estimates_take_the_place_of_those_before() -> None:
     calibrator = category_calibrator(noise=0.5)
-    calibrator.add_null(np.ones(60, np.float32), trial="n1")
+    calibrator.add_null(np.ones(60, np.float32), trial="n1", run=5)
     wanted = category_calibrator(noise=0.3, seed=9)
-    wanted.add_null(np.full(60, 2.0, np.float32), trial="n1")
+    wanted.add_null(np.full(60, 2.0, np.float32), trial="n1", run=5)
     better = {**wanted._betas, **wanted._null_betas, "unheard of": np.ones(60, np.float32)}
     calibrator.take_again(again(better))
     calibrator.take_again(again({"r1c0": np.full(60, np.nan, np.float32)}))
@@ -202,11 +202,27 @@ def test_better_estimates_take_the_place_of_those_before() -> None:
         calibrator.take_again(again({"r1c1": np.ones(3, np.float32)}))
 
 
+def test_responses_without_a_picture_pass_as_often_as_promised() -> None:
+    """Null trials in a run of their own: p-values of content without a picture are uniform."""
+    values = []
+    for seed in range(6):
+        calibrator = category_calibrator(noise=1.0, seed=seed)
+        rng = np.random.default_rng(100 + seed)
+        for trial in range(60):
+            calibrator.add_null(rng.standard_normal(60).astype(np.float32), trial=f"n{trial}", run=9)
+        fit = calibrator.fit()
+        betas = rng.standard_normal((60, 60)).astype(np.float32)
+        values += [fit.evidence.p_content(fit.encoding.content_of(fit.encoding.read(beta))) for beta in betas]
+    found = np.array(values)
+    for level in (0.05, 0.25, 0.5, 0.75):
+        assert np.mean(found <= level) == pytest.approx(level, abs=0.07)
+
+
 def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
     plain, with_nulls = category_calibrator(), category_calibrator()
     rng = np.random.default_rng(4)
     for trial in range(24):
-        with_nulls.add_null(rng.standard_normal(60).astype(np.float32), trial=f"n{trial}")
+        with_nulls.add_null(rng.standard_normal(60).astype(np.float32), trial=f"n{trial}", run=5)
     without, taught = plain.fit(), with_nulls.fit()
     assert (without.figures.null, taught.figures.null) == ("repeats", "null trials")
     assert (taught.figures.null_trials, taught.figures.null_statistics, taught.figures.trials) == (24, 24, 32)

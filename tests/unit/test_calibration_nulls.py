@@ -39,19 +39,23 @@ def encoder_of(n: int, folds: int = 4) -> Encoder:
     )
 
 
-def find(shown: np.ndarray, category: np.ndarray, null_trials: int = 0) -> tuple[Nulls, Encoder, np.ndarray]:
+def find(
+    shown: np.ndarray, category: np.ndarray, null_trials: int = 0, alone: int = 0
+) -> tuple[Nulls, Encoder, np.ndarray]:
     rng = np.random.default_rng(0)
     responses = rng.standard_normal((len(shown), V)).astype(np.float32)
     encoder = encoder_of(len(shown))
     content_free = rng.standard_normal((null_trials, V)).astype(np.float32)
     places = np.arange(null_trials) * len(shown) // max(null_trials, 1)
-    return find_nulls(encoder, responses, content_free, places, shown, category), encoder, responses
+    own_run = np.arange(null_trials) >= null_trials - alone
+    return find_nulls(encoder, responses, content_free, places, own_run, shown, category), encoder, responses
 
 
 UNIQUE = np.arange(160)
 REPEATED = np.tile(np.arange(40), 4)
 IN_FOLD = np.concatenate([np.tile(np.arange(10) + 10 * fold, 4) for fold in range(4)])
 CATEGORY = np.tile(np.arange(8), 20)
+NO_NULLS = (np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,14 @@ def test_the_best_nulls_that_are_there_are_taken(shown: np.ndarray, null_trials:
     else:
         assert [fold for fold, _ in found.groups] == [0, 1, 2, 3]
         assert 2 * found.independent == sum(len(rows) for _, rows in found.groups)  # both signs
+
+
+def test_null_trials_of_their_own_run_are_judged_by_the_final_model() -> None:
+    found, _, _ = find(UNIQUE, CATEGORY, null_trials=40, alone=25)
+    sizes = {fold: len(rows) for fold, rows in found.groups}
+    assert sizes == {None: 25, 0: 10, 1: 5}
+    every, _, _ = find(UNIQUE, CATEGORY, null_trials=40, alone=40)
+    assert [fold for fold, _ in every.groups] == [None]
 
 
 def test_the_fewest_nulls_can_support_a_trial() -> None:
@@ -118,7 +130,7 @@ def test_half_a_difference_has_the_noise_of_one_response() -> None:
     signal = 5 * rng.standard_normal((40, V))
     responses = (signal[shown] + rng.standard_normal((160, V))).astype(np.float32)
     encoder = encoder_of(160)
-    found = find_nulls(encoder, responses, responses[:0], np.zeros(0, np.int64), shown, CATEGORY)
+    found = find_nulls(encoder, responses, responses[:0], *NO_NULLS, shown, CATEGORY)
     rows = np.concatenate([rows[::2] - rows[1::2] for _, rows in found.groups]) / 2
     assert np.square(rows).mean() == pytest.approx(1, abs=0.15)
 
@@ -148,6 +160,6 @@ def test_trials_that_are_in_two_differences_make_no_more_independent_ones() -> N
     rings = tuple(without_both(parts, each_run))
     models = tuple(held(i, np.arange(V)) for i in range(8))
     encoder = Encoder(whole=models[0], held=models, parts=(*parts, *rings), weights={})
-    found = find_nulls(encoder, responses, responses[:0], np.zeros(0, np.int64), each_run, each_run)
+    found = find_nulls(encoder, responses, responses[:0], *NO_NULLS, each_run, each_run)
     assert (found.kind, sum(len(rows) for _, rows in found.groups)) == ("repeats", 2 * 4 * 8)
     assert found.independent == 16  # 32 trials

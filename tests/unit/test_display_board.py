@@ -295,3 +295,26 @@ def test_a_volume_that_was_asked_for_later_is_as_old_as_the_daemon_says() -> Non
     assert board.now()["volume_age_s"] == 92.0
     board.contact.beat(wire.Heartbeat(t_published=-3000.0))  # its clock was set back
     assert board.now()["volume_age_s"] == 2.0
+
+
+def match(index: int, **more: Any) -> wire.StimulusMatch:
+    told = {"film": "f", "z": 2.0, "rank": 0.9, "window": 20, "parcels": 50, "final": True, "claim": 3.0, **more}
+    return wire.StimulusMatch(session="01-01", run=1, volume=index, **told)
+
+
+def test_a_film_has_a_strip_with_gaps_where_there_is_no_match() -> None:
+    board = board_of(session(), wire.Run(session="01-01", run=1, state="started"), match(0))
+    board.apply(match(1, invalid="moved", z=0.0))
+    board.apply(match(2, z=-1.5, rank=0.1, networks={"Vis": 1.0, "Default": math.nan}, offset_s=3.0, calibrated=True))
+    state = board.state()["match"]
+    assert state["points"] == [[0.0, 2.0, 0.9], [1.0, None, None], [2.0, -1.5, 0.1]]
+    assert (state["film"], state["offset_s"], state["calibrated"], state["invalid"]) == ("f", 3.0, True, "")
+    assert state["networks"] == {"Vis": 1.0, "Default": None}
+    assert board.now()["doing"] == "watching"
+
+
+def test_the_next_run_begins_without_a_film() -> None:
+    board = board_of(session(), wire.Run(session="01-01", run=1, state="started"), match(0))
+    board.apply(wire.Run(session="01-01", run=2, state="started"))
+    assert board.state()["match"] == {}
+    assert board.now()["doing"] == "calibrating"

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, PropertyMock
 
 import msgspec
 import pytest
@@ -162,6 +162,10 @@ class SmallDaemon:
                     told = {"trial": request.trial, "revision": 0, "final": True}
                     self.out.publish(wire.Score(**told, predicted="cat", evidence=0.75, chance=0.125))
                     self.out.publish(wire.Reconstruction(**told, image=b"RIFF picture", format="webp"))
+                if request.kind == "film":
+                    for volume in range(12):
+                        told = {"run": request.run, "volume": volume, "film": request.stimulus}
+                        self.out.publish(wire.StimulusMatch(**told, final=True, window=20, z=0.1, rank=0.5))
                 return {"warnings": []}
         raise AssertionError(f"not expected of a page: {request}")
 
@@ -211,6 +215,26 @@ def test_the_closed_loop_shows_each_pictures_evidence(
     assert texts == ["cat: 75%, guessing 12%"] * 2
 
 
+def test_a_film_that_is_not_followed_is_paused_and_announced_again(
+    daemon: SmallDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psychopy = MagicMock()
+    psychopy.core.Clock().getTime.side_effect = [6.0, 40.0, 52.5]  # it begins, is paused, goes on
+    told = [False] * 2000
+
+    def finished() -> bool:
+        time.sleep(0.001)
+        return not told or (told.pop() or sum(event.kind == "film" for event in daemon.events) == 2)
+
+    type(psychopy.visual.MovieStim()).isFinished = PropertyMock(side_effect=finished)
+    monkeypatch.setitem(sys.modules, "psychopy", psychopy)
+    (script,) = blocks(ROOT / "docs" / "how-to" / "film.md", "python")
+    run(script, daemon)
+    films = [(event.stimulus, event.onset_s) for event in daemon.events if event.kind == "film"]
+    assert films == [("film", 6.0), ("film", 18.5)]
+    assert [event.kind for event in daemon.events] == ["run_start", "film", "film", "run_end"]
+
+
 def test_the_reference_opens_a_pack(capsys: pytest.CaptureFixture[str]) -> None:
     (script,) = blocks(ROOT / "docs" / "reference" / "python.md", "python")
     exec(compile(script, "page", "exec"), {})
@@ -218,7 +242,7 @@ def test_the_reference_opens_a_pack(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_script_of_a_page_is_tried() -> None:
-    tried = {"README.md", "docs/how-to/closed-loop.md", "docs/reference/python.md"}
+    tried = {"README.md", "docs/how-to/closed-loop.md", "docs/how-to/film.md", "docs/reference/python.md"}
     assert {name_of(page) for page in pages_with("python")} == tried
 
 

@@ -112,18 +112,34 @@ def test_prior_knows_nothing_until_a_run_is_over() -> None:
     assert before.scales.trial == 0.5
     assert (before.lag_s, before.mean_response) == (0.0, None)
     run, mean = simulate(6, lag_s=-2.0)
-    prior.add(run)
+    prior.add(1, run)
     after = prior.expectation(2.0)
     assert abs(after.lag_s + 2.0) <= 0.5
     assert after.mean_response is not None
     assert np.corrcoef(after.mean_response, mean)[0, 1] > 0.95
 
 
+def test_the_mean_response_can_be_had_without_a_run() -> None:
+    prior = Prior(learn=True, learn_lag=False)
+    assert prior.mean_response() is None
+    runs = [simulate(seed, n_voxels=40)[0] for seed in range(8)]
+    prior.add(1, runs[0])
+    assert prior.mean_response(without=1) is not None  # there is no other
+    for number, run in enumerate(runs[1:], start=2):
+        prior.add(number, run)
+    scales = prior.expectation(1.0).scales
+    assert scales is not None
+    means = {number: mean_response(run, scales, 0.0) for number, run in enumerate(runs, start=1)}
+    for without, used in ((None, range(3, 9)), (5, (3, 4, 6, 7, 8)), (2, range(3, 9))):
+        found = prior.mean_response(without=without)
+        np.testing.assert_allclose(found, np.mean([means[number] for number in used], axis=0), rtol=1e-5, atol=1e-6)
+
+
 def test_what_is_not_to_be_learned_is_not() -> None:
     run, _ = simulate(7, lag_s=-2.0)
     without_lag, nothing = Prior(learn=True, learn_lag=False), Prior(learn=False, learn_lag=True)
     for prior in (without_lag, nothing):
-        prior.add(run)
+        prior.add(1, run)
     assert without_lag.expectation(2.0).lag_s == 0.0
     assert nothing.expectation(2.0).scales is None
     assert nothing.expectation(2.0).mean_response is None
@@ -134,7 +150,7 @@ def test_dark_and_constant_voxels_do_no_harm() -> None:
     percent = run.percent.copy()
     percent[:, :200] = 0
     prior = Prior(learn=True, learn_lag=True)
-    prior.add(replace(run, percent=percent))
+    prior.add(1, replace(run, percent=percent))
     expected = prior.expectation(2.0)
     assert expected.mean_response is not None
     assert np.isfinite(expected.mean_response).all()
@@ -142,10 +158,10 @@ def test_dark_and_constant_voxels_do_no_harm() -> None:
 
 def test_series_kept_on_disk_teach_the_same(tmp_path: Path) -> None:
     here, there = Prior(learn=True, learn_lag=True), Prior(learn=True, learn_lag=True, scratch=tmp_path)
-    for seed in range(8):
-        run, _ = simulate(seed, n_voxels=40)
-        here.add(run)
-        there.add(run)
+    for number in range(8):
+        run, _ = simulate(number, n_voxels=40)
+        here.add(number, run)
+        there.add(number, run)
     one, other = here.expectation(1.0), there.expectation(1.0)
     assert one.scales is not None
     assert other.scales is not None
@@ -158,10 +174,10 @@ def test_series_kept_on_disk_teach_the_same(tmp_path: Path) -> None:
 
 def test_series_stay_in_memory_where_the_disk_has_no_room(tmp_path: Path) -> None:
     here, there = Prior(learn=True, learn_lag=False), Prior(learn=True, learn_lag=False, scratch=tmp_path / "gone")
-    for seed in range(2):
-        run, _ = simulate(seed, n_voxels=40)
-        here.add(run)
-        there.add(run)
+    for number in range(2):
+        run, _ = simulate(number, n_voxels=40)
+        here.add(number, run)
+        there.add(number, run)
     one, other = here.expectation(1.0).scales, there.expectation(1.0).scales
     assert one is not None
     assert other is not None

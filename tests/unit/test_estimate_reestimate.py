@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,18 @@ from rtdecode.estimate.reestimate import CalibrationBetas, open_betas, save_beta
 from tests.unit.test_estimate_estimator import OFF, event, play, volume
 
 
-def calibrated_by(estimator: Estimator) -> Calibrated:
+def calibrated_by(estimator: Estimator, *, without: int) -> Calibrated:
+    """Return what an estimator learned, but for what a run of its own taught of the mean response."""
     assert estimator.learned is not None
+    expectation = estimator.learned.expectation
+    expectation = replace(expectation, mean_response=estimator._prior.mean_response(without=without))
     space = estimator.space
     return Calibrated(
-        reference=space.data, affine=space.affine, mask=space.mask, learned=estimator.learned, settings={}
+        reference=space.data,
+        affine=space.affine,
+        mask=space.mask,
+        learned=replace(estimator.learned, expectation=expectation),
+        settings={},
     )
 
 
@@ -29,8 +37,10 @@ def test_they_are_what_an_estimator_that_knew_it_all_before_would_have_said(tmp_
     found = estimator.reestimated()
     assert found is not None
     again = found.trials
-    knowing = Estimator(OFF, "s", calibrated=calibrated_by(estimator))
-    expected = {u.event.trial: u.beta for run in (1, 2) for u in play(knowing, run=run) if u.final}
+    expected = {}
+    for run in (1, 2):
+        knowing = Estimator(OFF, "s", calibrated=calibrated_by(estimator, without=run))
+        expected |= {u.event.trial: u.beta for u in play(knowing, run=run) if u.final}
     assert again.keys() == expected.keys()  # run 3 is no calibration run
     for trial, beta in expected.items():
         np.testing.assert_allclose(again[trial], beta, rtol=0, atol=1e-5)
@@ -52,7 +62,7 @@ def test_a_volume_that_was_lost_or_left_out_is_not_looked_at() -> None:
 
     estimator = Estimator(OFF, "s", calibration_runs=1)
     scan(estimator)
-    expected = scan(Estimator(OFF, "s", calibrated=calibrated_by(estimator)))
+    expected = scan(Estimator(OFF, "s", calibrated=calibrated_by(estimator, without=1)))
     found = estimator.reestimated()
     assert found is not None
     again = found.trials
@@ -73,7 +83,7 @@ def test_rest_between_trials_is_estimated_as_if_it_were_a_trial() -> None:
     found = estimator.reestimated()
     assert found is not None
     assert found.rest_run.tolist() == [1, 1]  # before the second and the third trial, 2 s each
-    knowing = Estimator(OFF, "s", calibrated=calibrated_by(estimator))
+    knowing = Estimator(OFF, "s", calibrated=calibrated_by(estimator, without=1))
     expected = {u.event.trial: u.beta for u in play(knowing, onsets_s=(4.0, 18.0, 20.0, 36.0)) if u.final}
     np.testing.assert_allclose(found.rest[0], expected["1/18.0"], rtol=0, atol=1e-5)
 

@@ -176,7 +176,7 @@ def test_golden_stages_in_one_chain(shared: Path, tmp_path: Path) -> None:
     """C, B and A of one set of weights, each fed what the one before gave."""
     for number, c in enumerate(goldens(shared, "sc_stage_c")):
         b, a = (read(c.path.with_name(c.path.name.replace("stage_c", f"stage_{letter}"))) for letter in "ba")
-        draft, folder = Draft(kind="mirage_imagery"), tmp_path / str(number)
+        draft, folder = Draft(kind="mirage-imagery"), tmp_path / str(number)
         side_c, side_b = c.dims["latent"][1], b.dims["latent"][1]
         cascade_files.add_stage_c(
             draft, write(folder / "c", c, unet_config(c.dims)), [], side=side_c, text=c.dims["text_tokens"]
@@ -259,7 +259,7 @@ def told(schedule: GdfSchedule | None, golden: Golden) -> GdfSchedule:
 @torch.no_grad()
 def test_golden_effnet(shared: Path, tmp_path: Path) -> None:
     for number, golden in enumerate(goldens(shared, "sc_effnet")):
-        draft = Draft(kind="mirage_imagery")
+        draft = Draft(kind="mirage-imagery")
         cascade_files.add_effnet(draft, write(tmp_path / f"{number}", golden, None), [])
         assert draft.stages["effnet"].sizes == {"channels": golden.dims["c_latent"]}
         network = load(sealed(draft, tmp_path / f"pack{number}"), "effnet", device="cpu", dtype=torch.float32)
@@ -278,7 +278,7 @@ def test_golden_effnet(shared: Path, tmp_path: Path) -> None:
 def test_golden_vdvae(shared: Path, tmp_path: Path) -> None:
     for number, golden in enumerate(goldens(shared, "mirage_vdvae")):
         t, dims = golden.tensors, golden.dims
-        draft = Draft(kind="mirage_imagery")
+        draft = Draft(kind="mirage-imagery")
         names = {"given_layers": "given"}
         config = {names.get(name, name): value for name, value in dims.items()}
         cascade_files.add_vdvae(draft, write(tmp_path / f"{number}", golden, config), [])

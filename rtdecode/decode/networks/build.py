@@ -19,6 +19,8 @@ from rtdecode.decode.networks.captioner import build_captioner
 from rtdecode.decode.networks.cascade import EffnetEncoder, StageA, StageB, StageC
 from rtdecode.decode.networks.converter import ClipConverter
 from rtdecode.decode.networks.embedder import ImageEmbedder, TowerShape
+from rtdecode.decode.networks.film_encoder import FilmEncoder, FilmEncoderShape
+from rtdecode.decode.networks.gnet import GNet, GNetShape
 from rtdecode.decode.networks.image_diffusion import ClipImage, ImageDenoiser
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import PromptEncoder
@@ -50,6 +52,8 @@ BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
     "stage_c": StageC,
     "stage_b": StageB,
     "stage_a": StageA,
+    "film_encoder": lambda sizes: FilmEncoder(FilmEncoderShape(**sizes)),
+    "gnet": lambda sizes: GNet(GNetShape(**sizes)),
 }
 """Kind of a network, and what makes one of its sizes."""
 

@@ -62,6 +62,8 @@ class Board:
         self._curve: deque[list[float]] = deque(maxlen=CURVE)
         self._trace: deque[list[float | None]] = deque(maxlen=TRACE_VOLUMES)
         self._regions: tuple[str, ...] = ()
+        self._match: dict[str, Any] = {}
+        self._matches: deque[list[float | None]] = deque(maxlen=TRACE_VOLUMES)
         self._quality: dict[str, Any] = {}
         self._heard: tuple[float, float] | None = None
         self._collected: dict[str, str] = {}
@@ -99,6 +101,8 @@ class Board:
                 self._started(message)
             case wire.Volume():
                 self._volume(message)
+            case wire.StimulusMatch():
+                self._matched(message)
             case wire.Skipped():
                 self.notices.skipped(message)
             case wire.Fault():
@@ -160,6 +164,7 @@ class Board:
             "notices": self.notices.state(),
             "trace": list(self._trace),
             "regions": list(self._regions),
+            "match": {**self._match, "points": list(self._matches)} if self._match else {},
             "quality": self._quality,
             "collected": self._counts(),
             "left_out": len(self._left_out),
@@ -171,7 +176,7 @@ class Board:
 
     def now(self) -> dict[str, Any]:
         """Return what the page needs that changes with time alone."""
-        does = doing(self._session, self._run, self._calibration.get("note", ""))
+        does = doing(self._session, self._run, self._calibration.get("note", ""), film=bool(self._match))
         shown = phase(
             does,
             self._session.get("state", ""),
@@ -200,6 +205,8 @@ class Board:
         if run != self._run.get("number"):
             self._trace.clear()
             self._quality, self._heard, self._regions = {}, None, ()
+            self._matches.clear()
+            self._match = {}
         expected = None if message.expected is None else int(message.expected)
         self._run = {"number": run, "state": text(message.state), "expected": expected}
 
@@ -213,6 +220,23 @@ class Board:
         self._heard = (float(message.t_published), self._clock())
         self._quality = {"volume": index, "fd_mm": fd_mm, "tsnr": _finite(message.tsnr), "lag": int(message.lag)}
         self._timed("volume", message)
+
+    def _matched(self, message: wire.StimulusMatch) -> None:
+        """Take a point of the strip: volume, z and rank of the window; a gap where there is no match."""
+        known = message.invalid is None
+        index = float(int(message.volume or 0))
+        self._matches.append([index, *(_finite(value) if known else None for value in (message.z, message.rank))])
+        self._match = {
+            "film": text(message.film),
+            "window": int(message.window),
+            "parcels": int(message.parcels),
+            "calibrated": bool(message.calibrated),
+            "offset_s": _finite(message.offset_s),
+            "claim": _finite(message.claim),
+            "networks": {text(name): _finite(value) for name, value in message.networks.items()},
+            "invalid": "" if known else text(message.invalid),
+        }
+        self._timed("match", message)
 
     def _calibrated(self, message: wire.Calibration) -> None:
         share = None if message.percentile is None else _finite(message.percentile)

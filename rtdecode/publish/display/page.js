@@ -5,7 +5,7 @@ import { showNotices } from "./notices.js";
 
 const CLAIM = 20;  // as rtdecode.decode.score has them
 const SERVER_S = 3;  // the server speaks once a second
-const LAMPS = { calibrating: "good", fitting: "good", decoding: "good", "first-volume": "good", ending: "good", resuming: "good",
+const LAMPS = { calibrating: "good", fitting: "good", decoding: "good", watching: "good", "first-volume": "good", ending: "good", resuming: "good",
   fault: "trouble", "no-volume": "trouble", lost: "lost" };
 const OPEN = new Set(["fault", "no-volume", "ending", "resuming"]);
 let latest = null;
@@ -78,6 +78,17 @@ function showCalibration({ calibration, collected, left_out, stimulus, session, 
     item.title = name;
     return item;
   }));
+}
+
+function showMatch({ match }) {
+  const last = match.points[match.points.length - 1] || [], known = !match.invalid && last[1] !== null;
+  text("match-z", known ? `z ${last[1].toFixed(1)}` : "–");
+  const late = match.offset_s ? `began ${match.offset_s.toFixed(1)} s later than announced` : "";
+  const claim = `evidence that it is followed ${Number(match.claim.toPrecision(2))}${match.claim >= CLAIM ? " (it is)" : ` of ${CLAIM}`}`;
+  text("match-note", [match.invalid || `better than ${percent(last[2])} of other times of the film, chance 50%`, `${match.film}, last ${match.window} volumes`,
+    `${match.parcels} parcels`, match.calibrated ? "calibrated" : "not calibrated", late, claim].filter(Boolean).join(" · "));
+  text("match-networks", Object.entries(match.networks).map(([name, z]) => `${name} ${z === null ? "–" : z.toFixed(1)}`).join(" · "));
+  traces($("match"), match.points, [{ column: 1, label: "z" }], { least: 4 });
 }
 
 function showTrial(trial, { key, session }) {
@@ -167,12 +178,14 @@ function show({ board, now }) {
     $("earlier").open = false;
   }
   const decoding = board.trials.length > 0 || (board.session.mode === "decode" && !board.calibration.trials);
-  const view = !board.run.number ? "idle" : decoding ? "decoding" : "calibrating";
+  const film = board.match.film !== undefined;
+  const view = !board.run.number ? "idle" : film ? "watching" : decoding ? "decoding" : "calibrating";
   document.body.dataset.view = view;
   showHeader(board, now);
   showNotices(board);
   if (view === "idle") showIdle(board, now);
   else showSignals(board);
+  if (view === "watching") showMatch(board);
   if (view === "calibrating") showCalibration(board, now);
   if (view === "decoding") {
     showTrial(board.trials[board.trials.length - 1] || {}, board);

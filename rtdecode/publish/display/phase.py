@@ -11,6 +11,7 @@ PHASES = {
     "calibrating": "calibrating",
     "fitting": "fitting the decoder",
     "decoding": "decoding",
+    "watching": "comparing with the film",
     "fault": "fault",
     "no-volume": "no volume",
     "resuming": "resuming the session",
@@ -20,7 +21,7 @@ PHASES = {
 }
 
 
-def doing(session: dict[str, Any], run: dict[str, Any], note: str) -> str:
+def doing(session: dict[str, Any], run: dict[str, Any], note: str, *, film: bool = False) -> str:
     """Return what the session itself is at, whatever is wrong with it.
 
     Parameters
@@ -29,9 +30,13 @@ def doing(session: dict[str, Any], run: dict[str, Any], note: str) -> str:
         As `Board.state` has them; empty if not known.
     note : str
         What the calibration last said.
+    film : bool
+        Whether a film is on in this run.
     """
     if not session:
         return "asking"
+    if film:
+        return "watching"
     if session["mode"] == "decode":
         return "decoding" if run else "first-volume"
     if not run:

@@ -74,7 +74,7 @@ class MirageImageryDescription(PublishedDescription, frozen=True, kw_only=True, 
         File with means and deviations of the published heads' targets and predictions; empty where there are none.
     """
 
-    family = "mirage_imagery"
+    family = "mirage-imagery"
 
     shapes: dict[Head, list[Count]] = field(default_factory=dict)
     generator: CascadeTable = field(default_factory=CascadeTable)

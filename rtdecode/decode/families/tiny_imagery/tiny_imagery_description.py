@@ -16,7 +16,7 @@ class TinyImageryDescription(PackDescription, frozen=True, kw_only=True, omit_de
         Of that pack.
     """
 
-    family = "tiny_imagery"
+    family = "tiny-imagery"
 
     generator: str
     generator_identity: str
