@@ -197,7 +197,8 @@ class DecodeSettings:
         retrieval pool; a MindEye2 pack wants ``embeddings.safetensors`` and ``categories.json`` beside them. None:
         stimulus identifiers are the pack's categories and its prototypes are the targets.
     pool : Path or None
-        File of ``rtdecode engines embed``: each embedding then names the most similar of these pictures.
+        File of ``rtdecode engines embed``, or folder of ``rtdecode engines pool build`` for more pictures than memory
+        holds: each embedding then names the most similar of these pictures.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int

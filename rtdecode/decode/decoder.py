@@ -19,6 +19,7 @@ from rtdecode.decode.pipeline import (
 )
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.disk_pool import DiskPool
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
@@ -41,12 +42,12 @@ class Decoder:
         What a trial may have shown.
     pipeline : Pipeline
         The pack's networks.
-    pool : ImagePool or None
+    pool : ImagePool, DiskPool or None
         Pictures to name the nearest of, for every beta.
     """
 
     def __init__(
-        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, pool: ImagePool | None = None
+        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, pool: ImagePool | DiskPool | None = None
     ) -> None:
         self._pack, self._kind = pack.identity, pack.description.kind
         self._pipeline = pipeline
