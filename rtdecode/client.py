@@ -364,8 +364,14 @@ class Preview(Message):
 
     Attributes
     ----------
-    image, format, width, height, color_space
-        As of `Reconstruction`.
+    image : bytes
+        The encoded picture, as a file holds it.
+    format : str
+        ``"jpeg"``, ``"webp"`` or ``"png"``, as the daemon's settings say.
+    width, height : int
+        Pixels.
+    color_space : str
+        ``"sRGB"``.
     """
 
     image: bytes = b""

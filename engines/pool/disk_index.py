@@ -26,8 +26,10 @@ from rtdecode.errors import TrainingError
 SHARD_ROWS = 250_000
 _A_CELL = 39
 """Rows of each cell to train on; fewer make faiss warn."""
-_MOST_CELLS = 4096
-_PROBED = 1 / 32
+_MOST_CELLS = 2048
+_PROBED = 1 / 48
+_ROUNDS = 10
+"""Of the clustering that finds the cells."""
 _BLOCK = 16_384
 
 
@@ -150,6 +152,7 @@ def _trained(sources: Sequence[Source], out: Path, cells: int | None) -> PoolDes
     quantizer = faiss.IndexFlatIP(width)
     kind = faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexIVFScalarQuantizer(quantizer, width, n_cells, kind, faiss.METRIC_INNER_PRODUCT, False)
+    index.cp.niter = _ROUNDS
     index.train(sample)
     out.mkdir(parents=True, exist_ok=True)
     faiss.write_index(index, str(out / TRAINED))
