@@ -59,7 +59,7 @@ def shares(pack: str, plan: ImageryPlan, betas: NDArray[np.float32], seen: NDArr
         if trial.run > plan.calibration_runs:
             break
         if trial.condition == NULL:
-            calibrator.add_null(beta, trial=trial.trial)
+            calibrator.add_null(beta, trial=trial.trial, run=trial.run)
         else:
             calibrator.add(beta, trial=trial.trial, stimulus=trial.stimulus, run=trial.run)
     encoding = calibrator.fit().encoding
