@@ -626,13 +626,8 @@ class Other(Message):
 TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
-<<<<<<< HEAD
         Session, Run, Volume, Skipped, Beta, Embedding, Caption, Preview, Reconstruction, Score, Prediction,
-        StimulusMatch, Calibration, Fault, Heartbeat,
-=======
-        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Prediction, StimulusMatch,
-        Feedback, Calibration, Fault, Heartbeat,
->>>>>>> main
+        StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 
