@@ -6,7 +6,8 @@ scaled to the noise of one. Else two pictures of a category do, whose difference
 false alarms then, but few right trials pass. All are scored by models that were learned without the trials or, for null
 trials among others, without their neighbours, whose noise they share: a model is fitted to the noise of what it has
 seen. Null trials in a run of their own share no noise with what was learned, so the final model scores them, exactly as
-it will score later responses: models of fewer trials give responses without a picture higher values of content.
+it will score later responses. Models of fewer trials score what holds no picture higher: their values are brought to
+the scale of the final model by what each gives to draws from its own noise.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from numpy.typing import NDArray
 from calibration.encoding.encoder import Encoder, Inverted
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 Kind = Literal["null trials", "repeats", "differences"]
+DRAWS = 1000
+"""Responses that are drawn from a model's noise to compare its scale with another's."""
 SUPPORT_LEVEL = 0.05
 """p-value up to which content counts as there."""
 FEWEST = round(1 / SUPPORT_LEVEL) - 1
 """Fewer null trials, or pairs of repeats, tell too little: their lowest p-value is above `SUPPORT_LEVEL`."""
+_QUARTILES = (0.25, 0.5, 0.75)
 _APART = 2
 """Neighbouring trials share noise: only those further apart make a pair."""
 
@@ -101,6 +106,15 @@ def find_nulls(
     if sum(len(rows) for _, rows in repeats.groups) >= 2 * FEWEST:
         return repeats
     return _differences("differences", encoder, responses, category)
+
+
+def brought_over(values: Float64, here: Float64, there: Float64) -> Float64:
+    """Bring values to another scale, given draws on either: their medians and quartiles become equal."""
+    low, middle, high = np.quantile(here, _QUARTILES)
+    new_low, new_middle, new_high = np.quantile(there, _QUARTILES)
+    if not high > low:
+        return values
+    return np.asarray(new_middle + (values - middle) * (new_high - new_low) / (high - low))
 
 
 def _differences(kind: Kind, encoder: Encoder, responses: Float32, same: Ints) -> Nulls:

@@ -15,7 +15,7 @@ from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
 from calibration.linear_heads import LinearHead
-from calibration.nulls import SUPPORT_LEVEL, Nulls, find_nulls, without_both
+from calibration.nulls import DRAWS, SUPPORT_LEVEL, Nulls, brought_over, find_nulls, without_both
 from calibration.signal import Signal, find_signal
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
@@ -143,7 +143,7 @@ def fit_participant(
         encoder, responses, scaling(trials.null_betas), trials.null_places, null_alone, trials.shown, judged.category
     )
     signal = find_signal(encoder, responses, trials.run, scaling(trials.rest_betas), trials.rest_run, trials.parts)
-    evidence = _evidence(judged, nulls, signal, p_category)
+    evidence = _evidence(judged, nulls, signal, p_category, rng)
     adapter, gain = _adapter(targets, responses, encoder, trials.parts, scaling)
     percentile = float(pooled(judged.identified))
     figures = Figures(
@@ -258,6 +258,18 @@ class _Judged:
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
         return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
 
+    def null_statistics(
+        self, responses: Float32, fold: int | None, rng: np.random.Generator
+    ) -> tuple[Float64, Float64]:
+        """`statistics` of responses without a picture, on the scale of the model of all trials."""
+        found = self.statistics(responses, fold)
+        if fold is None:
+            return found
+        here = self.statistics(self._encoder.held[fold].draw(DRAWS, self._responses.shape[1], rng), fold)
+        there = self.statistics(self._encoder.whole.draw(DRAWS, self._responses.shape[1], rng), None)
+        content, certainty = (brought_over(*three) for three in zip(found, here, there, strict=True))
+        return content, certainty
+
     def model(self, scaling: _Scaling, signal: Signal) -> EncodingModel:
         """Return the decoder of all trials."""
         whole, linear = self._encoder.whole, self._linear_heads
@@ -305,8 +317,8 @@ class _Judged:
         return linear_heads.discriminant_head(own, category, self._n), tokens
 
 
-def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float) -> Evidence:
-    found = [judged.statistics(rows, fold) for fold, rows in nulls.groups]
+def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float, rng: np.random.Generator) -> Evidence:
+    found = [judged.null_statistics(rows, fold, rng) for fold, rows in nulls.groups]
     content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
     right = judged.categories.argmax(1) == judged.category
     logs = log_softmax(judged.categories, axis=1)

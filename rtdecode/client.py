@@ -445,6 +445,47 @@ class StimulusMatch(Message):
 
 
 @dataclass(frozen=True)
+class Feedback(Message):
+    """What a participant is to be shown after a volume: the score of the settings' section ``[feedback]``.
+
+    Sent once for each volume, those that did not come included. `volume` says which it rests on, ``stages["total"]``
+    how late it is, and `invalid` why there is nothing new.
+
+    Attributes
+    ----------
+    score : str
+        ``region``, ``difference`` or ``connectivity``.
+    regions : list of str
+        That it is about.
+    unit : str
+        ``raw``: percent signal change, or Fisher's z of a correlation. ``z``: standard deviations of the baseline.
+    state : str
+        ``baseline``: the run's baseline is being taken, nothing is to be shown. ``shown``: a new value. ``held``: go on
+        showing the last one.
+    raw : float or None
+        The score as it came, without baseline and smoothing.
+    value : float or None
+        Against the baseline, smoothed; None before there is one.
+    level : float or None
+        Place of `value` between the bounds of the display, 0 to 1, clipped.
+    step : int or None
+        The same in steps, 0 to `steps`.
+    steps : int
+        Of the display.
+    """
+
+    score: str = ""
+    regions: List[str] = field(default_factory=list)
+    unit: str = "raw"
+    state: str = "held"
+    raw: Optional[float] = None
+    value: Optional[float] = None
+    level: Optional[float] = None
+    step: Optional[int] = None
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class Calibration(Message):
     """Progress of calibration.
 
@@ -563,7 +604,7 @@ TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
         Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Prediction, StimulusMatch,
-        Calibration, Fault, Heartbeat,
+        Feedback, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 

@@ -14,6 +14,9 @@ from msgspec import Meta
 
 from rtdecode.errors import SettingsError
 
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]+$")]
 """A BIDS label."""
 _ENTITIES = ("sub", "ses", "task")

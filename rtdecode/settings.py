@@ -13,12 +13,10 @@ import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
-from rtdecode.sections import Name, read_toml, section_of
+from rtdecode.feedback_settings import FeedbackSettings, feedback_problems
+from rtdecode.sections import Count, Name, NonNegative, Positive, read_toml, section_of
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
-Count = Annotated[int, Meta(ge=1)]
 Row = tuple[float, float, float, float]
 
 
@@ -286,6 +284,7 @@ class Settings:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     film: FilmSettings = field(default_factory=FilmSettings)
+    feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
 
 
@@ -366,6 +365,9 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     if estimate is not None and film is not None and film.predictions and film.parcels not in estimate.parcels:
         known = ", ".join(estimate.parcels) or "none"
         problems.append(f"$.film.parcels: expected a label image of estimate.parcels ({known}), got {film.parcels!r}")
+    feedback: FeedbackSettings | None = sections.get("feedback")
+    if estimate is not None and feedback is not None:
+        problems += feedback_problems(feedback, estimate.regions)
     scanner: ScannerSettings | None = sections.get("scanner")
     if scanner is not None and scanner.affine is not None:
         axes = np.array(scanner.affine)[:, :3]

@@ -66,6 +66,15 @@ class Inverted:
         shared = np.square(own @ self.noise.whitener().T).sum(1, dtype=np.float64)
         return np.asarray((plain - shared) / own.shape[1])
 
+    def draw(self, n: int, n_voxels: int, rng: np.random.Generator) -> Float32:
+        """Draw responses (n, n_voxels) to the average picture with the noise of this model."""
+        own = self.voxels[: len(self.noise.own)]
+        responses = np.zeros((n, n_voxels), np.float32)
+        responses[:, self.voxels] = self.inverse.mean
+        responses[:, own] += rng.standard_normal((n, len(own)), np.float32) * np.sqrt(self.noise.own)
+        responses[:, own] += rng.standard_normal((n, len(self.noise.shared)), np.float32) @ self.noise.shared
+        return responses
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoder:

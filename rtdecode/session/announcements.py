@@ -9,7 +9,7 @@ from typing import Any
 from rtdecode.errors import ProtocolError
 from rtdecode.publish.requests import Event
 from rtdecode.records import FilmStart, RunEnd, RunStart, TrialEvent
-from rtdecode.session.line import Progress
+from rtdecode.session.run_state import Progress
 
 Announced = TrialEvent | RunStart | RunEnd | FilmStart
 SAME_MOMENT_S = 0.001

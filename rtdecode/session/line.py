@@ -10,7 +10,7 @@ import ctypes
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,47 +37,15 @@ from rtdecode.records import (
     Volume,
 )
 from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timing_faults
+from rtdecode.session.feedback import follow_feedback
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
+from rtdecode.session.run_state import Progress, RunState
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the scan has come.
-
-    Attributes
-    ----------
-    closed : int
-        Runs up to this one are over.
-    run : int or None
-        The run that is open.
-    volumes : int
-        Of it, how many have come or been given up.
-    scanned_s : float
-        Their time, seconds; 0 while the repetition time is not known.
-    """
-
-    closed: int = 0
-    run: int | None = None
-    volumes: int = 0
-    scanned_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _RunState:
-    run: int
-    expected: int | None = None
-    received: int = 0
-    skipped: int = 0
-    doubted: set[str] = field(default_factory=set)
-    accounted: int = 0
-    finals: list[BetaUpdate] = field(default_factory=list)
-    report: RunReport = field(default_factory=RunReport)
 
 
 class Line:
@@ -123,8 +91,9 @@ class Line:
         self._waiting = waiting
         self._predicts = predicts
         self._films = films
+        self._feedback = follow_feedback(settings.feedback)
         self._clock = clock
-        self._run: _RunState | None = None
+        self._run: RunState | None = None
         self._announced: dict[int, RunStart] = {}
         self._ended: dict[int, RunEnd] = {}
         self._last_input_mono_s = clock.monotonic()
@@ -269,6 +238,9 @@ class Line:
             self._tell(self._films.faults())
             if match is not None:
                 self._publish(stamp, stages, match)
+        if self._feedback is not None:
+            took_s = self._clock.monotonic() - stamp.received_mono_s
+            self._publish(stamp, stages, self._feedback.add(registered, censored=censored, took_s=took_s))
         for beta in betas:
             self._beta(beta, stages)
         if self._predicts and self._decodes(stamp.run):
@@ -305,6 +277,9 @@ class Line:
             run.accounted = item.volume + 1
             self._estimator.skip(item.run, item.volume)
             self._recording.run(item.run).skipped(item.volume, item.reason)
+            if self._feedback is not None:
+                told = self._feedback.skipped(item.run, item.reason)
+                self._publisher.publish(replace(told, run=item.run, volume=item.volume))
             self._close_if_complete()
 
     def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
@@ -351,14 +326,14 @@ class Line:
     def _is_closed(self, number: int) -> bool:
         return number <= self._done or (self._run is not None and number < self._run.run)
 
-    def _enter(self, number: int, t_r_s: float | None) -> _RunState | None:
+    def _enter(self, number: int, t_r_s: float | None) -> RunState | None:
         run = self._run
         if run is not None and run.run == number:
             return run
         if self._is_closed(number):
             return None
         self._finish_run()
-        run = self._run = _RunState(run=number)
+        run = self._run = RunState(run=number)
         self._estimator.start_run(number, t_r_s)
         announced = self._announced.get(number)
         run.expected = announced.expected if announced else None

@@ -20,10 +20,10 @@ from rtdecode.publish import requests
 from rtdecode.publish.display.notices import Notices
 from rtdecode.records import Skipped
 from rtdecode.session.journal import enumerated, read
-from rtdecode.session.line import Progress
 from rtdecode.session.past import Past
 from rtdecode.session.recording import Recording, session_folder
 from rtdecode.session.recovery import recover_session
+from rtdecode.session.run_state import Progress
 from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
 from tests.conftest import FakeClock

@@ -7,7 +7,7 @@ import pytest
 from rtdecode.errors import ProtocolError
 from rtdecode.records import RunEnd, RunStart, TrialEvent
 from rtdecode.session.announcements import Announcements
-from rtdecode.session.line import Progress
+from rtdecode.session.run_state import Progress
 
 OPEN = Progress(closed=2, run=3, volumes=20, scanned_s=30.0)
 

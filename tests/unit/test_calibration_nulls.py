@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calibration import nulls
 from calibration.encoding.encoder import Encoder, Inverted
 from calibration.encoding.inverse import Inverse, Noise
-from calibration.nulls import FEWEST, SUPPORT_LEVEL, Nulls, find_nulls, without_both
+from calibration.nulls import FEWEST, SUPPORT_LEVEL, Nulls, brought_over, find_nulls, without_both
 
 V = 6
 
@@ -163,3 +163,26 @@ def test_trials_that_are_in_two_differences_make_no_more_independent_ones() -> N
     found = find_nulls(encoder, responses, responses[:0], *NO_NULLS, each_run, each_run)
     assert (found.kind, sum(len(rows) for _, rows in found.groups)) == ("repeats", 2 * 4 * 8)
     assert found.independent == 16  # 32 trials
+
+
+def test_values_are_brought_to_the_scale_of_another_model() -> None:
+    rng = np.random.default_rng(5)
+    here, there = rng.normal(2, 3, 4000), rng.normal(-1, 0.5, 4000)
+    moved = brought_over(np.array([2.0, 5.0, -4.0]), here, there)
+    np.testing.assert_allclose(moved, [-1, -0.5, -2], atol=0.06)  # the mean, and a deviation to either side
+    np.testing.assert_array_equal(brought_over(moved, np.ones(9), there), moved)  # draws that tell no scale
+
+
+def test_drawn_responses_have_the_noise_of_the_model() -> None:
+    rng = np.random.default_rng(6)
+    shared = rng.standard_normal((2, 3)).astype(np.float32)
+    noise = Noise(shared=shared, own=np.array([0.5, 1.0, 2.0], np.float32))
+    inverse = Inverse(
+        projection=np.zeros((2, 4), np.float32), information=np.eye(2), mean=np.arange(4, dtype=np.float32)
+    )
+    model = Inverted(voxels=np.array([4, 0, 2, 5]), inverse=inverse, noise=noise)
+    drawn = model.draw(40_000, V, rng)
+    assert not drawn[:, [1, 3]].any()
+    np.testing.assert_allclose(drawn.mean(0)[[4, 0, 2, 5]], np.arange(4), atol=0.05)
+    covariance = np.cov(drawn[:, [4, 0, 2]].T)
+    np.testing.assert_allclose(covariance, shared.T @ shared + np.diag(noise.own), rtol=0.05, atol=0.1)

@@ -1,0 +1,66 @@
+"""The settings' section ``[feedback]``: which score a participant is shown, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from rtdecode.sections import Count, NonNegative, Positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackSettings:
+    """A score for neurofeedback, told of every volume.
+
+    Attributes
+    ----------
+    score : {"none", "region", "difference", "connectivity"}
+        Percent signal change of a region; of one less that of another; or how two go together: Fisher's z of their
+        correlation over `window_s`.
+    regions : tuple of str
+        One or two names of ``[estimate.regions]``.
+    baseline_volumes : int
+        The first so many usable volumes of a run are the baseline: values are told against their mean. 0: none.
+    unit : {"raw", "z"}
+        As the score comes, or in standard deviations of the baseline.
+    half_life_s : float
+        Older values weigh half after so long (exponential smoothing); 0: none.
+    window_s : float
+        Length of the sliding window of a correlation, seconds.
+    bounds : tuple of float
+        Values that the display begins and ends with; what lies outside is clipped.
+    steps : int
+        Steps of the display between them.
+    deadline_s : float
+        A value that is ready later than so long after its volume arrived is not shown.
+    """
+
+    score: Literal["none", "region", "difference", "connectivity"] = "none"
+    regions: tuple[str, ...] = ()
+    baseline_volumes: Annotated[int, Meta(ge=0)] = 10
+    unit: Literal["raw", "z"] = "raw"
+    half_life_s: NonNegative = 0.0
+    window_s: Positive = 30.0
+    bounds: tuple[float, float] = (-1.0, 1.0)
+    steps: Count = 20
+    deadline_s: Positive = 1.0
+
+
+def feedback_problems(settings: FeedbackSettings, regions: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with a score, given the names of the regions there are."""
+    if settings.score == "none":
+        return
+    wanted = 1 if settings.score == "region" else 2
+    if len(settings.regions) != wanted or len(set(settings.regions)) != wanted:
+        yield f"$.feedback.regions: expected {wanted} for the score {settings.score}, got {list(settings.regions)}"
+    known = ", ".join(regions) or "none"
+    for name in settings.regions:
+        if name not in regions:
+            yield f"$.feedback.regions: expected names of estimate.regions ({known}), got {name!r}"
+    if not settings.bounds[0] < settings.bounds[1]:
+        yield f"$.feedback.bounds: expected the lower before the higher, got {list(settings.bounds)}"
+    if settings.unit == "z" and settings.baseline_volumes < 3:
+        yield f"$.feedback.baseline_volumes: expected 3 or more for the unit z, got {settings.baseline_volumes}"
