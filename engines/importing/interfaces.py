@@ -174,7 +174,7 @@ def film_encoder(sizes: dict[str, Any]) -> Interface:
         "trunk": ["batch", sizes["volumes"], sizes["hidden"]],
         "attention": ["batch", 3, sizes["layers"]],
     }
-    return {"text": given, "audio": list(given), "vision": list(given), "keep": ["batch", 3]}, outputs
+    return {"text": given, "audio": list(given), "vision": list(given), "present": ["batch", 3]}, outputs
 
 
 def gnet(sizes: dict[str, Any]) -> Interface:
