@@ -359,6 +359,29 @@ class Caption(Message):
 
 
 @dataclass(frozen=True)
+class Preview(Message):
+    """What the picture of the same beta is begun from: blurry, and there before it. Some packs have none.
+
+    Attributes
+    ----------
+    image : bytes
+        The encoded picture, as a file holds it.
+    format : str
+        ``"jpeg"``, ``"webp"`` or ``"png"``, as the daemon's settings say.
+    width, height : int
+        Pixels.
+    color_space : str
+        ``"sRGB"``.
+    """
+
+    image: bytes = b""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    color_space: str = ""
+
+
+@dataclass(frozen=True)
 class Reconstruction(Message):
     """A picture decoded from the beta.
 
@@ -639,8 +662,8 @@ class Other(Message):
 TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Prediction, StimulusMatch,
-        Feedback, Calibration, Fault, Heartbeat,
+        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Preview, Reconstruction, Score, Prediction,
+        StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 

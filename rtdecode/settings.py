@@ -195,13 +195,17 @@ class DecodeSettings:
         retrieval pool; a MindEye2 pack wants ``embeddings.safetensors`` and ``categories.json`` beside them. None:
         stimulus identifiers are the pack's categories and its prototypes are the targets.
     pool : Path or None
-        File of ``rtdecode engines embed``: each embedding then names the most similar of these pictures.
+        File of ``rtdecode engines embed``, or folder of ``rtdecode engines pool build`` for more pictures than memory
+        holds: each embedding then names the most similar of these pictures.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
         Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+    undecoded_conditions : list of str
+        Trials of these conditions are modelled, so that they are told apart from others, and not decoded: the cue of
+        an imagery trial.
     """
 
     pack: str = "tiny"
@@ -212,6 +216,7 @@ class DecodeSettings:
     threads: Count = 1
     prior_steps: Count | None = None
     unclip_steps: Count | None = None
+    undecoded_conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from rtdecode.typed import Table, checked
 PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/2"
 _PROVENANCE = "provenance.json"
 _CURVE = "learning_curve.json"
+NETWORK = "network"
+"""Folder of a network that the bundle carries: an engine pack of its own."""
 T = TypeVar("T")
 
 
@@ -201,6 +203,8 @@ class ParticipantBundle:
     encoding, evidence : mapping of str to array
         Tensors of the encoding model and of the evidence; see `calibration`.
     provenance : Provenance
+    network : Path or None
+        Engine pack with the participant's own network, where the bundle carries one.
     """
 
     folder: Path
@@ -209,6 +213,7 @@ class ParticipantBundle:
     encoding: Mapping[str, NDArray[Any]]
     evidence: Mapping[str, NDArray[Any]]
     provenance: Provenance
+    network: Path | None = None
 
 
 def open_participant(folder: Path) -> ParticipantBundle:
@@ -230,6 +235,7 @@ def open_participant(folder: Path) -> ParticipantBundle:
         encoding=MappingProxyType(read_tensors(folder / "encoding.safetensors")),
         evidence=MappingProxyType(read_tensors(folder / "evidence.safetensors")),
         provenance=_read(folder / _PROVENANCE, Provenance),
+        network=folder / NETWORK if (folder / NETWORK).is_dir() else None,
     )
 
 

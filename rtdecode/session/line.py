@@ -291,7 +291,7 @@ class Line:
             self._pending.pop(event.trial, None)
             if self._run is not None and self._run.run == event.run:
                 self._run.finals.append(beta)
-        if not self._decodes(event.run):
+        if not self._decodes(event.run) or event.condition in self._settings.decode.undecoded_conditions:
             return
         if beta.invalid is not None:
             self._publish(beta.stamp, stages, messages.no_score(beta))

@@ -118,7 +118,7 @@ class Board:
                     stimulus=text(message.stimulus),
                     condition=text(message.condition),
                 )
-            case wire.Score() | wire.Caption() | wire.Reconstruction():
+            case wire.Score() | wire.Caption() | wire.Preview() | wire.Reconstruction():
                 self._decoded(message)
             case _ if not decoded.figures(wire.topic_of(message)):
                 return
@@ -303,7 +303,7 @@ class Board:
         entry.update(revision=revision, final=bool(message.final))
         return entry
 
-    def _decoded(self, message: wire.Score | wire.Caption | wire.Reconstruction) -> None:
+    def _decoded(self, message: wire.Score | wire.Caption | wire.Preview | wire.Reconstruction) -> None:
         match message:
             case wire.Score():
                 evidence, chance, p_content = map(_number, (message.evidence, message.chance, message.p_content))
@@ -330,11 +330,11 @@ class Board:
             case wire.Caption():
                 self._entry(message)["caption"] = text(message.text)
                 name = "caption"
-            case wire.Reconstruction():
+            case wire.Preview() | wire.Reconstruction():
                 if not isinstance(message.image, bytes):
                     raise TypeError(f"expected a picture in bytes, got {type(message.image).__name__}")
                 self._draw(self._entry(message), message.image)
-                name = "picture"
+                name = "preview" if isinstance(message, wire.Preview) else "picture"
         self._timed(name, message)
 
     def _list(self, message: wire.Message) -> None:
