@@ -12,9 +12,15 @@ from msgspec import structs
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from calibration import identification, regression
-from calibration.participant_fit import CalibrationFit, Trials, fit_participant
+from calibration import identification, regression, standing
+from calibration.advice import Plan, advise, project
+from calibration.encoding.encoder import PriorOf, fit_encoder
+from calibration.encoding.maps import MapPrior
+from calibration.learned_prior import STATISTICS, LearnedPrior
+from calibration.participant_fit import COMPONENTS, CalibrationFit, Trials, fit_participant
 from calibration.ridge import centred
+from calibration.scaling import Scaling
+from calibration.targets import components_of_products
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.reestimate import CalibrationBetas
@@ -26,6 +32,7 @@ _LEAST_STIMULI = 4
 """Held out together at least, where there are enough: each is compared with the others of its fold."""
 _BLOCKS = 4
 """Parts of a single run that are held out in turn."""
+NO_PLAN = Plan()
 LEAST_TRIALS = 8
 """Fewer give neither a penalty nor a held-out figure."""
 
@@ -42,6 +49,8 @@ class Calibrator:
         single run is held out in parts).
     seed : int
         Seeds permutations and noise.
+    prior : LearnedPrior or None
+        What earlier participants taught; it has a part once `lies_at` has told where the voxels are.
     """
 
     def __init__(
@@ -50,10 +59,13 @@ class Calibrator:
         *,
         leave_out: Literal["trial", "run"] = "trial",
         seed: int = 0,
+        prior: LearnedPrior | None = None,
     ) -> None:
         self._candidates = candidates
         self._leave_out = leave_out
         self._seed = seed
+        self._prior = prior
+        self._places_mm: NDArray[np.float64] | None = None
         self._betas: dict[str, NDArray[np.float32]] = {}
         self._null_betas: dict[str, NDArray[np.float32]] = {}
         self._null_places: list[int] = []
@@ -67,7 +79,16 @@ class Calibrator:
 
     def anew(self) -> Calibrator:
         """Return one of the same candidates and options, without trials."""
-        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed)
+        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed, prior=self._prior)
+
+    @property
+    def wants_places(self) -> bool:
+        """Whether a group prior waits to be told where the voxels are."""
+        return self._prior is not None and self._places_mm is None
+
+    def lies_at(self, places_mm: NDArray[np.float64]) -> None:
+        """Take the places (v, 3) of the voxels in the common space."""
+        self._places_mm = places_mm
 
     @property
     def trials(self) -> int:
@@ -156,9 +177,9 @@ class Calibrator:
             raise CalibrationError(f"trial {trial}: expected a beta with an estimate, got none in any voxel")
         return beta.astype(np.float32)
 
-    def status(self) -> CurvePoint:
-        """Measure the trials so far by one ridge of all voxels; quick enough to be asked for again and again."""
-        status = self._point()
+    def status(self, plan: Plan = NO_PLAN) -> CurvePoint:
+        """Measure the trials so far; quick enough to be asked for after every trial."""
+        status = self._point(plan)
         self._curve.append(status)
         return status
 
@@ -190,8 +211,20 @@ class Calibrator:
             shown=np.array(self._stimuli),
             together=self._held_together(),
             parts=parts,
+            prior=self._prior,
+            places_mm=self._places_mm,
         )
-        return fit_participant(trials, self._candidates, self._point(), leave_out=self._leave_out, seed=self._seed)
+        return fit_participant(
+            trials, self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
+        )
+
+    def collected(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Betas (n, v) of the trials, and the candidate that each showed."""
+        return np.stack(list(self._betas.values())), np.array(self._stimuli, np.int64)
+
+    def folds(self) -> list[NDArray[np.int64]]:
+        """Trials that are held out together."""
+        return self._parts()
 
     def _held_together(self) -> NDArray[np.int64]:
         if self._leave_out == "trial":
@@ -203,38 +236,109 @@ class Calibrator:
     def _parts(self) -> list[NDArray[np.int64]]:
         return regression.folds(self._held_together(), least=1 if self._leave_out == "run" else _LEAST_STIMULI)
 
-    def _point(self) -> CurvePoint:
+    def _point(self, plan: Plan) -> CurvePoint:
         parts = self._parts() if self.trials >= LEAST_TRIALS else []
         if len(parts) < 2:
             return CurvePoint(trials=self.trials)
-        folds = identification.make_folds(np.stack(list(self._betas.values())), parts)
-        shown, likeness = self._likeness.places(self._stimuli), centred(self._likeness.products)
-        runs = self._held_together() if self._leave_out == "run" else None
-        found = float(identification.percentile(folds, likeness, shown))
-        if np.isnan(found):
+        betas, shown = np.stack(list(self._betas.values())), np.array(self._stimuli, np.int64)
+        place = self._likeness.places(self._stimuli)
+        folds = identification.make_folds(betas, parts)
+        likeness = centred(self._likeness.products.sum(0))
+        by_ridge = float(identification.percentile(folds, likeness, place))
+        if np.isnan(by_ridge):
             return CurvePoint(trials=self.trials)
-        null = identification.shuffled(folds, likeness, shown, runs, np.random.default_rng(self._seed))
+        runs = self._held_together() if self._leave_out == "run" else None
+        null = identification.shuffled(folds, likeness, place, runs, np.random.default_rng(self._seed))
+        try:
+            scaling = Scaling(betas)
+        except CalibrationError:  # nothing varies
+            return CurvePoint(
+                trials=self.trials, percentile=0.5, interval=null.interval(0.5), p_value=null.p_value(by_ridge)
+            )
+        components, priors = self._components(shown, scaling)
+        return self._standing(scaling(betas), components, priors, shown, parts, null, by_ridge, plan)
+
+    def _standing(
+        self,
+        responses: NDArray[np.float32],
+        components: NDArray[np.float64],
+        priors: list[PriorOf],
+        shown: NDArray[np.int64],
+        parts: list[NDArray[np.int64]],
+        null: identification.Null,
+        by_ridge: float,
+        plan: Plan,
+    ) -> CurvePoint:
+        """Measure by encoding models that were learned without the fold that they are judged on."""
+        shares = standing.SHARES if self.trials >= standing.FEWEST_TO_PROJECT else standing.SHARES[:1]
+        held = [standing.held_out(responses, components, priors, parts, shown, share) for share in shares]
+        rng = np.random.default_rng(self._seed)
+        ranks = [one.ranks() for one in held]
+        percentile = float(np.nanmean(ranks[0]))
+        outlook = None
+        if len(shares) > 1:
+            learned = self.trials - float(np.mean([len(part) for part in parts]))
+            outlook = standing.outlook(ranks, [round(share * learned) for share in shares], rng)
+            percentile = outlook.at(self.trials)  # a fold's model has seen fewer trials than the decoder will
+        p_value = null.p_value(by_ridge)
+        top1, pairs = standing.top_one(held[0]), standing.mean_with_interval(held[0].pairs(), _order(parts, shown), rng)
+        whole = fit_encoder(responses, components, priors, parts=[], shown=shown).whole
+        ceiling = standing.noise_ceiling(responses, shown, whole.voxels[: len(whole.noise.own)], whole.noise, rng)
+        advice, why = advise(self.trials, p_value, outlook, plan)
         return CurvePoint(
-            trials=self.trials, percentile=found, interval=null.interval(found), p_value=null.p_value(found)
+            trials=self.trials,
+            percentile=percentile,
+            interval=null.interval(percentile),
+            p_value=p_value,
+            top1=None if top1 is None else top1[0],
+            top1_chance=None if top1 is None else top1[2],
+            top1_interval=() if top1 is None else top1[1],
+            two_way=None if pairs is None else pairs[0],
+            two_way_interval=() if pairs is None else pairs[1],
+            ceiling=None if ceiling is None else ceiling[0],
+            ceiling_interval=() if ceiling is None else ceiling[1],
+            projected=project(self.trials, percentile, outlook, plan),
+            advice=advice,
+            why=why,
         )
+
+    def _components(self, shown: NDArray[np.int64], scaling: Scaling) -> tuple[NDArray[np.float64], list[PriorOf]]:
+        """Components of the picture of each trial, and what is known of maps of them beforehand."""
+        if self._prior is not None and self._places_mm is not None:
+            components = self._prior.pictures(self._candidates.tokens[shown])
+            return components, self._prior.priors(self._places_mm[scaling.voxels])
+        place = self._likeness.places(shown.tolist())
+        products = [one[np.ix_(place, place)] for one in self._likeness.products]
+        components, share = components_of_products(products, least=COMPONENTS)
+        prior = MapPrior(covariance=np.diag(share))
+        return components, [lambda _: prior]
+
+
+def _order(parts: Sequence[NDArray[np.int64]], shown: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Stimuli of the trials in the order of their folds."""
+    return np.concatenate([shown[part] for part in parts])
 
 
 class _Likeness:
     """Inner products of the tokens of the stimuli shown, which grow as stimuli are met."""
 
     def __init__(self, candidates: Candidates) -> None:
-        self._tokens = candidates.tokens
+        self._flat = candidates.tokens.reshape(len(candidates.tokens), -1)
+        self._groups = candidates.groups
         self._met: dict[int, int] = {}
-        self.products = np.empty((0, 0))
+        self.products = np.empty((len(self._groups), 0, 0))
+        """Of each token group, (g, m, m)."""
 
     def meet(self, stimulus: int) -> None:
         """Add a stimulus, unless it is known."""
         if stimulus in self._met:
             return
         self._met[stimulus] = n = len(self._met)
-        self.products = np.pad(self.products, (0, 1))
-        row = [float(np.vdot(self._tokens[other], self._tokens[stimulus])) for other in self._met]
-        self.products[n] = self.products[:, n] = row
+        self.products = np.pad(self.products, ((0, 0), (0, 1), (0, 1)))
+        for products, group in zip(self.products, self._groups, strict=True):
+            own = self._flat[stimulus, group]
+            row = [float(np.dot(self._flat[other, group], own)) for other in self._met]
+            products[n] = products[:, n] = row
 
     def places(self, stimuli: Sequence[int]) -> NDArray[np.int64]:
         """Rows of stimuli in `products`."""
@@ -286,6 +390,7 @@ def write_bundle(
         save_file(fit.adapter.tensors(), folder / "adapter.safetensors")
         save_file(fit.encoding.tensors(), folder / "encoding.safetensors")
         save_file(fit.evidence.tensors(), folder / "evidence.safetensors")
+        save_file(fit.statistics, folder / STATISTICS)
         write_records(folder, provenance, curve)
         for name, source in (copies or {}).items():
             shutil.copyfile(source, folder / name)

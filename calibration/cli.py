@@ -7,14 +7,30 @@ from pathlib import Path
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``calibrate`` and ``fit-encoder``; each sets ``handler``."""
+    """Add ``calibrate``, ``prior``, ``report`` and ``fit-encoder``; each sets ``handler``."""
     parser = subparsers.add_parser(
         "calibrate",
         help="fit a participant's decoder while the calibration runs come in, and hand it to the daemon",
     )
     parser.add_argument("settings", type=Path, metavar="SETTINGS", help="the TOML file that `rtdecode run` was given")
     parser.set_defaults(handler=_calibrate)
-
+    prior = subparsers.add_parser("prior", help="what earlier participants teach of a new one").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    learn = prior.add_parser("learn", help="learn a group prior from the bundles of earlier participants")
+    learn.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="one of each participant")
+    learn.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
+    learn.set_defaults(handler=_learn_prior)
+    report = subparsers.add_parser(
+        "report", help="what a session did, with checks whether decoding is more than it seems"
+    )
+    report.add_argument("session", type=Path, metavar="SESSION", help="session folder, calibrated in that session")
+    report.add_argument("--stimuli", type=Path, help="folder of the pictures, where it has moved")
+    report.add_argument(
+        "--other", type=Path, metavar="SESSION", help="session of another participant, to decode as well"
+    )
+    report.add_argument("--out", type=Path, help="folder of the report; SESSION/report by default")
+    report.set_defaults(handler=_report)
     fit = subparsers.add_parser(
         "fit-encoder",
         help="fit what predicts a participant's voxels of a picture, to judge and to choose pictures by",
@@ -24,6 +40,27 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fit.add_argument("--pack", default="tiny", help="whose embedder describes pictures: an installed pack, or a folder")
     fit.add_argument("--out", type=Path, required=True, help="folder of the encoder")
     fit.set_defaults(handler=_fit_encoder)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from calibration.report.checks import run_checks
+    from calibration.report.other_brain import other_betas
+    from calibration.report.page import write
+    from calibration.report.session_trials import read_calibration
+
+    session = read_calibration(args.session, args.stimuli)
+    other = None if args.other is None else other_betas(session.folder, args.other)
+    checks = run_checks(session, other)
+    print(write(session, checks, args.out or args.session / "report"))
+    return 0
+
+
+def _learn_prior(args: argparse.Namespace) -> int:
+    from calibration.learned_prior import learn_from_bundles
+
+    identity = learn_from_bundles(args.bundles, args.out)
+    print(f"{args.out}: group prior of {len(args.bundles)} participants, {identity[:12]}")
+    return 0
 
 
 def _fit_encoder(args: argparse.Namespace) -> int:
@@ -46,6 +83,7 @@ def _fit_encoder(args: argparse.Namespace) -> int:
 
 def _calibrate(args: argparse.Namespace) -> int:
     from calibration.calibrator import Calibrator
+    from calibration.learned_prior import load_prior
     from calibration.visit_client import TOPICS, CalibrationRun
     from rtdecode.client import Client
     from rtdecode.decode.loading import load_candidates
@@ -59,6 +97,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),
         leave_out=settings.calibration.leave_out,
         seed=settings.session.seed,
+        prior=None if settings.calibration.group_prior is None else load_prior(settings.calibration.group_prior, pack),
     )
     with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
         folder = session_folder(settings.session)
@@ -67,7 +106,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             calibrator,
             pack,
             folder,
-            null_stimuli=settings.calibration.null_stimuli,
+            settings.calibration,
             report=lambda line: print(line, flush=True),
         )
         bundle = calibration.run()

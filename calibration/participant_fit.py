@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
 from calibration import linear_heads, regression
-from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
+from calibration.encoding.encoder import Encoder, Inverted, PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.identification import pooled
+from calibration.learned_prior import LearnedPrior, statistics_tensors
 from calibration.linear_heads import LinearHead
 from calibration.nulls import DRAWS, SUPPORT_LEVEL, Nulls, brought_over, find_nulls, without_both
+from calibration.scaling import Scaling
 from calibration.signal import Signal, find_signal
 from calibration.targets import Targets, make_targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
@@ -23,7 +25,6 @@ from rtdecode.decode.score.adapter import Adapter, components_of
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.encoding import EncodingModel, mean_likelihood
 from rtdecode.decode.score.evidence import Evidence, margin
-from rtdecode.errors import CalibrationError
 from rtdecode.packs.participant_bundle import CurvePoint, Figures
 from rtdecode.statistics import percentile_ranks, permutation_p
 
@@ -65,6 +66,10 @@ class Trials:
         Trials with the same number are held out together.
     parts : list of ndarray of int64
         Trials of each fold.
+    prior : LearnedPrior or None
+        What earlier participants taught.
+    places_mm : ndarray of shape (v, 3) or None
+        Of the voxels in the common space; needed with a prior.
     """
 
     betas: Float32
@@ -77,6 +82,8 @@ class Trials:
     shown: Ints
     together: Ints
     parts: list[Ints]
+    prior: LearnedPrior | None = None
+    places_mm: Float64 | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,12 +97,15 @@ class CalibrationFit:
     evidence : Evidence
     figures : Figures
         Held-out, and choices, for the provenance.
+    statistics : dict of str to array
+        For those who learn from many participants.
     """
 
     adapter: Adapter
     encoding: EncodingModel
     evidence: Evidence
     figures: Figures
+    statistics: dict[str, NDArray[Any]]
 
     @property
     def can_support(self) -> bool:
@@ -124,13 +134,13 @@ def fit_participant(
     CalibrationError
         No voxel varies, or all stimuli have the same tokens.
     """
-    scaling = _Scaling(trials.betas)
+    scaling = Scaling(trials.betas)
     responses = scaling(trials.betas)
-    targets = make_targets(candidates.tokens[trials.shown], candidates.groups, least=COMPONENTS)
+    targets, priors = _known(trials, candidates, scaling)
     encoder = fit_encoder(
         responses,
         targets.components,
-        [_prior(targets)],
+        priors,
         parts=trials.parts,
         shown=trials.shown,
         further=without_both(trials.parts, trials.shown),
@@ -155,11 +165,9 @@ def fit_participant(
         voxels=len(encoder.whole.voxels),
         mask_voxels=trials.betas.shape[1],
         components=[block.stop - block.start for block in targets.blocks],
-        noise_models={
-            f"{size} voxels, rank {rank}": weight
-            for (_, size, rank), weight in encoder.weights.items()
-            if weight >= 0.005
-        },
+        noise_models=_noise_models(encoder),
+        group_prior="" if trials.prior is None else trials.prior.identity,
+        group_weight=0.0 if trials.prior is None else _weight_of_first(encoder),
         heads=dict(zip(_HEADS, judged.weights.tolist(), strict=True)),
         group_r2=[round(float(v), 4) for v in adapter.group_r2],
         live_components=int(np.sum(gain > 0)),
@@ -174,7 +182,34 @@ def fit_participant(
         categories=list(candidates.categories),
         stimuli=[candidates.names[i] for i in np.unique(trials.shown)],
     )
-    return CalibrationFit(adapter=adapter, encoding=judged.model(scaling, signal), evidence=evidence, figures=figures)
+    return CalibrationFit(
+        adapter=adapter,
+        encoding=judged.model(scaling, signal),
+        evidence=evidence,
+        figures=figures,
+        statistics=statistics_tensors(targets, responses, scaling.voxels),
+    )
+
+
+def _known(trials: Trials, candidates: Candidates, scaling: Scaling) -> tuple[Targets, list[PriorOf]]:
+    """Describe the pictures, and say what is known of the maps beforehand."""
+    tokens = candidates.tokens[trials.shown]
+    if trials.prior is None or trials.places_mm is None:
+        targets = make_targets(tokens, candidates.groups, least=COMPONENTS)
+        return targets, [_prior(targets)]
+    return trials.prior.targets(tokens), trials.prior.priors(trials.places_mm[scaling.voxels])
+
+
+def _weight_of_first(encoder: Encoder) -> float:
+    return float(sum(weight for (place, _, _), weight in encoder.weights.items() if place == 0))
+
+
+def _noise_models(encoder: Encoder) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for (_, size, rank), weight in encoder.weights.items():
+        name = f"{size} voxels, rank {rank}"
+        found[name] = found.get(name, 0.0) + weight
+    return {name: weight for name, weight in found.items() if weight >= 0.005}
 
 
 _HEADS = ("encoding", "discriminant", "tokens")
@@ -186,24 +221,6 @@ def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
     share = np.concatenate([targets.variance[block] / targets.variance[block].sum() for block in varying])
     covariance = np.diag(share / len(varying))
     return lambda _: MapPrior(covariance=covariance)
-
-
-class _Scaling:
-    """Brings betas to mean 0 and variance 1 over the calibration trials; a voxel without an estimate to 0."""
-
-    def __init__(self, betas: Float32) -> None:
-        known = np.flatnonzero(np.isfinite(betas).all(0))
-        self.voxels = known[np.ptp(betas[:, known], axis=0) > 0]
-        if len(self.voxels) == 0:
-            raise CalibrationError(
-                "no voxel has an estimate in every calibration trial and varies; check the mask and the events"
-            )
-        chosen = betas[:, self.voxels]
-        self.mean = chosen.mean(0, dtype=np.float64).astype(np.float32)
-        self.scale = chosen.std(0, dtype=np.float64).astype(np.float32)
-
-    def __call__(self, betas: Float32) -> Float32:
-        return np.asarray(np.nan_to_num((betas[:, self.voxels] - self.mean) / self.scale, posinf=0, neginf=0))
 
 
 class _Judged:
@@ -270,7 +287,7 @@ class _Judged:
         content, certainty = (brought_over(*three) for three in zip(found, here, there, strict=True))
         return content, certainty
 
-    def model(self, scaling: _Scaling, signal: Signal) -> EncodingModel:
+    def model(self, scaling: Scaling, signal: Signal) -> EncodingModel:
         """Return the decoder of all trials."""
         whole, linear = self._encoder.whole, self._linear_heads
         shown = np.unique(self._trials.shown)
@@ -337,7 +354,7 @@ def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float, 
 
 
 def _adapter(
-    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: _Scaling
+    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: Scaling
 ) -> tuple[Adapter, Float64]:
     """Make an adapter of what the encoding model expects of the picture, with held-out gains."""
     held_out = np.empty_like(targets.components)

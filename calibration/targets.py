@@ -42,6 +42,43 @@ class Targets:
     variance: NDArray[np.float64]
 
 
+def components_of_products(
+    products: Sequence[NDArray[np.float64]], *, least: int = MIN_COMPONENTS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the components of `make_targets` from inner products of tokens, where tokens are too many to decompose.
+
+    Parameters
+    ----------
+    products : sequence of ndarray of shape (n, n)
+        Of the tokens of each group, between trials.
+    least : int
+        As of `make_targets`.
+
+    Returns
+    -------
+    components : ndarray of shape (n, k)
+        Whitened, each with an arbitrary sign.
+    share : ndarray of shape (k,)
+        Of the variance of its group, each group counting alike; they add up to 1.
+    """
+    n = len(products[0])
+    most = min(MAX_COMPONENTS, max(least, n // TRIALS_PER_COMPONENT))
+    found = []
+    for one in products:
+        mean = one.mean(0)
+        values, vectors = np.linalg.eigh(one - mean - mean[:, None] + mean.mean())
+        kept = min(most, n - 1, int(np.sum(values > _LEAST_VARIANCE * max(values[-1], 0.0))))
+        if kept and values[-1] > 0:
+            values = values[::-1][:kept]
+            found.append((vectors[:, ::-1][:, :kept] * np.sqrt(n), values / values.sum()))
+    if not found:
+        return np.zeros((n, 0)), np.zeros(0)
+    return (
+        np.concatenate([components for components, _ in found], axis=1),
+        np.concatenate([share for _, share in found]) / len(found),
+    )
+
+
 def rows(targets: Targets, trials: NDArray[np.int64]) -> Targets:
     """Return the same targets for some of the trials."""
     return replace(targets, components=targets.components[trials])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from calibration.advice import Plan
 from calibration.calibrator import Calibrator, write_bundle
+from calibration.common_space import common_places
 from calibration.nulls import FEWEST
+from calibration.participant_fit import CalibrationFit
 from rtdecode import derivatives
 from rtdecode.client import Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
@@ -18,15 +22,17 @@ from rtdecode.estimate.calibrated import MASK, MODEL, REFERENCE
 from rtdecode.estimate.reestimate import open_betas
 from rtdecode.packs import EnginePack
 from rtdecode.packs.participant_bundle import CurvePoint
+from rtdecode.settings import CalibrationSettings
 
 _log = logging.getLogger(__name__)
 
 TOPICS = ("session", "run", "beta")
+ADVICE = {"go on": "more trials are worth their time", "enough": "enough", "no signal": "no signal"}
+DEFAULT = CalibrationSettings()
 ATTEMPTS = 6
 STARTING = 30
 """How often the daemon is asked for what was published, two seconds each, while it starts or is started again."""
-STATUS_EVERY = 10
-"""Trials between two points of the learning curve."""
+_FUNC = "sub-*/ses-*/func/"
 
 
 class CalibrationRun:
@@ -42,8 +48,7 @@ class CalibrationRun:
         The session's pack.
     folder : Path
         Session folder of the settings; that of another session is beside it.
-    null_stimuli : collection of str
-        Stimuli or conditions without content.
+    settings : CalibrationSettings
     report : callable
         Is told in a line what goes on.
 
@@ -59,14 +64,15 @@ class CalibrationRun:
         calibrator: Calibrator,
         pack: EnginePack,
         folder: Path,
-        null_stimuli: Collection[str] = (),
+        settings: CalibrationSettings = DEFAULT,
         report: Callable[[str], object] = _log.info,
     ) -> None:
         self._client = client
         self.calibrator = calibrator
         self._pack = pack
         self._folder = folder
-        self._null_stimuli = frozenset(null_stimuli)
+        self._settings = settings
+        self._null_stimuli = frozenset(settings.null_stimuli)
         self._report = report
         self._begin(None)
 
@@ -75,6 +81,9 @@ class CalibrationRun:
         self.calibrator = self.calibrator.anew()
         self._session = session
         self._left_out: list[str] = []
+        self._pace = Pace()
+        self._measured = self._bundled = 0
+        self._advice = ""
 
     def run(self) -> Path:
         """Work until the bundle is written and the daemon has it.
@@ -104,9 +113,13 @@ class CalibrationRun:
                 case Beta():
                     self._beta(message)
                 case Run() if self._is_present(message):
-                    if message.state == "ended" and message.run == self._runs():
-                        return self._finish()
                     self._told_run(message)
+                    if message.state == "ended" and message.run is not None and self._is_last(message.run):
+                        return self._finish(message.run)
+            if isinstance(message, Beta) and self.calibrator.trials and self.calibrator.wants_places:
+                self._place()
+            if not self._client.pending() and self._measured_anew():
+                self._bundle_if_due()
         raise CalibrationError("the stream ended")
 
     def _is_present(self, message: Message) -> bool:
@@ -149,6 +162,28 @@ class CalibrationRun:
     def _runs(self) -> int | None:
         return None if self._session is None else self._session.calibration_runs
 
+    def _place(self) -> None:
+        """Tell the group prior where the voxels are."""
+        reference, mask = (_only(self._where, f"*_{name}") for name in (derivatives.REFERENCE, derivatives.BRAIN_MASK))
+        self.calibrator.lies_at(common_places(reference, mask))
+
+    def _measured_anew(self) -> bool:
+        """Tell where the calibration stands, if trials have come since; return whether any have."""
+        if self.calibrator.trials == self._measured:
+            return False
+        self._measured = self.calibrator.trials
+        self._publish_status()
+        return True
+
+    def _is_last(self, run: int) -> bool:
+        """Whether calibration is over with a run that has ended."""
+        runs = self._runs()
+        if runs is None or run > runs:
+            return False
+        if run == runs or self._settings.stop == "advice":
+            self._measured_anew()
+        return run == runs or (self._settings.stop == "advice" and self._advice == "enough")
+
     def _beta(self, message: Beta) -> None:
         runs = self._runs()
         if not self._is_present(message) or runs is None or message.run is None or message.run > runs:
@@ -171,27 +206,46 @@ class CalibrationRun:
                 self.calibrator.add_null(beta, trial=message.trial or "", run=message.run)
                 return
             self.calibrator.add(beta, trial=message.trial or "", stimulus=str(name), run=message.run)
+            self._pace.trial(message.run, message.onset_s)
         except CalibrationError as error:
             self._leave_out(message, str(error))
-            return
-        if self.calibrator.trials % STATUS_EVERY == 0:
-            self._publish_status("")
 
     def _leave_out(self, message: Beta, reason: str) -> None:
         _log.warning("trial %s left out of the calibration: %s", message.trial, reason)
         self._left_out.append(f"{message.trial}: {reason}")
 
-    def _publish_status(self, note: str) -> None:
-        status = self.calibrator.status()
+    def _publish_status(self) -> None:
+        status = self.calibrator.status(self._pace.plan(self._runs()))
+        if status.advice != self._advice and status.advice:
+            self._report(f"{ADVICE[status.advice]}: {status.why}")
+        self._advice = status.advice
         self._report(f"{status.trials} trials: {_standing(status)}")
-        self._ask(
-            self._client.calibration,
-            trials=status.trials,
-            percentile=status.percentile,
-            interval=list(status.interval),
-            p_value=status.p_value,
-            note=note,
-        )
+        self._tell(status)
+
+    def _tell(self, status: CurvePoint, note: str = "") -> None:
+        """Publish where the calibration stands."""
+        told = msgspec.to_builtins(status)
+        projected = told.pop("projected")
+        told["ahead_min"] = [one["minutes"] for one in projected]
+        told["ahead_trials"] = [one["trials"] for one in projected]
+        told["projected"] = [one["percentile"] for one in projected]
+        told["projected_low"], told["projected_high"] = ([one["interval"][end] for one in projected] for end in (0, 1))
+        self._ask(self._client.calibration, **told, note=note)
+
+    def _bundle_if_due(self) -> None:
+        """Hand an early decoder to the session, while calibration goes on."""
+        every, trials = self._settings.bundle_every, self.calibrator.trials
+        if not every or trials - self._bundled < every:
+            return
+        self._bundled = trials
+        try:
+            fit = self.calibrator.fit()
+        except CalibrationError as error:
+            self._report(f"no early decoder after {trials} trials: {error}")
+            return
+        target = self._write(fit, f"bundle-after-{trials:04d}-trials")
+        self._ask(self._client.mode, "decode", str(target))
+        self._report(f"a decoder of {trials} trials is with the daemon; calibration goes on")
 
     def _ask(
         self, request: Callable[..., object], *arguments: object, attempts: int = ATTEMPTS, **fields: object
@@ -207,36 +261,19 @@ class CalibrationRun:
                 return
         request(*arguments, **fields)
 
-    def _finish(self) -> Path:
+    def _finish(self, run: int) -> Path:
         assert self._session is not None
-        session = self._folder.parent / self._session.folder if self._session.folder else self._folder
-        target = session / "bundle"
+        if run != self._runs():
+            self._report(f"calibration ends after run {run}, as more trials are not worth their time")
         self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials")
         began_s = time.monotonic()
-        self.calibrator.take_again(open_betas(_only(session, f"*_{derivatives.CALIBRATION_BETAS}")))
+        self.calibrator.take_again(open_betas(_only(self._where, f"*_{derivatives.CALIBRATION_BETAS}")))
         fit = self.calibrator.fit()
-        identity = write_bundle(
-            target,
-            fit,
-            pack=self._pack,
-            participant=self._session.participant,
-            session=self._session.session,
-            curve=self.calibrator.curve,
-            left_out=self._left_out,
-            copies={
-                REFERENCE: _only(session, f"*_{derivatives.REFERENCE}"),
-                MASK: _only(session, f"*_{derivatives.BRAIN_MASK}"),
-                MODEL: _only(session, f"*_{derivatives.MODEL}"),
-            },
-        )
+        target = self._write(fit, "bundle")
         figures = fit.figures
-        self._ask(
-            self._client.calibration,
-            trials=self.calibrator.trials,
-            percentile=figures.percentile,
-            interval=list(figures.percentile_interval),
-            p_value=figures.percentile_p,
-            note=f"fitted: {figures.voxels} voxels, category {figures.category_accuracy:.0%} held out",
+        self._tell(
+            self.calibrator.curve[-1] if self.calibrator.curve else CurvePoint(trials=self.calibrator.trials),
+            f"fitted: {figures.voxels} voxels, category {figures.category_accuracy:.0%} held out",
         )
         self._report(
             f"fitted in {time.monotonic() - began_s:.1f} s: {figures.voxels} voxels, category "
@@ -248,9 +285,58 @@ class CalibrationRun:
                 f"compare with, got {figures.null_statistics}; show 40 to 60 content-free trials "
                 "(calibration.null_stimuli), one after another"
             )
-        self._ask(self._client.mode, "decode", str(target))
+        self._ask(self._client.mode, "decode", str(target), last_run=run)
+        return target
+
+    @property
+    def _where(self) -> Path:
+        """Folder of the session."""
+        assert self._session is not None
+        return self._folder.parent / self._session.folder if self._session.folder else self._folder
+
+    def _write(self, fit: CalibrationFit, name: str) -> Path:
+        """Seal a bundle in the session folder; before the first run is over nothing was learned for later visits."""
+        assert self._session is not None
+        copies = {
+            REFERENCE: _only(self._where, f"*_{derivatives.REFERENCE}"),
+            MASK: _only(self._where, f"*_{derivatives.BRAIN_MASK}"),
+        }
+        if name == "bundle" or list(self._where.glob(_FUNC + f"*_{derivatives.MODEL}")):
+            copies[MODEL] = _only(self._where, f"*_{derivatives.MODEL}")
+        target = self._where / name
+        identity = write_bundle(
+            target,
+            fit,
+            pack=self._pack,
+            participant=self._session.participant,
+            session=self._session.session,
+            curve=self.calibrator.curve,
+            left_out=self._left_out,
+            copies=copies,
+        )
         _log.info("bundle %s written to %s", identity, target)
         return target
+
+
+class Pace:
+    """How fast trials come, and how many there will be if the runs to come are as those that are over."""
+
+    def __init__(self) -> None:
+        self._onsets_s: dict[int, list[float]] = {}
+
+    def trial(self, run: int, onset_s: float) -> None:
+        """Take note of a trial."""
+        self._onsets_s.setdefault(run, []).append(onset_s)
+
+    def plan(self, runs: int | None) -> Plan:
+        """Return what is known by now of a calibration of so many runs."""
+        took_s = sum(max(own) - min(own) for own in self._onsets_s.values())
+        gaps = sum(len(own) - 1 for own in self._onsets_s.values())
+        over = [len(own) for own in list(self._onsets_s.values())[:-1]]
+        return Plan(
+            trials=round(runs * sum(over) / len(over)) if runs is not None and over else None,
+            per_minute=60 * gaps / took_s if took_s > 0 else None,
+        )
 
 
 def _standing(status: CurvePoint) -> str:
@@ -262,7 +348,7 @@ def _standing(status: CurvePoint) -> str:
 
 
 def _only(session: Path, pattern: str) -> Path:
-    found = sorted(session.glob(f"sub-*/ses-*/func/{pattern}"))
+    found = sorted(session.glob(_FUNC + pattern))
     if len(found) != 1:
         raise CalibrationError(f"{session}: expected one {pattern}, found {len(found)}")
     return found[0]

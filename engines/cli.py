@@ -10,6 +10,7 @@ from engines.distill import cli as distilling
 from engines.embed import cli as embedding
 from engines.film import cli as film
 from engines.importing import cli as importing
+from engines.pool import cli as pooling
 from engines.training import cli as training
 
 
@@ -33,7 +34,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     film.register(subparsers)
     film.register_features(commands)
-    for part in (importing, training, distilling, embedding, compiling):
+    for part in (importing, training, distilling, embedding, pooling, compiling):
         part.register(commands)
 
 

@@ -19,6 +19,7 @@ from rtdecode.decode.runtime.backends import choose
 from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.packs import EnginePack, open_pack, open_participant
+from rtdecode.packs.group_prior import open_group_prior
 from rtdecode.session.films import open_films
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
@@ -167,7 +168,9 @@ def _engines(settings: Settings) -> list[Checked]:
     if decode.bundle is not None:
         folder = decode.bundle
         findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack, decoder))[1])
-    elif settings.calibration.runs == 0:
+    if settings.calibration.group_prior is not None:
+        findings.append(_group_prior(settings.calibration.group_prior, pack))
+    if decode.bundle is None and settings.calibration.runs == 0:
         findings.append(
             Checked("participant bundle", "none", "give decode.bundle, or let calibration.runs be at least 1")
         )
@@ -189,6 +192,17 @@ def _bundle(settings: Settings, folder: Path, pack: EnginePack | None, decoder: 
     if decoder is not None:
         decoder.load(open_participant(folder))
     return calibrated
+
+
+def _group_prior(path: Path, pack: EnginePack | None) -> Checked:
+    subject = "group prior"
+    found, checked = _attempt(subject, lambda: open_group_prior(path))
+    if found is None:
+        return checked
+    head = found.head
+    if pack is not None and head.pack != pack.identity:
+        return Checked(subject, "unusable", f"{path}: expected one of pack {pack.name}, got one of {head.pack_name}")
+    return Checked(subject, f"ready: {head.people} participants, {head.trials} trials")
 
 
 def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Checked]:

@@ -359,6 +359,29 @@ class Caption(Message):
 
 
 @dataclass(frozen=True)
+class Preview(Message):
+    """What the picture of the same beta is begun from: blurry, and there before it. Some packs have none.
+
+    Attributes
+    ----------
+    image : bytes
+        The encoded picture, as a file holds it.
+    format : str
+        ``"jpeg"``, ``"webp"`` or ``"png"``, as the daemon's settings say.
+    width, height : int
+        Pixels.
+    color_space : str
+        ``"sRGB"``.
+    """
+
+    image: bytes = b""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    color_space: str = ""
+
+
+@dataclass(frozen=True)
 class Reconstruction(Message):
     """A picture decoded from the beta.
 
@@ -499,11 +522,33 @@ class Calibration(Message):
     trials : int
         Collected so far.
     percentile : float or None
-        Held-out mean percentile rank, .5 is chance; None before there are enough trials.
+        Held-out mean percentile rank of the stimulus shown, .5 is chance; None before there are enough trials.
     interval : tuple of float
         Its 95 % interval.
     p_value : float or None
-        How often shuffled labels reach it.
+        How often shuffled labels do as well.
+    top1, top1_chance : float or None
+        Share of trials whose stimulus comes first among those held out with it, and how many would by chance.
+    top1_interval : tuple of float
+        95 % interval of the former.
+    two_way : float or None
+        Share of pairs of trials whose two stimuli are matched with them rightly, .5 is chance.
+    two_way_interval : tuple of float
+        Its 95 % interval.
+    ceiling : float or None
+        Percentile rank of a decoder that knew each response exactly, from stimuli that were repeated.
+    ceiling_interval : tuple of float
+        Its 95 % interval.
+    ahead_min : tuple of float
+        Minutes from now for which the percentile rank is projected, as fast as trials have come so far.
+    ahead_trials : tuple of int
+        Trials by then.
+    projected, projected_low, projected_high : tuple of float
+        Percentile rank that is expected by then, and its 80 % interval.
+    advice : str
+        ``"go on"``, ``"enough"``, ``"no signal"``, or empty where it is too early to tell.
+    why : str
+        The reason, in a line.
     note : str
         What goes on, for the page.
     """
@@ -512,6 +557,20 @@ class Calibration(Message):
     percentile: Optional[float] = None
     interval: Tuple[float, ...] = ()
     p_value: Optional[float] = None
+    top1: Optional[float] = None
+    top1_chance: Optional[float] = None
+    top1_interval: Tuple[float, ...] = ()
+    two_way: Optional[float] = None
+    two_way_interval: Tuple[float, ...] = ()
+    ceiling: Optional[float] = None
+    ceiling_interval: Tuple[float, ...] = ()
+    ahead_min: Tuple[float, ...] = ()
+    ahead_trials: Tuple[int, ...] = ()
+    projected: Tuple[float, ...] = ()
+    projected_low: Tuple[float, ...] = ()
+    projected_high: Tuple[float, ...] = ()
+    advice: str = ""
+    why: str = ""
     note: str = ""
 
 
@@ -608,8 +667,8 @@ class Other(Message):
 TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Reconstruction, Score, Prediction, StimulusMatch,
-        Feedback, Calibration, Fault, Heartbeat,
+        Session, Run, Volume, Skipped, Beta, Embedding, Caption, Preview, Reconstruction, Score, Prediction,
+        StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 
@@ -803,6 +862,13 @@ class Client:
             elif timeout_s is not None:
                 return
 
+    def pending(self) -> bool:
+        """Whether `receive` has a message to hand out at once."""
+        if not self._ready and self._sub.poll(0):
+            self._drain()
+        self._sort()
+        return bool(self._ready)
+
     def catch_up(self) -> None:
         """Take everything published before this client came, in its order; `receive` then hands it out first.
 
@@ -977,9 +1043,16 @@ class Client:
         """  # noqa: D205
         return list(self.request("event", **what).get("warnings", ()))
 
-    def mode(self, mode: str, bundle: Optional[str] = None) -> None:
-        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`."""
-        self.request("mode", mode=mode, bundle=bundle)
+    def mode(self, mode: str, bundle: Optional[str] = None, last_run: Optional[int] = None) -> None:
+        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`.
+
+        Parameters
+        ----------
+        mode, bundle : str
+        last_run : int or None
+            The calibration is over with this run: later ones teach it nothing. None: it goes on as planned.
+        """
+        self.request("mode", mode=mode, bundle=bundle, last_run=last_run)
 
     def calibration(self, **status: Any) -> None:
         """Publish the progress of a calibration to all clients; fields of `Calibration`."""

@@ -215,13 +215,25 @@ class Caption(DecodedPart):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reconstruction(DecodedPart):
-    """A picture decoded from an embedding. Its message holds it encoded: see `rtdecode.publish.messages`."""
+class Picture(DecodedPart):
+    """A picture. Its message holds it encoded: see `rtdecode.publish.messages`."""
+
+    image: Annotated[NDArray[np.uint8], Told("Array of shape (height, width, 3), sRGB")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Preview(Picture):
+    """What a picture is begun from, blurry and early; packs that begin from nothing have none."""
+
+    stage: ClassVar[str] = "preview"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reconstruction(Picture):
+    """A picture decoded from an embedding."""
 
     stage: ClassVar[str] = "reconstruct"
     absent_as: ClassVar[str] = "picture"
-
-    image: Annotated[NDArray[np.uint8], Told("Array of shape (height, width, 3), sRGB")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -233,7 +245,7 @@ class Prediction(DecodedPart):
     values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
 
 
-TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Reconstruction, Caption)
+TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Preview, Reconstruction, Caption)
 """What is decoded of a beta, in the order in which it is published."""
 VOLUME_KINDS: tuple[type[DecodedPart], ...] = (Prediction,)
 """What is decoded of a volume."""

@@ -191,10 +191,18 @@ class FilmStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleRequest:
-    """From here on trials are decoded, with the ParticipantBundle of that identity in that folder."""
+    """From here on trials are decoded, with the ParticipantBundle of that identity in that folder.
+
+    Attributes
+    ----------
+    folder, identity : str
+    last_run : int or None
+        With which calibration is over; None: as the settings say.
+    """
 
     folder: str
     identity: str
+    last_run: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -195,13 +195,17 @@ class DecodeSettings:
         retrieval pool; a MindEye2 pack wants ``embeddings.safetensors`` and ``categories.json`` beside them. None:
         stimulus identifiers are the pack's categories and its prototypes are the targets.
     pool : Path or None
-        File of ``rtdecode engines embed``: each embedding then names the most similar of these pictures.
+        File of ``rtdecode engines embed``, or folder of ``rtdecode engines pool build`` for more pictures than memory
+        holds: each embedding then names the most similar of these pictures.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
         Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+    undecoded_conditions : list of str
+        Trials of these conditions are modelled, so that they are told apart from others, and not decoded: the cue of
+        an imagery trial.
     """
 
     pack: str = "tiny"
@@ -212,6 +216,7 @@ class DecodeSettings:
     threads: Count = 1
     prior_steps: Count | None = None
     unclip_steps: Count | None = None
+    undecoded_conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,11 +232,23 @@ class CalibrationSettings:
     null_stimuli : list of str
         Stimuli or conditions without content (a blank frame, a phase-scrambled texture). The decoder does not learn
         from their trials; 40 to 60 of them, one after another, teach evidence when to say no.
+    group_prior : Path or None
+        File of ``rtdecode prior learn``: what earlier participants taught of where in the brain which pictures are
+        answered to. Held-out trials tell how far it is trusted.
+    bundle_every : int
+        Trials after which a decoder of those so far is handed to the session, again and again: calibration goes on,
+        and each trial that comes is decoded by the last one. 0: one decoder, at the end.
+    stop : {"runs", "advice"}
+        When calibration ends: after the last of its runs, or after an earlier one by whose end more trials are not
+        worth their time.
     """
 
     runs: Annotated[int, Meta(ge=0)] = 6
     leave_out: Literal["trial", "run"] = "trial"
     null_stimuli: tuple[str, ...] = ("null",)
+    group_prior: Path | None = None
+    bundle_every: Annotated[int, Meta(ge=0)] = 0
+    stop: Literal["runs", "advice"] = "runs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ def provenance(**changed: Any) -> Provenance:
         "rest": 0, "group_r2": [0.1], "live_components": 2,
         "category_accuracy": 0.5, "category_p": 0.01, "percentile": 0.7, "percentile_interval": (0.6, 0.8),
         "percentile_p": 0.01, "decoder_percentile": 0.7, "leave_out": "trial", "seed": 0, "categories": ["a", "b"],
-        "stimuli": ["s1", "s2"],
+        "stimuli": ["s1", "s2"], "group_prior": "", "group_weight": 0.0,
     }  # fmt: skip
     return Provenance(**{**given, **changed})
 

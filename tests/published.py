@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engines.importing.fake import random_pieces, write_tokenizer
@@ -202,4 +203,158 @@ def old_names(state: State) -> State:
         for new, old in table.items():
             name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
         out[name] = value
+    return out
+
+
+SMALL_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 4,
+}
+SMALL_CODER = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.18215,
+}
+SMALL_CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+"""CLIP's tower with 17 tokens."""
+CLIP_TOKENS = 17
+
+
+def write_clip(folder: Path, dim: int) -> Path:
+    """CLIP's vision tower as diffusers keeps it."""
+    folder.mkdir(parents=True)
+    config = {**SMALL_CLIP, "projection_dim": dim}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(stripped(random_state("clip_image", config, 11), "clip."), folder / "model.safetensors")
+    return folder
+
+
+def image_variation_folder(folder: Path, dim: int, *, versatile: bool = True) -> Path:
+    """Versatile Diffusion or SD Image Variations in diffusers' layout, cut down."""
+    unet = {**SMALL_UNET, "cross_attention_dim": dim}
+    parts = {
+        "image_unet" if versatile else "unet": (unet, random_state("image_denoiser", unet, 8), "unet."),
+        "vae": (SMALL_CODER, random_state("coder", SMALL_CODER, 9), "vae."),
+    }
+    for name, (config, state, prefix) in parts.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps({"_class_name": "x", **config}))
+        save_file(stripped(state, prefix), folder / name / "diffusion_pytorch_model.safetensors")
+    write_clip(folder / "image_encoder", dim)
+    return folder
+
+
+_CASCADE = {
+    "timestep_ratio_embedding_dim": 16,
+    "conditioning_dim": 24,
+    "block_out_channels": [16, 24],
+    "num_attention_heads": [2, 4],
+    "down_num_layers_per_block": [1, 1],
+    "up_num_layers_per_block": [1, 1],
+    "down_blocks_repeat_mappers": [1, 1],
+    "up_blocks_repeat_mappers": [1, 1],
+    "block_types_per_layer": [["SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"]] * 2,
+    "clip_text_pooled_in_channels": 20,
+    "clip_seq": 4,
+    "dropout": [0.1, 0.1],
+}
+
+
+def mirage_imagery_files(folder: Path, *, voxels: int, dim: int) -> dict[str, str]:
+    """MIRAGE's imagery files, cut down, in the layout that `MirageImageryFiles` names."""
+    configs: dict[str, tuple[str, dict[str, Any], str]] = {
+        "stage_c": (
+            "unet.",
+            _CASCADE
+            | {"in_channels": 16, "out_channels": 16, "patch_size": 1, "clip_text_in_channels": 20}
+            | {"clip_image_in_channels": dim, "timestep_conditioning_type": ["sca", "crp"], "switch_level": [False]},
+            "stage_c",
+        ),
+        "stage_b": (
+            "unet.",
+            _CASCADE
+            | {"in_channels": 4, "out_channels": 4, "patch_size": 2, "effnet_in_channels": 16}
+            | {"pixel_mapper_in_channels": 3, "timestep_conditioning_type": ["sca"]},
+            "stage_b",
+        ),
+        "stage_a": (
+            "vqgan.",
+            {"levels": 2, "bottleneck_blocks": 1, "embed_dim": 16, "latent_channels": 4, "num_vq_embeddings": 8}
+            | {"scale_factor": 0.43},
+            "stage_a",
+        ),
+        "vdvae": (
+            "",
+            {"image_size": 16, "enc_blocks": "16x1,16d2,8x1,8d2,4x1,4d4,1x1", "dec_blocks": "1x1,4m1,4x1,8m4,16m8"}
+            | {"width": 24, "zdim": 4, "num_mixtures": 3, "no_bias_above": 16, "given": 3},
+            "vdvae",
+        ),
+    }
+    found = {}
+    for number, (name, (prefix, config, kind)) in enumerate(configs.items()):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(config))
+        state = random_state(kind, config, 20 + number)
+        if name == "stage_a":
+            state = {key.replace("vquantizer.embedding", "vquantizer.codebook"): one for key, one in state.items()}
+        if name.startswith("stage_b"):
+            state = {key.replace("clip_txt_pooled_mapper", "clip_mapper"): one for key, one in state.items()}
+        save_file(stripped(_joined_attention(state), prefix), folder / name / "weights.safetensors")
+        found[name] = str(folder / name / "weights.safetensors")
+    save_file(_positive(random_state("effnet", {"channels": 16}, 30)), folder / "effnet.safetensors")
+    caption = {"text": torch.randn(7, 20), "pooled": torch.randn(20)}
+    save_file(caption, folder / "caption.safetensors")
+    (folder / "ridges").mkdir()
+    heads = {"image": dim, "text": 7 * 20, "prompt": 5 * 8, "blurry": 132, "retrieval": CLIP_TOKENS * 16}
+    for i, (head, outputs) in enumerate(heads.items()):
+        generator = torch.Generator().manual_seed(40 + i)
+        ridge = {"coef": torch.randn(outputs, voxels, generator=generator) / voxels, "intercept": torch.zeros(outputs)}
+        save_file(ridge, folder / "ridges" / f"ridge_{head}_weights.safetensors")
+    return found | {
+        "effnet": str(folder / "effnet.safetensors"),
+        "empty_caption": str(folder / "caption.safetensors"),
+        "embedder": str(write_clip(folder / "clip", dim)),
+        "ridges": str(folder / "ridges"),
+    }
+
+
+def _positive(state: State) -> State:
+    """Variances that batch norms have kept are above 0."""
+    return {key: one.abs() + 1.2 if key.endswith("running_var") else one for key, one in state.items()}
+
+
+def _joined_attention(state: State) -> State:
+    """Queries, keys and values in one tensor, as Stability's files have them."""
+    out: State = {}
+    for key, value in state.items():
+        for part in ("weight", "bias"):
+            if key.endswith(f".to_q.{part}"):
+                stem = key.removesuffix(f"to_q.{part}")
+                out[f"{stem}attn.in_proj_{part}"] = torch.cat([state[f"{stem}to_{one}.{part}"] for one in "qkv"])
+            elif key.endswith(f".to_out.0.{part}"):
+                out[f"{key.removesuffix(f'to_out.0.{part}')}attn.out_proj.{part}"] = value
+        if ".to_" not in key:
+            out[key] = value
     return out

@@ -50,7 +50,29 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     first = models.add_parser("mindeye1", help="MindEye1", description=f"FILE is {_WHERE}.")
     first.add_argument("--weights", metavar="FILE", required=True, help="last.pth of the high-level model")
     first.add_argument("--low-level", metavar="FILE", help="checkpoint of the low-level model")
+    first.add_argument(
+        "--generator",
+        metavar="FOLDER",
+        help="shi-labs/versatile-diffusion, or lambdalabs/sd-image-variations-diffusers for the variant of one token",
+    )
+    first.add_argument("--samples", type=int, help="pictures a trial, of which the best is kept; 16 as published")
+    first.add_argument("--scaling", metavar="FILE", help="mean and scale of the betas that the network was trained on")
     first.set_defaults(handler=_import_mindeye1)
+
+    imagery = models.add_parser(
+        "mirage-imagery", help="MIRAGE's decoder of what a person imagines", description=f"FILE is {_WHERE}."
+    )
+    imagery.add_argument("--ridges", metavar="FOLDER", help="the five ridge_*_weights.pkl of a participant")
+    imagery.add_argument("--statistics", metavar="FILE", help="means and deviations of their targets and predictions")
+    imagery.add_argument("--embedder", metavar="FOLDER", help="openai/clip-vit-large-patch14")
+    imagery.add_argument("--captioner", metavar="FOLDER", help="a folder, or microsoft/git-large-coco")
+    imagery.add_argument("--vdvae", metavar="FILE", help="imagenet64-iter-1600000-model-ema.th of openai/vdvae")
+    imagery.add_argument("--effnet", metavar="FILE", help="stabilityai/stable-cascade:effnet_encoder.safetensors")
+    for letter, file in (("c", "stage_c_bf16"), ("b", "stage_b_bf16"), ("a", "stage_a")):
+        imagery.add_argument(f"--stage-{letter}", metavar="FILE", help=f"stabilityai/stable-cascade:{file}.safetensors")
+    imagery.add_argument("--empty-caption", metavar="FILE", help="text and pooled of the empty caption by bigG")
+    imagery.add_argument("--samples", type=int, help="pictures a trial, of which the best is kept; 16 as published")
+    imagery.set_defaults(handler=_import_mirage_imagery)
 
     film = models.add_parser(
         "mirage-encoding", help="MIRAGE (encoding): films to the brain", description=f"FILE is {_WHERE}."
@@ -81,7 +103,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
     for parser in (second, first):
         parser.add_argument("--blurry-autoencoder", metavar="FILE", help=f"{_HUB}:sd_image_var_autoenc.pth")
-    for parser in (second, first, film, gnet):
+    for parser in (second, first, imagery, film, gnet):
         parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
         parser.add_argument("--name", help="name of the pack; its folder's by default")
         parser.add_argument("--licence", required=True, help="licence of the weights, for whoever gets the pack")
@@ -132,8 +154,34 @@ def _import_mindeye1(args: argparse.Namespace) -> int:
         from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
     except ImportError as error:
         return _missing(error)
-    sources = MindEye1Files(weights=args.weights, low_level=args.low_level, blurry_autoencoder=args.blurry_autoencoder)
-    return _seal(draft_mindeye1(sources, ignored=args.ignore), args)
+    sources = MindEye1Files(
+        weights=args.weights,
+        low_level=args.low_level,
+        blurry_autoencoder=args.blurry_autoencoder,
+        generator=args.generator,
+        scaling=args.scaling,
+    )
+    return _seal(draft_mindeye1(sources, generator=_samples(args), ignored=args.ignore), args)
+
+
+def _import_mirage_imagery(args: argparse.Namespace) -> int:
+    try:
+        from engines.importing.mirage_imagery_files import (
+            MirageImageryFiles,
+            MirageImageryLayout,
+            draft_mirage_imagery,
+        )
+    except ImportError as error:
+        return _missing(error)
+    sources = MirageImageryFiles(
+        **{field: getattr(args, field) for field in MirageImageryFiles.__dataclass_fields__},
+    )
+    layout = MirageImageryLayout(generator=_samples(args))
+    return _seal(draft_mirage_imagery(sources, layout=layout, ignored=args.ignore), args)
+
+
+def _samples(args: argparse.Namespace) -> dict[str, int]:
+    return {} if args.samples is None else {"samples": args.samples}
 
 
 def _import_mirage_encoding(args: argparse.Namespace) -> int:

@@ -59,18 +59,21 @@ class Draft:
     Attributes
     ----------
     kind : str
-        ``mindeye2`` or ``mindeye1``.
+        Name of the family.
     stages : dict of str to DraftStage
     dropped : dict
         For each file the reasons, and the keys left out for each.
     tables : dict
         Further tables of ``pack.toml``.
+    tensors : dict
+        Further files by their names without ``.safetensors``, and their tensors, which stay in float32.
     """
 
     kind: str
     stages: dict[str, DraftStage] = field(default_factory=dict)
     dropped: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def add(self, name: str, stage: DraftStage) -> None:
         """Add a stage.
@@ -101,6 +104,9 @@ class Draft:
                 for file in content.files:
                     (folder / stage).mkdir(exist_ok=True)
                     shutil.copyfile(file, folder / stage / file.name)
+            for extra, tensors in self.tensors.items():
+                shapes, parts = in_order(tensors)
+                write_tensors(folder / f"{extra}.safetensors", shapes, parts, dtype=torch.float32)
             write_toml(
                 folder,
                 kind=self.kind,

@@ -94,6 +94,78 @@ def low_level(sizes: dict[str, Any]) -> Interface:
     return {"betas": ["batch", sizes["voxels"]]}, outputs
 
 
+def image_denoiser(sizes: dict[str, Any]) -> Interface:
+    """Latent to its noise, given image tokens."""
+    latent: list[int | str] = ["batch", 4, sizes["sample_size"], sizes["sample_size"]]
+    inputs: dict[str, list[int | str]] = {
+        "x": latent,
+        "t": ["batch"],
+        "tokens": ["batch", "tokens", sizes["cross_attention_dim"]],
+    }
+    return inputs, {"noise": list(latent)}
+
+
+def clip_image(px: int, sizes: dict[str, Any]) -> Interface:
+    """Pictures in 0..1 to CLIP's hidden state, its projection and the pooled one."""
+    n = (sizes["image_size"] // sizes["patch_size"]) ** 2 + 1
+    outputs: dict[str, list[int | str]] = {
+        "hidden": ["batch", n, sizes["hidden_size"]],
+        "tokens": ["batch", n, sizes["projection_dim"]],
+        "pooled": ["batch", sizes["projection_dim"]],
+    }
+    return {"picture": ["batch", 3, px, px]}, outputs
+
+
+def linear_head(sizes: dict[str, Any]) -> Interface:
+    """MIRAGE's betas to what one ridge predicts."""
+    return {"betas": ["batch", sizes["voxels"]]}, {"values": ["batch", sizes["outputs"]]}
+
+
+def vdvae(given: int, drawn: int, sizes: dict[str, Any]) -> Interface:
+    """Latents of the first layers, and noise of the others, to mixtures of each pixel."""
+    px = sizes["image_size"]
+    return (
+        {"latents": ["batch", given], "noise": ["batch", drawn]},
+        {"logits": ["batch", px, px, 10 * sizes["num_mixtures"]]},
+    )
+
+
+def effnet(side: int, sizes: dict[str, Any]) -> Interface:
+    """Picture in 0..1 to stage C's latent."""
+    return {"picture": ["batch", 3, 32 * side, 32 * side]}, {"latent": ["batch", sizes["channels"], side, side]}
+
+
+def stage_c(side: int, text: int, sizes: dict[str, Any]) -> Interface:
+    """Latent and embeddings to its noise."""
+    latent: list[int | str] = ["batch", sizes["in_channels"], side, side]
+    inputs: dict[str, list[int | str]] = {
+        "x": latent,
+        "level": ["batch"],
+        "text": ["batch", text, sizes["clip_text_in_channels"]],
+        "pooled": ["batch", 1, sizes["clip_text_pooled_in_channels"]],
+        "image": ["batch", 1, sizes["clip_image_in_channels"]],
+    }
+    return inputs, {"noise": list(latent)}
+
+
+def stage_b(side: int, coarse: int, sizes: dict[str, Any]) -> Interface:
+    """Latent and stage C's latent to its noise."""
+    latent: list[int | str] = ["batch", sizes["in_channels"], side, side]
+    inputs: dict[str, list[int | str]] = {
+        "x": latent,
+        "level": ["batch"],
+        "effnet": ["batch", sizes["effnet_in_channels"], coarse, coarse],
+        "pooled": ["batch", 1, sizes["clip_text_pooled_in_channels"]],
+    }
+    return inputs, {"noise": list(latent)}
+
+
+def stage_a(side: int, sizes: dict[str, Any]) -> Interface:
+    """Latent to a picture."""
+    px = side * 2 ** sizes["levels"]
+    return {"latent": ["batch", sizes["latent_channels"], side, side]}, {"picture": ["batch", 3, px, px]}
+
+
 def film_encoder(sizes: dict[str, Any]) -> Interface:
     """MIRAGE's (encoding) features of a window to parcels."""
     given: list[int | str] = ["batch", sizes["layers"], sizes["frames"], sizes["features"]]
@@ -102,7 +174,7 @@ def film_encoder(sizes: dict[str, Any]) -> Interface:
         "trunk": ["batch", sizes["volumes"], sizes["hidden"]],
         "attention": ["batch", 3, sizes["layers"]],
     }
-    return {"text": given, "audio": list(given), "vision": list(given), "keep": ["batch", 3]}, outputs
+    return {"text": given, "audio": list(given), "vision": list(given), "present": ["batch", 3]}, outputs
 
 
 def gnet(sizes: dict[str, Any]) -> Interface:

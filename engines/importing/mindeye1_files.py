@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from engines.importing import interfaces
 from engines.importing.diffusion_files import add_blurry_autoencoder, close_all
 from engines.importing.drafts import Draft, DraftStage
+from engines.importing.image_variation_files import add_picture_generator
 from engines.importing.keys import Ledger, count, rename_attention, shape_of
 from engines.importing.mindeye2_files import add_prior, check_layout, open_ledger
+from engines.importing.weight_files import locate, read
 from rtdecode.decode.networks.brain import BrainShape
+from rtdecode.errors import CheckpointError
 
 BLURRY_SIDE = 64
+_GENERATORS: dict[bool, dict[str, Any]] = {
+    True: {"kind": "versatile-diffusion"},
+    False: {"kind": "image-variations", "guidance": 7.5},
+}
 _TRAINING = "epoch|optimizer_state_dict|lr_scheduler|train_losses|test_losses|val_losses|lrs"
 
 
@@ -28,15 +39,32 @@ class MindEye1Files:
         Checkpoint of the low-level model.
     blurry_autoencoder : str, optional
         ``sd_image_var_autoenc.pth``.
+    generator : str, optional
+        Folder of Versatile Diffusion, or of SD Image Variations for the variant of one token.
+    scaling : str, optional
+        Safetensors file with ``mean`` and ``scale`` (voxels,) of the betas that the network was trained on, percent
+        signal change: what puts the network into a bundle needs it.
     """
 
     weights: str
     low_level: str | None = None
     blurry_autoencoder: str | None = None
+    generator: str | None = None
+    scaling: str | None = None
 
 
-def draft_mindeye1(sources: MindEye1Files, *, ignored: Sequence[str] = ()) -> Draft:
+def draft_mindeye1(
+    sources: MindEye1Files, *, generator: Mapping[str, Any] | None = None, ignored: Sequence[str] = ()
+) -> Draft:
     """Read MindEye1's files; as `draft_mindeye2`.
+
+    Parameters
+    ----------
+    sources : MindEye1Files
+    generator : mapping, optional
+        What is to be other than published in drawing; see `GeneratorTable`.
+    ignored : sequence of str
+        As of `draft_mindeye2`.
 
     Raises
     ------
@@ -63,8 +91,24 @@ def draft_mindeye1(sources: MindEye1Files, *, ignored: Sequence[str] = ()) -> Dr
         path, _, ledger = open_ledger(sources.blurry_autoencoder)
         add_blurry_autoencoder(draft, ledger, latent_side=BLURRY_SIDE)
         draft.dropped[path.name] = close_all((ledger,), ignored)
+    if sources.generator is not None:
+        versatile = add_picture_generator(draft, sources.generator, ignored)
+        draft.tables["generator"] = {**_GENERATORS[versatile], **(generator or {})}
     check_layout(draft, "brain", ("prior",))
+    if sources.scaling is not None:
+        _add_scaling(draft, locate(sources.scaling))
     return draft
+
+
+def _add_scaling(draft: Draft, path: Path) -> None:
+    content, voxels = read(path), draft.stages["brain"].sizes["voxels"]
+    for name in ("mean", "scale"):
+        if not isinstance(content.get(name), Tensor) or tuple(content[name].shape) != (voxels,):
+            raise CheckpointError(f"{path}: expected a tensor {name} ({voxels},) of the network's voxels")
+    if not bool((content["scale"] > 0).all()):
+        raise CheckpointError(f"{path}: scale: expected values above 0")
+    draft.tensors["scaling"] = {name: content[name] for name in ("mean", "scale")}
+    draft.tables["scaling"] = "scaling.safetensors"
 
 
 def _add_brain(draft: Draft, ledger: Ledger) -> None:

@@ -100,7 +100,7 @@ def draft_mindeye2(
         draft.dropped[path.name] = close_all((ledger, inner), ignored)
     if sources.captioner is not None:
         folder = locate(sources.captioner)
-        draft.dropped[folder.name] = _add_captioner(draft, folder, ignored)
+        draft.dropped[folder.name] = add_captioner(draft, folder, ignored)
     if sources.blurry_autoencoder is not None:
         path, _, ledger = open_ledger(sources.blurry_autoencoder)
         add_blurry_autoencoder(draft, ledger, latent_side=BLURRY_SIDE)
@@ -259,7 +259,14 @@ def _add_converter(draft: Draft, ledger: Ledger) -> None:
     draft.add("converter", stage)
 
 
-def _add_captioner(draft: Draft, folder: Path, ignored: list[str]) -> dict[str, list[str]]:
+def add_captioner(draft: Draft, folder: Path, ignored: list[str]) -> dict[str, list[str]]:
+    """Add ``captioner`` from a folder of GIT; returns reasons, and the keys dropped for each.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing, or a key is missing, unexpected or of another shape.
+    """
     weights = next((folder / n for n in ("model.safetensors", "pytorch_model.bin") if (folder / n).is_file()), None)
     if weights is None or not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: expected config.json and model.safetensors or pytorch_model.bin of GIT")

@@ -19,6 +19,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints")
     train.set_defaults(handler=_train)
 
+    carrying = commands.add_parser("carry", help="put a network that was trained for a participant into their bundle")
+    carrying.add_argument("bundle", type=Path, help="participant bundle of an earlier visit")
+    carrying.add_argument("network", help="imported MindEye1 pack of the participant, with --scaling, no generator")
+    carrying.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
+    carrying.set_defaults(handler=_carry)
+
 
 def missing(error: ImportError) -> int:
     """Say what training needs; returns the exit code."""
@@ -32,6 +38,15 @@ def _train(args: argparse.Namespace) -> int:
     except ImportError as error:
         return missing(error)
     return told(args.out, *train_from(args.settings, args.out, licence=args.licence, resume=args.resume))
+
+
+def _carry(args: argparse.Namespace) -> int:
+    from engines.training.carried_network import carry
+    from rtdecode.packs import open_pack, open_participant
+
+    identity = carry(open_participant(args.bundle), open_pack(args.network), args.out)
+    print(f"{args.out}: sealed as {identity}")
+    return 0
 
 
 def told(out: Path, identity: str, fitted: Fitted) -> int:

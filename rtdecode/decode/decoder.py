@@ -8,15 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from rtdecode.decode.pipeline import Embedded, Pipeline, TellsFallbacks, VolumeContext, VolumePredictor
+from rtdecode.decode.pipeline import (
+    Embedded,
+    Pipeline,
+    Previews,
+    TakesNetwork,
+    TellsFallbacks,
+    VolumeContext,
+    VolumePredictor,
+)
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.disk_pool import DiskPool
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
-from rtdecode.decoded import Caption, DecodedPart, Embedding, Prediction, Reconstruction, Score
+from rtdecode.decoded import Caption, DecodedPart, Embedding, Prediction, Preview, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
-from rtdecode.packs import EnginePack, ParticipantBundle
+from rtdecode.packs import EnginePack, ParticipantBundle, open_pack
 from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.statistics import mid_ranks, p_value
 
@@ -33,14 +42,14 @@ class Decoder:
         What a trial may have shown.
     pipeline : Pipeline
         The pack's networks.
-    pool : ImagePool or None
+    pool : ImagePool, DiskPool or None
         Pictures to name the nearest of, for every beta.
     """
 
     def __init__(
-        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, pool: ImagePool | None = None
+        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, pool: ImagePool | DiskPool | None = None
     ) -> None:
-        self._pack = pack.identity
+        self._pack, self._kind = pack.identity, pack.description.kind
         self._pipeline = pipeline
         self._pool = pool
         self.candidates = candidates
@@ -98,6 +107,10 @@ class Decoder:
             pool=pool,
             pool_was_shown=not shown.isdisjoint(pool.names),
         )
+        if isinstance(self._pipeline, TakesNetwork):
+            self._pipeline.take_network(None if bundle.network is None else open_pack(str(bundle.network)), adapter)
+        elif bundle.network is not None:
+            raise BundleError(f"{bundle.folder}: carries a network, which packs of kind {self._kind} do not take")
         self._pipeline.take(adapter)
         self._participant = participant
 
@@ -142,7 +155,7 @@ class Decoder:
         return self._person("a beta", beta).likelihood(beta, self.candidates.tokens[np.array(rows)])
 
     def decode(self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> Iterator[DecodedPart]:
-        """Yield the embedding, the picture and the caption of a beta as they become ready.
+        """Yield the embedding, preview, picture and caption of a beta as they become ready, as far as there are.
 
         Parameters
         ----------
@@ -159,6 +172,8 @@ class Decoder:
         embedded, embedding = self._embed(beta, truth)
         yield embedding
         settled = self._pipeline.settle(embedded, embedding.score.predicted, trial)
+        if isinstance(self._pipeline, Previews) and (early := self._pipeline.preview(settled)) is not None:
+            yield Preview(image=frozen(early))
         picture = self._pipeline.picture(settled, trial)
         if picture is not None:
             yield Reconstruction(image=frozen(picture))

@@ -8,7 +8,9 @@ from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.families.family import Embedder, family_of
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.pool import open_pool
+from rtdecode.decode.score.disk_pool import DiskPool
+from rtdecode.decode.score.pool import ImagePool, open_pool
+from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
@@ -31,9 +33,19 @@ def load_decoder(pack: EnginePack, settings: DecodeSettings | None = None, *, se
     """
     settings = settings or DecodeSettings()
     family, backend = family_of(pack), choose(settings.backend, pack)
-    pool = None if settings.pool is None else open_pool(settings.pool, pack)
+    pool = None if settings.pool is None else _open_pool(settings.pool, pack)
     candidates = family.candidates(pack, settings.stimuli, threads=settings.threads)
     return Decoder(pack, candidates, family.pipeline(pack, settings, backend, seed=seed), pool)
+
+
+def _open_pool(path: Path, pack: EnginePack) -> ImagePool | DiskPool:
+    if not path.is_dir():
+        return open_pool(path, pack)
+    pool = DiskPool(path)
+    embedder = pack.description.stages.get("embedder")
+    if embedder is None or pool.description.embedder != pack.digest(embedder.file):
+        raise EngineError(f"{path}: expected pictures embedded by the embedder of pack {pack.name}; embed them anew")
+    return pool
 
 
 def load_candidates(pack: EnginePack, stimuli: Path | None, *, threads: int = 1) -> Candidates:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.decoded import Prediction
+from rtdecode.packs import EnginePack
 from rtdecode.records import RegisteredVolume
 
 Float32 = NDArray[np.float32]
@@ -38,7 +39,7 @@ class Embedded:
 class Pipeline(Protocol):
     """Runs the networks of a pack; loaded and warm when made.
 
-    It may be a `VolumePredictor` as well, and `TellsFallbacks`.
+    It may be a `VolumePredictor` as well, `Previews`, `TakesNetwork` and `TellsFallbacks`.
     """
 
     @property
@@ -70,6 +71,30 @@ class Pipeline(Protocol):
 
     def picture(self, settled: Any, trial: str) -> NDArray[np.uint8] | None:
         """Picture (h, w, 3) of what was settled; the same and the same trial give the same bytes. None if absent."""
+        ...
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """What a `Pipeline` offers besides that begins its pictures from a blurry one."""
+
+    def preview(self, settled: Any) -> NDArray[np.uint8] | None:
+        """Picture (h, w, 3) that the one of what was settled is begun from; None without the stages."""
+        ...
+
+
+@runtime_checkable
+class TakesNetwork(Protocol):
+    """What a `Pipeline` offers besides whose participants may have a whole network of their own."""
+
+    def take_network(self, network: EnginePack | None, adapter: Adapter) -> None:
+        """Take the network that a bundle carries, before its adapter; None where it carries none.
+
+        Raises
+        ------
+        BundleError
+            It is of other networks, or of another mask.
+        """
         ...
 
 

@@ -23,8 +23,13 @@ def register(subparsers: Any) -> None:
         description="Simulates a visit (or replays a recorded one), calibrates on its first runs, decodes the rest, "
         "streams and shows the results, and ends with a summary.",
     )
-    parser.add_argument("--mode", choices=("pictures", "film"), default="pictures", help="film: the participant "
-                        "watches films, and closes their eyes for a while; the page shows the match")  # fmt: skip
+    parser.add_argument(
+        "--mode",
+        choices=("pictures", "imagery", "film"),
+        default="pictures",
+        help="imagery: pictures are imagined on cue; film: the participant watches films, and closes their eyes for a "
+        "while; the page shows the match",
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="replay the run folders in DIR instead of simulating")
     parser.add_argument(
         "--calibrate-runs", default=None, metavar="1-4", help="with --data: the first runs, which calibrate"
@@ -58,6 +63,8 @@ def _demo(args: argparse.Namespace) -> int:
         problems.append(f"--data: expected a folder of runs, found none at {args.data}")
     if args.data is not None and args.shuffle_labels:
         problems.append("--shuffle-labels is for simulated visits")
+    if args.data is not None and args.mode == "imagery":
+        problems.append("--mode imagery is for simulated visits")
     if args.mode == "film" and (args.data is not None or args.shuffle_labels):
         problems.append("--mode film goes without --data and --shuffle-labels")
     if args.data is None and args.calibrate_runs is not None:
@@ -79,6 +86,7 @@ def _demo(args: argparse.Namespace) -> int:
         open_browser=not args.no_browser,
         port=args.port,
         json=args.json,
+        imagery=args.mode == "imagery",
     )
     return run_film_demo(options, sys.stdout) if args.mode == "film" else run_demo(options, sys.stdout)
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from rtdecode.clock import Clock
 from rtdecode.errors import SettingsError
+from rtdecode.imagery.protocol import ImageryProtocol
+from rtdecode.simulate.imagery_visit import CATCH, CUE, ImageryPlan
 from rtdecode.simulate.participant import make_participant
 from rtdecode.simulate.playback import Announce, OnVolume, Speed
 from rtdecode.simulate.replay import ReplayScanner
@@ -18,6 +20,8 @@ from rtdecode.simulate.scanner import Scanner
 from rtdecode.simulate.visit import NULL, VisitPlan
 
 Hold = Callable[[int], Speed]
+_AFTER_EPOCH_S = 8.0
+"""Seconds from the end of an imagery epoch to its final beta: the response has passed its height."""
 
 
 class Visit(Protocol):
@@ -33,6 +37,8 @@ class Visit(Protocol):
         Volumes, calibration trials and decoded trials to expect, by their label on screen.
     repeats : bool
         Whether stimuli are categories shown again and again rather than pictures shown once.
+    imagery : ImageryProtocol or None
+        What is imagined in the decoded runs; None where they show pictures.
     """
 
     participant: str
@@ -42,6 +48,7 @@ class Visit(Protocol):
     decoded_trials: int
     totals: dict[str, int]
     repeats: bool
+    imagery: ImageryProtocol | None
 
     def play(self, announce: Announce, hold: Hold, on_volume: OnVolume) -> None:
         """Scan.
@@ -75,9 +82,13 @@ class SimulatedVisit:
     """
 
     repeats = False
+    imagery: ImageryProtocol | None = None
 
     def __init__(self, out: Path, clock: Clock, *, seed: int, shuffle_labels: bool) -> None:
-        self._plan = plan = VisitPlan(seed=seed, null_runs=1, shuffle_labels=shuffle_labels)
+        self._begin(out, clock, VisitPlan(seed=seed, null_runs=1, shuffle_labels=shuffle_labels))
+
+    def _begin(self, out: Path, clock: Clock, plan: VisitPlan) -> None:
+        self._plan, seed = plan, plan.seed
         plan.write_stimuli(out / "stimuli")
         participant = make_participant(seed)
         participant.write_region(out / "region.nii.gz")
@@ -85,8 +96,8 @@ class SimulatedVisit:
         self.participant = f"sim{seed}"
         self.calibration_runs, self.runs = plan.calibration_runs, plan.runs
         calibration = sum(t.run <= plan.calibration_runs and t.condition != NULL for t in plan.trials)
-        self.decoded_trials = plan.decoding_runs * plan.trials_per_run
-        self.settings = {
+        self.decoded_trials = sum(t.run > plan.calibration_runs and t.condition != CUE for t in plan.trials)
+        self.settings: dict[str, Any] = {
             "estimate": {"mask": "region.nii.gz"},
             "decode": {"stimuli": "stimuli"},
             "calibration": {"runs": plan.calibration_runs, "leave_out": "trial"},
@@ -106,6 +117,23 @@ class SimulatedVisit:
         runs = np.array([trial.run for trial in self._plan.trials])
         every = every - every[runs <= self.calibration_runs].mean(axis=0)
         return {t.trial: every[i] for i, t in enumerate(self._plan.trials) if t.run > self.calibration_runs}
+
+
+class ImageryVisit(SimulatedVisit):
+    """A simulated participant who is calibrated on pictures and then imagines some on cue; see `ImageryPlan`.
+
+    Parameters are those of `SimulatedVisit`; `shuffle_labels` announces cues in random order.
+    """
+
+    def __init__(self, out: Path, clock: Clock, *, seed: int, shuffle_labels: bool) -> None:
+        plan = ImageryPlan(seed=seed, null_runs=1, shuffle_labels=shuffle_labels)
+        self._begin(out, clock, plan)
+        cues = {chr(ord("A") + i): stimulus for i, stimulus in enumerate(plan.targets)}
+        self.imagery = ImageryProtocol(targets=cues, cue=CUE, catch=CATCH)
+        self.settings["decode"] |= {"pack": "tiny-imagery", "undecoded_conditions": [CUE]}
+        self.settings["calibration"]["null_stimuli"] = [NULL, CUE, CATCH]
+        # Nothing is drawn before the epoch is over: what is seen would take the place of what is imagined.
+        self.settings["estimate"] |= {"revise_at_s": [], "final_at_s": plan.epoch_s + _AFTER_EPOCH_S}
 
 
 class RecordedVisit:
@@ -128,6 +156,7 @@ class RecordedVisit:
     """
 
     repeats = True
+    imagery: ImageryProtocol | None = None
 
     def __init__(self, out: Path, clock: Clock, data: Path, calibrate_runs: int) -> None:
         try:

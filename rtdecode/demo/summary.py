@@ -17,6 +17,8 @@ from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.demo.collector import Collected, SeenTrial
 from rtdecode.demo.demo_visits import Visit
+from rtdecode.demo.imagery_summary import imagined, print_imagery
+from rtdecode.imagery.read_out import scale_of
 from rtdecode.packs import open_pack, open_participant
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
@@ -46,6 +48,9 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
     folder = session_folder(settings.session)
     rng = np.random.default_rng(settings.session.seed)
     trials = sorted(seen.trials.values(), key=lambda t: (t.run, t.score.onset_s if t.score else 0.0))
+    epochs = trials
+    if visit.imagery is not None:  # an epoch in which nothing is imagined has no right answer
+        trials = [t for t in trials if t.score is None or t.score.stimulus != visit.imagery.catch]
     true = [str(t.score.condition) if t.score else "" for t in trials]
     predicted = [t.score.predicted if t.score else "" for t in trials]
     hits = sum(a == b for a, b in zip(true, predicted, strict=True))
@@ -71,7 +76,12 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
         "faults": [f"{f.part}: {f.reason}" for f in seen.faults if not f.over],
         "session_dir": str(folder),
     }
-    if not visit.repeats:
+    if visit.imagery is not None:
+        decoder.load(open_participant(folder / "bundle"))
+        summary["imagery"] = imagined(
+            visit.imagery, epochs, seen.betas, decoder, scale_of(open_participant(folder / "bundle"))
+        )
+    elif not visit.repeats:
         summary["identification"] = _identification(visit, trials, seen.betas, decoder, folder, rng)
     return summary
 
@@ -223,6 +233,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
                 f"first: {oracle['top1']:.1%}; percentile {oracle['percentile']:.1%}; "
                 f"category {oracle['accuracy']:.1%}; " + _share_of_oracle(found["fraction_of_oracle"]),
             )
+    if "imagery" in summary:
+        print_imagery(summary["imagery"], table)
     volumes, latency = summary["volumes"], summary["latency_ms"]
     table.add_row("volumes", f"{volumes['received']} of {volumes['expected']} received, {volumes['skipped']} skipped")
     for name in ("volume", "reconstruction"):

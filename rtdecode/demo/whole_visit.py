@@ -24,7 +24,7 @@ from rich.progress import (
 from rtdecode.client import Client
 from rtdecode.clock import SystemClock
 from rtdecode.demo.collector import Collected, Collector
-from rtdecode.demo.demo_visits import RecordedVisit, SimulatedVisit, Visit
+from rtdecode.demo.demo_visits import ImageryVisit, RecordedVisit, SimulatedVisit, Visit
 from rtdecode.demo.processes import Processes, free_port
 from rtdecode.demo.summary import print_summary, summarise
 from rtdecode.errors import RtdecodeError
@@ -57,6 +57,8 @@ class DemoOptions:
         Of the page.
     json : Path or None
         Where the summary goes.
+    imagery : bool
+        Whether the decoded runs of a simulated visit are of pictures that are imagined.
     """
 
     out: Path
@@ -69,6 +71,7 @@ class DemoOptions:
     open_browser: bool
     port: int
     json: Path | None
+    imagery: bool = False
 
 
 def run_demo(options: DemoOptions, stream: TextIO) -> int:
@@ -88,7 +91,8 @@ def run_demo(options: DemoOptions, stream: TextIO) -> int:
     visit: Visit
     with console.status("preparing the visit"):
         if options.data is None:
-            visit = SimulatedVisit(out, clock, seed=options.seed, shuffle_labels=options.shuffle_labels)
+            simulated = ImageryVisit if options.imagery else SimulatedVisit
+            visit = simulated(out, clock, seed=options.seed, shuffle_labels=options.shuffle_labels)
         else:
             visit = RecordedVisit(out, clock, options.data, options.calibrate_runs)
     addresses = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]

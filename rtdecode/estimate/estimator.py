@@ -154,6 +154,15 @@ class Estimator:
         return self._calibration.betas(self._space.mask, expected, self._voxel_model)
 
     @property
+    def calibration_runs(self) -> int:
+        """Runs from 1 to this one teach later ones; 0: every run does."""
+        return self._calibration_runs
+
+    def end_calibration(self, run: int) -> None:
+        """Let runs after this one teach nothing."""
+        self._calibration_runs = min(run, self._calibration_runs)
+
+    @property
     def response_lag_s(self) -> float:
         """How much later than announced the responses come, as learned from the runs so far, seconds."""
         return self._prior.lag_s

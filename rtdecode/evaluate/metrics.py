@@ -69,7 +69,22 @@ def two_way_counts(true: NDArray[Any], made: NDArray[Any]) -> NDArray[np.int64]:
 
 def two_way(true: NDArray[Any], made: NDArray[Any]) -> float:
     """Two-way identification: share of comparisons that a made picture's own true one wins; chance is 1/2."""
-    return float(np.mean(two_way_counts(true, made)) / (len(true) - 1))
+    return float(np.mean(two_way_each(true, made)))
+
+
+def two_way_each(true: NDArray[Any], made: NDArray[Any], *, legacy: bool = False) -> Float64:
+    """Two-way identification of each made picture: shape (n,).
+
+    Parameters
+    ----------
+    true, made : ndarray of shape (n, d)
+        As of `two_way_counts`.
+    legacy : bool
+        As the published notebook of NSD-Imagery counts: it takes one comparison off that it never made, so that each
+        picture has 1 / (n - 1) less than it should, and chance with it. Only to compare with numbers made so.
+    """
+    counts = two_way_counts(true, made) - (1 if legacy else 0)
+    return np.asarray(counts / (len(true) - 1), dtype=np.float64)
 
 
 def correlation_distance(true: NDArray[Any], made: NDArray[Any]) -> Float64:

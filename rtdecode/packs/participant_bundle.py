@@ -19,7 +19,30 @@ from rtdecode.typed import Table, checked
 PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/2"
 _PROVENANCE = "provenance.json"
 _CURVE = "learning_curve.json"
+NETWORK = "network"
+"""Folder of a network that the bundle carries: an engine pack of its own."""
 T = TypeVar("T")
+
+
+class Projection(Table, frozen=True, kw_only=True):
+    """What is expected of the percentile rank after more trials.
+
+    Attributes
+    ----------
+    trials : int
+        Collected by then.
+    minutes : float
+        From now.
+    percentile : float
+        Expected.
+    interval : tuple of float
+        80 % interval.
+    """
+
+    trials: int
+    minutes: float
+    percentile: float
+    interval: tuple[float, float]
 
 
 class CurvePoint(Table, frozen=True, kw_only=True):
@@ -30,18 +53,46 @@ class CurvePoint(Table, frozen=True, kw_only=True):
     trials : int
         Collected by then.
     percentile : float or None
-        Held-out mean percentile rank of the shown among the stimuli held out with it; .5 is chance, 1 perfect. None
-        where there are too few trials.
+        Held-out mean percentile rank of the shown among the stimuli held out with it, by the encoding model; .5 is
+        chance, 1 perfect. None where there are too few trials.
     interval : tuple of float
         Its 95 % interval; empty without a percentile.
     p_value : float or None
-        How often shuffled labels reach it.
+        How often shuffled labels do as well, by one ridge of all voxels.
+    top1, top1_chance : float or None
+        Share of trials whose stimulus comes first among those held out with it, and how many would by chance.
+    top1_interval : tuple of float
+        95 % interval of the former.
+    two_way : float or None
+        Share of pairs of trials, held out together, whose two stimuli are matched with them rightly; .5 is chance.
+    two_way_interval : tuple of float
+        Its 95 % interval.
+    ceiling : float or None
+        Percentile rank of a decoder that knew each response exactly; None where too few stimuli were repeated.
+    ceiling_interval : tuple of float
+        Its 95 % interval.
+    projected : tuple of Projection
+        What more trials would bring.
+    advice : {"", "go on", "enough", "no signal"}
+        Whether more trials are worth their time; empty where that is not known.
+    why : str
+        The reason, in a line.
     """
 
     trials: int
     percentile: float | None = None
     interval: tuple[float, ...] = ()
     p_value: float | None = None
+    top1: float | None = None
+    top1_chance: float | None = None
+    top1_interval: tuple[float, ...] = ()
+    two_way: float | None = None
+    two_way_interval: tuple[float, ...] = ()
+    ceiling: float | None = None
+    ceiling_interval: tuple[float, ...] = ()
+    projected: tuple[Projection, ...] = ()
+    advice: Literal["", "go on", "enough", "no signal"] = ""
+    why: str = ""
 
 
 class Figures(Table, frozen=True, kw_only=True):
@@ -63,6 +114,10 @@ class Figures(Table, frozen=True, kw_only=True):
         Of each token group.
     noise_models : dict of str to float
         Weight of each noise model of the encoding model.
+    group_prior : str
+        Identity of the group prior; empty without one.
+    group_weight : float
+        Weight, by held-out trials, of what it expects; the rest is learned from this participant alone.
     heads : dict of str to float
         Weight of each head in the category scores.
     group_r2 : list of float
@@ -107,6 +162,8 @@ class Figures(Table, frozen=True, kw_only=True):
     seed: int
     categories: list[str]
     stimuli: list[str]
+    group_prior: str
+    group_weight: float
 
 
 class Provenance(Figures, frozen=True, kw_only=True):
@@ -133,9 +190,8 @@ class Provenance(Figures, frozen=True, kw_only=True):
 class ParticipantBundle:
     """A verified participant bundle.
 
-    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``, ``mask.nii.gz``,
-    ``reference.nii.gz``,
-    ``learning_curve.json`` and ``provenance.json``.
+    Its folder holds ``adapter.safetensors``, ``encoding.safetensors``, ``evidence.safetensors``,
+    ``statistics.safetensors``, ``mask.nii.gz``, ``reference.nii.gz``, ``learning_curve.json`` and ``provenance.json``.
 
     Attributes
     ----------
@@ -147,6 +203,8 @@ class ParticipantBundle:
     encoding, evidence : mapping of str to array
         Tensors of the encoding model and of the evidence; see `calibration`.
     provenance : Provenance
+    network : Path or None
+        Engine pack with the participant's own network, where the bundle carries one.
     """
 
     folder: Path
@@ -155,6 +213,7 @@ class ParticipantBundle:
     encoding: Mapping[str, NDArray[Any]]
     evidence: Mapping[str, NDArray[Any]]
     provenance: Provenance
+    network: Path | None = None
 
 
 def open_participant(folder: Path) -> ParticipantBundle:
@@ -176,6 +235,7 @@ def open_participant(folder: Path) -> ParticipantBundle:
         encoding=MappingProxyType(read_tensors(folder / "encoding.safetensors")),
         evidence=MappingProxyType(read_tensors(folder / "evidence.safetensors")),
         provenance=_read(folder / _PROVENANCE, Provenance),
+        network=folder / NETWORK if (folder / NETWORK).is_dir() else None,
     )
 
 

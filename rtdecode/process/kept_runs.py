@@ -14,6 +14,7 @@ from rtdecode.derivatives import TASK, stem_name
 from rtdecode.errors import SettingsError
 from rtdecode.process.recorded import RecordedRun, numbered
 from rtdecode.records import RunEnd, Skipped, TrialEvent, Volume
+from rtdecode.session.entries import BundleEntry, read_inputs
 from rtdecode.session.past import Past
 from rtdecode.settings import CalibrationSettings
 
@@ -46,7 +47,9 @@ def calibration_runs(folder: Path) -> int:
         section = tomllib.loads(path.read_text(encoding="utf-8")).get("calibration", {})
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path}: expected the settings of the session: {error}"]) from None
-    return int(section.get("runs", CalibrationSettings().runs))
+    runs = int(section.get("runs", CalibrationSettings().runs))
+    ends = [entry.last_run for entry in read_inputs(_journal(folder)) if isinstance(entry, BundleEntry)]
+    return min([runs, *(run for run in ends if run is not None)])
 
 
 def session_runs(folder: Path, run: int | None, *, first_run: int) -> Iterator[RecordedRun]:

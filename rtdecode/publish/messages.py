@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode import client as wire
-from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, kinds, told, topic_of
+from rtdecode.decoded import DecodedPart, Picture, Prediction, kinds, told, topic_of
 from rtdecode.publish.pictures import Encoding, encoded
 from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, Stamp
 
@@ -84,7 +84,7 @@ def prediction(found: Prediction) -> wire.Prediction:
 
 
 def _told(found: DecodedPart, encoding: Encoding = "jpeg") -> dict[str, Any]:
-    if not isinstance(found, Reconstruction):
+    if not isinstance(found, Picture):
         return {name: _plain(getattr(found, name)) for name, note in told(type(found)).items() if note.streamed}
     height, width = found.image.shape[:2]
     image = encoded(found.image, encoding)

@@ -15,6 +15,7 @@ RunNumber = Annotated[int, Meta(ge=1, le=9999)]
 Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Interval = Annotated[list[Fraction], Meta(max_length=2)]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", forbid_unknown_fields=True):
@@ -68,10 +69,13 @@ class Mode(Request, frozen=True, tag="mode"):
         What is asked for.
     bundle : str or None
         Folder of the ParticipantBundle, as the daemon's machine sees it; needed to decode.
+    last_run : int or None
+        The calibration is over with this run. None: it goes on as the settings say, whatever is decoded meanwhile.
     """
 
     mode: Literal["calibrate", "decode"]
     bundle: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")] | None = None
+    last_run: RunNumber | None = None
 
 
 class CalibrationProgress(Request, frozen=True, tag="calibration"):
@@ -86,15 +90,39 @@ class CalibrationProgress(Request, frozen=True, tag="calibration"):
     interval : list of float
         Its 95 % interval.
     p_value : float or None
-        How often shuffled labels reach it.
+        How often shuffled labels do as well.
+    top1, top1_chance, two_way, ceiling : float or None
+        See `rtdecode.client.Calibration`.
+    top1_interval, two_way_interval, ceiling_interval : list of float
+        Their 95 % intervals.
+    ahead_min, ahead_trials, projected, projected_low, projected_high : list
+        What more trials would bring; each has an item for each time ahead.
+    advice : {"", "go on", "enough", "no signal"}
+        Whether more trials are worth their time.
+    why : str
+        The reason.
     note : str
         What the page shows beside it.
     """
 
     trials: Count
     percentile: Fraction | None = None
-    interval: Annotated[list[Fraction], Meta(max_length=2)] = []
+    interval: Interval = []
     p_value: Fraction | None = None
+    top1: Fraction | None = None
+    top1_chance: Fraction | None = None
+    top1_interval: Interval = []
+    two_way: Fraction | None = None
+    two_way_interval: Interval = []
+    ceiling: Fraction | None = None
+    ceiling_interval: Interval = []
+    ahead_min: Annotated[list[Seconds], Meta(max_length=16)] = []
+    ahead_trials: Annotated[list[Count], Meta(max_length=16)] = []
+    projected: Annotated[list[Fraction], Meta(max_length=16)] = []
+    projected_low: Annotated[list[Fraction], Meta(max_length=16)] = []
+    projected_high: Annotated[list[Fraction], Meta(max_length=16)] = []
+    advice: Literal["", "go on", "enough", "no signal"] = ""
+    why: Annotated[str, Meta(max_length=1000)] = ""
     note: Annotated[str, Meta(max_length=1000)] = ""
 
 

@@ -187,7 +187,7 @@ class Daemon:
                     return False
                 self.desk.busy = f"the session is being resumed: {place} of {len(past)} records"
                 if isinstance(item, BundleRequest):
-                    self.desk.bundle = item
+                    self.desk.take_up(item)
                 elif not isinstance(item, Volume | Skipped):
                     self._announcements.take(item)
                 try:
@@ -239,7 +239,7 @@ class Daemon:
                 pack=self._pack.name,
                 bundle=self._decoding.bundle,
                 categories=self._decoder.categories,
-                calibration_runs=self._settings.calibration.runs,
+                calibration_runs=self.desk.calibration_runs,
                 absent=self._decoder.absent,
                 censor_fd_mm=self._settings.estimate.censor_fd_mm,
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
@@ -21,6 +24,7 @@ from rtdecode.session.line import Line
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
+_TOLD = {spec.name for spec in dataclasses.fields(wire.Calibration)}
 
 
 class Desk:
@@ -46,6 +50,8 @@ class Desk:
     ----------
     bundle : BundleRequest or None
         The bundle that was asked for last; while there is none, the session is calibrated.
+    calibration_runs : int
+        Runs 1 to this one calibrate.
     busy : str or None
         Why only the clock and what was published can be asked for now.
     """
@@ -72,6 +78,7 @@ class Desk:
         self._announcements = announcements
         self._clock = clock
         self.bundle: BundleRequest | None = None
+        self.calibration_runs = settings.calibration.runs
         self.busy: str | None = None
 
     def answer(self, request: requests.AnyRequest) -> dict[str, Any]:
@@ -98,17 +105,14 @@ class Desk:
             case requests.Mode():
                 if request.mode == "calibrate" or request.bundle is None:
                     raise ProtocolError("this session is calibrated by its first runs; start another to do it again")
-                return {"bundle": self.decode_with(request.bundle)}
+                return {"bundle": self.decode_with(request.bundle, request.last_run)}
             case requests.CalibrationProgress():
-                self._publisher.publish(
-                    wire.Calibration(
-                        trials=request.trials,
-                        percentile=request.percentile,
-                        interval=tuple(request.interval),
-                        p_value=request.p_value,
-                        note=request.note,
-                    )
-                )
+                told: dict[str, Any] = {
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in msgspec.to_builtins(request).items()
+                    if name in _TOLD
+                }
+                self._publisher.publish(wire.Calibration(**told))
                 return {}
             case requests.Event():
                 return self._event(request)
@@ -135,8 +139,14 @@ class Desk:
             )
         return {"warnings": doubts}
 
-    def decode_with(self, folder: str) -> str:
+    def decode_with(self, folder: str, last_run: int | None = None) -> str:
         """Let trials be decoded with a bundle from here on; return its identity.
+
+        Parameters
+        ----------
+        folder : str
+        last_run : int or None
+            With which calibration is over; None: as it was.
 
         Raises
         ------
@@ -144,11 +154,17 @@ class Desk:
             It cannot be used in this session.
         """
         bundle = self.usable(folder)
-        asked = BundleRequest(folder=folder, identity=bundle.identity)
+        asked = BundleRequest(folder=folder, identity=bundle.identity, last_run=last_run)
         self._intake.announced("bundle", asked)
-        self.bundle = asked
+        self.take_up(asked)
         self._decoding.ask(bundle)
         return bundle.identity
+
+    def take_up(self, asked: BundleRequest) -> None:
+        """Take note of a bundle that was asked for, now or before a crash."""
+        self.bundle = asked
+        if asked.last_run is not None:
+            self.calibration_runs = min(asked.last_run, self.calibration_runs)
 
     def usable(self, folder: str) -> ParticipantBundle:
         """Open a bundle and hold it to the session.

@@ -94,6 +94,7 @@ class BundleEntry(_Entry, frozen=True, kw_only=True, tag="bundle"):
 
     folder: str
     identity: str
+    last_run: int | None = None
 
 
 class BundleLoadedEntry(_Entry, frozen=True, kw_only=True, tag="bundle_loaded"):

@@ -121,6 +121,8 @@ class Line:
                 self._skipped(item)
             case BundleRequest():
                 self._bundle_asked = True
+                if item.last_run is not None:
+                    self._estimator.end_calibration(item.last_run)
             case TrialEvent():
                 self._recording.event(item)
                 if self._is_closed(item.run):
@@ -289,7 +291,7 @@ class Line:
             self._pending.pop(event.trial, None)
             if self._run is not None and self._run.run == event.run:
                 self._run.finals.append(beta)
-        if not self._decodes(event.run):
+        if not self._decodes(event.run) or event.condition in self._settings.decode.undecoded_conditions:
             return
         if beta.invalid is not None:
             shown = no_trial(self._settings.feedback, beta.invalid)
@@ -375,19 +377,25 @@ class Line:
             with self._recording.leaving_out(self._kept_report(run.run)) as path:
                 run.report.store(path, self._estimator.last_design)
                 self._finished.append(run.run)
-        learned = self._estimator.learned
-        if learned is not None and not self._bundle_asked and run.run <= self._settings.calibration.runs:
-            with self._recording.leaving_out(self._recording.model_path()) as path:
-                learned.save(path, self._settings.estimate)
-            betas = self._estimator.reestimated() if run.run == self._settings.calibration.runs else None
-            if betas is not None:
-                with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
-                    save_betas(path, betas)
+        self._keep_what_was_learned(run.run)
         _give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
         )
         _log.info("run %d ended: %d volumes, %d skipped", run.run, run.received, run.skipped)
+
+    def _keep_what_was_learned(self, run: int) -> None:
+        """Write what a calibration run taught; its betas anew, if calibration may be over with it."""
+        learned, settings = self._estimator.learned, self._settings.calibration
+        if learned is None or self._estimator.calibrated is not None or run > self._estimator.calibration_runs:
+            return
+        with self._recording.leaving_out(self._recording.model_path()) as path:
+            learned.save(path, self._settings.estimate)
+        may_end = run == settings.runs or settings.stop == "advice"
+        betas = self._estimator.reestimated() if may_end else None
+        if betas is not None:
+            with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
+                save_betas(path, betas)
 
 
 def _give_back_memory() -> None:

@@ -146,7 +146,7 @@ class Past:
                 case entries.VolumeEntry():
                     yield self._volume(entry, now_mono_s)
                 case entries.BundleEntry():
-                    yield BundleRequest(folder=entry.folder, identity=entry.identity)
+                    yield BundleRequest(folder=entry.folder, identity=entry.identity, last_run=entry.last_run)
                 case entries.SkippedEntry():
                     yield Skipped(run=entry.run, volume=entry.volume, path=entry.path, reason=entry.reason)
                 case entries.RunStartEntry():

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.special import gammainc
 
 from rtdecode.simulate import world
-from rtdecode.simulate.features import picture_features
+from rtdecode.simulate.features import EARLY, FRONT, MIDDLE, picture_features
 from rtdecode.simulate.fields import make_waves
 from rtdecode.simulate.head import BRAIN_AXES_MM, Head, make_head
 from rtdecode.simulate.population import LAPSED_RESPONSE, LAPSES, Population
@@ -31,6 +31,30 @@ HRF_LENGTH_S = 32.0
 _BACKWARD = 2.5
 _DELAY_MM = 12.0
 _HRF_SHIFTS_S = np.linspace(-1.2, 1.2, 9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imagined:
+    """What is left of a response when its picture is imagined, as a share of what seeing it evokes.
+
+    Imagery activates early visual cortex weakly and spares what is high-level (Breedlove et al. 2020; Favila et al.
+    2022); the numbers are a choice of this simulator.
+
+    Attributes
+    ----------
+    mean, early, middle, front : float
+        Of the response common to all pictures, and of the three stages of `rtdecode.simulate.features`.
+    """
+
+    mean: float = 0.4
+    early: float = 0.1
+    middle: float = 0.3
+    front: float = 0.6
+
+
+IMAGINED = Imagined()
+CUE_RESPONSE = 0.3
+"""Response to a letter, as a share of the mean one to pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +120,28 @@ class Participant:
     noise: TrialNoise
     hrf_index: NDArray[np.intp]
 
-    def responses(self, scenes: Sequence[world.Scene | None]) -> NDArray[np.float64]:
+    def responses(self, scenes: Sequence[world.Scene | None], kinds: Sequence[Kind] = ()) -> NDArray[np.float64]:
         """Return what pictures evoke without any noise: (n_scenes, n_responsive), percent signal change.
 
-        None stands for a picture without content, to which the response is the mean one.
+        None stands for a picture without content, to which the response is the mean one. A picture that is imagined
+        evokes less of everything, and hardly any of what is early: see `IMAGINED`.
+
+        Parameters
+        ----------
+        scenes : sequence of Scene or None
+        kinds : sequence of Kind
+            Of each; all are "picture" when omitted.
         """
-        evoked = np.tile(self.mean, (len(scenes), 1))
-        shown = [scene for scene in scenes if scene is not None]
-        if shown:
-            evoked[[scene is not None for scene in scenes]] += picture_features(shown) @ self.weights
+        kind = np.array(kinds or ["picture"] * len(scenes))
+        share = np.select([kind == "imagery", kind == "cue"], [IMAGINED.mean, CUE_RESPONSE], 1.0)
+        evoked: NDArray[np.float64] = share[:, None] * self.mean
+        shown = np.flatnonzero([scene is not None for scene in scenes])
+        if len(shown):
+            features = picture_features([scene for scene in scenes if scene is not None])
+            imagined = kind[shown] == "imagery"
+            for stage, gain in ((EARLY, IMAGINED.early), (MIDDLE, IMAGINED.middle), (FRONT, IMAGINED.front)):
+                features[np.ix_(imagined, np.arange(stage.start, stage.stop))] *= gain
+            evoked[shown] += features @ self.weights
         return evoked
 
     def trials(self, evoked: NDArray[np.float64], run: int, kinds: Sequence[Kind] = ()) -> NDArray[np.float64]:
@@ -114,7 +151,7 @@ class Participant:
         ----------
         evoked : array of shape (n_trials, n_responsive)
         run : int
-        kinds : sequence of {"picture", "null", "half", "lapsed", "blank"}
+        kinds : sequence of Kind
             Of each trial; all are "picture" when omitted. To "half" the picture's part of the response is halved,
             "lapsed" trials are not looked at, at "blank" ones nothing happens but what happens at rest.
 

@@ -108,7 +108,7 @@ class Scanner:
         self._live_dates = live_dates
         self._player = Player(clock, speed)
         self._acquisition = Acquisition(participant, noise)
-        self._evoked = participant.responses([trial.scene for trial in plan.trials])
+        self._evoked = participant.responses([t.scene for t in plan.trials], [t.kind for t in plan.trials])
 
     def play(self, announce: Announce, hold: Hold = free, on_volume: OnVolume = nothing) -> None:
         """Play the whole visit; blocks until its end or until `stop`.

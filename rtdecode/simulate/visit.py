@@ -14,8 +14,9 @@ from PIL import Image
 from rtdecode.simulate import world
 from rtdecode.simulate.seeds import generator
 
-Kind = Literal["picture", "null", "half", "lapsed", "blank"]
-"""What a trial is to the brain: a picture, one without content, half the signal, no look at it, or nothing at all."""
+Kind = Literal["picture", "null", "half", "lapsed", "blank", "imagery", "cue"]
+"""What a trial is to the brain: a picture, one without content, half the signal, no look at it, nothing at all, a
+picture that is imagined (or, without a scene, nothing in particular), or the cue for that."""
 NULL: Final = "null"
 """Stimulus and condition of announced pictures without content."""
 

@@ -64,13 +64,19 @@ class RecordedClient:
 
     def __init__(self, request: Callable[..., dict[str, Any]]) -> None:
         self._request = request
+        self._last = False
 
     def catch_up(self) -> None:
         pass
 
     def messages(self) -> Iterator[wire.Message]:
         missed = sorted(page for topic in TOPICS for page in self._replayed(topic))
-        return iter([wire.unpack(topic.encode(), payload) for _, topic, payload in missed])
+        for place, (_, topic, payload) in enumerate(missed, start=1):
+            self._last = place == len(missed)
+            yield wire.unpack(topic.encode(), payload)
+
+    def pending(self) -> bool:
+        return not self._last
 
     def _replayed(self, topic: str) -> Iterator[tuple[int, str, bytes]]:
         answer: dict[str, Any] = {"next_seq": 0, "more": True}
@@ -82,8 +88,8 @@ class RecordedClient:
     def calibration(self, **status: Any) -> None:
         self._request(requests.CalibrationProgress, **status)
 
-    def mode(self, mode: str, bundle: str | None = None) -> None:
-        self._request(requests.Mode, mode=mode, bundle=bundle)
+    def mode(self, mode: str, bundle: str | None = None, last_run: int | None = None) -> None:
+        self._request(requests.Mode, mode=mode, bundle=bundle, last_run=last_run)
 
 
 def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Settings:

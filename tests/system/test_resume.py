@@ -86,7 +86,7 @@ def test_a_killed_session_ends_as_if_it_had_not_been(
     assert tables(folder) == tables(reference)
     for path in reference.rglob("*_betas.nii.gz"):
         other = nib.load(folder / path.relative_to(reference))
-        assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(other.dataobj))
+        assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(other.dataobj), equal_nan=True)
 
 
 def test_there_must_be_a_session_to_resume(tmp_path: Path) -> None:

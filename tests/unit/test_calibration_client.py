@@ -11,11 +11,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from calibration.visit_client import STARTING, CalibrationRun
+from calibration.advice import Plan
+from calibration.visit_client import STARTING, CalibrationRun, Pace
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.reestimate import CalibrationBetas, save_betas
 from rtdecode.packs import open_participant
+from rtdecode.settings import CalibrationSettings
 from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_categories, tiny_pack, tiny_stages
 
 
@@ -25,7 +27,7 @@ class ListClient:
     def __init__(self, messages: list[Message]) -> None:
         self._messages = messages
         self.statuses: list[dict[str, Any]] = []
-        self.modes: list[tuple[str, str]] = []
+        self.modes: list[tuple[str, str, int | None]] = []
 
     def catch_up(self) -> None:
         pass
@@ -36,8 +38,11 @@ class ListClient:
     def calibration(self, **status: Any) -> None:
         self.statuses.append(status)
 
-    def mode(self, mode: str, bundle: str) -> None:
-        self.modes.append((mode, bundle))
+    def pending(self) -> bool:
+        return False
+
+    def mode(self, mode: str, bundle: str, last_run: int | None = None) -> None:
+        self.modes.append((mode, bundle, last_run))
 
 
 def session(folder: Path, state: str = "running") -> Session:
@@ -69,11 +74,11 @@ def visit(folder: Path) -> list[Message]:
     return messages
 
 
-def calibration_run(client: ListClient, folder: Path, lines: list[str] | None = None) -> CalibrationRun:
+def calibration_run(client: ListClient, folder: Path, lines: list[str] | None = None, **changes: Any) -> CalibrationRun:
     told = [] if lines is None else lines
     calibrator = Calibrator(tiny_categories(), leave_out="run")
-    nulls = ("null", "blank")
-    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, nulls, told.append)
+    settings = CalibrationSettings(null_stimuli=("null", "blank"), **changes)
+    return CalibrationRun(cast(Client, client), calibrator, tiny_pack(), folder, settings, told.append)
 
 
 def with_reference(folder: Path, betas: CalibrationBetas | None = None) -> Path:
@@ -95,9 +100,10 @@ def test_final_betas_of_the_calibration_runs_make_a_bundle(tmp_path: Path) -> No
     assert bundle.provenance.trials == 32
     assert bundle.provenance.pack == tiny_pack().identity
     assert (folder / "mask.nii.gz").read_bytes() == b"mask"
-    assert client.modes == [("decode", str(folder))]
-    assert [status["trials"] for status in client.statuses] == [10, 20, 30, 32]
+    assert client.modes == [("decode", str(folder), 4)]
+    assert [status["trials"] for status in client.statuses] == [*range(1, 33), 32]
     assert client.statuses[-1]["p_value"] < 0.01
+    assert client.statuses[-1]["note"].startswith("fitted: ")
 
 
 def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
@@ -156,9 +162,72 @@ def test_trials_without_a_picture_are_collected_apart(tmp_path: Path) -> None:
     told_of = bundle.provenance
     assert (told_of.trials, told_of.null_trials, told_of.null) == (32, 24, "null trials")
     assert told_of.left_out == ["late: no volumes after onset"]
-    assert [status["trials"] for status in client.statuses] == [10, 20, 30, 32]
+    assert [status["trials"] for status in client.statuses] == [*range(1, 33), 32]
     for name, tensor in alone.encoding.items():
         np.testing.assert_array_equal(tensor, bundle.encoding[name])
+
+
+def test_a_decoder_is_handed_over_again_and_again_while_calibration_goes_on(tmp_path: Path) -> None:
+    client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
+    folder = calibration_run(client, tmp_path, lines, bundle_every=12).run()
+    early = [tmp_path / f"bundle-after-{n:04d}-trials" for n in (12, 24)]
+    assert client.modes == [*(("decode", str(one), None) for one in early), ("decode", str(folder), 4)]
+    assert [open_participant(one).provenance.trials for one in (*early, folder)] == [12, 24, 32]
+    assert "a decoder of 12 trials is with the daemon; calibration goes on" in lines
+
+
+def test_an_early_decoder_that_cannot_be_had_stops_nothing(tmp_path: Path) -> None:
+    client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
+    folder = calibration_run(client, tmp_path, lines, bundle_every=4).run()
+    assert open_participant(folder).provenance.trials == 32
+    assert any(line.startswith("no early decoder after 4 trials: expected at least 8") for line in lines)
+
+
+def test_trials_that_wait_are_measured_at_once(tmp_path: Path) -> None:
+    class Hasty(ListClient):
+        """Seven messages of eight have another one behind them."""
+
+        def pending(self) -> bool:
+            self.asked = getattr(self, "asked", 0) + 1
+            return self.asked % 8 != 0
+
+    client = Hasty(visit(with_reference(tmp_path)))
+    folder = calibration_run(client, tmp_path).run()
+    told = [status["trials"] for status in client.statuses]
+    assert told == sorted(told)
+    assert len(set(told)) < 30
+    assert told[-2:] == [32, 32]
+    assert open_participant(folder).provenance.trials == 32
+
+
+@pytest.mark.parametrize("stop", ["runs", "advice"])
+def test_calibration_ends_after_the_run_by_which_more_is_not_worth_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    def advise(trials: int, *_: object) -> tuple[str, str]:
+        return ("enough", "8 more trials add nothing") if trials >= 20 else ("go on", "more add a lot")
+
+    monkeypatch.setattr("calibration.calibrator.advise", advise)
+    client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
+    folder = calibration_run(client, tmp_path, lines, stop=stop).run()
+    last = 3 if stop == "advice" else 4
+    assert client.modes == [("decode", str(folder), last)]
+    assert open_participant(folder).provenance.trials == 8 * last
+    assert [line for line in lines if "worth their time: more" in line or line.startswith("enough: ")] == [
+        "more trials are worth their time: more add a lot", "enough: 8 more trials add nothing",
+    ]  # fmt: skip
+    assert [status["advice"] for status in client.statuses][7:21] == ["go on"] * 12 + ["enough"] * 2
+
+
+def test_the_plan_follows_from_the_runs_that_are_over() -> None:
+    pace = Pace()
+    assert pace.plan(4) == Plan()
+    for run in (1, 2):
+        for onset_s in (6.0, 10.0, 14.0, 18.0):
+            pace.trial(run, onset_s)
+    pace.trial(3, 6.0)
+    assert pace.plan(4) == Plan(trials=16, per_minute=pytest.approx(15.0))
+    assert pace.plan(None).trials is None
 
 
 def test_a_session_that_ends_early_gives_no_bundle(tmp_path: Path) -> None:
@@ -197,7 +266,7 @@ def test_a_daemon_that_is_being_started_is_waited_for(
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
 def test_a_daemon_that_refuses_or_is_silent_is_named(error: Exception, tmp_path: Path) -> None:
     class Refusing(ListClient):
-        def mode(self, mode: str, bundle: str) -> None:
+        def mode(self, mode: str, bundle: str, last_run: int | None = None) -> None:
             raise error
 
     with pytest.raises(CalibrationError, match=str(error)):
@@ -212,7 +281,9 @@ def test_what_goes_on_is_told(tmp_path: Path) -> None:
         "session 01-01, participant 01: waiting for the trials of 4 calibration runs",
         "calibration run 1 of 4 started: 0 trials so far",
     ]
-    assert re.fullmatch(r"10 trials: held-out percentile rank \d+% \[\d+%, \d+%\], chance 50 %, p = 0\.\d{3}", lines[5])
+    assert lines[3] == "1 trials: too few yet to tell them apart"
+    rank = r"20 trials: held-out percentile rank \d+% \[\d+%, \d+%\], chance 50 %, p = 0\.\d{3}"
+    assert any(re.fullmatch(rank, line) for line in lines)
     assert any(line == "calibration run 3 of 4 ended: 24 trials so far" for line in lines)
     assert lines[-2] == "the calibration runs are complete: fitting 32 trials"
     assert re.fullmatch(r"fitted in \d+\.\d s: .* held out; handing the bundle to the daemon", lines[-1])

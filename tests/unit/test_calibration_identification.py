@@ -16,7 +16,7 @@ from rtdecode.decode.score.candidates import Candidates
 from rtdecode.packs.participant_bundle import CurvePoint
 from tests.decode_small import tiny_categories
 
-N_SETS = 200
+N_SETS, N_MODELS = 200, 40
 
 
 def stimuli(n: int, rng: np.random.Generator) -> Candidates:
@@ -53,15 +53,45 @@ def noise(seed: int, n: int, design: str, n_voxels: int = 60) -> CurvePoint:
     return calibrator.status()
 
 
+def by_ridge_alone(
+    calibrator: Calibrator,
+    responses: object,
+    components: object,
+    priors: object,
+    shown: object,
+    parts: object,
+    null: identification.Null,
+    found: float,
+    _: object,
+) -> CurvePoint:
+    """Stand in for the encoding model: the figure that the null is of."""
+    return CurvePoint(
+        trials=calibrator.trials, percentile=found, interval=null.interval(found), p_value=null.p_value(found)
+    )
+
+
 @pytest.mark.parametrize("design", ["by trial", "repeated", "by run"])
 @pytest.mark.parametrize("n", [20, 40, 80])
 def test_noise_is_at_the_chance_that_is_printed(n: int, design: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identification, "N_SHUFFLES", 199)
+    monkeypatch.setattr(Calibrator, "_standing", by_ridge_alone)
     found = [noise(seed, n, design) for seed in range(N_SETS)]
     assert np.mean([status.percentile for status in found]) == pytest.approx(0.5, abs=0.02)
     covered = sum(status.interval[0] <= 0.5 <= status.interval[1] for status in found)
     assert binom.ppf(0.001, N_SETS, 0.95) <= covered <= binom.ppf(0.999, N_SETS, 0.95)
     assert kstest([status.p_value for status in found], "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("design", ["by trial", "repeated", "by run"])
+def test_the_encoding_model_is_at_chance_on_noise(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identification, "N_SHUFFLES", 99)
+    found = [noise(seed, 40, design) for seed in range(N_MODELS)]
+    assert np.mean([status.percentile for status in found]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([status.two_way for status in found]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([status.top1 - status.top1_chance for status in found]) == pytest.approx(0, abs=0.03)
+    covered = sum(status.interval[0] <= 0.5 <= status.interval[1] for status in found)
+    assert covered >= binom.ppf(0.001, N_MODELS, 0.95)
+    assert not any(status.advice == "enough" for status in found)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 0, 1, 2, 2], [1, 0, 1, 1, 0]])

@@ -116,10 +116,22 @@ def test_the_learning_curve_grows_and_begins_again_with_a_new_calibration() -> N
     assert board.state()["curve"] == [[10, 0.55, 0.4, 0.7]]
 
 
+def test_what_more_trials_would_bring_is_shown() -> None:
+    ahead = {"ahead_min": (5.0, 10.0), "ahead_trials": (75, 150), "projected": (0.8, 0.85)}
+    around = {"projected_low": (0.78, 0.8), "projected_high": (0.82, 0.9)}
+    told = {"top1": 0.3, "top1_chance": 0.04, "two_way": 0.9, "ceiling": 0.97, "advice": "go on", "why": "it pays"}
+    state = board_of(wire.Calibration(trials=40, percentile=0.75, **ahead, **around, **told)).state()["calibration"]
+    assert state["projected"] == [[5.0, 75.0, 0.8, 0.78, 0.82], [10.0, 150.0, 0.85, 0.8, 0.9]]
+    assert (state["top1"], state["two_way"], state["ceiling"]) == ([0.3, 0.04], 0.9, 0.97)
+    assert (state["advice"], state["why"]) == ("go on", "it pays")
+
+
 def test_numbers_of_a_calibration_that_are_none_are_not_drawn() -> None:
     board = board_of(wire.Calibration(trials=10, percentile=math.nan, interval=(math.nan, math.inf), note="so far"))
     assert board.state()["curve"] == []
-    assert board.state()["calibration"] == {"trials": 10, "percentile": None, "interval": [], "note": "so far"}
+    told = board.state()["calibration"]
+    assert (told["trials"], told["percentile"], told["interval"], told["note"]) == (10, None, [], "so far")
+    assert (told["top1"], told["two_way"], told["ceiling"], told["projected"]) == ([None, None], None, None, [])
     board.apply(wire.Calibration(trials=20, percentile=0.7, interval=(math.nan, 0.8)))
     assert board.state()["curve"] == [[20, 0.7, 0.7, 0.7]]
 

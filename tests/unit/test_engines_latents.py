@@ -31,7 +31,8 @@ from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer  # noqa: E402
-from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LatentMap, latent_map  # noqa: E402
+from rtdecode.decode.families.mindeye2.latent_map import LatentMap, latent_map  # noqa: E402
+from rtdecode.decode.families.stimulus_folder import EMBEDDINGS  # noqa: E402
 from rtdecode.decode.networks.build import load as load_network  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack  # noqa: E402

@@ -149,3 +149,21 @@ def test_a_table_of_parcels_that_is_none_is_refused(tmp_path: Path) -> None:
         read_parcel_names(tmp_path / "a.tsv")
     (tmp_path / "b.tsv").write_text("index\tname\n7\tV1\n")
     assert read_parcel_names(tmp_path / "b.tsv") == (["7"], [])
+
+
+def test_the_network_is_exported_and_held_to_torch(tmp_path: Path) -> None:
+    small_pack(tmp_path)
+    assert main(["engines", "export", str(tmp_path / "pack"), "--out", str(tmp_path / "onnx")]) == 0
+    from rtdecode.decode.runtime.engine import OnnxEngine
+    from rtdecode.packs import open_pack
+
+    pack = open_pack(str(tmp_path / "onnx"))
+    part = pack.description.parts["member_1"]
+    assert part.difference is not None
+    assert part.difference < 1e-4
+    features = small_features(tmp_path / "features", DURATION_S)
+    engine = OnnxEngine(pack.folder / part.file, name="member_1", threads=1)
+    given = {name: features.stretch(name, range(-9, 289))[None].numpy() for name in ("text", "audio", "vision")}
+    found = engine.run({**given, "present": np.ones((1, 3), np.float32)})
+    assert found.keys() == {"predicted", "trunk", "attention"}
+    np.testing.assert_allclose(found["predicted"][0, 2], by_hand(tmp_path, 2)[:100], atol=1e-4)

@@ -18,9 +18,8 @@ from engines.importing.fake import write_fake_mindeye2
 from engines.importing.shapes import mindeye2_sizes
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.families.mindeye2 import load_mindeye2
-from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS
 from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
-from rtdecode.decode.families.mindeye2.stimulus_latents import CATEGORIES
+from rtdecode.decode.families.stimulus_folder import CATEGORIES, EMBEDDINGS
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.service import LocalService

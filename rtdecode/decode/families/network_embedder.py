@@ -10,8 +10,8 @@ from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 
 
-def network_embedder(pack: EnginePack, *, threads: int) -> Embedder:
-    """Load it; see `Family.embedder`."""
+def network_embedder(pack: EnginePack, *, threads: int, output: int | None = None) -> Embedder:
+    """Load it; see `Family.embedder`. `output` is the place of the tokens, or of one, if it gives more."""
     if "embedder" not in pack.description.stages:
         raise EngineError(f"pack {pack.name}: expected a stage embedder, got none; import it with the unCLIP")
     with import_torch_runtime(pack, threads):
@@ -25,6 +25,8 @@ def network_embedder(pack: EnginePack, *, threads: int) -> Embedder:
     def run(pictures: Float32) -> Float32:
         with torch.no_grad():
             found = network(torch.from_numpy(pictures).to(device))
+        found = found if output is None else found[output]
+        found = found[:, None] if found.ndim == 2 else found
         return np.asarray(found.float().cpu().numpy())
 
     return Embedder(run=run, picture_px=None)

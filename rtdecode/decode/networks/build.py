@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from rtdecode.decode.networks.backbone import Backbone, BackboneShape, Ridge
 from rtdecode.decode.networks.brain import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.captioner import build_captioner
+from rtdecode.decode.networks.cascade import EffnetEncoder, StageA, StageB, StageC
 from rtdecode.decode.networks.converter import ClipConverter
 from rtdecode.decode.networks.embedder import ImageEmbedder, TowerShape
 from rtdecode.decode.networks.film_encoder import FilmEncoder, FilmEncoderShape
 from rtdecode.decode.networks.gnet import GNet, GNetShape
+from rtdecode.decode.networks.image_diffusion import ClipImage, ImageDenoiser
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.networks.prompt import PromptEncoder
 from rtdecode.decode.networks.unclip import Autoencoder, Denoiser, SmallAutoencoder
+from rtdecode.decode.networks.vdvae import Vdvae, VdvaeShape
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import DESCRIPTION
@@ -40,6 +43,15 @@ BUILDERS: Mapping[str, Callable[[dict[str, Any]], nn.Module]] = {
     "prompt": lambda sizes: PromptEncoder(**sizes),
     "brain": lambda sizes: BrainNetwork(BrainShape(**sizes)),
     "low_level": lambda sizes: LowLevel(**sizes),
+    "image_denoiser": ImageDenoiser,
+    "coder": Autoencoder,
+    "clip_image": ClipImage,
+    "linear_head": lambda sizes: nn.Linear(sizes["voxels"], sizes["outputs"]),
+    "vdvae": lambda sizes: Vdvae(VdvaeShape(**sizes)),
+    "effnet": lambda sizes: EffnetEncoder(**sizes),
+    "stage_c": StageC,
+    "stage_b": StageB,
+    "stage_a": StageA,
     "film_encoder": lambda sizes: FilmEncoder(FilmEncoderShape(**sizes)),
     "gnet": lambda sizes: GNet(GNetShape(**sizes)),
 }

@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rtdecode.decode.networks.image_diffusion import ImageDenoiser
 from rtdecode.decode.networks.unclip import Denoiser
 
 
@@ -33,10 +34,10 @@ class DenoiserContext(nn.Module):  # type: ignore[misc]
 
     Parameters
     ----------
-    denoiser : Denoiser
+    denoiser : Denoiser or ImageDenoiser
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser | ImageDenoiser) -> None:
         super().__init__()
         self.layers = nn.ModuleList(cross_attentions(denoiser.unet))
 
@@ -52,22 +53,24 @@ class ContextDenoiser(nn.Module):  # type: ignore[misc]
 
     Parameters
     ----------
-    denoiser : Denoiser
+    denoiser : Denoiser or ImageDenoiser
         Takes no tokens any more.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser | ImageDenoiser) -> None:
         super().__init__()
         self.unet = denoiser.unet
+        self._told = isinstance(denoiser, Denoiser)
         self._given = []
         for layer in cross_attentions(denoiser.unet):
             layer.set_processor(_GivenKeys())
             self._given.append(layer.processor)
 
-    def forward(self, x: Tensor, t: Tensor, vector: Tensor, *context: Tensor) -> Tensor:
-        """Predict noise; see `Denoiser`."""
-        for given, keys, values in zip(self._given, context[::2], context[1::2], strict=True):
-            given.keys, given.values = keys, values
+    def forward(self, x: Tensor, t: Tensor, *given: Tensor) -> Tensor:
+        """Predict noise given the vector of a `Denoiser`, and then keys and values in turn."""
+        vector, context = (given[0], given[1:]) if self._told else (None, given)
+        for layer, keys, values in zip(self._given, context[::2], context[1::2], strict=True):
+            layer.keys, layer.values = keys, values
         out: Tensor = self.unet(x, t, None, class_labels=vector, return_dict=False)[0]
         return out
 
@@ -79,7 +82,7 @@ def cross_attentions(unet: nn.Module) -> Sequence[Attention]:
     ]
 
 
-def context_names(denoiser: Denoiser) -> list[str]:
+def context_names(denoiser: Denoiser | ImageDenoiser) -> list[str]:
     """Names of the tensors of `DenoiserContext`, in order."""
     return [f"{part}{i}" for i in range(len(cross_attentions(denoiser.unet))) for part in ("keys", "values")]
 

@@ -102,25 +102,25 @@ class FilmEncoder(nn.Module):  # type: ignore[misc]
         self.head = _Heads(shape)
         self.register_buffer("to_volumes", averaging(shape.frames, shape.volumes), persistent=False)
 
-    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, keep: Tensor) -> FilmPrediction:
+    def forward(self, text: Tensor, audio: Tensor, vision: Tensor, present: Tensor) -> FilmPrediction:
         """Predict a window.
 
         Parameters
         ----------
         text, audio, vision : Tensor of shape (b, layers, frames, features)
-        keep : Tensor of shape (b, modalities)
+        present : Tensor of shape (b, modalities)
             0 where a modality is missing: its projection is zeroed, as the training does; 1 elsewhere.
         """
-        fused, attention = self.fuse((text, audio, vision), keep)
+        fused, attention = self.fuse((text, audio, vision), present)
         trunk = self.to_volumes @ self.temporal_encoder(fused)
         return FilmPrediction(self.head(trunk), trunk, attention)
 
-    def fuse(self, given: tuple[Tensor, Tensor, Tensor], keep: Tensor) -> tuple[Tensor, Tensor]:
+    def fuse(self, given: tuple[Tensor, Tensor, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
         """Return the joined projections (b, t, 3 * projected) and the attention over layers (b, modalities, layers)."""
         projected, attended = [], []
         for place, (name, layers) in enumerate(zip(MODALITIES, given, strict=True)):
             pooled = self.layer_poolers[name](layers)
-            projected.append(self.projectors[name](pooled.values) * keep[:, place, None, None])
+            projected.append(self.projectors[name](pooled.values) * present[:, place, None, None])
             attended.append(pooled.attention.mean((1, 2, 3)))
         return torch.cat(projected, -1), torch.stack(attended, 1)
 

@@ -1,4 +1,4 @@
-"""Pictures as OpenCLIP's bigG sees them in MindEye2: kornia's antialiased resize, a shift and CLIP's scale."""
+"""Pictures as CLIP sees them: bigG in MindEye2 (kornia's antialiased resize and a shift), CLIP-L elsewhere."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def bigg_input(pictures: Tensor, px: int = BIGG_PX) -> Tensor:
     """
     mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     return ((resize(pictures, px) + 1) / 2 - mean) / std
+
+
+def clip_input(pictures: Tensor, px: int = BIGG_PX) -> Tensor:
+    """Prepare for CLIP-L square pictures (b, 3, h, w) in 0..1: bicubic without antialiasing, then CLIP's scale.
+
+    That is what torchvision did to tensors up to 0.16, with which the published decoders were trained and judged.
+    """
+    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    if tuple(pictures.shape[-2:]) != (px, px):
+        pictures = functional.interpolate(pictures, size=(px, px), mode="bicubic", align_corners=False)
+    return (pictures - mean) / std
 
 
 def _blur(pictures: Tensor, factor: float, axis: int) -> Tensor:

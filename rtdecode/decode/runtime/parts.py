@@ -11,13 +11,16 @@ from torch.nn import functional
 
 from rtdecode.decode.networks.captioner import CaptionContext, CaptionStep
 from rtdecode.decode.networks.context import ContextDenoiser, DenoiserContext, context_names
+from rtdecode.decode.networks.image_diffusion import LatentEncoder
 from rtdecode.decode.runtime.runner import LONGEST, WHOLE
 from rtdecode.packs.description import Shape, StageTable
 
 CONTEXT_OF = "_context"
 """What the name of a part ends with that computes once a picture what another part needs at every step."""
-STEPWISE = ("denoiser", "captioner")
-"""Kinds of networks that have such a part."""
+ENCODER_OF = "_encoder"
+"""What the name of a part ends with that makes latents of pictures, beside one that makes pictures of latents."""
+FURTHER = {"denoiser": CONTEXT_OF, "image_denoiser": CONTEXT_OF, "captioner": CONTEXT_OF, "coder": ENCODER_OF}
+"""Kinds of networks that have a second part, and what its name ends with."""
 _SIZES = {"batch": 2, "tokens": 16, "voxels": 64}
 
 
@@ -108,6 +111,8 @@ def parts(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
         "ridge": _ridge,
         "prior": _prior,
         "denoiser": _denoiser,
+        "image_denoiser": _denoiser,
+        "coder": _coder,
         "captioner": _captioner,
         "embedder": _embedder,
     }
@@ -134,7 +139,8 @@ def _denoiser(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
     shapes: list[Shape] = [
         ["batch", layer.heads, "tokens", layer.inner_dim // layer.heads] for layer in context.layers for _ in range(2)
     ]
-    step = {"x": sizes["x"], "t": sizes["t"], "vector": sizes["vector"], **dict(zip(names, shapes, strict=True))}
+    told = {name: shape for name, shape in sizes.items() if name != "tokens"}
+    step = {**told, **dict(zip(names, shapes, strict=True))}
     return [
         Part(
             name=f"{stage}{CONTEXT_OF}",
@@ -144,6 +150,18 @@ def _denoiser(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
         ),
         Part(name=stage, module=_Tuple(ContextDenoiser(network)), inputs=step, outputs=("noise",)),
     ]
+
+
+def _coder(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
+    sides = spec.outputs["picture"]
+    encoder = Part(
+        name=f"{stage}{ENCODER_OF}",
+        module=_Tuple(LatentEncoder(network)),
+        inputs={"picture": sides},
+        outputs=("mean", "deviation"),
+    )
+    decoder = Part(name=stage, module=_Tuple(network), inputs=dict(spec.inputs), outputs=tuple(spec.outputs))
+    return [decoder, encoder]
 
 
 def _captioner(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:

@@ -18,7 +18,7 @@ Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Named arrays in, named arrays out."""
 LONGEST = 20
 """Words of a caption, the first included."""
-WHOLE = {"t": (1, 90), "word": (1, 90), "place": (0, LONGEST), "keep": (0, 2)}
+WHOLE = {"t": (1, 90), "level": (1 << 28, 1 << 32), "word": (1, 90), "place": (0, LONGEST), "keep": (0, 2)}
 """Inputs of parts that are whole numbers, and from where up to where examples of them lie."""
 
 

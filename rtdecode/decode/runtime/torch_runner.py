@@ -10,31 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from rtdecode.decode.networks.build import load
-from rtdecode.decode.runtime.parts import CONTEXT_OF, STEPWISE, parts
+from rtdecode.decode.runtime.parts import FURTHER, parts
 from rtdecode.decode.runtime.runner import Compute, Runner, tensor_runner
 from rtdecode.decode.runtime.torch_engine import TorchEngine
 from rtdecode.packs import EnginePack
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_FULL = ("autoencoder", "prior")
+_FULL = ("autoencoder", "coder", "prior")
 """Kinds of networks that are not in half precision as a whole."""
 
 
 def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Collection[str] = ()) -> Runner:
     """Run the parts of a pack by torch; parameters as of `open_stage` and `tensor_runner`."""
     opened: dict[str, TorchEngine] = {}
+    stages = pack.description.stages
+    stage_of = {f"{name}{FURTHER[stage.network]}": name for name, stage in stages.items() if stage.network in FURTHER}
 
     def open_part(name: str) -> Compute:
         if name not in opened:
-            stage = name.removesuffix(CONTEXT_OF)
+            stage = stage_of.get(name, name)
             opened.update(
                 {engine.name: engine for engine in open_stage(pack, stage, device=device, precision=precision)}
             )
         return opened[name].compute
 
-    stages = pack.description.stages
-    contexts = {f"{name}{CONTEXT_OF}" for name, stage in stages.items() if stage.network in STEPWISE}
-    runner = tensor_runner(stages.keys() | contexts, open_part, device=device, internal=internal)
+    runner = tensor_runner(stages.keys() | stage_of.keys(), open_part, device=device, internal=internal)
     return replace(runner, fallbacks=lambda: tuple(one.fallback for one in opened.values() if one.fallback))
 
 

@@ -19,10 +19,14 @@ OFFSET_NOISE = 0.04
 _FIRST_BETA, _LAST_BETA = 0.00085, 0.0120
 
 
+def network_betas() -> NDArray[np.float64]:
+    """Variance added at each level of Stable Diffusion's schedule, rising: shape (LEVELS,)."""
+    return np.asarray(np.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, LEVELS) ** 2)
+
+
 def network_sigmas() -> Float32:
     """Noise over signal of each level, rising: shape (LEVELS,)."""
-    betas = np.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, LEVELS) ** 2
-    left = np.cumprod(1 - betas)
+    left = np.cumprod(1 - network_betas())
     return np.sqrt((1 - left) / left).astype(np.float32)
 
 

@@ -118,7 +118,7 @@ class Board:
                     stimulus=text(message.stimulus),
                     condition=text(message.condition),
                 )
-            case wire.Score() | wire.Caption() | wire.Reconstruction():
+            case wire.Score() | wire.Caption() | wire.Preview() | wire.Reconstruction():
                 self._decoded(message)
             case _ if not decoded.figures(wire.topic_of(message)):
                 return
@@ -244,7 +244,18 @@ class Board:
         if len(interval) != 2 or None in interval:
             interval = []
         trials = int(message.trials)
-        self._calibration = {"trials": trials, "percentile": share, "interval": interval, "note": text(message.note)}
+        self._calibration = {
+            "trials": trials,
+            "percentile": share,
+            "interval": interval,
+            "note": text(message.note),
+            "top1": [_finite(message.top1), _finite(message.top1_chance)],
+            "two_way": _finite(message.two_way),
+            "ceiling": _finite(message.ceiling),
+            "advice": text(message.advice),
+            "why": text(message.why),
+            "projected": _projected(message),
+        }
         if share is None:
             return
         while self._curve and self._curve[-1][0] >= trials:  # the last word on as many trials counts
@@ -292,7 +303,7 @@ class Board:
         entry.update(revision=revision, final=bool(message.final))
         return entry
 
-    def _decoded(self, message: wire.Score | wire.Caption | wire.Reconstruction) -> None:
+    def _decoded(self, message: wire.Score | wire.Caption | wire.Preview | wire.Reconstruction) -> None:
         match message:
             case wire.Score():
                 evidence, chance, p_content = map(_number, (message.evidence, message.chance, message.p_content))
@@ -319,11 +330,11 @@ class Board:
             case wire.Caption():
                 self._entry(message)["caption"] = text(message.text)
                 name = "caption"
-            case wire.Reconstruction():
+            case wire.Preview() | wire.Reconstruction():
                 if not isinstance(message.image, bytes):
                     raise TypeError(f"expected a picture in bytes, got {type(message.image).__name__}")
                 self._draw(self._entry(message), message.image)
-                name = "picture"
+                name = "preview" if isinstance(message, wire.Preview) else "picture"
         self._timed(name, message)
 
     def _list(self, message: wire.Message) -> None:
@@ -348,6 +359,14 @@ class Board:
         took_ms = _finite(message.stages.get("total"))
         if took_ms is not None:
             self._latency.setdefault(name, deque(maxlen=LATENCIES)).append(took_ms)
+
+
+def _projected(message: wire.Calibration) -> list[list[float]]:
+    """Return minutes ahead, trials, percentile rank and its interval of each time ahead."""
+    parts = (
+        message.ahead_min, message.ahead_trials, message.projected, message.projected_low, message.projected_high,
+    )  # fmt: skip
+    return [[_number(value) for value in one] for one in zip(*parts, strict=False)]
 
 
 def _finite(value: Any) -> float | None:

@@ -83,12 +83,15 @@ export function displacement(canvas, rows, limit) {
   if (limit) rule(sheet, y(limit), limit.toFixed(digits(limit)), BAD, [5, 4]);
 }
 
-/** Draw held-out percentile ranks over trials on an axis from 0 to 100 %, with their interval and chance. */
-export function curve(canvas, points) {
+/** Draw held-out percentile ranks over trials on an axis from 0 to 100 %, with their interval, chance, what is projected of
+ * more trials (as far as there are twice as many as now) and the noise ceiling. */
+export function curve(canvas, points, projected = [], ceiling = null) {
   const sheet = paper(canvas);
   if (!sheet) return;
   const { pen, width, height } = sheet;
-  const base = height - 22, most = points.length ? points[points.length - 1][0] : 0;
+  const base = height - 22, now = points.length ? points[points.length - 1][0] : 0;
+  const ahead = projected.filter(([, trials]) => trials > now && trials <= 2 * now);
+  const most = ahead.length ? ahead[ahead.length - 1][1] : now;
   const x = (trials) => LEFT + (width - LEFT - RIGHT) * trials / Math.max(1, most);
   const y = (share) => base - (base - EDGE) * Math.min(1, Math.max(0, share));
   for (const share of [0, 0.25, 0.75, 1]) rule(sheet, y(share), `${100 * share}%`);
@@ -98,6 +101,25 @@ export function curve(canvas, points) {
   pen.fillText(most ? `${most} trials` : "trials", width - RIGHT, height - 8);
   pen.textAlign = "left";
   if (!points.length) return;
+  if (ceiling !== null && ceiling !== undefined) {
+    rule(sheet, y(ceiling), "", DIM, [2, 4]);
+    pen.fillText("noise ceiling", LEFT + 6, y(ceiling) + 10);
+  }
+  if (ahead.length) {
+    const [, share] = points[points.length - 1], rows = [[0, now, share, share, share], ...ahead];
+    pen.fillStyle = `${GOOD}20`;
+    pen.beginPath();
+    for (const [, trials, , low] of rows) pen.lineTo(x(trials), y(low));
+    for (const [, trials, , , high] of [...rows].reverse()) pen.lineTo(x(trials), y(high));
+    pen.fill();
+    pen.strokeStyle = GOOD;
+    pen.lineWidth = 1.5;
+    pen.setLineDash([5, 5]);
+    pen.beginPath();
+    for (const [, trials, expected] of rows) pen.lineTo(x(trials), y(expected));
+    pen.stroke();
+    pen.setLineDash([]);
+  }
   pen.fillStyle = `${GOOD}40`;
   pen.beginPath();
   for (const [trials, , low] of points) pen.lineTo(x(trials), y(low));

@@ -55,6 +55,30 @@ function showIdle({ session, key }, now) {
     : now.phase === "asking" ? "" : "Start it with: rtdecode run session.toml");
 }
 
+const ADVICE = { "go on": "Go on.", enough: "Enough.", "no signal": "No signal." };
+
+/** Say what else is known of a calibration than its percentile rank. */
+function standing({ top1: [first, chance], two_way, ceiling, projected }) {
+  const ten = projected.find(([minutes]) => minutes === 10);
+  return [
+    first !== null ? `first ${percent(first)} (chance ${percent(chance)})` : "",
+    two_way !== null ? `two-way ${percent(two_way)}` : "",
+    ceiling !== null ? `noise ceiling ${percent(ceiling)}` : "",
+    ten ? `in 10 minutes ${percent(ten[2])} [${percent(ten[3])}, ${percent(ten[4])}]` : "",
+  ].filter(Boolean).join(" · ");
+}
+
+/** Say, beside what is decoded, where a calibration stands that goes on. */
+function showMeanwhile({ calibration, session, run }) {
+  const share = calibration.percentile, goesOn = calibration.trials && run.number <= session.calibration_runs;
+  $("meanwhile").hidden = !goesOn;
+  text("meanwhile", !goesOn ? "" : [
+    `calibration goes on: ${calibration.trials} trials`,
+    share !== null && share !== undefined ? `percentile rank ${percent(share)}` : "",
+    calibration.advice && `${ADVICE[calibration.advice] || ""} ${calibration.why}`,
+  ].filter(Boolean).join(" · "));
+}
+
 function showCalibration({ calibration, collected, left_out, stimulus, session, curve: points }, now) {
   image($("calibration-stimulus"), stimulusURL(stimulus.stimulus), $("calibration-name"));
   text("calibration-name", stimulus.stimulus || stimulus.category || "no trial yet");
@@ -65,8 +89,14 @@ function showCalibration({ calibration, collected, left_out, stimulus, session, 
   text("rank", known ? percent(share) : "–");
   text("rank-note", known ? `percentile rank${calibration.interval.length ? ` [${calibration.interval.map(percent).join(", ")}]` : ""}, chance 50%`
     : "known after the first trials");
+  text("retrieval", known ? standing(calibration) : "");
+  const advice = ADVICE[calibration.advice];
+  $("advice").hidden = !advice;
+  $("advice").dataset.advice = calibration.advice || "";
+  text("advice-word", advice || "");
+  text("advice-why", calibration.why || "");
   text("note", calibration.note || (now.doing === "fitting" ? "All calibration runs are there; the decoder is being fitted." : ""));
-  curve($("curve"), points);
+  curve($("curve"), points, calibration.projected, calibration.ceiling);
   const total = collected.reduce((sum, [, count]) => sum + count, 0), most = Math.max(1, ...collected.map(([, count]) => count));
   text("collected", `· ${total}${left_out ? `, ${left_out} left out` : ""}`);
   $("counts").replaceChildren(...collected.map(([name, count]) => {
@@ -190,6 +220,7 @@ function show({ board, now }) {
   if (view === "decoding") {
     showTrial(board.trials[board.trials.length - 1] || {}, board);
     showTrials(board);
+    showMeanwhile(board);
   }
 }
 

@@ -1,36 +1,35 @@
-"""MindEye1 (Scotti et al. 2023): betas to tokens, retrieval and a blurry picture."""
+"""MindEye1 (Scotti et al. 2023): betas to tokens, retrieval, a blurry picture and a picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec import structs
+
 from rtdecode.decode.families.family import Embedder
-from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1
+from rtdecode.decode.families.mindeye1.mindeye1_decoder import INTERNAL, MindEye1, OwnNetwork, own_network
+from rtdecode.decode.families.mindeye1.mindeye1_description import GeneratorTable, MindEye1Description
+from rtdecode.decode.families.mindeye1.mindeye1_pipeline import MindEye1Pipeline
 from rtdecode.decode.families.network_embedder import network_embedder
-from rtdecode.decode.families.published_pack import PublishedDescription
-from rtdecode.decode.pipeline import Pipeline
+from rtdecode.decode.families.stimulus_folder import read_token_candidates
 from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
-from rtdecode.decode.runtime.runner import compiled_runner
+from rtdecode.decode.runtime.runner import Runner, compiled_runner
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
-
-class MindEye1Description(PublishedDescription, frozen=True, kw_only=True):
-    """Content of ``pack.toml``; see `PublishedDescription`."""
-
-    family = "mindeye1"
+_TOKENS, _POOLED = 1, 2
+"""Places of the normed and projected tokens, and of the pooled one, among what CLIP's tower gives."""
 
 
 class MindEye1Family:
-    """A `Family` whose packs no session runs yet: each participant has a whole network, which no visit can train."""
+    """A `Family` whose participants may have a whole network of their own, which their bundle carries."""
 
     description = MindEye1Description
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
-        """Refuse; see the class."""
-        raise _not_live(pack)
+        """Read what ``rtdecode engines embed`` has written beside the pictures: CLIP-L's tokens."""
+        return read_token_candidates(pack, stimuli)
 
     def pipeline(
         self,
@@ -39,20 +38,37 @@ class MindEye1Family:
         backend: Backend,
         *,
         seed: int,
-    ) -> Pipeline:
-        """Refuse; see the class."""
-        raise _not_live(pack)
+    ) -> MindEye1Pipeline:
+        """Load the networks; see `Family.pipeline`."""
+        table = pack.described(MindEye1Description).generator
+        if table is not None and settings.unclip_steps is not None:
+            table = structs.replace(table, steps=settings.unclip_steps)
+        mind = load_mindeye1(
+            pack, backend=backend, prior_steps=settings.prior_steps, generator=table, threads=settings.threads
+        )
+
+        def open_network(network: EnginePack) -> OwnNetwork:
+            own = choose(backend.name if backend.name == "torch" else "auto", network)
+            return own_network(network, _runner(network, own, settings.threads), settings.prior_steps)
+
+        return MindEye1Pipeline(mind, open_network, seed=seed)
 
     def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
         """Load what embeds pictures; see `Family.embedder`."""
-        return network_embedder(pack, threads=threads)
+        one = pack.description.tokens.count == 1
+        return network_embedder(pack, threads=threads, output=_POOLED if one else _TOKENS)
 
 
 FAMILY = MindEye1Family()
 
 
 def load_mindeye1(
-    pack: EnginePack, *, backend: Backend | None = None, prior_steps: int | None = None, threads: int = 1
+    pack: EnginePack,
+    *,
+    backend: Backend | None = None,
+    prior_steps: int | None = None,
+    generator: GeneratorTable | None = None,
+    threads: int = 1,
 ) -> MindEye1:
     """Load a MindEye1 pack.
 
@@ -62,6 +78,8 @@ def load_mindeye1(
     backend : Backend or None
         None: as `choose` does by itself.
     prior_steps : int or None
+        As of `MindEye1`.
+    generator : GeneratorTable or None
         As of `MindEye1`.
     threads : int
         CPU threads.
@@ -74,17 +92,13 @@ def load_mindeye1(
         A file is not what ``pack.toml`` describes.
     """
     pack.described(MindEye1Description)
-    backend = backend or choose("auto", pack)
+    runner = _runner(pack, backend or choose("auto", pack), threads)
+    return MindEye1(pack, runner, prior_steps=prior_steps, generator=generator)
+
+
+def _runner(pack: EnginePack, backend: Backend, threads: int) -> Runner:
     if backend.name != "torch":
-        return MindEye1(pack, compiled_runner(pack, backend.name, threads=threads), prior_steps=prior_steps)
+        return compiled_runner(pack, backend.name, threads=threads, internal=INTERNAL)
     with import_torch_runtime(pack, threads):
         from rtdecode.decode.runtime.torch_runner import torch_runner
-    runner = torch_runner(pack, device=backend.device, precision=backend.precision)
-    return MindEye1(pack, runner, prior_steps=prior_steps)
-
-
-def _not_live(pack: EnginePack) -> EngineError:
-    return EngineError(
-        f"pack {pack.name}: expected a pack that a session can run, got one of kind mindeye1: each of its participants "
-        "has a whole network, which no visit can train"
-    )
+    return torch_runner(pack, device=backend.device, precision=backend.precision, internal=INTERNAL)

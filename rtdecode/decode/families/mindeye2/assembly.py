@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from rtdecode.decode.families.git_captions import CAPTION_CONTEXT, git_captions
 from rtdecode.decode.families.guided_prior import guided_prior
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, Unclip, size_features
-from rtdecode.decode.runtime.runner import LONGEST, Compute, Runner
+from rtdecode.decode.runtime.runner import Compute, Runner
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 
 NEEDED = ("ridge", "backbone", "prior")
-CONTEXT, CAPTION_CONTEXT = "unclip_context", "captioner_context"
+CONTEXT = "unclip_context"
 INTERNAL = (CONTEXT, CAPTION_CONTEXT)
 """Parts of unCLIP and captioner whose answers go into their other parts only."""
 
@@ -115,41 +116,5 @@ def _unclip(runner: Runner) -> Unclip:
 
 
 def _captions(pack: EnginePack, runner: Runner) -> Callable[[Any], list[str]]:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise EngineError(f"captions need tokenizers: pip install '.[gpu]' ({error})") from None
-    if CAPTION_CONTEXT not in runner.parts:
-        raise EngineError(
-            f"pack {pack.name}: expected parts captioner and {CAPTION_CONTEXT}, got captioner alone, of an older "
-            "version: export the pack anew"
-        )
-    convert, prepare, step = (runner.open(name) for name in ("converter", CAPTION_CONTEXT, "captioner"))
-    said = pack.description
-    first, last = said.size("captioner", "bos_token_id"), said.size("captioner", "eos_token_id")
-    tokenizer = Tokenizer.from_file(str(pack.folder / "captioner" / "tokenizer.json"))
-
-    def run(tokens: Any) -> list[str]:
-        fixed = dict(prepare(convert({"tokens": tokens})))
-        b, layers, heads, _, channels = fixed["keys"].shape
-        nothing = runner.array(np.zeros((b, layers, heads, LONGEST, channels), np.float32))
-        known = {"said_keys": nothing, "said_values": nothing}
-        words = [runner.level(first, tokens)]
-        for place in range(LONGEST - 1):
-            found = step({"word": words[-1], "place": runner.level(place, tokens), **fixed, **known})
-            words.append(runner.most(found["scores"]))
-            known = {"said_keys": found["next_keys"], "said_values": found["next_values"]}
-            if runner.at_host and all(last in row for row in numbers(words)):
-                break  # elsewhere to look at a word would cost more than to say the rest
-        return [tokenizer.decode(_said(row, last)).strip() for row in numbers(words)]
-
-    def numbers(words: list[Any]) -> list[list[int]]:
-        rows = runner.host(runner.join(words)).astype(np.int64).reshape(len(words), -1).T
-        return [[int(word) for word in row] for row in rows]
-
-    return run
-
-
-def _said(words: list[int], last: int) -> list[int]:
-    """Words between the first, which begins every caption, and the one that ends it."""
-    return words[1 : words.index(last)] if last in words else words[1:]
+    convert, caption = runner.open("converter"), git_captions(pack, runner)
+    return lambda tokens: caption(convert({"tokens": tokens})["features"])

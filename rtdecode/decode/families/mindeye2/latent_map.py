@@ -14,8 +14,6 @@ from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 
-EMBEDDINGS = "embeddings.safetensors"
-"""Embeddings of a folder of pictures, in that folder, as ``rtdecode engines embed`` writes them."""
 LATENTS = "latents"
 """Table of ``pack.toml`` that describes the map, and tensor of the embeddings that holds what it gives."""
 _BLOCK = 1 << 23

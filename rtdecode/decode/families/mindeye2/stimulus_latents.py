@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rtdecode.decode.families.mindeye2.latent_map import EMBEDDINGS, LATENTS, latents_of
+from rtdecode.decode.families.mindeye2.latent_map import LATENTS, latents_of
+from rtdecode.decode.families.stimulus_folder import (
+    EMBEDDINGS,
+    candidates_of,
+    read_categories,
+    with_same_pictures,
+)
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import BundleError
 from rtdecode.packs import EnginePack
-from rtdecode.stimuli import pictures_in
-
-CATEGORIES = "categories.json"
 
 
 def read_stimuli(pack: EnginePack, folder: Path | None) -> Candidates:
@@ -53,49 +55,5 @@ def read_stimuli(pack: EnginePack, folder: Path | None) -> Candidates:
         raise BundleError(f"{path}: expected embeddings of the pictures ({error}): {again}") from None
     if latents is None or facts.get(LATENTS) != pack.digest(table.file):
         raise BundleError(f"{path}: expected embeddings by the map of pack {pack.name}: {again}")
-    if strange := sorted(pictures_in(folder).keys() ^ set(names)):
-        raise BundleError(f"{path}: pictures have changed since ({', '.join(strange[:5])}): {again}")
-    if lost := [name for name in names if name not in category_of]:
-        raise BundleError(f"{folder / CATEGORIES}: expected a category of every picture, none of {', '.join(lost[:5])}")
-    categories = tuple(sorted(set(category_of.values())))
-    category = np.array([categories.index(category_of[name]) for name in names], dtype=np.int64)
-    if empty := [name for i, name in enumerate(categories) if i not in category]:
-        raise BundleError(
-            f"{folder / CATEGORIES}: expected a picture of every category, none of {', '.join(empty[:5])}"
-        )
-    tokens = np.asarray(latents, dtype=np.float32)[:, None]
-    return Candidates(
-        names=names,
-        tokens=tokens,
-        category=category,
-        categories=categories,
-        prototypes=np.stack([tokens[category == i].mean(0) for i in range(len(categories))]),
-        groups=(slice(0, tokens.shape[2]),),
-    )
-
-
-def read_categories(pack: EnginePack, folder: Path | None) -> Mapping[str, str]:
-    """Read the category of each stimulus of a folder.
-
-    Parameters
-    ----------
-    pack : EnginePack
-    folder : Path or None
-
-    Raises
-    ------
-    BundleError
-        There is no folder, or no ``categories.json`` in it that names at least two categories.
-    """
-    if folder is None:
-        raise BundleError(f"pack {pack.name} needs decode.stimuli: a folder of the pictures that trials show")
-    path = folder / CATEGORIES
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: expected a JSON object of stimulus to category ({error})") from None
-    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise BundleError(f"{path}: expected a JSON object of stimulus to category, both text")
-    if len(set(content.values())) < 2:
-        raise BundleError(f"{path}: expected at least two categories, got {len(set(content.values()))}")
-    return content
+    with_same_pictures(folder, path, names, again)
+    return candidates_of(folder, names, np.asarray(latents, dtype=np.float32)[:, None], category_of)

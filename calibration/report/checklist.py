@@ -1,0 +1,76 @@
+"""The CRED-nf checklist: what a session's records fill in, and what is for the authors to state.
+
+Ros et al., "Consensus on the reporting and experimental design of clinical and cognitive-behavioural neurofeedback
+studies (CRED-nf checklist)", Brain 143(6), 2020.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calibration.report.session_trials import RecordedCalibration
+from rtdecode import version
+
+NOT_STATED = "not stated"
+_ASKED: tuple[tuple[str, str], ...] = (
+    ("1a", "preregistration"),
+    ("1b", "justification of the sample size"),
+    ("2a", "control group or condition"),
+    ("2b", "double blinding"),
+    ("2c", "blinded raters"),
+    ("2d (i)", "blinded analysts"),
+    ("2d (ii)", "whether blinding was checked"),
+    ("2e", "standard of care as comparison"),
+    ("3a", "psychosocial factors"),
+    ("3b", "strategy that participants were given"),
+    ("3c", "strategies that participants used"),
+    ("3d", "online processing and artifact correction"),
+    ("3e", "artifacts by condition and group"),
+    ("4a", "how the feature is extracted"),
+    ("4b", "reinforcement schedule"),
+    ("4c", "modality and content of the feedback"),
+    ("4d", "all brain variables, as displayed"),
+    ("4e", "hardware and software"),
+    ("5a", "regulation success"),
+    ("5b", "plots within and between sessions"),
+    ("5c", "comparison with the control"),
+    ("6a", "behavioural or clinical outcome"),
+    ("6b", "correlation of regulation with outcome"),
+    ("7a", "open data and materials"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of the checklist."""
+
+    number: str
+    asks: str
+    says: str
+
+
+def cred_nf(session: RecordedCalibration, rows: Sequence[dict[str, str]]) -> list[Entry]:
+    """Fill in what the session's records tell; all else is "not stated".
+
+    Parameters
+    ----------
+    session : RecordedCalibration
+    rows : sequence of dict
+        Decoded trials, as their tables have them.
+    """
+    provenance = session.bundle.provenance
+    shown = sum(row["supported"] == "1" for row in rows)
+    known = {
+        "3d": "rigid-body registration of every volume to the reference, drift and motion regressors, volumes beyond "
+        "the motion limit left out of the fit, causal single-trial GLM; see the table of quality",
+        "4a": f"encoding model of {provenance.voxels} voxels, learned from {provenance.trials} trials of this "
+        f"participant ({session.pack.name} pack), turned round",
+        "4d": f"{len(rows)} decoded trials, of which {shown} were shown as supported; all are listed under Trials",
+        "4e": f"rtdecode {version.__version__}, pack {session.pack.identity[:12]}, Python {platform.python_version()}; "
+        "scanner, display and computer: " + NOT_STATED,
+        "5b": "the learning curve of this session; between sessions: " + NOT_STATED,
+        "7a": "volumes, events, betas and results of this session are kept as BIDS derivatives; access: " + NOT_STATED,
+    }
+    return [Entry(number=number, asks=asks, says=known.get(number, NOT_STATED)) for number, asks in _ASKED]

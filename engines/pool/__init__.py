@@ -1,0 +1,1 @@
+"""Pools of pictures in an index on the disk."""

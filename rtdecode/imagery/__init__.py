@@ -1,0 +1,1 @@
+"""What a person imagines: cue to target, statistics of the task, repeats averaged as they come, identification."""
