@@ -479,7 +479,7 @@ class Feedback(Message):
     ----------
     score : str
         ``region``, ``difference``, ``connectivity`` or ``category``.
-    regions : list of str
+    regions : tuple of str
         That it is about.
     target : str
         The category that it is about.
@@ -502,7 +502,7 @@ class Feedback(Message):
     """
 
     score: str = ""
-    regions: List[str] = field(default_factory=list)
+    regions: Tuple[str, ...] = ()
     target: str = ""
     unit: str = "raw"
     state: str = "held"

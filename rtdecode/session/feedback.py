@@ -156,7 +156,7 @@ def _displayed(settings: FeedbackSettings, value: float | None) -> wire.Feedback
     level = None if value is None else min(max((value - low) / (high - low), 0.0), 1.0)
     return wire.Feedback(
         score=settings.score,
-        regions=list(settings.regions),
+        regions=settings.regions,
         target=settings.target,
         unit=settings.unit,
         value=value,
