@@ -469,19 +469,23 @@ class StimulusMatch(Message):
 
 @dataclass(frozen=True)
 class Feedback(Message):
-    """What a participant is to be shown after a volume: the score of the settings' section ``[feedback]``.
+    """What a participant is to be shown after a volume or a trial: the score of the settings' section ``[feedback]``.
 
-    Sent once for each volume, those that did not come included. `volume` says which it rests on, ``stages["total"]``
-    how late it is, and `invalid` why there is nothing new.
+    Of regions it is sent once for each volume, those that did not come included; of a category once for each revision
+    of a decoded trial, before its `Score`. `volume` says which volume it rests on, ``stages["total"]`` how late it is,
+    and `invalid` why there is nothing new to show.
 
     Attributes
     ----------
     score : str
-        ``region``, ``difference`` or ``connectivity``.
-    regions : list of str
+        ``region``, ``difference``, ``connectivity`` or ``category``.
+    regions : tuple of str
         That it is about.
+    target : str
+        The category that it is about.
     unit : str
-        ``raw``: percent signal change, or Fisher's z of a correlation. ``z``: standard deviations of the baseline.
+        ``raw``: percent signal change, Fisher's z of a correlation, or a probability. ``z``: standard deviations of the
+        baseline.
     state : str
         ``baseline``: the run's baseline is being taken, nothing is to be shown. ``shown``: a new value. ``held``: go on
         showing the last one.
@@ -498,7 +502,8 @@ class Feedback(Message):
     """
 
     score: str = ""
-    regions: List[str] = field(default_factory=list)
+    regions: Tuple[str, ...] = ()
+    target: str = ""
     unit: str = "raw"
     state: str = "held"
     raw: Optional[float] = None

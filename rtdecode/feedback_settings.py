@@ -13,15 +13,18 @@ from rtdecode.sections import Count, NonNegative, Positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackSettings:
-    """A score for neurofeedback, told of every volume.
+    """A score for neurofeedback, told of every volume, or of every decoded trial.
 
     Attributes
     ----------
-    score : {"none", "region", "difference", "connectivity"}
-        Percent signal change of a region; of one less that of another; or how two go together: Fisher's z of their
-        correlation over `window_s`.
+    score : {"none", "region", "difference", "connectivity", "category"}
+        Of volumes: percent signal change of a region; of one less that of another; or how two go together, Fisher's z
+        of their correlation over `window_s`. Of trials: the decoded probability of the category `target`, without
+        baseline and smoothing.
     regions : tuple of str
         One or two names of ``[estimate.regions]``.
+    target : str
+        A category.
     baseline_volumes : int
         The first so many usable volumes of a run are the baseline: values are told against their mean. 0: none.
     unit : {"raw", "z"}
@@ -30,37 +33,46 @@ class FeedbackSettings:
         Older values weigh half after so long (exponential smoothing); 0: none.
     window_s : float
         Length of the sliding window of a correlation, seconds.
-    bounds : tuple of float
-        Values that the display begins and ends with; what lies outside is clipped.
+    bounds : tuple of float or None
+        Values that the display begins and ends with; what lies outside is clipped. None: 0 and 1 for a category, else
+        -1 and 1.
     steps : int
         Steps of the display between them.
     deadline_s : float
-        A value that is ready later than so long after its volume arrived is not shown.
+        A value that is ready later than so long after its (last) volume arrived is not shown.
     """
 
-    score: Literal["none", "region", "difference", "connectivity"] = "none"
+    score: Literal["none", "region", "difference", "connectivity", "category"] = "none"
     regions: tuple[str, ...] = ()
+    target: str = ""
     baseline_volumes: Annotated[int, Meta(ge=0)] = 10
     unit: Literal["raw", "z"] = "raw"
     half_life_s: NonNegative = 0.0
     window_s: Positive = 30.0
-    bounds: tuple[float, float] = (-1.0, 1.0)
+    bounds: tuple[float, float] | None = None
     steps: Count = 20
     deadline_s: Positive = 1.0
+
+    def display(self) -> tuple[float, float]:
+        """Return the values that the display begins and ends with."""
+        return self.bounds or ((0.0, 1.0) if self.score == "category" else (-1.0, 1.0))
 
 
 def feedback_problems(settings: FeedbackSettings, regions: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with a score, given the names of the regions there are."""
     if settings.score == "none":
         return
-    wanted = 1 if settings.score == "region" else 2
+    wanted = {"region": 1, "category": 0}.get(settings.score, 2)
+    if (settings.score == "category") != bool(settings.target):
+        yield f"$.feedback.target: expected a category for the score category alone, got {settings.target!r}"
     if len(settings.regions) != wanted or len(set(settings.regions)) != wanted:
         yield f"$.feedback.regions: expected {wanted} for the score {settings.score}, got {list(settings.regions)}"
     known = ", ".join(regions) or "none"
     for name in settings.regions:
         if name not in regions:
             yield f"$.feedback.regions: expected names of estimate.regions ({known}), got {name!r}"
-    if not settings.bounds[0] < settings.bounds[1]:
-        yield f"$.feedback.bounds: expected the lower before the higher, got {list(settings.bounds)}"
+    low, high = settings.display()
+    if not low < high:
+        yield f"$.feedback.bounds: expected the lower before the higher, got {[low, high]}"
     if settings.unit == "z" and settings.baseline_volumes < 3:
         yield f"$.feedback.baseline_volumes: expected 3 or more for the unit z, got {settings.baseline_volumes}"

@@ -70,7 +70,7 @@ def _said_once(message: wire.Message) -> tuple[object, ...] | None:
     """Return what a session says but once of a message; None if it may be said again."""
     topic = wire.topic_of(message)
     match message:
-        case wire.Volume() | wire.Prediction() | wire.StimulusMatch() | wire.Feedback():
+        case wire.Volume() | wire.Prediction() | wire.StimulusMatch() | wire.Feedback(trial=None):
             return topic, message.run, message.volume
         case wire.Skipped():
             return topic, message.run, message.volume, message.path

@@ -119,6 +119,7 @@ class Daemon:
             clock,
             lambda: self._publish_session("running"),
             settings.publish.picture,
+            settings.feedback,
         )
         self._announcements = Announcements(
             [*decoder.stimuli, *settings.calibration.null_stimuli],

@@ -18,11 +18,13 @@ from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
+from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.pictures import Encoding
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
+from rtdecode.session.feedback import no_trial, of_trial
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.recording import Recording
 
@@ -47,6 +49,8 @@ class Decoding:
         Told whenever a participant has been loaded.
     encoding : {"jpeg", "webp", "png"}
         Of pictures in messages.
+    feedback : FeedbackSettings, optional
+        What a participant is shown of decoded trials.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Decoding:
         clock: Clock,
         loaded: Callable[[], None],
         encoding: Encoding = "jpeg",
+        feedback: FeedbackSettings | None = None,
     ) -> None:
         self._decoder = decoder
         self._waiting = waiting
@@ -66,6 +71,7 @@ class Decoding:
         self._clock = clock
         self._tell_loaded = loaded
         self._encoding = encoding
+        self._feedback = feedback or FeedbackSettings()
         self._asked: ParticipantBundle | None = None
         self._ready = threading.Event()
         self._ending = threading.Event()
@@ -143,7 +149,14 @@ class Decoding:
 
     def _refuse(self, beta: BetaUpdate, reason: str) -> None:
         stages = {"total": self._since_ms(beta.stamp)}
+        self._show(no_trial(self._feedback, reason), beta, stages)
         self._publisher.publish(messages.headed(messages.no_score(replace(beta, invalid=reason)), beta.stamp, stages))
+
+    def _show(self, told: wire.Feedback | None, beta: BetaUpdate, stages: dict[str, float]) -> None:
+        """Publish feedback of a trial; it comes before its score, which says that the beta has been decoded."""
+        if told is not None:
+            told = replace(told, trial=beta.event.trial, revision=beta.revision, final=beta.final)
+            self._publisher.publish(messages.headed(told, beta.stamp, stages))
 
     def _load(self, bundle: ParticipantBundle) -> None:
         self.bundle = self._decoder.load(bundle.folder)
@@ -183,11 +196,12 @@ class Decoding:
             for part, milliseconds in self._decoder.decode(beta):
                 times[part.stage] = milliseconds
                 for piece in pieces(part):
+                    stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     if isinstance(piece, Score):
                         piece = self._in_session(piece, beta, drift)
+                        self._show(of_trial(self._feedback, piece, took_s=1e-3 * stages["total"]), beta, stages)
                     found.append(piece)
                     message = messages.decoded(beta, piece, self._encoding)
-                    stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     self._publisher.publish(messages.headed(message, stamp, stages))
                     if isinstance(piece, Reconstruction):  # without loss, which takes long: nobody waits for it
                         path = self._recording.picture(beta.event.trial, beta.revision, piece.image)

@@ -1,13 +1,15 @@
-"""Scores for feedback: what a participant is to be shown of regions. A part of the fold over inputs."""
+"""Scores for feedback: what a participant is to be shown of regions, and of decoded trials."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode import client as wire
+from rtdecode.decoded import Score
 from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.records import RegisteredVolume
 
@@ -16,7 +18,9 @@ _FEWEST_PAIRS = 5
 
 
 class Feedback:
-    """Follows one score through the runs of a session; each run has a baseline of its own.
+    """Follows a score of regions through the runs of a session; each run has a baseline of its own.
+
+    A part of the fold over inputs.
 
     Parameters
     ----------
@@ -111,21 +115,55 @@ class Feedback:
         return self._told(state="held", raw=raw, invalid=reason)
 
     def _told(self, *, state: str, raw: float | None, invalid: str | None = None) -> wire.Feedback:
-        low, high = self._settings.bounds
-        level = None if self._smoothed is None else min(max((self._smoothed - low) / (high - low), 0.0), 1.0)
-        return wire.Feedback(
-            score=self._settings.score,
-            regions=list(self._settings.regions),
-            unit=self._settings.unit,
-            state=state,
-            raw=raw,
-            value=self._smoothed,
-            level=level,
-            step=None if level is None else round(level * self._settings.steps),
-            steps=self._settings.steps,
-            final=True,
-            invalid=invalid,
-        )
+        told = _displayed(self._settings, self._smoothed)
+        return replace(told, state=state, raw=raw, final=True, invalid=invalid)
+
+
+def of_trial(settings: FeedbackSettings, score: Score, *, took_s: float) -> wire.Feedback | None:
+    """Say what is to be shown of a decoded trial: its target's probability if it is supported; None without a target.
+
+    Parameters
+    ----------
+    settings : FeedbackSettings
+    score : Score
+    took_s : float
+        Since the trial's last volume arrived.
+    """
+    if settings.score != "category":
+        return None
+    probability = score.probabilities.get(settings.target)
+    if probability is None:
+        known = ", ".join(score.probabilities)
+        reason = f"feedback.target {settings.target!r}: expected a category of the decoder ({known})"
+        return replace(_displayed(settings, None), state="held", invalid=reason)
+    told = replace(_displayed(settings, probability), raw=probability)
+    if not score.supported:
+        return replace(told, state="held", invalid=score.refused)
+    if took_s > settings.deadline_s:
+        return replace(told, state="held", invalid=f"late: {took_s:.2f} s after the volume arrived")
+    return replace(told, state="shown")
+
+
+def no_trial(settings: FeedbackSettings, reason: str) -> wire.Feedback | None:
+    """Say that a trial has no score."""
+    if settings.score != "category":
+        return None
+    return replace(_displayed(settings, None), state="held", final=True, invalid=reason)
+
+
+def _displayed(settings: FeedbackSettings, value: float | None) -> wire.Feedback:
+    low, high = settings.display()
+    level = None if value is None else min(max((value - low) / (high - low), 0.0), 1.0)
+    return wire.Feedback(
+        score=settings.score,
+        regions=settings.regions,
+        target=settings.target,
+        unit=settings.unit,
+        value=value,
+        level=level,
+        step=None if level is None else round(level * settings.steps),
+        steps=settings.steps,
+    )
 
 
 def fisher_z(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -136,5 +174,5 @@ def fisher_z(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def follow_feedback(settings: FeedbackSettings) -> Feedback | None:
-    """Return what follows the score of the settings; None where they want none."""
-    return None if settings.score == "none" else Feedback(settings)
+    """Return what follows the score of the settings; None where they want none of regions."""
+    return Feedback(settings) if settings.regions else None

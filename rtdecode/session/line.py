@@ -37,7 +37,7 @@ from rtdecode.records import (
     Volume,
 )
 from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timing_faults
-from rtdecode.session.feedback import follow_feedback
+from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.past import Input
@@ -294,6 +294,9 @@ class Line:
         if not self._decodes(event.run) or event.condition in self._settings.decode.undecoded_conditions:
             return
         if beta.invalid is not None:
+            shown = no_trial(self._settings.feedback, beta.invalid)
+            if shown is not None:
+                self._publish(beta.stamp, stages, replace(shown, trial=beta.event.trial, revision=beta.revision))
             self._publish(beta.stamp, stages, messages.no_score(beta))
         else:
             replaced = self._waiting.pictures.put(beta)

@@ -98,8 +98,10 @@ def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Sett
     raw = {
         "session": {"participant": "sim", "output": ".", "seed": plan.seed},
         "scanner": {"export_dir": "export", "gap_timeout_s": 4.0, "watch": "polling"},
+        "estimate": {"censor_fd_mm": 2.0},  # the sudden movements of so short runs leave every trial its beta
         "decode": {"stimuli": "stimuli"},
         "calibration": {"runs": plan.calibration_runs},
+        "feedback": {"score": "category", "target": "face", "deadline_s": 600.0},
     }
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section}

@@ -76,6 +76,20 @@ def test_only_trials_that_calibration_never_saw_are_decoded(visit: tuple[Recorde
     assert "score" not in kinds[:loaded]
 
 
+def test_feedback_of_a_trial_comes_just_before_its_score(visit: tuple[Recorder, Path]) -> None:
+    told = [m for m in visit[0].messages if isinstance(m, (wire.Feedback, wire.Score))]
+    shown, scores = told[::2], told[1::2]
+    assert len(shown) == len(scores) > 0
+    for one, score in zip(shown, scores, strict=True):
+        assert isinstance(one, wire.Feedback)
+        assert isinstance(score, wire.Score)
+        assert (one.trial, one.revision, one.final, one.run, one.volume) == (
+            score.trial, score.revision, score.final, score.run, score.volume
+        )  # fmt: skip
+        assert one.value == score.probabilities["face"]
+        assert (one.state, one.invalid) == (("shown", None) if score.supported else ("held", score.refused))
+
+
 def test_pictures_and_captions_are_revised_until_final(visit: tuple[Recorder, Path]) -> None:
     for kind in (wire.Score, wire.Embedding, wire.Caption, wire.Reconstruction):
         messages = visit[0].of(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdecode import client as wire
+from rtdecode.decoded import Score
 from rtdecode.errors import SettingsError
 from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.records import RegisteredVolume, Stamp
-from rtdecode.session.feedback import Feedback, fisher_z, follow_feedback
+from rtdecode.session.feedback import Feedback, fisher_z, follow_feedback, no_trial, of_trial
 from rtdecode.settings import parse
 
 T_R_S = 2.0
@@ -132,6 +134,34 @@ def test_each_run_has_its_own_baseline() -> None:
     assert follower.add(volume(1, run=2, a=4.0), censored=False, took_s=0.0).value == 3.0
 
 
+def score(**changes: Any) -> Score:
+    told: dict[str, Any] = {
+        spec.name: None for spec in fields(Score) if spec.default is MISSING and spec.default_factory is MISSING
+    }
+    return Score(**{**told, "probabilities": {"face": 0.7, "house": 0.3}, "supported": True, "refused": "", **changes})
+
+
+def test_of_a_trial_its_target_is_shown_where_the_trial_is_supported() -> None:
+    settings = FeedbackSettings(score="category", target="house", steps=10)
+    shown = of_trial(settings, score(), took_s=0.3)
+    assert shown is not None
+    assert (shown.state, shown.value, shown.level, shown.step, shown.target) == ("shown", 0.3, 0.3, 3, "house")
+    refused = of_trial(settings, score(supported=False, refused="no picture was found in the response"), took_s=0.3)
+    assert refused is not None
+    assert (refused.state, refused.invalid) == ("held", "no picture was found in the response")
+    late = of_trial(settings, score(), took_s=1.5)
+    assert late is not None
+    assert (late.state, late.invalid) == ("held", "late: 1.50 s after the volume arrived")
+    unknown = of_trial(FeedbackSettings(score="category", target="cat"), score(), took_s=0.3)
+    assert unknown is not None
+    assert unknown.invalid == "feedback.target 'cat': expected a category of the decoder (face, house)"
+    none = no_trial(settings, "lost")
+    assert none is not None
+    assert (none.state, none.value, none.final, none.invalid) == ("held", None, True, "lost")
+    assert of_trial(FeedbackSettings(), score(), took_s=0.3) is None
+    assert no_trial(FeedbackSettings(), "lost") is None
+
+
 def test_settings_of_a_score_are_checked(tmp_path: Any) -> None:
     def problems(**feedback: Any) -> str:
         raw = {
@@ -154,4 +184,11 @@ def test_settings_of_a_score_are_checked(tmp_path: Any) -> None:
     assert "expected 3 or more for the unit z" in problems(
         score="region", regions=["ffa"], unit="z", baseline_volumes=2
     )
+    assert problems(score="category", target="face") == ""
+    assert "expected a category for the score category alone, got ''" in problems(score="category")
+    assert "expected 0 for the score category, got ['ffa']" in problems(
+        score="category", target="face", regions=["ffa"]
+    )
+    assert "for the score category alone, got 'face'" in problems(score="region", regions=["ffa"], target="face")
     assert follow_feedback(FeedbackSettings()) is None
+    assert follow_feedback(FeedbackSettings(score="category", target="face")) is None
