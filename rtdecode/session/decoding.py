@@ -18,12 +18,12 @@ from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
-from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.pictures import Encoding
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
+from rtdecode.score_settings import FeedbackSettings
 from rtdecode.session.feedback import no_trial, of_trial
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.recording import Recording
