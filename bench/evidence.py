@@ -215,7 +215,7 @@ def trials_to_claim(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
-    figures: dict[str, Any] = {"strata": {}, "nulls": {}}
+    figures: dict[str, Any] = {"strata": {}}
     for kind in ("null trials", "repeats"):
         for stratum in people[0][kind][1]:
             parts = [one[kind][1][stratum] for one in people]

@@ -275,10 +275,8 @@ class _Judged:
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
         return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
 
-    def null_statistics(
-        self, responses: Float32, fold: int | None, rng: np.random.Generator
-    ) -> tuple[Float64, Float64]:
-        """`statistics` of responses without a picture, on the scale of the model of all trials."""
+    def on_one_scale(self, responses: Float32, fold: int | None, rng: np.random.Generator) -> tuple[Float64, Float64]:
+        """`statistics` on the scale of the model of all trials."""
         found = self.statistics(responses, fold)
         if fold is None:
             return found
@@ -286,6 +284,10 @@ class _Judged:
         there = self.statistics(self._encoder.whole.draw(DRAWS, self._responses.shape[1], rng), None)
         content, certainty = (brought_over(*three) for three in zip(found, here, there, strict=True))
         return content, certainty
+
+    def held_out(self) -> list[Float32]:
+        """Return the responses of each fold."""
+        return [self._responses[part] for part in self._trials.parts]
 
     def model(self, scaling: Scaling, signal: Signal) -> EncodingModel:
         """Return the decoder of all trials."""
@@ -335,13 +337,15 @@ class _Judged:
 
 
 def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float, rng: np.random.Generator) -> Evidence:
-    found = [judged.null_statistics(rows, fold, rng) for fold, rows in nulls.groups]
+    found = [judged.on_one_scale(rows, fold, rng) for fold, rows in nulls.groups]
+    own = [judged.on_one_scale(rows, fold, rng)[0] for fold, rows in enumerate(judged.held_out())]
     content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
     right = judged.categories.argmax(1) == judged.category
     logs = log_softmax(judged.categories, axis=1)
     return Evidence(
         coefficients=fit_logistic(margin(judged.categories), right).astype(np.float32),
         signal=np.array([p_category <= ALPHA], dtype=np.uint8),
+        content=np.sort(np.concatenate(own)).astype(np.float32),
         content_null=np.sort(content).astype(np.float32),
         category_null=np.sort(certainty).astype(np.float32),
         rest=np.sort(signal.rest).astype(np.float32),

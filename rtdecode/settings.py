@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
-from rtdecode.feedback_settings import FeedbackSettings, feedback_problems
+from rtdecode.score_settings import FeedbackSettings, FilmSettings, feedback_problems, film_problems
 from rtdecode.sections import Count, Name, NonNegative, Positive, read_toml, section_of
 
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
@@ -252,25 +252,6 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilmSettings:
-    """Films that are shown, and what a brain that follows them is expected to do.
-
-    Attributes
-    ----------
-    predictions : table of str to Path
-        Folders of ``rtdecode encode`` by the name that the experiment announces a film with.
-    parcels : str
-        The label image of ``[estimate.parcels]`` that the predictions are about.
-    window : int
-        Volumes that a match rests on.
-    """
-
-    predictions: Mapping[str, Path] = field(default_factory=dict)
-    parcels: str = ""
-    window: Count = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
     """Where clients connect. Port 0 takes a free one; the daemon prints it.
 
@@ -379,9 +360,8 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
         problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
     film: FilmSettings | None = sections.get("film")
-    if estimate is not None and film is not None and film.predictions and film.parcels not in estimate.parcels:
-        known = ", ".join(estimate.parcels) or "none"
-        problems.append(f"$.film.parcels: expected a label image of estimate.parcels ({known}), got {film.parcels!r}")
+    if estimate is not None and film is not None:
+        problems += film_problems(film, estimate.parcels)
     feedback: FeedbackSettings | None = sections.get("feedback")
     if estimate is not None and feedback is not None:
         problems += feedback_problems(feedback, estimate.regions)

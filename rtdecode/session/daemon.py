@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
@@ -102,24 +103,11 @@ class Daemon:
         )
         estimator.warm_up()
         self._line = Line(
-            settings,
-            estimator,
-            recording,
-            publisher,
-            self._waiting,
-            clock,
-            predicts=decoder.window > 0,
-            films=films,
+            settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0, films=films
         )
+        loaded = partial(self._publish_session, "running")
         self._decoding = Decoding(
-            decoder,
-            self._waiting,
-            recording,
-            publisher,
-            clock,
-            lambda: self._publish_session("running"),
-            settings.publish.picture,
-            settings.feedback,
+            decoder, self._waiting, recording, publisher, clock, loaded, settings.publish.picture, settings.feedback
         )
         self._announcements = Announcements(
             [*decoder.stimuli, *settings.calibration.null_stimuli],

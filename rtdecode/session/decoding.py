@@ -13,17 +13,18 @@ import numpy as np
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decode.score.alarm import WINDOW, ContentAlarm
 from rtdecode.decode.score.claim import claimed, rate_limit
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
-from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.pictures import Encoding
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
+from rtdecode.score_settings import FeedbackSettings
 from rtdecode.session.feedback import no_trial, of_trial
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.recording import Recording
@@ -79,6 +80,8 @@ class Decoding:
         self._drift: DriftMonitor | None = None
         self._drifted = False
         self._gate_limit = 1.0
+        self._alarm: ContentAlarm | None = None
+        self._alarmed = False
         self._claim = recording.claim()
         self._times: deque[dict[str, float]] = deque(maxlen=_REMEMBERED)
         self._earlier_volumes: deque[RegisteredVolume] = deque(maxlen=max(decoder.window - 1, 0))
@@ -163,6 +166,7 @@ class Decoding:
         self._drift = DriftMonitor(adapter_from(bundle.adapter))
         evidence = evidence_from(bundle.evidence)
         self._gate_limit = rate_limit(float(evidence.level[0]), int(evidence.independent_nulls[0]))
+        self._alarm = ContentAlarm(evidence)
         for beta in self._earlier:
             self._drift.add(beta.beta)
         self._earlier.clear()
@@ -220,6 +224,7 @@ class Decoding:
             score = replace(score, shift=drift.shift, spread=drift.spread)
         if beta.final:
             self._claim = claimed(self._claim, score.supported, self._gate_limit)
+            self._watch_content(score.p_content)
         return replace(score, claim=self._claim)
 
     def _predict(self, volume: RegisteredVolume) -> None:
@@ -257,6 +262,26 @@ class Decoding:
         remedy = "ask how the participant lies; recalibrate if it goes on"
         self._publisher.publish(
             wire.Fault(part="estimate", kind="drift", reason=reason, degraded=degraded, remedy=remedy)
+        )
+
+    def _watch_content(self, p_content: float) -> None:
+        """Say once that the latest trials hold less of a picture than calibration's did."""
+        if self._alarm is None or self._alarmed:
+            return
+        self._alarm.add(p_content)
+        if not self._alarm.rings():
+            return
+        self._alarmed = True
+        reason = (
+            f"the last {WINDOW} trials hold less of a picture than calibration's: mean rank "
+            f"{self._alarm.mean_rank:.2f} among these, .5 is usual"
+        )
+        degraded = "few trials are supported, and what is decoded may be noise"
+        remedy = (
+            "ask whether the participant sees the pictures and is awake; check the trigger and the announced onsets"
+        )
+        self._publisher.publish(
+            wire.Fault(part="decode", kind="content", reason=reason, degraded=degraded, remedy=remedy)
         )
 
     def _since_ms(self, stamp: Stamp) -> float:

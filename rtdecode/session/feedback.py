@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rtdecode import client as wire
 from rtdecode.decoded import Score
-from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.records import RegisteredVolume
+from rtdecode.score_settings import FeedbackSettings
 
 _FEWEST_PAIRS = 5
 """Volumes that a correlation rests on at least."""

@@ -15,7 +15,7 @@ from rtdecode.decode.score.film_rows import MatchCalibration, calibrate_match
 from rtdecode.decode.score.stimulus_match import FilmMatch, Matched
 from rtdecode.packs.film_prediction import FilmPrediction, open_prediction
 from rtdecode.records import FilmStart, RegisteredVolume
-from rtdecode.settings import FilmSettings
+from rtdecode.score_settings import FilmSettings
 
 FEWEST_PARCELS = 8
 CALIBRATES = 100

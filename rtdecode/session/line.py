@@ -6,10 +6,8 @@ volume lane. What leaves are messages, records in the session folder, and betas 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -40,6 +38,7 @@ from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timin
 from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
+from rtdecode.session.memory import give_back_memory
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
 from rtdecode.session.run_state import Progress, RunState
@@ -378,7 +377,7 @@ class Line:
                 run.report.store(path, self._estimator.last_design)
                 self._finished.append(run.run)
         self._keep_what_was_learned(run.run)
-        _give_back_memory()
+        give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
         )
@@ -396,9 +395,3 @@ class Line:
         if betas is not None:
             with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
                 save_betas(path, betas)
-
-
-def _give_back_memory() -> None:
-    """Return what was freed to the system: glibc keeps up to 64 MiB for each thread otherwise."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

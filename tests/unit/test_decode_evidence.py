@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import kstest
 
+from rtdecode.decode.score.alarm import WINDOW, ContentAlarm
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from, mean_likelihood
 from rtdecode.decode.score.evidence import (
     CEILING,
@@ -52,6 +53,7 @@ def evidence(**changes: np.ndarray) -> Evidence:
     made = Evidence(
         coefficients=np.array([-1.0, 0.5], dtype=np.float32),
         signal=np.array([1], dtype=np.uint8),
+        content=np.zeros(0, np.float32),
         content_null=np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32),
         category_null=none,
         rest=none,
@@ -230,3 +232,25 @@ def test_a_category_without_a_picture_is_as_likely_as_all() -> None:
     found = mean_likelihood(scores, np.array([0, 0, 2, 2, 2]), 3)
     np.testing.assert_allclose(found[:, 1], np.log(np.exp(scores).mean(1)))
     np.testing.assert_allclose(found[:, 2], np.log(np.exp(scores[:, 2:]).mean(1)))
+
+
+def test_the_alarm_rings_where_content_is_gone_and_seldom_else() -> None:
+    rng = np.random.default_rng(8)
+    nulls, usual = rng.normal(0, 1, 60), rng.normal(1.5, 1, 240)
+    model = evidence(content_null=np.sort(nulls).astype(np.float32), content=usual.astype(np.float32))
+
+    def first_ring(contents: np.ndarray) -> float:
+        alarm = ContentAlarm(model)
+        for number, content in enumerate(contents, start=1):
+            alarm.add(model.p_content(float(content)))
+            if alarm.rings():
+                return number
+        return np.inf
+
+    rung = np.isfinite([first_ring(rng.normal(1.5, 1, 80)) for _ in range(400)])
+    assert rung.mean() < 0.06
+    assert max(first_ring(rng.normal(0, 1, 80)) for _ in range(50)) <= 40
+    assert np.isinf(first_ring(rng.normal(0, 1, WINDOW - 1)))  # too few to say
+    silent = ContentAlarm(evidence(content=np.zeros(0, np.float32)))
+    silent.add(1.0)
+    assert silent.mean_rank is None

@@ -177,6 +177,38 @@ def test_a_claim_that_was_reached_stands(tmp_path: Path) -> None:
     assert below == [19.9 / 2]
 
 
+class Emptying(FailingService):
+    """Finds content in so many trials, then none."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._left = first
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
+        self._left -= 1
+        empty = np.zeros((2, 3), np.float32)
+        score = replace(SCORE, p_content=0.001 if self._left >= 0 else 0.9)
+        yield Embedding(tokens=empty, components=empty[0], score=score, nearest={}), 1.0
+
+
+@pytest.mark.parametrize(("first", "final", "told"), [(8, True, 1), (40, True, 0), (8, False, 0)])
+def test_trials_that_hold_less_than_calibrations_are_told_of_once(
+    tmp_path: Path, first: int, final: bool, told: int
+) -> None:
+    kept, lanes = Kept(1.0), DecodeLanes()
+    write_category_bundle(tmp_path / "bundle")
+    decoding = Decoding(Emptying(first), lanes, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
+    decoding.ask(open_participant(tmp_path / "bundle"))
+    assert decoding.once(0)
+    for number in range(40):
+        beta = category_update(3)
+        lanes.pictures.put(replace(beta, event=replace(beta.event, trial=f"t{number}"), final=final))
+        assert decoding.once(0)
+    faults = [message for message in kept.messages if isinstance(message, wire.Fault) and message.kind == "content"]
+    assert len(faults) == told
+    assert all("the last 20 trials hold less of a picture" in fault.reason for fault in faults)
+
+
 class Predicting(FailingService):
     """Says how many volumes it was given; fails on what it is told to."""
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rtdecode import client as wire
 from rtdecode.decoded import Score
 from rtdecode.errors import SettingsError
-from rtdecode.feedback_settings import FeedbackSettings
 from rtdecode.records import RegisteredVolume, Stamp
+from rtdecode.score_settings import FeedbackSettings
 from rtdecode.session.feedback import Feedback, fisher_z, follow_feedback, no_trial, of_trial
 from rtdecode.settings import parse
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from scipy.optimize import brentq
 
 from calibration import learned_prior
 from calibration.calibrator import Calibrator, write_bundle
@@ -253,11 +254,8 @@ def test_bundles_that_do_not_go_together_are_named(lab: Lab, change: Callable[[P
 
 
 def test_places_are_measured_from_the_middle_of_the_brain_and_by_its_size(tmp_path: Path) -> None:
-    half_voxels = 0.0
-
     def scan(name: str, voxel_mm: float, offset: np.ndarray) -> np.ndarray:
         """A bright ellipsoid in a grid; return the places of two voxels of it."""
-        nonlocal half_voxels
         affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
         affine[:3, 3] = offset
         shape = (48, 56, 40)
@@ -272,7 +270,8 @@ def test_places_are_measured_from_the_middle_of_the_brain_and_by_its_size(tmp_pa
     one, other = scan("a", 3.0, np.array([-70.0, -90, -60])), scan("b", 3.6, np.array([10.0, 20, 30]))
     np.testing.assert_allclose(one, other, atol=1e-6)
     np.testing.assert_allclose(one[0], 0, atol=2.5)
-    assert one[1, 1] - one[0, 1] == pytest.approx(HALF_MM[1] * 12 / half_voxels, rel=0.08)
+    within = brentq(lambda t: 0.5 + 0.75 * t - 0.25 * t**3 - 0.99, 0, 1)  # 99 % of an ellipsoid lie up to there
+    assert one[1, 1] - one[0, 1] == pytest.approx(HALF_MM[1] * 12 / (20 * within), rel=0.08)
     (tmp_path / "a-ref.nii.gz").write_bytes(b"no image")
     with pytest.raises(CalibrationError, match="expected a volume of a whole head"):
         common_places(tmp_path / "a-ref.nii.gz", tmp_path / "a-mask.nii.gz")

@@ -189,9 +189,9 @@ def test_a_pack_without_stimuli_or_without_a_map_is_refused(pack: EnginePack, st
 
 
 def test_a_pack_of_another_kind_is_refused(pack: EnginePack) -> None:
-    said = description(kind="mindeye1")
+    said = description(kind="gnet")
     other = EnginePack(folder=pack.folder, identity="x", description=said)
-    with pytest.raises(EngineError, match="a session can run, got one of kind mindeye1"):
+    with pytest.raises(EngineError, match="a pack that decodes, got one of kind gnet, which predicts the brain"):
         load_candidates(other, None)
 
 

@@ -34,6 +34,8 @@ class Evidence:
         Intercept and slope of a logistic model of "right" on the margin between the best two categories.
     signal : ndarray of shape (1,), uint8
         0 where calibration did not identify above chance: nothing is supported then.
+    content : ndarray of shape (n,), float32
+        The statistic of content of calibration's trials.
     content_null, category_null : ndarray of shape (m,), float32
         The two statistics of responses without a picture in them (see `calibration.nulls`).
     rest : ndarray of shape (r,), float32
@@ -52,6 +54,7 @@ class Evidence:
 
     coefficients: NDArray[np.float32]
     signal: NDArray[np.uint8]
+    content: NDArray[np.float32]
     content_null: NDArray[np.float32]
     category_null: NDArray[np.float32]
     rest: NDArray[np.float32]

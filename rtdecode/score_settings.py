@@ -1,14 +1,41 @@
-"""The settings' section ``[feedback]``: which score a participant is shown, and how."""
+"""The settings' sections ``[film]`` and ``[feedback]``: scores that are followed while a session runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from rtdecode.sections import Count, NonNegative, Positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmSettings:
+    """Films that are shown, and what a brain that follows them is expected to do.
+
+    Attributes
+    ----------
+    predictions : table of str to Path
+        Folders of ``rtdecode encode`` by the name that the experiment announces a film with.
+    parcels : str
+        The label image of ``[estimate.parcels]`` that the predictions are about.
+    window : int
+        Volumes that a match rests on.
+    """
+
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    parcels: str = ""
+    window: Count = 20
+
+
+def film_problems(settings: FilmSettings, parcels: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with films, given the names of the label images there are."""
+    if settings.predictions and settings.parcels not in parcels:
+        known = ", ".join(parcels) or "none"
+        yield f"$.film.parcels: expected a label image of estimate.parcels ({known}), got {settings.parcels!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
