@@ -231,6 +231,8 @@ class RegisteredVolume:
         censored or those before do not predict it.
     parcels : mapping of str to mapping of str to float
         The same of each parcel, by its label, of each label image of the settings.
+    censored : bool
+        It moved too much to be used.
     t_r_s : float or None
         Repetition time of the run as far as known at this volume, seconds; None where nobody told.
     """
@@ -245,6 +247,7 @@ class RegisteredVolume:
     fit: float
     regions: Mapping[str, float] = field(default_factory=dict)
     parcels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    censored: bool = False
     t_r_s: float | None = None
 
 

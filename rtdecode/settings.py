@@ -151,8 +151,8 @@ class EstimateSettings:
     final_at_s : float
         The same for its last beta.
     censor_fd_mm : float
-        Volumes with more framewise displacement than this are left out of the GLM (0.9: Siegel et al., Human Brain
-        Mapping 35, 2014).
+        Volumes with more framewise displacement than this are left out of the GLM, unless the head is back from a
+        jerk, no further than this from the last volume in use (0.9: Siegel et al., Human Brain Mapping 35, 2014).
     regions : table of str to Path
         NIfTI masks in the space of the reference: each volume's message tells the percent signal change of each,
         for neurofeedback.

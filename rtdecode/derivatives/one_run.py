@@ -65,14 +65,12 @@ class RunDerivatives:
         self._seen.append(event)
         self._events.add(_shown(event))
 
-    def volume(self, volume: RegisteredVolume, *, censored: bool, problems: Sequence[str] = ()) -> None:
+    def volume(self, volume: RegisteredVolume, *, problems: Sequence[str] = ()) -> None:
         """Add a usable volume; those before it that nothing was told of are missing.
 
         Parameters
         ----------
         volume : RegisteredVolume
-        censored : bool
-            Whether it moved too much for the model.
         problems : sequence of str
             What its reader noticed but could live with.
         """
@@ -89,7 +87,7 @@ class RunDerivatives:
         measured = [rounded(x) for x in (volume.dvars, volume.tsnr, volume.fit)]
         self._row(
             [rounded(x) for x in (*volume.motion.tolist(), volume.fd_mm)],
-            [index, *measured, int(censored), None],
+            [index, *measured, int(volume.censored), None],
             [rounded(signals[name]) for name in self._regions],
         )
 

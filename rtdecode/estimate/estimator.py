@@ -14,13 +14,13 @@ from rtdecode.estimate.calibrated import Calibrated, Learned
 from rtdecode.estimate.glm import Expectation, apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
-from rtdecode.estimate.quality import RunQuality, framewise_displacement
+from rtdecode.estimate.quality import Censoring, RunQuality, framewise_displacement
 from rtdecode.estimate.reestimate import CalibrationBetas, Reestimator
 from rtdecode.estimate.region import NO_SIGNALS, Regions, RegionSignal
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.estimate.run import RunSeries, new_series, nothing
 from rtdecode.estimate.space import Space, read_motion
-from rtdecode.estimate.trials import AnnouncedTrial, AnnouncedTrials
+from rtdecode.estimate.trials import AnnouncedTrial, AnnouncedTrials, Due
 from rtdecode.estimate.voxels import VoxelLearner, VoxelModel
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp, TrialEvent, Volume, frozen
 from rtdecode.settings import EstimateSettings
@@ -108,6 +108,7 @@ class Estimator:
         self._t_r_measured = False
         self._stamp: Stamp | None = None
         self._last_motion: NDArray[np.float64] | None = None
+        self._censoring = Censoring(self._settings.censor_fd_mm)
         self._quality = RunQuality()
         self._series = None
         self._regions: Regions | None = None
@@ -280,7 +281,8 @@ class Estimator:
         self._last_motion = motion
         dvars, tsnr = self._quality.add(placed.masked)
         percent = NO_SIGNALS if self._regions is None else self._regions.unknown()
-        if fd_mm <= self._settings.censor_fd_mm:
+        censored = self._censoring.leaves_out(fd_mm, motion)
+        if not censored:
             self._series.add(self._index, placed.masked, motion, change)
             if self._regions is not None:
                 percent = self._regions.add(self._index, placed.masked, motion, change)
@@ -295,6 +297,7 @@ class Estimator:
             fit=placed.fit,
             regions=percent.regions,
             parcels=percent.parcels,
+            censored=censored,
             t_r_s=t_r_s,
         )
         return registered, self._due((self._index + 1) * t_r_s, volume.stamp)
@@ -357,13 +360,7 @@ class Estimator:
         due = self._trials.due(trials, end_s)
         return self._publish(due, trials, stamp, end_s) if due else []
 
-    def _publish(
-        self,
-        wanted: list[tuple[AnnouncedTrial, bool]],
-        trials: list[AnnouncedTrial],
-        stamp: Stamp,
-        end_s: float,
-    ) -> list[BetaUpdate]:
+    def _publish(self, wanted: list[Due], trials: list[AnnouncedTrial], stamp: Stamp, end_s: float) -> list[BetaUpdate]:
         """Estimate; an early beta that cannot be had yet is left out, a final one is told to be invalid."""
         if not wanted:
             return []

@@ -37,6 +37,31 @@ def framewise_displacement(change: NDArray[np.float64]) -> float:
     return float(size[:3].sum() + HEAD_RADIUS_MM * size[3:].sum())
 
 
+class Censoring:
+    """Decides volume by volume whether the head moved too far for a volume to be used.
+
+    One that is back from a jerk, near where the head lay in the last volume in use, is.
+
+    Parameters
+    ----------
+    limit_mm : float
+        Framewise displacement that is allowed.
+    """
+
+    def __init__(self, limit_mm: float) -> None:
+        self._limit_mm = limit_mm
+        self._used: NDArray[np.float64] | None = None
+
+    def leaves_out(self, fd_mm: float, motion: NDArray[np.float64]) -> bool:
+        """Judge a volume by its framewise displacement, and by its motion parameters (6,)."""
+        moved = fd_mm > self._limit_mm
+        if moved and self._used is not None:
+            moved = framewise_displacement(motion - self._used) > self._limit_mm
+        if not moved:
+            self._used = motion
+        return moved
+
+
 def is_spike(dvars: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say which volumes change far more than most: more than 3.5 robust standard deviations above the median.
 

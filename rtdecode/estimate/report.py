@@ -47,7 +47,7 @@ class RunReport:
         if not self._carpet:
             self._step = max(1, len(values) // _CARPET_VOXELS)
         figures = (volume.stamp.volume, volume.fd_mm, volume.dvars, volume.fit)
-        self._figures.append((*figures, *volume.motion.tolist()))
+        self._figures.append((*figures, *volume.motion.tolist(), float(volume.censored)))
         self._carpet.append(volume.masked[:: self._step].copy())
         self._moments.add(values)
 
@@ -87,13 +87,13 @@ class RunReport:
             np.float32
         )
 
-    def summary(self, censor_fd_mm: float) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the figures of the run, for a JSON file."""
-        index, fd_mm, dvars, fit, *_ = np.array(self._figures).T
+        index, fd_mm, dvars, fit, *_, censored = np.array(self._figures).T
         spikes = is_spike(dvars)
         return {
-            "VolumesUsed": int((fd_mm <= censor_fd_mm).sum()),
-            "VolumesCensored": int((fd_mm > censor_fd_mm).sum()),
+            "VolumesUsed": int((censored == 0).sum()),
+            "VolumesCensored": int((censored > 0).sum()),
             "MeanFramewiseDisplacement_mm": float(fd_mm.mean()),
             "MaxFramewiseDisplacement_mm": float(fd_mm.max()),
             "MedianDVARS_percent": float(np.median(dvars[1:])) if len(dvars) > 1 else None,
@@ -143,7 +143,7 @@ class RunReport:
         return f"motion, {beyond} of {len(self._figures)} volumes beyond {censor_fd_mm:g} mm"
 
     def _motion_plot(self, censor_fd_mm: float) -> Figure:
-        index, fd_mm, _, _, *motion = np.array(self._figures).T
+        index, fd_mm, _, _, *motion, _ = np.array(self._figures).T
         figure = _figure(9, 6)
         shifts, turns, displacement = figure.subplots(3, 1, sharex=True)
         for column, name in enumerate("xyz"):

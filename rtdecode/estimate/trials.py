@@ -36,6 +36,10 @@ class AnnouncedTrial:
     last_index: int = -1
 
 
+Due = tuple[AnnouncedTrial, bool]
+"""A trial that is due for an estimate, and whether that is the final one."""
+
+
 class AnnouncedTrials:
     """Trials by run.
 
@@ -72,7 +76,7 @@ class AnnouncedTrials:
         """Return the trials of a run with an onset before `end_s`: one announced ahead changes nothing before it."""
         return [trial for trial in self._by_run.get(run, []) if trial.event.onset_s < end_s]
 
-    def due(self, trials: Sequence[AnnouncedTrial], end_s: float) -> list[tuple[AnnouncedTrial, bool]]:
+    def due(self, trials: Sequence[AnnouncedTrial], end_s: float) -> list[Due]:
         """Return which of some trials are due for an estimate now, each with whether it is the final one."""
         found = []
         for trial in trials:

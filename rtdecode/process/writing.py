@@ -68,7 +68,7 @@ def _write_run(found: Processed, run: ProcessedRun, stem: Path, space: Voxels, *
     used = {volume.stamp.volume: volume for volume in run.volumes}
     for index in range(run.length):
         if index in used:
-            derivatives.volume(used[index], censored=used[index].fd_mm > censor_fd_mm)
+            derivatives.volume(used[index])
             report.add(used[index])
         elif index in reasons:
             derivatives.skipped(index, reasons[index])
@@ -77,7 +77,7 @@ def _write_run(found: Processed, run: ProcessedRun, stem: Path, space: Voxels, *
         t_r_s=run.t_r_s,
         settings=found.settings,
         space=space,
-        figures=report.summary(censor_fd_mm),
+        figures=report.summary(),
         problems=run.problems,
     )
     if every_volume:

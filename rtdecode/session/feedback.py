@@ -41,14 +41,12 @@ class Feedback:
         self._smoothed: float | None = None
         self._smoothed_s = 0.0
 
-    def add(self, volume: RegisteredVolume, *, censored: bool, took_s: float) -> wire.Feedback:
+    def add(self, volume: RegisteredVolume, *, took_s: float) -> wire.Feedback:
         """Take a volume, and say what is to be shown.
 
         Parameters
         ----------
         volume : RegisteredVolume
-        censored : bool
-            The head moved too far: what was shown before is held.
         took_s : float
             Since the volume arrived; later than the deadline it is not shown, though it counts for later ones.
         """
@@ -56,7 +54,7 @@ class Feedback:
             self._begin(volume.stamp.run)
         time_s = volume.stamp.volume * (volume.t_r_s or 0.0)
         values = tuple(volume.regions.get(name, math.nan) for name in self._settings.regions)
-        if censored:
+        if volume.censored:
             return self._held("the head moved: the volume is left out")
         if not np.isfinite(values).all():
             return self._held("the volumes before do not predict this one")

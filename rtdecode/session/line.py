@@ -230,8 +230,7 @@ class Line:
             "estimate": 1e3 * (self._clock.monotonic() - began),
         }
         self._last_volume_mono_s = self._clock.monotonic()
-        censored = registered.fd_mm > self._settings.estimate.censor_fd_mm
-        self._recording.run(run.run).volume(registered, censored=censored, problems=volume.problems)
+        self._recording.run(run.run).volume(registered, problems=volume.problems)
         self._publish(stamp, stages, messages.volume(registered, lag))
         run.report.add(registered)
         if self._films is not None:
@@ -241,7 +240,7 @@ class Line:
                 self._publish(stamp, stages, match)
         if self._feedback is not None:
             took_s = self._clock.monotonic() - stamp.received_mono_s
-            self._publish(stamp, stages, self._feedback.add(registered, censored=censored, took_s=took_s))
+            self._publish(stamp, stages, self._feedback.add(registered, took_s=took_s))
         for beta in betas:
             self._beta(beta, stages)
         if self._predicts and self._decodes(stamp.run):
@@ -368,7 +367,7 @@ class Line:
             t_r_s=self._estimator.t_r_s,
             settings=self._settings.estimate,
             space=self._estimator.space.voxels if self._referenced else None,
-            figures=run.report.summary(self._settings.estimate.censor_fd_mm) if run.received else None,
+            figures=run.report.summary() if run.received else None,
         )
         for event in [event for event in self._pending.values() if event.run <= run.run]:
             self._no_result(event, f"run {event.run} was not scanned")

@@ -67,8 +67,8 @@ def finish(run: RunDerivatives, *finals: BetaUpdate, problems: tuple[str, ...] =
 def test_row_i_is_volume_i_whatever_is_told_of_those_before(tmp_path: Path) -> None:
     run = RunDerivatives(tmp_path / "sub-01_run-01")
     run.skipped(1, "it was\ttruncated")
-    run.volume(volume(3, left=0.25), censored=False)
-    run.volume(volume(9, left=float("nan")), censored=True)
+    run.volume(volume(3, left=0.25))
+    run.volume(replace(volume(9, left=float("nan")), censored=True))
     finish(run)
     quality = rows(tmp_path / "sub-01_run-01_desc-quality_timeseries.tsv")
     assert [row["volume"] for row in quality] == [str(i) for i in range(10)]
@@ -89,7 +89,7 @@ def test_row_i_is_volume_i_whatever_is_told_of_those_before(tmp_path: Path) -> N
 
 def test_invalid_trials_are_kept_in_their_place(tmp_path: Path) -> None:
     run = RunDerivatives(tmp_path / "sub-01_run-01")
-    run.volume(volume(0), censored=False)
+    run.volume(volume(0))
     nan = float("nan")
     finish(run, final("b", 4.0, [nan] * 4, "too little"), final("c", 6.0, [5, 6, 7, 8]), final("a", 2.0, [1, 2, 3, 4]))
     image = nib.load(tmp_path / "sub-01_run-01_desc-trial_betas.nii.gz")
@@ -108,7 +108,7 @@ def test_invalid_trials_are_kept_in_their_place(tmp_path: Path) -> None:
 
 def test_a_trial_that_no_volume_can_tell_of_is_marked_behind_the_others(tmp_path: Path) -> None:
     run = RunDerivatives(tmp_path / "sub-01_run-01")
-    run.volume(volume(0), censored=False)
+    run.volume(volume(0))
     finish(run, final("a", 2.0, [1, 2, 3, 4]))
     late = TrialEvent(run=1, trial="late", onset_s=1.0, duration_s=1.0)
     run.event(late)

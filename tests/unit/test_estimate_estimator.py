@@ -160,9 +160,17 @@ def test_a_skipped_volume_is_a_missing_row_and_delays_what_was_due() -> None:
     assert [u.delay_s for u in updates] == [10.0, 14.0]
 
 
-def test_volumes_with_much_motion_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("moved", "left_out"),
+    [
+        (slice(10, 11), (10,)),  # a jerk: the next volume is where the head was before
+        (slice(10, 12), (10, 12)),  # it stayed there for a while
+        (slice(10, 30), (10,)),  # and for good
+    ],
+)
+def test_volumes_with_much_motion_are_left_out(tmp_path: Path, moved: slice, left_out: tuple[int, ...]) -> None:
     motion = np.zeros((30, 6))
-    motion[10] = 5.0, 0, 0, 0, 0, 0
+    motion[moved, 0] = 5.0
     np.savetxt(tmp_path / "run-1.txt", motion)
     settings = replace(OFF, motion_file=tmp_path, confounds="none")
     censored = play(Estimator(settings, "s"))
@@ -172,7 +180,7 @@ def test_volumes_with_much_motion_are_left_out(tmp_path: Path) -> None:
         missing.add_event(event(onset_s))
     expected = []
     for index in range(30):
-        if index in (10, 11):
+        if index in left_out:
             missing.skip(1, index)
         else:
             expected += missing.step(volume(index))[1]

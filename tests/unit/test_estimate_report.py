@@ -31,6 +31,7 @@ def volumes(length: int = 30) -> tuple[np.ndarray, list[RegisteredVolume]]:
             dvars=0.0 if i == 0 else 9.0 if i == 20 else 1 + 0.01 * (i % 7),
             tsnr=1.0,
             fit=0.99 - 0.001 * i,
+            censored=i == 20,
         )
         for i in range(length)
     ]
@@ -43,7 +44,7 @@ def test_map_and_figures(tmp_path: Path) -> None:
     for volume in made:
         report.add(volume)
     np.testing.assert_allclose(report.tsnr(), series.mean(0) / series.std(0, ddof=1), rtol=1e-4)
-    summary = report.summary(2.0)
+    summary = report.summary()
     assert summary["Spikes"] == [40]
     assert summary["VolumesCensored"] == 1
     assert summary["VolumesUsed"] == 29

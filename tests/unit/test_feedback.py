@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def play(values: list[float], others: list[float] | None = None, **told: Any) ->
     follower = Feedback(FeedbackSettings(**{"score": "region", "regions": ("a",), **told}))
     rest = others or [0.0] * len(values)
     pairs = enumerate(zip(values, rest, strict=True))
-    return [follower.add(volume(i, a=a, b=b), censored=False, took_s=0.1) for i, (a, b) in pairs]
+    return [follower.add(volume(i, a=a, b=b), took_s=0.1) for i, (a, b) in pairs]
 
 
 def test_the_first_volumes_are_the_baseline_and_are_not_shown() -> None:
@@ -89,10 +89,10 @@ def test_smoothing_is_that_of_pandas(values: list[float], half_life_s: float) ->
 
 def test_the_past_fades_over_volumes_that_did_not_come() -> None:
     follower = Feedback(FeedbackSettings(score="region", regions=("a",), baseline_volumes=0, half_life_s=4.0))
-    follower.add(volume(0, a=0.0), censored=False, took_s=0.0)
+    follower.add(volume(0, a=0.0), took_s=0.0)
     told = follower.skipped(1, "lost")
     assert (told.state, told.value, told.invalid) == ("held", 0.0, "lost")
-    assert follower.add(volume(4, a=1.0), censored=False, took_s=0.0).value == 0.75  # 8 s: two half lives
+    assert follower.add(volume(4, a=1.0), took_s=0.0).value == 0.75  # 8 s: two half lives
 
 
 @pytest.mark.parametrize(
@@ -109,18 +109,18 @@ def test_what_cannot_be_used_holds_what_was_shown_and_does_not_count(
     follower, without = Feedback(settings), Feedback(settings)
     for i, one in enumerate([1.0, 1.0, 2.0]):
         for each in (follower, without):
-            each.add(volume(i, a=one), censored=False, took_s=0.0)
-    held = follower.add(volume(index, a=value), censored=censored, took_s=0.0)
+            each.add(volume(i, a=one), took_s=0.0)
+    held = follower.add(replace(volume(index, a=value), censored=censored), took_s=0.0)
     assert (held.state, held.value, held.invalid) == ("held", 1.0, reason)
     newest = volume(5, a=3.0)
-    assert follower.add(newest, censored=False, took_s=0.0) == without.add(newest, censored=False, took_s=0.0)
+    assert follower.add(newest, took_s=0.0) == without.add(newest, took_s=0.0)
 
 
 def test_a_late_value_is_not_shown_but_counts() -> None:
     settings = FeedbackSettings(score="region", regions=("a",), baseline_volumes=0, half_life_s=2.0, deadline_s=0.5)
     late, timely = Feedback(settings), Feedback(settings)
-    told = [late.add(volume(i, a=float(i)), censored=False, took_s=0.6 if i == 1 else 0.1) for i in range(3)]
-    in_time = [timely.add(volume(i, a=float(i)), censored=False, took_s=0.1) for i in range(3)]
+    told = [late.add(volume(i, a=float(i)), took_s=0.6 if i == 1 else 0.1) for i in range(3)]
+    in_time = [timely.add(volume(i, a=float(i)), took_s=0.1) for i in range(3)]
     assert [one.state for one in told] == ["shown", "held", "shown"]
     assert told[1].invalid == "late: 0.60 s after the volume arrived"
     assert told[2] == in_time[2]
@@ -128,10 +128,10 @@ def test_a_late_value_is_not_shown_but_counts() -> None:
 
 def test_each_run_has_its_own_baseline() -> None:
     follower = Feedback(FeedbackSettings(score="region", regions=("a",), baseline_volumes=1))
-    follower.add(volume(0, a=5.0), censored=False, took_s=0.0)
-    assert follower.add(volume(1, a=6.0), censored=False, took_s=0.0).value == 1.0
-    assert follower.add(volume(0, run=2, a=1.0), censored=False, took_s=0.0).state == "baseline"
-    assert follower.add(volume(1, run=2, a=4.0), censored=False, took_s=0.0).value == 3.0
+    follower.add(volume(0, a=5.0), took_s=0.0)
+    assert follower.add(volume(1, a=6.0), took_s=0.0).value == 1.0
+    assert follower.add(volume(0, run=2, a=1.0), took_s=0.0).state == "baseline"
+    assert follower.add(volume(1, run=2, a=4.0), took_s=0.0).value == 3.0
 
 
 def score(**changes: Any) -> Score:
