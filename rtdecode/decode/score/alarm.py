@@ -13,8 +13,8 @@ WINDOW = 20
 LOWEST_RANK = 0.2
 """Mean rank among calibration's own trials below which something is wrong; .5 is usual.
 
-Without content it is .07 to .16 in simulated participants, whose ordinary sessions come down to .28: trials of a run are
-not independent.
+Without content it is .07 to .16 in simulated participants, whose ordinary sessions come down to .28: trials of a run
+are not independent.
 """
 
 
