@@ -29,6 +29,7 @@ from scipy.stats import kstest
 from calibration.calibrator import Calibrator
 from calibration.participant_fit import CalibrationFit
 from rtdecode.decode.loading import load_candidates
+from rtdecode.decode.score.alarm import ContentAlarm
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.claim import CLAIM, announced_factor, rate_limit, support_factor
 from rtdecode.decode.score.evidence import margin
@@ -214,6 +215,22 @@ def trials_to_claim(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def alarms(people: Sequence[Mapping[str, Any]], stratum: str) -> dict[str, Any]:
+    """In how many participants the alarm of content rings, and the lowest mean rank of each."""
+    lowest, rung = [], 0
+    for one in people:
+        fit, judged = one["null trials"]
+        alarm, ranks, rang = ContentAlarm(fit.evidence), [], False
+        for p_content in judged[stratum].p_content:
+            alarm.add(float(p_content))
+            rang |= alarm.rings()
+            if alarm.mean_rank is not None:
+                ranks.append(alarm.mean_rank)
+        lowest.append(min(ranks))
+        rung += rang
+    return {"rung": rung, "of": len(people), "lowest_mean_rank": lowest}
+
+
 def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
     figures: dict[str, Any] = {"strata": {}}
     for kind in ("null trials", "repeats"):
@@ -241,6 +258,7 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
     nulls = [name for name in (*EMPTY, "wrong picture") if name in people[0]["null trials"][1]]
     figures["claims"] = {name: claims(people, name, rng) for name in nulls}
     figures["trials_to_claim"] = trials_to_claim(people)
+    figures["alarm"] = {name: alarms(people, name) for name in people[0]["null trials"][1]}
     return figures
 
 
@@ -284,6 +302,14 @@ def report(figures: Mapping[str, Any]) -> None:
         f"Sessions ever claimed to decode, {SESSIONS} of each stratum, looking after every trial",
         ["stratum", "truth-free", "announced"],
         [[name, share(found["truth-free"]), share(found["announced"])] for name, found in figures["claims"].items()],
+    )
+    print_table(
+        "Alarm of content",
+        ["stratum", "rings in", "lowest mean rank of 20 trials, by participant"],
+        [
+            [name, f"{found['rung']} of {found['of']}", ", ".join(f"{rank:.2f}" for rank in found["lowest_mean_rank"])]
+            for name, found in figures["alarm"].items()
+        ],
     )
     print(f"\nUniformity without content: Kolmogorov-Smirnov p = {figures['uniformity_ks_p']:.3f}")
     for name, found in figures["trials_to_claim"].items():

@@ -98,7 +98,7 @@ def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Sett
     raw = {
         "session": {"participant": "sim", "output": ".", "seed": plan.seed},
         "scanner": {"export_dir": "export", "gap_timeout_s": 4.0, "watch": "polling"},
-        "estimate": {"censor_fd_mm": 2.0},  # the sudden movements of so short runs leave every trial its beta
+        "estimate": {"censor_fd_mm": 2.0},  # every early beta comes, whatever jerks there are
         "decode": {"stimuli": "stimuli"},
         "calibration": {"runs": plan.calibration_runs},
         "feedback": {"score": "category", "target": "face", "deadline_s": 600.0},
