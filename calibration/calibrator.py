@@ -17,6 +17,7 @@ from calibration.advice import Plan, advise, project
 from calibration.encoding.encoder import PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.learned_prior import STATISTICS, LearnedPrior
+from calibration.likeness import Likeness
 from calibration.participant_fit import COMPONENTS, CalibrationFit, Trials, fit_participant
 from calibration.ridge import centred
 from calibration.scaling import Scaling
@@ -74,7 +75,7 @@ class Calibrator:
         self._rest_runs = np.zeros(0, np.int64)
         self._stimuli: list[int] = []
         self._runs: list[int] = []
-        self._likeness = _Likeness(candidates)
+        self._likeness = Likeness(candidates)
         self._curve: list[CurvePoint] = []
 
     def anew(self) -> Calibrator:
@@ -147,6 +148,20 @@ class Calibrator:
         self._null_betas[trial] = self._checked(beta, trial)
         self._null_places.append(self.trials)
         self._null_runs.append(run)
+
+    def leave_out_run(self, run: int) -> int:
+        """Forget the trials of a run; return how many there were."""
+        kept = np.array(self._runs, np.int64) != run
+        before = np.concatenate([[0], np.cumsum(kept)])
+        left = len(kept) - int(kept.sum()) + self._null_runs.count(run)
+        nulls = [n for n, own in enumerate(self._null_runs) if own != run]
+        self._null_betas = dict(list(self._null_betas.items())[n] for n in nulls)
+        self._null_places = [int(before[self._null_places[n]]) for n in nulls]
+        self._null_runs = [self._null_runs[n] for n in nulls]
+        self._betas = {trial: beta for (trial, beta), stays in zip(self._betas.items(), kept, strict=True) if stays}
+        self._stimuli = [stimulus for stimulus, stays in zip(self._stimuli, kept, strict=True) if stays]
+        self._runs = [own for own in self._runs if own != run]
+        return left
 
     def take_again(self, betas: CalibrationBetas) -> None:
         """Take better estimates of the trials collected, and what rest gives.
@@ -317,32 +332,6 @@ class Calibrator:
 def _order(parts: Sequence[NDArray[np.int64]], shown: NDArray[np.int64]) -> NDArray[np.int64]:
     """Stimuli of the trials in the order of their folds."""
     return np.concatenate([shown[part] for part in parts])
-
-
-class _Likeness:
-    """Inner products of the tokens of the stimuli shown, which grow as stimuli are met."""
-
-    def __init__(self, candidates: Candidates) -> None:
-        self._flat = candidates.tokens.reshape(len(candidates.tokens), -1)
-        self._groups = candidates.groups
-        self._met: dict[int, int] = {}
-        self.products = np.empty((len(self._groups), 0, 0))
-        """Of each token group, (g, m, m)."""
-
-    def meet(self, stimulus: int) -> None:
-        """Add a stimulus, unless it is known."""
-        if stimulus in self._met:
-            return
-        self._met[stimulus] = n = len(self._met)
-        self.products = np.pad(self.products, ((0, 0), (0, 1), (0, 1)))
-        for products, group in zip(self.products, self._groups, strict=True):
-            own = self._flat[stimulus, group]
-            row = [float(np.dot(self._flat[other, group], own)) for other in self._met]
-            products[n] = products[:, n] = row
-
-    def places(self, stimuli: Sequence[int]) -> NDArray[np.int64]:
-        """Rows of stimuli in `products`."""
-        return np.array([self._met[stimulus] for stimulus in stimuli], dtype=np.int64)
 
 
 def write_bundle(

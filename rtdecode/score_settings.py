@@ -65,6 +65,8 @@ class FeedbackSettings:
         -1 and 1.
     steps : int
         Steps of the display between them.
+    threshold : float or None
+        Value from which the score counts as reached, which every message of it tells. None: nothing is told of it.
     deadline_s : float
         A value that is ready later than so long after its (last) volume arrived is not shown.
     """
@@ -78,6 +80,7 @@ class FeedbackSettings:
     window_s: Positive = 30.0
     bounds: tuple[float, float] | None = None
     steps: Count = 20
+    threshold: float | None = None
     deadline_s: Positive = 1.0
 
     def display(self) -> tuple[float, float]:

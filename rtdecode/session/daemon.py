@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
@@ -26,7 +25,7 @@ from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.packs import EnginePack
 from rtdecode.publish.publisher import Publisher, Transport
-from rtdecode.records import BundleRequest, Skipped, Volume
+from rtdecode.records import Skipped, Volume
 from rtdecode.session.announcements import Announcements
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
@@ -105,14 +104,12 @@ class Daemon:
         self._line = Line(
             settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0, films=films
         )
-        loaded = partial(self._publish_session, "running")
+
+        def loaded() -> None:
+            self.desk.tell_session("running")
+
         self._decoding = Decoding(
             decoder, self._waiting, recording, publisher, clock, loaded, settings.publish.picture, settings.feedback
-        )
-        self._announcements = Announcements(
-            [*decoder.stimuli, *settings.calibration.null_stimuli],
-            settings.estimate.final_at_s,
-            tuple(settings.film.predictions),
         )
         self.desk = Desk(
             settings,
@@ -122,8 +119,13 @@ class Daemon:
             self._line,
             self._decoding,
             self._intake,
-            self._announcements,
+            Announcements(
+                [*decoder.stimuli, *settings.calibration.null_stimuli],
+                settings.estimate.final_at_s,
+                tuple(settings.film.predictions),
+            ),
             clock,
+            decoder,
         )
         self._watch = Watch(
             source,
@@ -161,23 +163,20 @@ class Daemon:
         elif self._settings.decode.bundle is not None:
             self.desk.decode_with(str(self._settings.decode.bundle))
         self.desk.busy = None
-        self._publish_session("running")
+        self.desk.tell_session("running")
         return True
 
     def _refold(self, past: Past, stop: threading.Event) -> bool:
         """Fold an interrupted session's inputs again unless told to stop; what it has published stays as it was."""
         self._publisher.restore(past.outputs())
-        self._publish_session("resuming")
+        self.desk.tell_session("resuming")
         told_at = self._clock.monotonic()
         with self._recording.refolding():
             for place, item in enumerate(past.inputs(told_at)):
                 if stop.is_set():
                     return False
                 self.desk.busy = f"the session is being resumed: {place} of {len(past)} records"
-                if isinstance(item, BundleRequest):
-                    self.desk.take_up(item)
-                elif not isinstance(item, Volume | Skipped):
-                    self._announcements.take(item)
+                self.desk.take_up(item)
                 try:
                     self._line.handle(item, 0)
                 except Exception as error:  # it failed live as well, and the session went on
@@ -187,8 +186,9 @@ class Daemon:
                     told_at = self._clock.monotonic()
                     _log.info("%s", self.desk.busy)
         self._take_up()
-        if self.desk.bundle is not None:
-            self._load_again(self.desk.bundle.folder)
+        bundle = self.desk.steering.bundle
+        if bundle is not None:
+            self._load_again(bundle.folder)
         return True
 
     def _take_up(self) -> None:
@@ -216,22 +216,6 @@ class Daemon:
             self._publisher.publish(
                 wire.Fault(part="decode", kind="bundle", reason=str(error), degraded="no scores", remedy=remedy)
             )
-
-    def _publish_session(self, state: str) -> None:
-        self._publisher.publish(
-            wire.Session(
-                state=state,
-                mode="calibrate" if self.desk.bundle is None else "decode",
-                participant=self._settings.session.participant,
-                folder=self._recording.folder.name,
-                pack=self._pack.name,
-                bundle=self._decoding.bundle,
-                categories=self._decoder.categories,
-                calibration_runs=self.desk.calibration_runs,
-                absent=self._decoder.absent,
-                censor_fd_mm=self._settings.estimate.censor_fd_mm,
-            )
-        )
 
     # one turn of each thread --------------------------------------------------------------------------------
 
@@ -303,7 +287,7 @@ class Daemon:
     # the whole session ------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; then finish what has arrived and close the session.
+        """Work until `stop` is set or a command ends the session; then finish what has arrived and close the session.
 
         Raises
         ------
@@ -318,7 +302,7 @@ class Daemon:
         watch = threading.Thread(target=self._keep_watching, args=(done,), name="watch")
         watch.start()
         try:
-            while not stop.is_set():
+            while not (stop.is_set() or self.desk.stop.is_set()):
                 if self._transport.broken is not None:
                     raise ProtocolError(f"the stream broke: {self._transport.broken}")
                 if not self._ingest_safely():
@@ -328,7 +312,7 @@ class Daemon:
             self._end(estimate, decode)
             done.set()
             watch.join()
-            self._publish_session("ended")
+            self.desk.tell_session("ended")
 
     def _ingest_safely(self) -> int:
         try:
@@ -344,7 +328,7 @@ class Daemon:
         return came
 
     def _end(self, estimate: threading.Thread, decode: threading.Thread) -> None:
-        self._publish_session("ending")
+        self.desk.tell_session("ending")
         self._decoding.end()
         self._intake.close()
         self._await(estimate, lambda: f"{len(self._intake.lane)} inputs wait to be estimated")

@@ -72,7 +72,6 @@ class Decoding:
         self._clock = clock
         self._tell_loaded = loaded
         self._encoding = encoding
-        self._feedback = feedback or FeedbackSettings()
         self._asked: ParticipantBundle | None = None
         self._ready = threading.Event()
         self._ending = threading.Event()
@@ -87,6 +86,8 @@ class Decoding:
         self._earlier_volumes: deque[RegisteredVolume] = deque(maxlen=max(decoder.window - 1, 0))
         self._predict_ms: deque[float] = deque(maxlen=_REMEMBERED)
         self._ready_mono_s = 0.0
+        self.feedback = feedback or FeedbackSettings()
+        """What a participant is shown of trials from now on."""
         self.bundle: str | None = None
         """Identity of the participant that is loaded."""
 
@@ -152,7 +153,7 @@ class Decoding:
 
     def _refuse(self, beta: BetaUpdate, reason: str) -> None:
         stages = {"total": self._since_ms(beta.stamp)}
-        self._show(no_trial(self._feedback, reason), beta, stages)
+        self._show(no_trial(self.feedback, reason), beta, stages)
         self._publisher.publish(messages.headed(messages.no_score(replace(beta, invalid=reason)), beta.stamp, stages))
 
     def _show(self, told: wire.Feedback | None, beta: BetaUpdate, stages: dict[str, float]) -> None:
@@ -203,7 +204,7 @@ class Decoding:
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     if isinstance(piece, Score):
                         piece = self._in_session(piece, beta, drift)
-                        self._show(of_trial(self._feedback, piece, took_s=1e-3 * stages["total"]), beta, stages)
+                        self._show(of_trial(self.feedback, piece, took_s=1e-3 * stages["total"]), beta, stages)
                     found.append(piece)
                     message = messages.decoded(beta, piece, self._encoding)
                     self._publisher.publish(messages.headed(message, stamp, stages))

@@ -41,6 +41,13 @@ class Feedback:
         self._smoothed: float | None = None
         self._smoothed_s = 0.0
 
+    def change(self, settings: FeedbackSettings) -> None:
+        """Go on with other settings; other regions want a baseline of their own."""
+        others = settings.regions != self._settings.regions
+        self._settings = settings
+        if others:
+            self._begin(self._run)
+
     def add(self, volume: RegisteredVolume, *, took_s: float) -> wire.Feedback:
         """Take a volume, and say what is to be shown.
 
@@ -161,6 +168,8 @@ def _displayed(settings: FeedbackSettings, value: float | None) -> wire.Feedback
         level=level,
         step=None if level is None else round(level * settings.steps),
         steps=settings.steps,
+        threshold=settings.threshold,
+        reached=None if value is None or settings.threshold is None else value >= settings.threshold,
     )
 
 

@@ -75,6 +75,9 @@ class RecordedClient:
             self._last = place == len(missed)
             yield wire.unpack(topic.encode(), payload)
 
+    def snapshot(self) -> list[wire.Message]:
+        return [wire.unpack(topic.encode(), payload) for topic, payload in self._request(requests.Snapshot)["messages"]]
+
     def pending(self) -> bool:
         return not self._last
 
