@@ -24,6 +24,7 @@ from rtdecode.records import (
     TrialEvent,
     Volume,
 )
+from rtdecode.session.entries import BundleEntry, read_inputs
 from rtdecode.session.past import Past
 from rtdecode.settings import CalibrationSettings
 
@@ -44,7 +45,7 @@ def session_of(path: Path) -> tuple[Path, int | None] | None:
 
 
 def calibration_runs(folder: Path) -> int:
-    """Return how many runs of a session were planned to teach its later ones.
+    """Return how many runs of a session taught its later ones, before calibration was begun again.
 
     Raises
     ------
@@ -56,7 +57,9 @@ def calibration_runs(folder: Path) -> int:
         section = tomllib.loads(path.read_text(encoding="utf-8")).get("calibration", {})
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path}: expected the settings of the session: {error}"]) from None
-    return int(section.get("runs", CalibrationSettings().runs))
+    runs = int(section.get("runs", CalibrationSettings().runs))
+    ends = [entry.last_run for entry in read_inputs(_journal(folder)) if isinstance(entry, BundleEntry)]
+    return min([runs, *(run for run in ends if run is not None)])
 
 
 def session_runs(folder: Path, run: int | None, *, first_run: int) -> Iterator[RecordedRun]:

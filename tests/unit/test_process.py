@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from rtdecode.packs.sealed import seal
 from rtdecode.process import process_runs
 from rtdecode.process.kept_runs import calibration_runs
 from rtdecode.records import Stamp, TrialEvent, Volume
+from rtdecode.session.journal import Journal
 from rtdecode.settings import EstimateSettings
 from tests import bids
+from tests.conftest import FakeClock
 from tests.packs import write_provenance
 from tests.unit.test_estimate_registration import Phantom
 
@@ -387,9 +390,17 @@ def test_the_command_exits_with_two_where_it_cannot_start(tmp_path: Path, capsys
     assert "expected a 4-D NIfTI file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "runs"), [("[calibration]\nruns = 2\n", 2), ("", 6)])
-def test_a_session_tells_how_many_runs_were_to_teach_its_later_ones(tmp_path: Path, text: str, runs: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "last_run", "runs"),
+    [("[calibration]\nruns = 2\n", None, 2), ("", None, 6), ("", 3, 3)],
+)
+def test_a_session_tells_how_many_runs_taught_its_later_ones(
+    tmp_path: Path, text: str, last_run: int | None, runs: int
+) -> None:
     (tmp_path / "settings.toml").write_text(text)
+    (tmp_path / "journal").mkdir()
+    with closing(Journal(tmp_path / "journal" / "inputs.journal", FakeClock())) as journal:
+        journal.append("bundle", folder="bundle", identity="1", last_run=last_run)
     assert calibration_runs(tmp_path) == runs
 
 
