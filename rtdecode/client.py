@@ -99,6 +99,8 @@ class Message:
         Milliseconds per stage; ``total`` counts from `t_received`.
     invalid : str or None
         Why a trial has no result (it is then `final`).
+    protocol : str or None
+        First 12 digits of the SHA-256 of the protocol's file; None where the session has none.
     """
 
     session: str = ""
@@ -113,6 +115,7 @@ class Message:
     t_published: float = 0.0
     stages: Dict[str, float] = field(default_factory=dict)
     invalid: Optional[str] = None
+    protocol: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Session(Message):
         Runs that were marked as bad: their trials do not count.
     calibration_from : tuple of float
         Run, and onset in it in seconds, from which trials calibrate, where calibration was begun again; else empty.
+    blinded : bool
+        Whether the participant is shown a score or a sham is known to nobody; what would tell it is withheld.
     """
 
     state: str = ""
@@ -162,6 +167,7 @@ class Session(Message):
     paused: bool = False
     bad_runs: Tuple[int, ...] = ()
     calibration_from: Tuple[float, ...] = ()
+    blinded: bool = False
 
 
 @dataclass(frozen=True)

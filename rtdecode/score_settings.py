@@ -88,6 +88,38 @@ class FeedbackSettings:
         return self.bounds or ((0.0, 1.0) if self.score == "category" else (-1.0, 1.0))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindingSettings:
+    """A sealed allocation decides whether the participant is shown the score or a sham, and nobody present knows which.
+
+    Attributes
+    ----------
+    allocation : Path or None
+        File of ``rtdecode protocol allocate``. None: the score is shown, openly.
+    key : Path or None
+        The key that belongs to it. A third person keeps it, and gives the daemon alone the right to read it.
+    donor : Path or None
+        Session folder whose scores are the sham of a protocol with a yoked one. To be named for every participant,
+        whichever the arm.
+    """
+
+    allocation: Path | None = None
+    key: Path | None = None
+    donor: Path | None = None
+
+
+def blinding_problems(settings: BlindingSettings, *, protocol: bool) -> Iterator[str]:
+    """Yield what is wrong with blinding, given whether the session follows a protocol."""
+    if settings.allocation is None:
+        if settings.key is not None or settings.donor is not None:
+            yield "$.blinding.allocation: expected a file of `rtdecode protocol allocate`, got none"
+        return
+    if settings.key is None:
+        yield "$.blinding.key: expected the key of the allocation, got none"
+    if not protocol:
+        yield "$.blinding.allocation: expected session.protocol beside it, got none"
+
+
 def feedback_problems(settings: FeedbackSettings, regions: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with a score, given the names of the regions there are."""
     if settings.score == "none":

@@ -15,20 +15,24 @@ import logging
 import threading
 from collections.abc import Callable
 
+from msgspec import structs
+
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import TRIAL_KINDS, Prediction, topic_of
-from rtdecode.errors import BundleError, JournalError, ProtocolError
+from rtdecode.errors import JournalError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.packs import EnginePack
+from rtdecode.protocol_file import Protocol
 from rtdecode.publish.publisher import Publisher, Transport
 from rtdecode.records import Skipped, Volume
-from rtdecode.session.announcements import Announcements
+from rtdecode.session.blind import open_blind
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
+from rtdecode.session.feedback import TrialFeedback
 from rtdecode.session.films import Films
 from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
@@ -62,6 +66,8 @@ class Daemon:
         What `estimate.calibrated.calibration_of` returns.
     films : Films, optional
         What `open_films` returns.
+    protocol : Protocol, optional
+        That of the settings.
 
     Attributes
     ----------
@@ -81,6 +87,7 @@ class Daemon:
         *,
         calibrated: Calibrated | None = None,
         films: Films | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -92,7 +99,16 @@ class Daemon:
         self._started = clock.monotonic()
         self._intake = Inlet(recording)
         self._waiting = DecodeLanes()
-        self._publisher = publisher = Publisher(recording.session, clock, transport, recording)
+        self._publisher = publisher = Publisher(
+            recording.session, clock, transport, recording, None if protocol is None else protocol.hash
+        )
+        self._blind = open_blind(
+            settings.blinding,
+            protocol,
+            settings.session.participant,
+            recording.session,
+            lambda place, envelope: recording.decision("sealed", place=place, envelope=envelope),
+        )
         estimator = Estimator(
             settings.estimate,
             recording.session,
@@ -102,14 +118,29 @@ class Daemon:
         )
         estimator.warm_up()
         self._line = Line(
-            settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0, films=films
+            settings,
+            estimator,
+            recording,
+            publisher,
+            self._waiting,
+            clock,
+            predicts=decoder.window > 0,
+            films=films,
+            blind=self._blind,
         )
 
         def loaded() -> None:
             self.desk.tell_session("running")
 
         self._decoding = Decoding(
-            decoder, self._waiting, recording, publisher, clock, loaded, settings.publish.picture, settings.feedback
+            decoder,
+            self._waiting,
+            recording,
+            publisher,
+            clock,
+            loaded,
+            settings.publish.picture,
+            TrialFeedback(settings.feedback, self._blind),
         )
         self.desk = Desk(
             settings,
@@ -119,11 +150,6 @@ class Daemon:
             self._line,
             self._decoding,
             self._intake,
-            Announcements(
-                [*decoder.stimuli, *settings.calibration.null_stimuli],
-                settings.estimate.final_at_s,
-                tuple(settings.film.predictions),
-            ),
             clock,
             decoder,
         )
@@ -160,7 +186,9 @@ class Daemon:
         if past is not None:
             if not self._refold(past, stop or threading.Event()):
                 return False
-        elif self._settings.decode.bundle is not None:
+        elif self._blind is not None:
+            self._recording.decision("blinded", **structs.asdict(self._blind.seal))
+        if past is None and self._settings.decode.bundle is not None:
             self.desk.decode_with(str(self._settings.decode.bundle))
         self.desk.busy = None
         self.desk.tell_session("running")
@@ -186,9 +214,7 @@ class Daemon:
                     told_at = self._clock.monotonic()
                     _log.info("%s", self.desk.busy)
         self._take_up()
-        bundle = self.desk.steering.bundle
-        if bundle is not None:
-            self._load_again(bundle.folder)
+        self.desk.load_again()
         return True
 
     def _take_up(self) -> None:
@@ -207,15 +233,6 @@ class Daemon:
         while (volume := volumes.oldest) and self._publisher.has_said(topic, volume.stamp.run, volume.stamp.volume):
             volumes.get(0)
             self._decoding.pass_by(volume)
-
-    def _load_again(self, folder: str) -> None:
-        try:
-            self._decoding.ask(self.desk.usable(folder))
-        except BundleError as error:  # a scan that goes on is worth more than its decoding
-            remedy = "put the bundle back and ask for it again (mode)"
-            self._publisher.publish(
-                wire.Fault(part="decode", kind="bundle", reason=str(error), degraded="no scores", remedy=remedy)
-            )
 
     # one turn of each thread --------------------------------------------------------------------------------
 

@@ -49,7 +49,6 @@ class Desk:
         Is given bundles.
     intake : Inlet
         Is given announcements.
-    announcements : Announcements
     clock : Clock
     decoder : DecodeService
 
@@ -72,7 +71,6 @@ class Desk:
         line: Line,
         decoding: Decoding,
         intake: Inlet,
-        announcements: Announcements,
         clock: Clock,
         decoder: DecodeService,
     ) -> None:
@@ -83,7 +81,11 @@ class Desk:
         self._line = line
         self._decoding = decoding
         self._intake = intake
-        self._announcements = announcements
+        self._announcements = Announcements(
+            [*decoder.stimuli, *settings.calibration.null_stimuli],
+            settings.estimate.final_at_s,
+            tuple(settings.film.predictions),
+        )
         self._clock = clock
         self._decoder = decoder
         self.steering = Steering(settings)
@@ -147,7 +149,7 @@ class Desk:
         self._intake.announced("command", command)
         _log.info("%s%s", command.command, f": {command.reason}" if command.reason else "")
         answer = self.steering.take(command)
-        self._decoding.feedback = self.steering.feedback
+        self._decoding.feedback.settings = self.steering.feedback
         self.tell_session("running")
         if self.steering.stopped:
             self.stop.set()
@@ -171,6 +173,7 @@ class Desk:
                 paused=steering.paused,
                 bad_runs=tuple(steering.bad_runs),
                 calibration_from=steering.calibration_from,
+                blinded=self._settings.blinding.allocation is not None,
             )
         )
 
@@ -239,9 +242,21 @@ class Desk:
             case Command() | BundleRequest():
                 self.steering.take(item)
                 self.steering.stopped = False  # who goes on with the session wants it to go on
-                self._decoding.feedback = self.steering.feedback
+                self._decoding.feedback.settings = self.steering.feedback
             case _:
                 self._announcements.take(item)
+
+    def load_again(self) -> None:
+        """Load what an interrupted session decoded with, if it can still be used."""
+        if self.steering.bundle is None:
+            return
+        try:
+            self._decoding.ask(self.usable(self.steering.bundle.folder))
+        except BundleError as error:  # a scan that goes on is worth more than its decoding
+            remedy = "put the bundle back and ask for it again (mode)"
+            self._publisher.publish(
+                wire.Fault(part="decode", kind="bundle", reason=str(error), degraded="no scores", remedy=remedy)
+            )
 
     def usable(self, folder: str) -> ParticipantBundle:
         """Open a bundle and hold it to the session.

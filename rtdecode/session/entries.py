@@ -131,6 +131,28 @@ class CommandEntry(_Entry, frozen=True, kw_only=True, tag="command"):
     half_life_s: float | None
 
 
+class BlindedEntry(_Entry, frozen=True, kw_only=True, tag="blinded"):
+    """The session is blinded: what the allocation holds of its participant; see `rtdecode.blinding.allocation.Seal`."""
+
+    protocol: str
+    participant: str
+    nonce: str
+    hash: str
+
+
+class SealedEntry(_Entry, frozen=True, kw_only=True, tag="sealed"):
+    """Score and sham at a place, closed; see `rtdecode.blinding.allocation.Envelope`."""
+
+    place: str
+    envelope: bytes
+
+
+class UnblindedEntry(_Entry, frozen=True, kw_only=True, tag="unblinded"):
+    """Somebody has opened the seal with the key, and why."""
+
+    reason: str
+
+
 class BundleLoadedEntry(_Entry, frozen=True, kw_only=True, tag="bundle_loaded"):
     """It was loaded."""
 
@@ -164,6 +186,9 @@ Input = (
     | FilmEntry
     | BundleEntry
     | CommandEntry
+    | BlindedEntry
+    | SealedEntry
+    | UnblindedEntry
     | BundleLoadedEntry
     | SupersededEntry
 )

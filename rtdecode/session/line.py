@@ -10,8 +10,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
-import numpy as np
-
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
@@ -33,6 +31,7 @@ from rtdecode.records import (
     TrialEvent,
     Volume,
 )
+from rtdecode.session.blind import Blind, withheld
 from rtdecode.session.doubts import late_change, parcel_faults, repetition_time_faults, timing_faults
 from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
@@ -41,7 +40,7 @@ from rtdecode.session.memory import give_back_memory
 from rtdecode.session.outcomes import Outcomes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
-from rtdecode.session.run_state import Progress, RunState
+from rtdecode.session.run_state import Progress, RunState, last_word
 from rtdecode.session.steering import Steering
 from rtdecode.settings import Settings
 
@@ -65,6 +64,8 @@ class Line:
         Whether volumes are to be predicted of.
     films : Films or None
         Follows the films that are shown.
+    blind : Blind or None
+        Decides what is shown for feedback.
 
     Attributes
     ----------
@@ -83,6 +84,7 @@ class Line:
         *,
         predicts: bool = False,
         films: Films | None = None,
+        blind: Blind | None = None,
     ) -> None:
         self._settings = settings
         self._estimator = estimator
@@ -92,7 +94,8 @@ class Line:
         self._predicts = predicts
         self._films = films
         self._steering = Steering(settings)
-        self._feedback = follow_feedback(settings.feedback)
+        self._feedback = follow_feedback(settings.feedback, blind)
+        self._blind = blind
         self._clock = clock
         self._run: RunState | None = None
         self._announced: dict[int, RunStart] = {}
@@ -215,8 +218,9 @@ class Line:
             self._first_volume(volume, registered)
         self._last_volume_mono_s = done = self._clock.monotonic()
         stages = {"wait": 1e3 * (began - stamp.received_mono_s), "estimate": 1e3 * (done - began)}
-        self._recording.run(run.run).volume(registered, problems=volume.problems)
-        self._publish(stamp, stages, messages.volume(registered, lag))
+        told = withheld(registered, self._blind)
+        self._recording.run(run.run).volume(told, problems=volume.problems)
+        self._publish(stamp, stages, messages.volume(told, lag))
         run.report.add(registered)
         if self._films is not None:
             match = self._films.match(registered)
@@ -273,12 +277,12 @@ class Line:
                 self._run.finals.append(beta)
         if not self._steering.decodes(event.run) or event.condition in self._settings.decode.undecoded_conditions:
             return
-        withheld = self._steering.withheld(event.run)
-        if withheld is not None:
+        why = self._steering.withheld(event.run)
+        if why is not None:
             self._waiting.pictures.withdraw(event.trial)
             if not beta.final:
                 return
-            beta = replace(beta, invalid=beta.invalid or withheld)
+            beta = replace(beta, invalid=beta.invalid or why)
         if beta.invalid is not None:
             shown = no_trial(self._steering.feedback, beta.invalid)
             if shown is not None:
@@ -323,18 +327,7 @@ class Line:
         self._beta(self._last_word(event, reason), {})
 
     def _last_word(self, event: TrialEvent, reason: str, revision: int = 0) -> BetaUpdate:
-        stamp = Stamp(
-            session=self._recording.session,
-            run=event.run,
-            volume=-1,
-            trial=event.trial,
-            received_s=self._clock.wall(),
-            received_mono_s=self._clock.monotonic(),
-        )
-        nothing = np.zeros(0, np.float32)
-        return BetaUpdate(
-            stamp=stamp, event=event, revision=revision, final=True, delay_s=0.0, beta=nothing, invalid=reason
-        )
+        return last_word(event, reason, revision, self._recording.session, self._clock)
 
     def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
         total = 1e3 * (self._clock.monotonic() - stamp.received_mono_s)

@@ -29,7 +29,7 @@ from rtdecode.records import (
 )
 from rtdecode.session import entries
 from rtdecode.session.entries import read_inputs, read_outputs
-from rtdecode.session.recording import session_identifier
+from rtdecode.session.recording import PROTOCOL, session_identifier
 from rtdecode.settings import Settings, parse
 
 Input = (
@@ -86,6 +86,10 @@ def check_unchanged(settings: Settings, folder: Path, root: Path) -> None:
         for (name, was), (_, now) in zip(_flat(began), _flat(settings), strict=True)
         if was != now and name not in _FREE and name.partition(".")[0] not in _FREE
     ]
+    kept = folder / PROTOCOL
+    protocol = settings.session.protocol
+    if protocol is not None and kept.is_file() and kept.read_bytes() != protocol.read_bytes():
+        problems.append(f"$.session.protocol: expected the file as when the session began ({kept}), got another")
     if problems:
         raise SettingsError(problems)
 
