@@ -26,6 +26,7 @@ def register(subparsers: Subparsers) -> None:
     from rtdecode.demo import cli as demo
     from rtdecode.evaluate import cli as evaluate
     from rtdecode.process import cli as process
+    from rtdecode.protocols import cli as protocols
     from rtdecode.session import recovery
     from rtdecode.simulate import cli as simulate
 
@@ -69,6 +70,7 @@ def register(subparsers: Subparsers) -> None:
     inspect.register(subparsers)
     evaluate.register(subparsers)
     recovery.register(subparsers)
+    protocols.register(subparsers)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -37,6 +37,8 @@ class Block(Table, frozen=True, kw_only=True):
         Of the block, or of each stimulus, seconds.
     stimuli : list of str
         Names of sets of stimuli, shown mixed; none: nothing is shown.
+    paired : bool
+        Each stimulus is the one at the same place of its set as that shown last in its own: what a cue asks for.
     trials : int
         How often, each time with another stimulus where there are some.
     pause_s : list of float
@@ -48,6 +50,7 @@ class Block(Table, frozen=True, kw_only=True):
     condition: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:+ -]{0,128}$")] = ""
     duration_s: Positive
     stimuli: tuple[Word, ...] = ()
+    paired: bool = False
     trials: Times = 1
     pause_s: tuple[Annotated[float, Meta(ge=0)], Annotated[float, Meta(ge=0)]] = (0.0, 0.0)
     feedback: Literal["none", "continuous", "after"] = "none"
@@ -237,7 +240,7 @@ def _problems(plan: _Plan, feedback: FeedbackSettings) -> Iterator[str]:
             yield f"{where}: purpose: expected calibration runs before all others"
         after |= run.purpose != "calibration"
         for place, block in enumerate(run.blocks):
-            yield from _block_problems(f"{where}.blocks[{place}]", block, run, plan, feedback)
+            yield from _block_problems(f"{where}.blocks[{place}]", block, place, run, plan, feedback)
         longest_s = run.start_s + run.tail_s + run.cycles * sum(_longest_s(block) for block in run.blocks)
         if run.volumes is not None and longest_s > run.volumes * plan.t_r_s + 1e-6:
             yield (
@@ -264,13 +267,17 @@ def _longest_s(block: Block) -> float:
 
 
 def _block_problems(
-    where: str, block: Block, run: PlannedRun, plan: _Plan, feedback: FeedbackSettings
+    where: str, block: Block, place: int, run: PlannedRun, plan: _Plan, feedback: FeedbackSettings
 ) -> Iterator[str]:
     for name in block.stimuli:
         if name not in plan.stimuli:
             yield f"{where}.stimuli: expected names of [stimuli] ({', '.join(plan.stimuli) or 'none'}), got {name!r}"
     if not block.condition and not block.stimuli:
         yield f"{where}: condition: expected one where nothing is shown, got none"
+    before = run.blocks[place - 1].stimuli if place else ()
+    sizes = [[len(plan.stimuli.get(name, ())) for name in names] for names in (before, block.stimuli)]
+    if block.paired and (block.trials != 1 or len(sizes[0]) != 1 or sizes[0] != sizes[1]):
+        yield f"{where}.paired: expected one trial after one that shows a set of as many stimuli, got {sizes[::-1]}"
     if block.pause_s[0] > block.pause_s[1]:
         yield f"{where}.pause_s: expected the shortest before the longest, got {list(block.pause_s)}"
     if block.feedback != "none" and feedback.score == "none":
