@@ -28,10 +28,10 @@ SETTINGS = FeedbackSettings(
 )
 
 
-def seal_for(arm: Arm, key: bytes, participant: str = "01") -> Seal:
+def seal_for(arm: Arm, key: bytes, participant: str = "01", protocol: str = "protocol") -> Seal:
     """An allocation in which the participant has that arm."""
     while True:
-        (seal,) = allocate("protocol", [participant], key)
+        (seal,) = allocate(protocol, [participant], key)
         if seal.arm(key) == arm:
             return seal
 

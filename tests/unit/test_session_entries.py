@@ -48,6 +48,9 @@ RECORDS: dict[str, dict[str, Any]] = {
     "film": asdict(FilmStart(run=1, film="f", onset_s=6.0)),
     "bundle": {"folder": "b", "identity": "i"},
     "command": asdict(Command(token="t", command="bad_run", run=2, regions=("a",))),
+    "blinded": {"protocol": "p", "participant": "01", "nonce": "n", "hash": "h"},
+    "sealed": {"place": "run 1 volume 2", "envelope": b"x"},
+    "unblinded": {"reason": "r"},
     "bundle_loaded": {"identity": "i"},
     "superseded": {"trial": "a", "revision": 1},
 }  # fmt: skip
