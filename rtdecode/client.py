@@ -151,7 +151,7 @@ class Session(Message):
     absent : tuple of str
         What the engine pack cannot make: ``"caption"`` or ``"picture"``.
     censor_fd_mm : float
-        Volumes that moved by more than this, mm, are left out of the fit.
+        Framewise displacement that is allowed, mm; `Volume.censored` says which volumes are left out of the fit.
     """
 
     state: str = ""
@@ -204,6 +204,9 @@ class Volume(Message):
         Median temporal signal-to-noise ratio of the run so far; nan before 8 volumes.
     fit : float
         Correlation of the registered volume with the reference, at most 1.
+    censored : bool
+        It moved too much and is left out of the fit. The first volume after a jerk, back where the head lay before,
+        moved as far and is not.
     lag : int
         Inputs that wait behind this one.
     regions : dict of str to float
@@ -217,6 +220,7 @@ class Volume(Message):
     dvars: float = 0.0
     tsnr: float = 0.0
     fit: float = 0.0
+    censored: bool = False
     lag: int = 0
     regions: Dict[str, float] = field(default_factory=dict)
     parcels: Dict[str, Dict[str, float]] = field(default_factory=dict)
