@@ -26,6 +26,7 @@ def register(subparsers: Subparsers) -> None:
     from rtdecode.demo import cli as demo
     from rtdecode.evaluate import cli as evaluate
     from rtdecode.process import cli as process
+    from rtdecode.publish import cli as keys
     from rtdecode.session import recovery
     from rtdecode.simulate import cli as simulate
 
@@ -58,6 +59,7 @@ def register(subparsers: Subparsers) -> None:
     )
     display.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
     display.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
+    display.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
     display.add_argument("--stimuli", type=Path, help="folder of the shown pictures, <stimulus>.png")
     display.add_argument("--port", type=int, default=8765, help="port of the page; 0 takes a free one")
     display.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -67,6 +69,7 @@ def register(subparsers: Subparsers) -> None:
     process.register(subparsers)
     simulate.register(subparsers)
     inspect.register(subparsers)
+    keys.register(subparsers)
     evaluate.register(subparsers)
     recovery.register(subparsers)
 
@@ -80,6 +83,7 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
     from rtdecode.packs import open_pack
+    from rtdecode.publish.access import Access
     from rtdecode.publish.server import Server
     from rtdecode.session.daemon import Daemon
     from rtdecode.session.films import open_films
@@ -112,7 +116,8 @@ def _run(args: argparse.Namespace) -> int:
                     "on with it by --resume --reopen"
                 ]
             )
-    server = Server(settings.publish.stream, settings.publish.requests)
+    publish = settings.publish
+    server = Server(publish.stream, publish.requests, None if publish.keys is None else Access(publish.keys))
     try:
         text = args.settings.read_text(encoding="utf-8")
         decode = replace(settings.decode, pack=str(pack.folder), backend=backend.name)
@@ -175,11 +180,12 @@ def _display(args: argparse.Namespace) -> int:
     stream, requests, stimuli = (
         (client.STREAM, client.REQUESTS, None)
         if settings is None
-        else (settings.publish.stream, settings.publish.requests, settings.decode.stimuli)
+        else (*settings.publish.nearby(), settings.decode.stimuli)
     )
     return serve(
         args.stream or stream,
         args.requests or requests,
+        key=args.key,
         port=args.port,
         stimuli=args.stimuli or stimuli,
         ready=None if args.no_browser else open_page,

@@ -139,8 +139,8 @@ class RunReport:
             _save(figure, figure_path(stem, name))
 
     def _motion_title(self, censor_fd_mm: float) -> str:
-        beyond = sum(figures[1] > censor_fd_mm for figures in self._figures)
-        return f"motion, {beyond} of {len(self._figures)} volumes beyond {censor_fd_mm:g} mm"
+        left_out = sum(figures[-1] > 0 for figures in self._figures)
+        return f"motion, {left_out} of {len(self._figures)} volumes out, limit {censor_fd_mm:g} mm"
 
     def _motion_plot(self, censor_fd_mm: float) -> Figure:
         index, fd_mm, _, _, *motion, _ = np.array(self._figures).T

@@ -46,6 +46,7 @@ def volume(record: RegisteredVolume, lag: int) -> wire.Volume:
         dvars=record.dvars,
         tsnr=record.tsnr,
         fit=record.fit,
+        censored=record.censored,
         lag=lag,
         regions=dict(record.regions),
         parcels={name: dict(values) for name, values in record.parcels.items()},

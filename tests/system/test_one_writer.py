@@ -186,10 +186,10 @@ def test_row_i_is_volume_i_and_what_is_missing_says_why(session: Recorded) -> No
             volume = sent[run, index]
             assert judged["skipped"] == "n/a"
             np.testing.assert_allclose([float(x) for x in moved.values()], [*volume.motion, volume.fd_mm], rtol=1e-8)
-            left_out = volume.fd_mm > session.settings.censor_fd_mm
-            assert judged["censored"] == str(int(left_out))
-            assert (region["left"] == "n/a") >= left_out
-            censored += left_out
+            assert judged["censored"] == str(int(volume.censored))
+            assert volume.censored <= (volume.fd_mm > session.settings.censor_fd_mm)
+            assert (region["left"] == "n/a") >= volume.censored
+            censored += volume.censored
     assert censored > 3
     assert "nan" not in {cell for path in session.func.glob("*.tsv") for row in rows(path) for cell in row.values()}
 

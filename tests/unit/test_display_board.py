@@ -148,9 +148,14 @@ def test_a_new_run_clears_the_trace_and_every_change_counts() -> None:
 
 
 def test_the_trace_holds_motion_and_regions_with_gaps_where_there_is_no_number() -> None:
-    told = {"motion": (0.1, 0.2, 0.3, 0.01, 0.02, 0.03), "fd_mm": 0.5, "regions": {"ffa": 1.5, "ppa": math.nan}}
+    told = {
+        "motion": (0.1, 0.2, 0.3, 0.01, 0.02, 0.03),
+        "fd_mm": 0.5,
+        "censored": True,
+        "regions": {"ffa": 1.5, "ppa": math.nan},
+    }
     state = board_of(volume(4, tsnr=math.nan, **told)).state()
-    assert state["trace"] == [[4.0, 0.5, 0.1, 0.2, 0.3, 0.01, 0.02, 0.03, 1.5, None]]
+    assert state["trace"] == [[4.0, 0.5, 1.0, 0.1, 0.2, 0.3, 0.01, 0.02, 0.03, 1.5, None]]
     assert state["regions"] == ["ffa", "ppa"]
     assert state["quality"]["tsnr"] is None
 

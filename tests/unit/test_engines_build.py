@@ -84,9 +84,14 @@ def test_keys_computed_once_give_the_same_noise(denoiser: Denoiser) -> None:
     x, t, tokens, vector = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 7, 24), torch.randn(2, 1024)
     with torch.no_grad():
         expected = denoiser(x, t, tokens, vector)
-        context = DenoiserContext(denoiser)(tokens)
+        linears = {id(layer) for layer in denoiser.modules() if isinstance(layer, torch.nn.Linear)}
+        part = DenoiserContext(denoiser)
+        context = part(tokens)
         found = ContextDenoiser(denoiser)(x, t, vector, *context)
     assert len(context) == len(context_names(denoiser))
+    assert [type(layer) for layer in part.children()] == [torch.nn.Linear]  # one product for all layers
+    left = {id(layer) for layer in denoiser.modules() if isinstance(layer, torch.nn.Linear)}
+    assert len(linears - left) == len(context)  # no second copy of the weights
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 

@@ -80,7 +80,7 @@ def test_plots_tell_whose_they_are_and_hide_nothing(tmp_path: Path, monkeypatch:
     titles = {name.split("_")[-2]: figure.get_suptitle() for name, figure in drawn.items()}
     assert titles == {
         "desc-tsnrplot": f"participant 07, session 02, task look, run 03: tSNR, median {np.median(report.tsnr()):.0f}",
-        "desc-motionplot": "participant 07, session 02, task look, run 03: motion, 1 of 30 volumes beyond 2 mm",
+        "desc-motionplot": "participant 07, session 02, task look, run 03: motion, 1 of 30 volumes out, limit 2 mm",
         "desc-carpetplot": "participant 07, session 02, task look, run 03: signal change",
         "desc-designplot": "participant 07, session 02, task look, run 03: model",
     }

@@ -65,6 +65,7 @@ def mind_of(drawn: Drawn, recipe: Recipe) -> MindEye2:
         "normal": drawn.normal,
         "image": _image,
         "fallbacks": tuple,
+        "whole": lambda _, function: function,
         "array": np.asarray,
         "host": np.asarray,
     }

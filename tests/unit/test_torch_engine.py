@@ -1,4 +1,4 @@
-"""Parts run by torch where the device is in trouble: a graph that cannot be captured, memory that is gone, faults."""
+"""Parts run by torch, and graphs of several; where the device is in trouble, too: no capture, no memory, faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from rtdecode.check import _ready  # noqa: E402
 from rtdecode.decode.pipeline import TellsFallbacks  # noqa: E402
 from rtdecode.decode.runtime.parts import Part  # noqa: E402
-from rtdecode.decode.runtime.torch_engine import TorchEngine  # noqa: E402
+from rtdecode.decode.runtime.torch_engine import Graph, TorchEngine  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from tests.decode_small import tiny_decoder  # noqa: E402
 
@@ -38,7 +38,7 @@ class Double(torch.nn.Module):
 
 
 class Device:
-    """Stands in for CUDA: graphs keep what ran while they were captured, and run it again."""
+    """Stands in for CUDA: counts captures and fails as told; a replay gives again what the capture gave."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.capture_error: Exception | None = None
@@ -67,8 +67,9 @@ class Device:
         assert capture_error_mode == "thread_local"
         self.captures += 1
         yield
-        if self.capture_error is not None:
-            raise self.capture_error
+        error, self.capture_error = self.capture_error, None
+        if error is not None:
+            raise error
 
     def _synchronize(self) -> None:
         if self.sticky is not None:
@@ -86,8 +87,19 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 def engine_of(module: Double, *, graph: bool = True) -> TorchEngine:
     part = Part(name="prior", module=module, inputs={"x": ["batch", 3]}, outputs=("y",))
     engine = TorchEngine(part, device="cpu")
-    engine._graph = graph  # which only a GPU would have
+    engine._graph._wanted = graph  # which only a GPU would have
     return engine
+
+
+def sampler_of(engine: TorchEngine, steps: int) -> Graph:
+    """A function that calls a part again and again, as samplers do."""
+
+    def sample(x: Any) -> Any:
+        for _ in range(steps):
+            x = engine.compute({"x": x})["y"]
+        return [x]
+
+    return Graph(sample, "sampler", wanted=True)
 
 
 def test_a_graph_that_cannot_be_captured_is_run_step_by_step_and_told(device: Device) -> None:
@@ -109,6 +121,28 @@ def test_a_graph_that_is_captured_is_no_fallback(device: Device) -> None:
     engine.run(VALUES)
     assert module.calls == calls  # replayed
     assert engine.fallback == ""
+
+
+def test_a_sampler_is_one_graph_and_its_parts_make_none_of_their_own(device: Device) -> None:
+    module = Double()
+    sampler, x = sampler_of(engine_of(module), 2), torch.from_numpy(VALUES["x"])
+    np.testing.assert_array_equal(sampler(x)[0], 4 * VALUES["x"])
+    assert device.captures == 1
+    calls = module.calls
+    sampler(x)
+    assert module.calls == calls  # replayed
+    sampler(x[:1])
+    assert device.captures == 2  # another shape
+    assert sampler.fallback == ""
+
+
+def test_a_sampler_that_cannot_be_captured_leaves_graphs_to_its_parts(device: Device) -> None:
+    device.capture_error = RuntimeError("operation not permitted when stream is capturing")
+    engine = engine_of(Double())
+    sampler, x = sampler_of(engine, 1), torch.from_numpy(VALUES["x"])
+    np.testing.assert_array_equal(sampler(x)[0], 2 * VALUES["x"])
+    assert sampler.fallback.startswith("sampler is run step by step, not as a CUDA graph: operation not permitted")
+    assert (engine.fallback, device.captures) == ("", 2)
 
 
 def test_a_device_that_failed_while_it_captured_is_no_fallback(device: Device) -> None:

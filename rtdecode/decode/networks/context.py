@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,31 +31,37 @@ class _GivenKeys:
 
 
 class DenoiserContext(nn.Module):  # type: ignore[misc]
-    """Tokens to what a denoiser's cross-attentions make of them.
+    """Tokens to what a denoiser's cross-attentions make of them: one product for the keys and values of all layers.
 
     Parameters
     ----------
     denoiser : Denoiser or ImageDenoiser
+        Gives the weights of keys and values away: it takes no tokens any more.
     """
 
     def __init__(self, denoiser: Denoiser | ImageDenoiser) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(cross_attentions(denoiser.unet))
+        layers = cross_attentions(denoiser.unet)
+        weights = [project.weight for layer in layers for project in (layer.to_k, layer.to_v)]
+        self.shapes = [(layer.heads, layer.inner_dim // layer.heads) for layer in layers for _ in range(2)]
+        self.project = nn.utils.skip_init(nn.Linear, weights[0].shape[1], sum(map(len, weights)), bias=False)
+        self.project.weight = nn.Parameter(torch.cat(weights), requires_grad=False)
+        for layer in layers:
+            layer.to_k = layer.to_v = None
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Keys and values in turn, each (b, heads, n, channels of a head), of tokens (b, n, context)."""
-        return tuple(
-            _heads(project(tokens), layer.heads) for layer in self.layers for project in (layer.to_k, layer.to_v)
-        )
+        made = self.project(tokens).split([heads * channels for heads, channels in self.shapes], -1)
+        return tuple(_heads(one, heads) for one, (heads, _) in zip(made, self.shapes, strict=True))
 
 
 class ContextDenoiser(nn.Module):  # type: ignore[misc]
-    """The same network as a `Denoiser`, given `DenoiserContext` instead of tokens; it shares the weights.
+    """The same network as a `Denoiser`, given what `DenoiserContext` gives instead of tokens; it shares the weights.
 
     Parameters
     ----------
     denoiser : Denoiser or ImageDenoiser
-        Takes no tokens any more.
+        A `DenoiserContext` was made of it.
     """
 
     def __init__(self, denoiser: Denoiser | ImageDenoiser) -> None:

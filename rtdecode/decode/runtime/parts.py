@@ -136,9 +136,7 @@ def _denoiser(stage: str, spec: StageTable, network: nn.Module) -> list[Part]:
     sizes = spec.inputs
     names = context_names(network)
     context = DenoiserContext(network)
-    shapes: list[Shape] = [
-        ["batch", layer.heads, "tokens", layer.inner_dim // layer.heads] for layer in context.layers for _ in range(2)
-    ]
+    shapes: list[Shape] = [["batch", heads, "tokens", channels] for heads, channels in context.shapes]
     told = {name: shape for name, shape in sizes.items() if name != "tokens"}
     step = {**told, **dict(zip(names, shapes, strict=True))}
     return [

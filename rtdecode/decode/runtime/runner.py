@@ -49,6 +49,9 @@ class Runner:
         to its bytes (h, w, 3) on the host.
     fallbacks : callable
         What runs otherwise than it was to, and why, in words.
+    whole : callable
+        A name and a function of arrays to an array, which may call parts, to the same function, run at once where the
+        device can. Its other numbers are those of the first call.
     """
 
     parts: Collection[str]
@@ -62,6 +65,7 @@ class Runner:
     normal: Callable[[tuple[int, int], Sequence[int]], Any]
     image: Callable[[Any, float, float], NDArray[np.uint8]]
     fallbacks: Callable[[], tuple[str, ...]] = tuple
+    whole: Callable[[str, Callable[..., Any]], Callable[..., Any]] = lambda _, function: function
 
 
 def compiled_runner(

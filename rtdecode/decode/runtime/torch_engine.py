@@ -1,9 +1,11 @@
-"""A part of a stage run by torch, on a GPU as a CUDA graph where it can be captured."""
+"""What torch runs on a device: a part of a stage, or a function of several; on a GPU as a CUDA graph if it can be."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ _log = logging.getLogger(__name__)
 _WARM_UPS = 3
 _DEVICE_FAULTS = ("CUDA error", "CUDNN_STATUS", "cuDNN error", "CUBLAS_STATUS", "out of memory")
 """What the words of an error hold that is the device's, whatever it was given."""
+_IN_A_GRAPH: ContextVar[bool] = ContextVar("in_a_graph", default=False)
+"""Whether what runs is part of a graph that is made, and must make none of its own."""
 
 
 class TorchEngine:
@@ -37,18 +41,18 @@ class TorchEngine:
     Attributes
     ----------
     part : Part
-    fallback : str
-        Why it is not run as a graph although it was to be; empty where it is.
     """
 
     def __init__(self, part: Part, *, device: str, dtype: torch.dtype = torch.float32, graph: bool = True) -> None:
         self.part = part
-        self._module = part.module.to(device).eval()
         self._device = torch.device(device)
         self._dtype = dtype
-        self._graph = graph and self._device.type == "cuda"
-        self._graphs: dict[tuple[tuple[int, ...], ...], _Graph] = {}
-        self.fallback = ""
+        self._graph = Graph(part.module.to(device).eval(), part.name, wanted=graph and self._device.type == "cuda")
+
+    @property
+    def fallback(self) -> str:
+        """Why it is not run as a graph although it was to be; empty where it is."""
+        return self._graph.fallback
 
     @property
     def name(self) -> str:
@@ -83,16 +87,59 @@ class TorchEngine:
         """
         if set(values) != set(self.inputs):
             raise EngineError(f"{self.name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
-        given = [self._placed(values[name]) for name in self.inputs]
+        found = self._graph(*(self._placed(values[name]) for name in self.inputs))
+        return dict(zip(self.outputs, found, strict=True))
+
+    def _placed(self, value: Tensor) -> Tensor:
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return value.to(self._device, dtype, non_blocking=True)
+
+
+class Graph:
+    """A function of tensors to tensors, replayed as a CUDA graph, one for each shape of what it is given.
+
+    Parameters
+    ----------
+    function : callable
+        Of tensors on a GPU to a sequence of such. Its numbers that are not tensors are those of the first call.
+    name : str
+        For messages.
+    wanted : bool
+        Whether a graph is made at all; within another graph none is.
+
+    Attributes
+    ----------
+    fallback : str
+        Why no graph is made although it is wanted; empty where one is.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]], name: str, *, wanted: bool) -> None:
+        self._function = function
+        self._name = name
+        self._wanted = wanted
+        self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
+        self.fallback = ""
+
+    def __call__(self, *given: Tensor) -> Sequence[Tensor]:
+        """Compute.
+
+        Raises
+        ------
+        EngineError
+            Torch refuses a shape.
+        RuntimeError
+            As of `TorchEngine.compute`.
+        """
+        if _IN_A_GRAPH.get():
+            return self._function(*given)
         try:
-            found = self._computed(given)
+            return self._computed(given)
         except RuntimeError as error:
             if any(words in str(error) for words in _DEVICE_FAULTS):
                 raise
-            raise EngineError(f"{self.name}: {error}") from None
-        return dict(zip(self.outputs, found, strict=True))
+            raise EngineError(f"{self._name}: {error}") from None
 
-    def _computed(self, given: list[Tensor]) -> Sequence[Tensor]:
+    def _computed(self, given: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
             try:
                 return self._run(given)
@@ -100,56 +147,58 @@ class TorchEngine:
                 torch.cuda.empty_cache()
             return self._run(given)
 
-    def _run(self, given: list[Tensor]) -> Sequence[Tensor]:
-        found: Sequence[Tensor] = self._replay(given) if self._graph else self._module(*given)
-        return found
-
-    def _placed(self, value: Tensor) -> Tensor:
-        dtype = self._dtype if value.is_floating_point() else value.dtype
-        return value.to(self._device, dtype, non_blocking=True)
-
-    def _replay(self, given: list[Tensor]) -> Sequence[Tensor]:
+    def _run(self, given: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not self._wanted:
+            return self._function(*given)
         shapes = tuple(tuple(value.shape) for value in given)
-        graph = self._graphs.get(shapes)
-        if graph is None:
+        captured = self._captured.get(shapes)
+        if captured is None:
             try:
-                graph = self._graphs[shapes] = _Graph(self._module, given)
+                captured = self._captured[shapes] = _Captured(self._function, given)
             except _NotCapturedError as error:
-                self._graph, self.fallback = False, f"{self.name} is run step by step, not as a CUDA graph: {error}"
+                self._wanted, self.fallback = False, f"{self._name} is run step by step, not as a CUDA graph: {error}"
                 _log.warning("%s", self.fallback)
-                self._graphs.clear()
-                found: Sequence[Tensor] = self._module(*given)
-                return found
-        return graph.replay(given)
+                self._captured.clear()
+                return self._function(*given)
+        return captured.replay(given)
+
+
+@contextmanager
+def _in_a_graph() -> Iterator[None]:
+    token = _IN_A_GRAPH.set(True)
+    try:
+        yield
+    finally:
+        _IN_A_GRAPH.reset(token)
 
 
 class _NotCapturedError(Exception):
-    """The part itself runs; the device is well."""
+    """The function itself runs; the device is well."""
 
 
-class _Graph:
-    """A module captured for inputs of fixed shapes."""
+class _Captured:
+    """A function captured for inputs of fixed shapes."""
 
-    def __init__(self, module: torch.nn.Module, given: list[Tensor]) -> None:
+    def __init__(self, function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor]) -> None:
         self._given = [value.clone() for value in given]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with _in_a_graph(), torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
-                module(*self._given)
+                function(*self._given)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         try:
             # Thread-local: other threads of the process may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._found = module(*self._given)
+            with _in_a_graph(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._found = function(*self._given)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             torch.cuda.synchronize()  # a device that failed fails here again
             raise _NotCapturedError(str(error).partition("\n")[0]) from None
 
-    def replay(self, given: list[Tensor]) -> list[Tensor]:
+    def replay(self, given: Sequence[Tensor]) -> list[Tensor]:
         for own, value in zip(self._given, given, strict=True):
             own.copy_(value)
         self._graph.replay()

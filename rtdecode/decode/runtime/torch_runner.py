@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rtdecode.decode.networks.build import load
 from rtdecode.decode.runtime.parts import FURTHER, parts
 from rtdecode.decode.runtime.runner import Compute, Runner, tensor_runner
-from rtdecode.decode.runtime.torch_engine import TorchEngine
+from rtdecode.decode.runtime.torch_engine import Graph, TorchEngine
 from rtdecode.packs import EnginePack
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -23,6 +23,7 @@ _FULL = ("autoencoder", "coder", "prior")
 def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Collection[str] = ()) -> Runner:
     """Run the parts of a pack by torch; parameters as of `open_stage` and `tensor_runner`."""
     opened: dict[str, TorchEngine] = {}
+    graphs: list[Graph] = []
     stages = pack.description.stages
     stage_of = {f"{name}{FURTHER[stage.network]}": name for name, stage in stages.items() if stage.network in FURTHER}
 
@@ -34,8 +35,17 @@ def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Col
             )
         return opened[name].compute
 
+    def whole(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        graph = Graph(lambda *given: [function(*given)], name, wanted=torch.device(device).type == "cuda")
+        graphs.append(graph)
+        return lambda *given: graph(*given)[0]
+
+    def fallbacks() -> tuple[str, ...]:
+        told = [*(engine.fallback for engine in opened.values()), *(graph.fallback for graph in graphs)]
+        return tuple(one for one in told if one)
+
     runner = tensor_runner(stages.keys() | stage_of.keys(), open_part, device=device, internal=internal)
-    return replace(runner, fallbacks=lambda: tuple(one.fallback for one in opened.values() if one.fallback))
+    return replace(runner, fallbacks=fallbacks, whole=whole)
 
 
 def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> list[TorchEngine]:

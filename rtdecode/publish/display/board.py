@@ -216,7 +216,9 @@ class Board:
         if tuple(regions) != self._regions:
             self._regions = tuple(regions)
             self._trace.clear()
-        self._trace.append([float(index), fd_mm, *(motion + [None] * 6)[:6], *regions.values()])
+        self._trace.append(
+            [float(index), fd_mm, float(message.censored), *(motion + [None] * 6)[:6], *regions.values()]
+        )
         self._heard = (float(message.t_published), self._clock())
         self._quality = {"volume": index, "fd_mm": fd_mm, "tsnr": _finite(message.tsnr), "lag": int(message.lag)}
         self._timed("volume", message)

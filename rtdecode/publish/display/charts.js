@@ -66,7 +66,7 @@ export function traces(canvas, rows, columns, { factor = 1, least }) {
   });
 }
 
-/** Draw framewise displacement as bars, and the limit beyond which a volume is left out. */
+/** Draw framewise displacement as bars, those of volumes that are left out in red, and the limit. */
 export function displacement(canvas, rows, limit) {
   const sheet = paper(canvas);
   if (!sheet) return;
@@ -77,7 +77,7 @@ export function displacement(canvas, rows, limit) {
   if (!limit) rule(sheet, y(top), top.toFixed(digits(top)));
   const bar = Math.max(1, Math.min(4, (width - LEFT - RIGHT) / Math.max(LEAST_VOLUMES, rows.length) - 0.5));
   for (const row of rows) {
-    pen.fillStyle = limit && row[1] > limit ? BAD : BLUE;
+    pen.fillStyle = row[2] ? BAD : BLUE;
     pen.fillRect(x(row[0]) - bar / 2, y(row[1] || 0), bar, y(0) - y(row[1] || 0));
   }
   if (limit) rule(sheet, y(limit), limit.toFixed(digits(limit)), BAD, [5, 4]);

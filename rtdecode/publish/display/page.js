@@ -176,11 +176,11 @@ function showTrials({ trials, tally, key }) {
 
 function showSignals({ trace, regions, quality, latency, session }) {
   const limit = session.censor_fd_mm || 0, known = quality.fd_mm !== undefined && quality.fd_mm !== null;
-  const beyond = limit ? trace.filter((row) => row[1] > limit).length : 0;
+  const leftOut = trace.filter((row) => row[2]).length;
   text("fd", `${known ? `${quality.fd_mm.toFixed(2)} ` : ""}${limit ? `· limit ${limit} ` : ""}mm`);
   const axes = (from) => ["x", "y", "z"].map((label, i) => ({ column: from + i, label }));
-  traces($("translation"), trace, axes(2), { least: 0.2 });
-  traces($("rotation"), trace, axes(5), { least: 0.2, factor: 180 / Math.PI });
+  traces($("translation"), trace, axes(3), { least: 0.2 });
+  traces($("rotation"), trace, axes(6), { least: 0.2, factor: 180 / Math.PI });
   displacement($("displacement"), trace, limit);
   $("regions-chart").hidden = !regions.length;
   if (regions.length) {
@@ -189,12 +189,12 @@ function showSignals({ trace, regions, quality, latency, session }) {
       key.style.color = colour(which);
       return key;
     }));
-    traces($("regions"), trace, regions.map((label, i) => ({ column: 8 + i, label })), { least: 0.5 });
+    traces($("regions"), trace, regions.map((label, i) => ({ column: 9 + i, label })), { least: 0.5 });
   }
   const took = Object.entries(latency).map(([name, { p50, p99 }]) => `${name} ${p50.toFixed(0)} (p99 ${p99.toFixed(0)})`).join(" · ");
   text("figures", [
     `tSNR ${typeof quality.tsnr === "number" ? Math.round(quality.tsnr) : "–"}`,
-    beyond ? `${beyond} of ${trace.length} volumes beyond the motion limit` : "",
+    leftOut ? `${leftOut} of ${trace.length} volumes left out: the head moved` : "",
     quality.lag ? `${quality.lag} volumes behind` : "",
     took ? `median ms from volume to: ${took}` : "",
   ].filter(Boolean).join("  ·  "));

@@ -68,6 +68,7 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> M
         normal=runner.normal,
         image=runner.image,
         fallbacks=runner.fallbacks,
+        whole=runner.whole,
     )
 
 

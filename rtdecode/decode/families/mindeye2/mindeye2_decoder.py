@@ -6,7 +6,7 @@ they are, and does not depend on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rtdecode.decode.arrays import check_betas, pixels
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe
-from rtdecode.decode.families.mindeye2.unclip_step import Unclip
 from rtdecode.decode.resample import bilinear
 from rtdecode.decode.sampling.edm import euler, euler_times, offset_noise, refinement_times, renoised, unclip_start
 from rtdecode.decode.sampling.noise import key_of
@@ -58,6 +57,8 @@ class MindEye2:
         if self.recipe.small_autoencoder and stages.small_picture is None:
             raise EngineError("the recipe asks for the small autoencoder: import one with --small-autoencoder")
         self._sampler = prior_sampler(self.recipe.prior_sampler, stages.schedule, self.recipe.prior_steps)
+        self._settle = stages.whole("prior sampler", self._sample_tokens)
+        self._paint = stages.whole("unclip sampler", self._sample_picture)
         self.take_ridge(*stages.ridge)
 
     @property
@@ -142,11 +143,12 @@ class MindEye2:
 
     def clean(self, hidden: Hidden, *, seed: int) -> Any:
         """Sample clean tokens (1, tokens, dim) with the prior."""
-        guidance = self.recipe.prior_guidance
         noise = self._stages.normal(key_of(seed, _PRIOR), (self._sampler.draws, *hidden.tokens.shape))
+        return self._settle(hidden.tokens, noise)
 
+    def _sample_tokens(self, condition: Any, noise: Any) -> Any:
         def predict(x: Any, t: int) -> Any:
-            return self._stages.prior(x, t, hidden.tokens, guidance)
+            return self._stages.prior(x, t, condition, self.recipe.prior_guidance)
 
         return self._sampler.sample(predict, list(noise))
 
@@ -166,10 +168,10 @@ class MindEye2:
 
     def _painted(self, hidden: Hidden, tokens: Any, *, seed: int) -> Any:
         """Make a picture (1, 3, h, w) as the autoencoder gives it; None without the stages."""
-        stages, decode, n = self._stages, self._autoencoder, self.recipe.best_of
-        if stages.unclip is None or decode is None:
+        stages, n = self._stages, self.recipe.best_of
+        if stages.unclip is None or self._autoencoder is None:
             return None
-        made = [decode(self._unclip(stages.unclip, tokens, seed, i)) for i in range(n)]
+        made = [self._paint(tokens, *self._unclip_noise(tokens, seed, i)) for i in range(n)]
         if n == 1 or stages.embed is None:
             return made[0]
         small = [bilinear(pixels(stages.host(one)[0], *_BRIGHTENED), OUTPUT_PX)[None] for one in made]
@@ -252,26 +254,33 @@ class MindEye2:
     def _autoencoder(self) -> Callable[[Any], Any] | None:
         return self._stages.small_picture if self.recipe.small_autoencoder else self._stages.picture
 
-    def _unclip(self, unclip: Unclip, tokens: Any, seed: int, number: int) -> Any:
-        """Sample a latent; only noise that is used is drawn."""
+    def _unclip_noise(self, tokens: Any, seed: int, number: int) -> list[Any]:
+        """Draw what a picture is sampled from; only noise that is used is drawn."""
         stages, recipe = self._stages, self.recipe
-        shape = (1, _LATENT, stages.latent_side, stages.latent_side)
+        latent = (1, _LATENT, stages.latent_side, stages.latent_side)
 
-        def drawn(what: int, *of: int) -> Any:
-            return stages.normal(key_of(seed, _UNCLIP, number, what), of)
+        def drawn(what: int, shape: Sequence[int]) -> Any:
+            return stages.normal(key_of(seed, _UNCLIP, number, what), shape)
 
-        def noise(step: int) -> tuple[Any, Any]:
-            return drawn(_NOISE + 2 * step, *shape), drawn(_NOISE + 2 * step + 1, 1)
+        fresh = recipe.unclip_steps if recipe.unclip_sampler == "consistency" else 1
+        noise = [drawn(_LATENT_NOISE, latent)]
+        for step in range(fresh):
+            noise += [drawn(_NOISE + 2 * step, latent), drawn(_NOISE + 2 * step + 1, (1,))]
+        return noise if recipe.unclip_guidance == 1 else [*noise, drawn(_UNCONDITIONAL, tokens.shape)]
+
+    def _sample_picture(self, tokens: Any, latent: Any, *noise: Any) -> Any:
+        """Sample a latent of tokens and the noise of `_unclip_noise`, and decode it."""
+        unclip, decode, recipe = self._stages.unclip, self._autoencoder, self.recipe
+        assert unclip is not None
+        assert decode is not None
 
         def predict(x: Any, t: int) -> Any:
             return unclip.noise(x, t, context)
 
-        guided = recipe.unclip_guidance != 1
-        unconditional = drawn(_UNCONDITIONAL, *tokens.shape) if guided else None
-        context = unclip.context(tokens, unconditional, recipe.unclip_guidance)
+        context = unclip.context(tokens, noise[-1], recipe.unclip_guidance)
         times, sigmas = euler_times(recipe.unclip_steps)
-        start = unclip_start(drawn(_LATENT_NOISE, *shape), *noise(0), float(sigmas[0]))
-        if recipe.unclip_sampler == "consistency":
-            fresh = [offset_noise(*noise(step)) for step in range(1, len(times))]
-            return renoised(predict, start, fresh, times, sigmas)
-        return euler(predict, start, times, sigmas)
+        start = unclip_start(latent, noise[0], noise[1], float(sigmas[0]))
+        if recipe.unclip_sampler != "consistency":
+            return decode(euler(predict, start, times, sigmas))
+        fresh = [offset_noise(*noise[at : at + 2]) for at in range(2, 2 * len(times), 2)]
+        return decode(renoised(predict, start, fresh, times, sigmas))

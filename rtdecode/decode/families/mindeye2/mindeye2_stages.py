@@ -83,7 +83,7 @@ class MindEye2Stages:
     embed : callable or None
         Pictures in 0..1 to tokens.
     refiner : Refiner or None
-    normal, image, fallbacks, array, host : callable
+    normal, image, fallbacks, whole, array, host : callable
         As of `Runner`.
     """
 
@@ -102,5 +102,6 @@ class MindEye2Stages:
     normal: Callable[[tuple[int, int], Sequence[int]], Any]
     image: Callable[[Any, float, float], NDArray[np.uint8]]
     fallbacks: Callable[[], tuple[str, ...]]
+    whole: Callable[[str, Callable[..., Any]], Callable[..., Any]]
     array: Callable[[NDArray[Any]], Any]
     host: Callable[[Any], NDArray[Any]]
