@@ -176,6 +176,7 @@ class NetworkFigures(Table, frozen=True, kw_only=True):
     steps : int
         Kept; 0: none was surely better than the ridge alone, and the bundle carries no network.
     seed : int
+        Of what is added and of the batches.
     trials, sets : int
         Judged, and in how many sets.
     percentile_ridge, percentile : float
