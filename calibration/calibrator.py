@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from calibration import identification, regression, standing
+from calibration.adapter_fit import COMPONENTS, Trials
 from calibration.advice import Plan, advise, project
 from calibration.encoding.encoder import PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.learned_prior import STATISTICS, LearnedPrior
 from calibration.likeness import Likeness
-from calibration.participant_fit import COMPONENTS, CalibrationFit, Trials, fit_participant
+from calibration.participant_fit import CalibrationFit, fit_participant
 from calibration.ridge import centred
 from calibration.scaling import Scaling
 from calibration.targets import components_of_products
@@ -206,6 +207,18 @@ class Calibrator:
         CalibrationError
             Too few trials or stimuli, or betas that do not vary.
         """
+        return fit_participant(
+            self.taken(), self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
+        )
+
+    def taken(self) -> Trials:
+        """Return the trials so far, as a decoder is fitted to them.
+
+        Raises
+        ------
+        CalibrationError
+            Too few trials or stimuli.
+        """
         if self.trials < LEAST_TRIALS:
             raise CalibrationError(f"expected at least {LEAST_TRIALS} calibration trials, got {self.trials}")
         parts = self._parts()
@@ -215,7 +228,7 @@ class Calibrator:
             )
         betas = np.stack(list(self._betas.values()))
         nulls = np.stack(list(self._null_betas.values())) if self._null_betas else betas[:0]
-        trials = Trials(
+        return Trials(
             betas=betas,
             null_betas=nulls,
             null_places=np.array(self._null_places, np.int64),
@@ -228,9 +241,6 @@ class Calibrator:
             parts=parts,
             prior=self._prior,
             places_mm=self._places_mm,
-        )
-        return fit_participant(
-            trials, self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
         )
 
     def collected(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

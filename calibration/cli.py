@@ -13,6 +13,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="fit a participant's decoder while the calibration runs come in, and hand it to the daemon",
     )
     parser.add_argument("settings", type=Path, metavar="SETTINGS", help="the TOML file that `rtdecode run` was given")
+    parser.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
     parser.set_defaults(handler=_calibrate)
     prior = subparsers.add_parser("prior", help="what earlier participants teach of a new one").add_subparsers(
         dest="action", required=True, metavar="ACTION"
@@ -99,7 +100,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         seed=settings.session.seed,
         prior=None if settings.calibration.group_prior is None else load_prior(settings.calibration.group_prior, pack),
     )
-    with Client(settings.publish.stream, settings.publish.requests, topics=TOPICS) as client:
+    with Client(*settings.publish.nearby(), topics=TOPICS, key=args.key) as client:
         folder = session_folder(settings.session)
         calibration = CalibrationRun(
             client,

@@ -1,4 +1,4 @@
-"""How alike the stimuli of a calibration are."""
+"""How alike the stimuli of a calibration are, as far as they were shown."""
 
 from __future__ import annotations
 

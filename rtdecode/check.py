@@ -20,6 +20,7 @@ from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.packs import EnginePack, open_pack, open_participant
 from rtdecode.packs.group_prior import open_group_prior
+from rtdecode.publish.access import read_keys
 from rtdecode.session.films import open_films
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
@@ -60,6 +61,7 @@ runs = 6                     # runs 1 to 6 calibrate, later ones are decoded
 [publish]
 stream = "tcp://127.0.0.1:5591"
 requests = "tcp://127.0.0.1:5592"
+# keys = "keys.toml"         # of `rtdecode keys new`: for clients on other machines, stream = "tcp://0.0.0.0:5591"
 picture = "jpeg"             # how messages carry pictures: "webp" and "png" lose nothing and take longer
 """
 
@@ -92,6 +94,8 @@ def check(settings: Settings, clock: Clock) -> list[Checked]:
     if settings.film.predictions:
         films, finding = _attempt("film predictions", lambda: open_films(settings.film))
         findings.append(finding if films is None else Checked("film predictions", films.described()))
+    if settings.publish.keys is not None and settings.publish.keys.is_file():
+        findings.append(_keys(settings.publish.keys))
     findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
     return findings
 
@@ -104,6 +108,7 @@ def missing(settings: Settings) -> dict[str, str]:
     folders |= {} if estimate.motion_file is None else {"estimate.motion_file": estimate.motion_file}
     files = {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}
     files |= {f"estimate.parcels.{name}": path for name, path in estimate.parcels.items()}
+    files |= {} if settings.publish.keys is None else {"publish.keys": settings.publish.keys}
     files |= {} if settings.decode.pool is None else {"decode.pool": settings.decode.pool}
     files |= {} if estimate.mask == "auto" else {"estimate.mask": estimate.mask}
     found = {name: f"expected a folder, found none at {path}" for name, path in folders.items() if not path.is_dir()}
@@ -203,6 +208,14 @@ def _group_prior(path: Path, pack: EnginePack | None) -> Checked:
     if pack is not None and head.pack != pack.identity:
         return Checked(subject, "unusable", f"{path}: expected one of pack {pack.name}, got one of {head.pack_name}")
     return Checked(subject, f"ready: {head.people} participants, {head.trials} trials")
+
+
+def _keys(path: Path) -> Checked:
+    keys, finding = _attempt("keys", lambda: read_keys(path))
+    if keys is None:
+        return finding
+    told = ", ".join(f"{key.name} ({key.role})" for key in keys.clients if not key.revoked)
+    return Checked("keys", told or "of nobody", "" if told else "give a client a key: rtdecode keys new")
 
 
 def _attempt(subject: str, step: Callable[[], T]) -> tuple[T | None, Checked]:

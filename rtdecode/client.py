@@ -9,7 +9,11 @@ Needs Python >= 3.8, pyzmq and msgpack, and nothing else of rtdecode.
 ...         if isinstance(message, Caption) and message.final:
 ...             print(message.trial, message.text)
 
-A message of a topic that this file does not know comes as `Other`, numbered and complete like the rest.
+A message of a topic that this file does not know comes as `Other`, numbered and complete like the rest. `Listener`
+calls a function with each message, on a thread of its own; `AsyncClient` is for asyncio.
+
+A connection that breaks is made again by itself, and what was missed meanwhile is asked for. A client that is told
+nothing for a second, heartbeats included, says so: a warning of the logger ``rtdecode.client``, and `Client.silent`.
 
 Wire format, version 1: the stream is a PUB socket with two frames per message, the topic and one msgpack map.
 Requests go to a ROUTER socket as one msgpack map per frame and are answered with one.
@@ -17,13 +21,18 @@ Requests go to a ROUTER socket as one msgpack map per frame and are answered wit
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import json
+import logging
 import re
+import threading
 import time
 import uuid
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 import msgpack
 import zmq
@@ -31,8 +40,11 @@ import zmq
 VERSION = 1
 GAP_TIMEOUT_S = 2.0
 """How long `Client.receive` waits for messages that it missed, and how long until it asks again."""
+SILENT_S = 1.0
+"""How long nothing may come, at two heartbeats a second or more; else two of their periods."""
 STREAM = "tcp://127.0.0.1:5591"
 REQUESTS = "tcp://127.0.0.1:5592"
+_log = logging.getLogger("rtdecode.client")
 
 
 class WireError(Exception):
@@ -42,8 +54,8 @@ class WireError(Exception):
 class RequestError(Exception):
     """The daemon refused a request; the text says why.
 
-    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again), ``"topic"`` (there
-    is none of that name) or empty.
+    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again), ``"role"`` (the
+    client's key does not allow it), ``"topic"`` (there is none of that name) or empty.
     """
 
     def __init__(self, text: str, code: str = "") -> None:
@@ -645,6 +657,8 @@ class Heartbeat(Message):
         Betas that a newer one of the same trial replaced before they were decoded.
     rejected : int
         Requests that were refused.
+    strangers : int
+        Connections that ended without a word of this protocol, or without a key that holds.
     uptime_s : float
         Since the daemon started, seconds.
     every_s : float
@@ -665,6 +679,7 @@ class Heartbeat(Message):
     predict_lag: int = 0
     superseded: int = 0
     rejected: int = 0
+    strangers: int = 0
     uptime_s: float = 0.0
     every_s: float = 1.0
     decode_ms: Dict[str, float] = field(default_factory=dict)
@@ -701,6 +716,7 @@ TOPICS: Dict[str, Type[Message]] = {
 
 _HEADER = frozenset(f.name for f in fields(Message))
 _TOPIC = re.compile(r"[a-z][a-z0-9_]*\Z")
+_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 def pack(message: Message) -> Tuple[bytes, bytes]:
@@ -742,8 +758,12 @@ def unpack(topic: bytes, payload: bytes) -> Message:
         raise WireError(f"not a message of this protocol: {error!r}") from None
     if not _TOPIC.match(name):
         raise WireError(f"expected a topic, got {name!r}")
-    if not isinstance(values, dict) or values.get("v") != VERSION:
-        raise WireError(f"expected a map of version {VERSION}")
+    if not isinstance(values, dict) or "v" not in values:
+        raise WireError(f"expected a map of version {VERSION}, got none with a version")
+    if values["v"] != VERSION:
+        raise WireError(
+            f"expected version {VERSION} of the wire, got {values['v']!r}: take the client.py of the daemon"
+        )
     del values["v"]
     values.pop("topic", None)
     if not isinstance(values.get("session"), str):
@@ -793,6 +813,28 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot be sent: {value!r}")
 
 
+def read_key(path: str) -> Dict[str, str]:
+    """Read the key that ``rtdecode keys new`` made for this client.
+
+    Raises
+    ------
+    ValueError
+        The file is none.
+    OSError
+        It cannot be read.
+    """
+    with open(path, encoding="utf-8") as stream:
+        try:
+            found = json.load(stream)
+            if found["rtdecode"] != "client key" or found["v"] != 1:
+                raise KeyError("rtdecode")
+            return {name: str(found[name]) for name in ("name", "server", "public", "secret")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected a client's file of `rtdecode keys new`, got another: {error!r}"
+            ) from None
+
+
 class Client:
     """Receives the stream and sends requests. Not thread-safe: one client a thread.
 
@@ -802,16 +844,21 @@ class Client:
     Parameters
     ----------
     stream, requests : str
-        Addresses of the daemon.
+        Addresses of the daemon. Without `stream` (an empty text) it only asks.
     topics : sequence of str or None
         Topics to receive, also such as this file does not know; all by default.
     timeout_s : float
         How long a request waits for its answer.
+    key : str or None
+        File of ``rtdecode keys new``, where the daemon asks for keys.
 
     Attributes
     ----------
     session : str or None
         Identifier of the session that the latest message is of; None before the first.
+    silent : bool
+        Nothing has come for a second or, where heartbeats are slower, two of their periods. As of the last call of
+        `receive` or `pending`.
     unreadable : int
         Messages that were left out because they are not of this protocol.
     """
@@ -823,19 +870,25 @@ class Client:
         *,
         topics: Optional[Sequence[str]] = None,
         timeout_s: float = 10.0,
+        key: Optional[str] = None,
     ) -> None:
         for topic in topics or ():
             if not _TOPIC.match(topic):
                 raise ValueError(f"topics: expected names such as {', '.join(TOPICS)}, got {topic!r}")
+        self._key = None if key is None else read_key(key)
         self._context = zmq.Context()
-        self._sub = self._context.socket(zmq.SUB)
+        self._sub = self._socket(zmq.SUB)
         self._sub.setsockopt(zmq.RCVHWM, 0)
-        self._sub.setsockopt(zmq.LINGER, 0)
         for topic in {""} if topics is None else {*topics, "heartbeat"}:  # heartbeats tell of a new session
             self._sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        self._sub.connect(stream)
-        self._requests = requests
-        self._dealer = self._connected()
+        if stream:
+            self._sub.connect(stream)
+        self._stream, self._requests = stream, requests
+        self._dealer: Optional["zmq.Socket[bytes]"] = None
+        self._refused: Optional["zmq.Socket[bytes]"] = None  # tells why the daemon ended a connection for requests
+        self._heard = time.monotonic()
+        self._silent_s = SILENT_S
+        self.silent = False
         self._topics = None if topics is None else tuple(topics)
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
@@ -857,14 +910,43 @@ class Client:
     def close(self) -> None:
         """Close the sockets."""
         self._sub.close()
-        self._dealer.close()
+        self._hang_up()
         self._context.term()
 
-    def _connected(self) -> "zmq.Socket[bytes]":
-        dealer = self._context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.connect(self._requests)
-        return dealer
+    def _socket(self, kind: int) -> "zmq.Socket[bytes]":
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.LINGER, 0)
+        if self._key is not None:
+            made.setsockopt(zmq.CURVE_SERVERKEY, self._key["server"].encode())
+            made.setsockopt(zmq.CURVE_PUBLICKEY, self._key["public"].encode())
+            made.setsockopt(zmq.CURVE_SECRETKEY, self._key["secret"].encode())
+        return made
+
+    def _dial(self) -> "zmq.Socket[bytes]":
+        if self._dealer is None:
+            self._dealer = self._socket(zmq.DEALER)
+            self._refused = self._dealer.get_monitor_socket(_REFUSALS)
+            self._dealer.connect(self._requests)
+        return self._dealer
+
+    def _hang_up(self) -> str:
+        """Close the socket for requests, with what it has not sent yet; say why no answer may have come."""
+        dealer, refused, self._dealer, self._refused = self._dealer, self._refused, None, None
+        if dealer is None or refused is None:
+            return ""
+        seen = 0
+        while refused.poll(0):
+            seen = int.from_bytes(refused.recv_multipart()[0][:2], "little")
+        dealer.disable_monitor()
+        refused.close()
+        dealer.close()
+        if seen == 0:
+            return "is the daemon running?"
+        if self._key is None:
+            return "what listens there does not take it; does the daemon ask for a key (rtdecode keys new)?"
+        if seen == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return f"the key {self._key['name']} is not known there: was it revoked, or is it of another daemon?"
+        return "what listens there does not take the key: is it of this daemon, and does the daemon ask for keys?"
 
     # receiving ------------------------------------------------------------------------------------------
 
@@ -879,9 +961,25 @@ class Client:
             self._sort()
             if self._ready:
                 return self._ready.popleft()
-            if not self._sub.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+            left = deadline - time.monotonic()
+            came = self._sub.poll(int(1000 * max(0.0, min(left, SILENT_S))))
+            self._listen(bool(came))
+            if came:
+                self._drain()
+            elif left <= SILENT_S:
                 return None
-            self._drain()
+
+    def _listen(self, came: bool) -> None:
+        """Say so when nothing comes any more, and when something comes again."""
+        now = time.monotonic()
+        quiet_s = now - self._heard
+        if came:
+            if self.silent:
+                _log.warning("%s: messages come again, after %.1f s; missed ones are asked for", self._stream, quiet_s)
+            self._heard, self.silent = now, False
+        elif not self.silent and quiet_s > self._silent_s:
+            self.silent = True
+            _log.warning("%s: nothing has come for %.1f s, no heartbeat either; still trying", self._stream, quiet_s)
 
     def messages(self, timeout_s: Optional[float] = None) -> Iterator[Message]:
         """Yield messages as they come; stop after `timeout_s` without any, heartbeats included (None: never)."""
@@ -894,7 +992,9 @@ class Client:
 
     def pending(self) -> bool:
         """Whether `receive` has a message to hand out at once."""
-        if not self._ready and self._sub.poll(0):
+        came = bool(self._sub.poll(0))
+        self._listen(came)
+        if not self._ready and came:
             self._drain()
         self._sort()
         return bool(self._ready)
@@ -930,6 +1030,8 @@ class Client:
             except (TypeError, WireError):
                 self.unreadable += 1
                 continue
+            if isinstance(message, Heartbeat):
+                self._silent_s = max(SILENT_S, 2 * message.every_s)
             if isinstance(message, Heartbeat) and time.monotonic() < self._ask_again:
                 self._hand_out(message)
             else:
@@ -1045,14 +1147,13 @@ class Client:
     def _ask(self, request: str, arguments: Dict[str, Any], deadline: float) -> Dict[str, Any]:
         number = next(self._ids)
         content = {"v": VERSION, "id": number, "request": request, **arguments}
-        self._dealer.send(msgpack.packb(content, default=_plain))
+        dealer = self._dial()
+        dealer.send(msgpack.packb(content, default=_plain))
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not self._dealer.poll(int(left * 1000) + 1):
-                self._dealer.close()  # with what it has not sent yet
-                self._dealer = self._connected()
-                raise TimeoutError(f"no answer to {request!r} in time: is the daemon running?")
-            answer: Dict[str, Any] = msgpack.unpackb(self._dealer.recv())
+            if left <= 0 or not dealer.poll(int(left * 1000) + 1):
+                raise TimeoutError(f"no answer to {request!r} in time: {self._hang_up()}")
+            answer: Dict[str, Any] = msgpack.unpackb(dealer.recv())
             if answer.get("id") not in (number, None):
                 continue
             if not answer.get("ok"):
@@ -1157,3 +1258,144 @@ class Client:
             for place, payload in zip(answer["places"], answer["messages"]):  # noqa: B905 - Python 3.8
                 yield place, topic, payload
             since_seq, more = answer["next_seq"], answer["more"]
+
+
+class Listener:
+    """Calls a function with each message as it comes, on a thread of its own.
+
+    The function must not wait long. What it raises is logged, and the next message comes all the same. To ask the
+    daemon for something, use a `Client` beside it.
+
+    Parameters
+    ----------
+    call : callable
+        Gets each message.
+    stream, requests, topics, key
+        As of `Client`.
+    silence : callable, optional
+        Called with True when nothing comes any more, with False when something comes again.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Message], object],
+        stream: str = STREAM,
+        requests: str = REQUESTS,
+        *,
+        topics: Optional[Sequence[str]] = None,
+        key: Optional[str] = None,
+        silence: Optional[Callable[[bool], object]] = None,
+    ) -> None:
+        self._call, self._silence = call, silence
+        self._stop = threading.Event()
+        client = Client(stream, requests, topics=topics, key=key)
+        self._thread = threading.Thread(target=self._follow, args=(client,), name="rtdecode-listener", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Call no more; wait until the last call is over."""
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self, client: Client) -> None:
+        silent = False
+        with client:
+            while not self._stop.is_set():
+                message = client.receive(0.1)
+                if client.silent != silent:
+                    silent = client.silent
+                    if self._silence is not None:
+                        self._try(self._silence, silent)
+                if message is not None:
+                    self._try(self._call, message)
+
+    def _try(self, call: Callable[[Any], object], told: Any) -> None:
+        try:
+            call(told)
+        except Exception:
+            _log.exception("%r failed on %r", call, told)
+
+
+class AsyncClient:
+    """A `Client` for asyncio: nothing that it does holds up the loop.
+
+    >>> async with AsyncClient(topics=["score"]) as client:      # doctest: +SKIP
+    ...     await client.event(kind="run_start", run=1)
+    ...     async for message in client.messages():
+    ...         print(message)
+
+    Parameters
+    ----------
+    stream, requests, topics, timeout_s, key
+        As of `Client`.
+
+    Attributes
+    ----------
+    silent : bool
+        Nothing has come for a second.
+    """
+
+    def __init__(
+        self,
+        stream: str = STREAM,
+        requests: str = REQUESTS,
+        *,
+        topics: Optional[Sequence[str]] = None,
+        timeout_s: float = 10.0,
+        key: Optional[str] = None,
+    ) -> None:
+        self._addresses = (stream, requests)
+        self._topics, self._timeout_s, self._key = topics, timeout_s, key
+        self.silent = False
+
+    async def __aenter__(self) -> "AsyncClient":
+        loop = asyncio.get_running_loop()
+        self._came: "asyncio.Queue[Message]" = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, "rtdecode-asker")
+        self._asker = await loop.run_in_executor(self._thread, self._connect)
+        self._listener = Listener(
+            lambda message: loop.call_soon_threadsafe(self._came.put_nowait, message),
+            *self._addresses,
+            topics=self._topics,
+            key=self._key,
+            silence=lambda silent: loop.call_soon_threadsafe(setattr, self, "silent", silent),
+        )
+        return self
+
+    def _connect(self) -> Client:
+        return Client("", self._addresses[1], timeout_s=self._timeout_s, key=self._key)
+
+    async def __aexit__(self, *exc: object) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._listener.close)
+        await loop.run_in_executor(self._thread, self._asker.close)
+        self._thread.shutdown()
+
+    async def receive(self, timeout_s: Optional[float] = None) -> Optional[Message]:
+        """Return the next message; None if none came within `timeout_s` (None: wait for one)."""
+        try:
+            return await asyncio.wait_for(self._came.get(), timeout_s)
+        except asyncio.TimeoutError:
+            return None
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Yield messages as they come, for ever."""
+        while True:
+            yield await self._came.get()
+
+    async def request(self, request: str, **arguments: Any) -> Dict[str, Any]:
+        """Do as `Client.request`."""
+        ask = asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: self._asker.request(request, **arguments)
+        )
+        return await ask
+
+    async def event(self, **what: Any) -> List[str]:
+        """Do as `Client.event`."""
+        return list((await self.request("event", **what)).get("warnings", ()))

@@ -27,6 +27,7 @@ def register(subparsers: Subparsers) -> None:
     from rtdecode.evaluate import cli as evaluate
     from rtdecode.process import cli as process
     from rtdecode.protocols import cli as protocols
+    from rtdecode.publish import cli as keys
     from rtdecode.session import recovery
     from rtdecode.simulate import cli as simulate
 
@@ -59,6 +60,7 @@ def register(subparsers: Subparsers) -> None:
     )
     display.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
     display.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
+    display.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
     display.add_argument("--stimuli", type=Path, help="folder of the shown pictures, <stimulus>.png")
     display.add_argument("--port", type=int, default=8765, help="port of the page; 0 takes a free one")
     display.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -68,6 +70,7 @@ def register(subparsers: Subparsers) -> None:
     process.register(subparsers)
     simulate.register(subparsers)
     inspect.register(subparsers)
+    keys.register(subparsers)
     evaluate.register(subparsers)
     recovery.register(subparsers)
     protocols.register(subparsers)
@@ -83,6 +86,7 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.estimate.calibrated import calibration_of
     from rtdecode.packs import open_pack
     from rtdecode.protocol_file import read_protocol
+    from rtdecode.publish.access import Access
     from rtdecode.publish.server import Server
     from rtdecode.session.blind import open_blind
     from rtdecode.session.daemon import Daemon
@@ -118,7 +122,8 @@ def _run(args: argparse.Namespace) -> int:
                     "on with it by --resume --reopen"
                 ]
             )
-    server = Server(settings.publish.stream, settings.publish.requests)
+    publish = settings.publish
+    server = Server(publish.stream, publish.requests, None if publish.keys is None else Access(publish.keys))
     try:
         text = args.settings.read_text(encoding="utf-8")
         decode = replace(settings.decode, pack=str(pack.folder), backend=backend.name)
@@ -193,11 +198,12 @@ def _display(args: argparse.Namespace) -> int:
     stream, requests, stimuli = (
         (client.STREAM, client.REQUESTS, None)
         if settings is None
-        else (settings.publish.stream, settings.publish.requests, settings.decode.stimuli)
+        else (*settings.publish.nearby(), settings.decode.stimuli)
     )
     return serve(
         args.stream or stream,
         args.requests or requests,
+        key=args.key,
         port=args.port,
         stimuli=args.stimuli or stimuli,
         ready=None if args.no_browser else open_page,

@@ -8,10 +8,12 @@
     |-- VolumeError        one volume is unusable; the run goes on
     |   |-- IncompleteFile     the file is still being written
     |   `-- SurplusSlice       its volume needs no such slice
+    |-- KeysError          the file of keys cannot be used
     |-- JournalError       the record of inputs cannot be read or written
     |-- ProtocolError      a message on the wire is malformed or unknown
     |   |-- Late               the client has given up the request
     |   |-- Busy               not now: ask again
+    |   |-- Forbidden          the client's key does not allow it
     |   `-- NoTopic            nothing is published under that name
     |-- CalibrationError   calibration data cannot give an adapter
     `-- TrainingError      a training cannot go on, or cannot be resumed
@@ -88,6 +90,10 @@ class SurplusSlice(VolumeError):  # noqa: N818 - a state of a file rather than a
     """The volume that a slice belongs to has it already: nothing is lost with it."""
 
 
+class KeysError(RtdecodeError):
+    """The file of keys cannot be read, written or used."""
+
+
 class JournalError(RtdecodeError):
     """The journal cannot be read or written."""
 
@@ -98,7 +104,7 @@ class ProtocolError(RtdecodeError):
     Attributes
     ----------
     code : str
-        What a client can act on: ``"late"``, ``"busy"``, ``"topic"`` or empty.
+        What a client can act on: ``"late"``, ``"busy"``, ``"role"``, ``"topic"`` or empty.
     """
 
     code = ""
@@ -114,6 +120,12 @@ class Busy(ProtocolError):  # noqa: N818 - a state rather than a fault
     """Not now: ask again."""
 
     code = "busy"
+
+
+class Forbidden(ProtocolError):  # noqa: N818 - a state of a request rather than a fault
+    """The client's key does not allow it."""
+
+    code = "role"
 
 
 class NoTopic(ProtocolError):  # noqa: N818 - a state of a request rather than a fault

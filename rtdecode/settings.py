@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from rtdecode.errors import SettingsError
 from rtdecode.protocol_file import follow
+from rtdecode.publish_settings import PublishSettings, publish_problems
 from rtdecode.score_settings import (
     BlindingSettings,
     FeedbackSettings,
@@ -264,27 +265,6 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishSettings:
-    """Where clients connect. Port 0 takes a free one; the daemon prints it.
-
-    Attributes
-    ----------
-    stream, requests : str
-        ZeroMQ addresses of the PUB and ROUTER sockets. Loopback only.
-    heartbeat_s : float
-        Time between heartbeats, seconds.
-    picture : {"jpeg", "webp", "png"}
-        How messages carry pictures. JPEG is quick (a few milliseconds at 768 px) and loses a little; WebP and PNG lose
-        nothing, and take hundreds and about a hundred. The session folder keeps lossless WebP in any case.
-    """
-
-    stream: str = "tcp://127.0.0.1:5591"
-    requests: str = "tcp://127.0.0.1:5592"
-    heartbeat_s: Positive = 1.0
-    picture: Literal["jpeg", "webp", "png"] = "jpeg"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of a session; see the classes of its sections."""
 
@@ -386,14 +366,8 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
         if not np.isfinite(scanner.affine).all() or abs(np.linalg.det(axes)) < 1e-6:
             problems.append(f"$.scanner.affine: expected three independent voxel axes, got {axes.tolist()}")
     publish: PublishSettings | None = sections.get("publish")
-    for label in ("stream", "requests"):
-        address = getattr(publish, label, "tcp://127.0.0.1:0")
-        if not address.startswith("tcp://127.0.0.1:"):
-            problems.append(f"$.publish.{label}: expected a loopback address tcp://127.0.0.1:PORT, got {address}")
-    if publish is not None and publish.stream == publish.requests and not publish.stream.endswith(":0"):
-        problems.append(
-            f"$.publish.requests: expected another address than that of stream, got {publish.requests} twice"
-        )
+    if publish is not None:
+        problems += publish_problems(publish)
     if problems:
         raise SettingsError(problems)
     return Settings(**sections)

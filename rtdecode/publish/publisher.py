@@ -34,6 +34,11 @@ class Transport(Protocol):
     rejected: int
     broken: str | None
 
+    @property
+    def strangers(self) -> int:
+        """Connections so far that were none of this protocol, or without a key that holds."""
+        ...
+
     def send(self, topic: bytes, payload: bytes) -> None:
         """Queue one message for sending."""
         ...

@@ -1,5 +1,7 @@
 """The sockets: XPUB for the stream, ROUTER for requests, both owned by one thread.
 
+Where keys are asked for, both speak CURVE, and this thread also tells libzmq whose keys hold (ZAP, RFC 27).
+
 What one peer can make this process hold is bounded: messages that wait for a slow subscriber (who fills the gap by
 `replay`), answers that nobody fetches, frames' sizes, subscriptions.
 """
@@ -8,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
-import socket
 import threading
 import time
 from collections import Counter
@@ -23,6 +23,8 @@ import zmq
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError, RtdecodeError
 from rtdecode.publish import requests
+from rtdecode.publish.access import ANYBODY, Access, Caller
+from rtdecode.publish.connections import Connections
 from rtdecode.publish.messages import TOPICS
 from rtdecode.publish.publisher import without_folders
 
@@ -35,6 +37,8 @@ SUBSCRIPTION_BYTES = 1024
 STRANGE_SUBSCRIPTIONS = 256
 """Subscriptions to no topic of ours until a subscriber is cut off."""
 LOG_EVERY_S = 5.0
+KEYS_S = 0.2
+"""How often it is looked whether a key was revoked, seconds."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +49,8 @@ class Server:
     ----------
     stream, requests_address : str
         ZeroMQ addresses; port 0 takes a free one.
+    access : Access, optional
+        Keys, one of which each client must have. None: whoever reaches the addresses may ask for everything.
 
     Attributes
     ----------
@@ -61,8 +67,13 @@ class Server:
         An address cannot be bound.
     """
 
-    def __init__(self, stream: str, requests_address: str) -> None:
+    def __init__(self, stream: str, requests_address: str, access: Access | None = None) -> None:
         self._context = zmq.Context()
+        self._access = access
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind(
+            "inproc://zeromq.zap.01"
+        )  # before the others: libzmq lets in whoever comes while it is not there
         self._outbox: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
         self._pub = self._context.socket(zmq.XPUB)  # as PUB, and tells of each subscription that is new
         self._pub.setsockopt(zmq.SNDHWM, STREAM_WAITING)
@@ -72,6 +83,12 @@ class Server:
         self._router.setsockopt(zmq.MAXMSGSIZE, 2 * requests.MAX_BYTES)
         self._router.setsockopt(zmq.RCVHWM, REQUESTS_WAITING)
         self._router.setsockopt(zmq.SNDHWM, ANSWERS_WAITING)
+        self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells who subscribed, also to what others have subscribed to
+        if access is not None:
+            for bound in (self._pub, self._router):
+                bound.setsockopt(zmq.CURVE_SERVER, 1)
+                bound.setsockopt(zmq.CURVE_SECRETKEY, access.secret)
+        self._subscribers, self._askers = Connections(self._pub), Connections(self._router)
         self._wake_in = self._context.socket(zmq.PAIR)
         self._wake_out = self._context.socket(zmq.PAIR)
         self._wake_lock = threading.Lock()
@@ -134,29 +151,65 @@ class Server:
             self._context.destroy(linger=500)
 
     def _serve(self, answer: Callable[[requests.AnyRequest], dict[str, Any]]) -> None:
+        monitors = (self._subscribers.monitor, self._askers.monitor)
         poller = zmq.Poller()
-        for waiting in (self._pub, self._router, self._wake_out):
+        for waiting in (self._pub, self._router, self._wake_out, self._zap, *monitors):
             poller.register(waiting, zmq.POLLIN)
         while not (self._closing.is_set() and self._outbox.empty()):
-            ready = dict(poller.poll())
+            ready = dict(poller.poll(None if self._access is None else int(1000 * KEYS_S)))
+            self._subscribers.look()
+            self._askers.look()
             if self._wake_out in ready:
                 self._wake_out.recv()
-            if self._pub in ready:
-                self._subscriptions()
+            if self._zap in ready:
+                self._let_in()
+            self._cut_off_revoked()
+            self._subscriptions()
             while not self._outbox.empty():
                 self._pub.send_multipart(self._outbox.get())
-            if self._router in ready:
+            if self._router.poll(0):
                 self._respond(answer)
+            if not self._router.poll(0):
+                self._askers.settle()
+
+    @property
+    def strangers(self) -> int:
+        """Connections so far that ended without a word of this protocol, or without a key that holds."""
+        return self._subscribers.strangers + self._askers.strangers
+
+    def _let_in(self) -> None:
+        """Tell libzmq whether the key of a new connection holds, and whose it is."""
+        version, number, _, _, _, _, *public = self._zap.recv_multipart()
+        name = "" if self._access is None or not public else self._access.name_of(public[0])
+        status = (b"200", b"OK") if name else (b"400", b"no key that holds")
+        self._zap.send_multipart([version, number, *status, name.encode(), b""])
+
+    def _cut_off_revoked(self) -> None:
+        revoked = set() if self._access is None else self._access.refresh()
+        if revoked:
+            _log.warning("keys no longer hold, their connections are ended: %s", ", ".join(sorted(revoked)))
+            self._subscribers.end_of(revoked)
+            self._askers.end_of(revoked)
 
     def _subscriptions(self) -> None:
-        """Pass over what subscribers say; cut off who asks for too much that does not exist."""
+        """Take note of who subscribes; cut off who asks for too much that does not exist."""
         for _ in range(STRANGE_SUBSCRIPTIONS):
             if not self._pub.poll(0):
+                self._subscribers.settle()
                 return
             frame = self._pub.recv(copy=False)
             said = frame.bytes
-            if said[:1] == b"\x01" and not any(topic.encode().startswith(said[1:]) for topic in TOPICS):
-                peer = frame.get(zmq.SRCFD)
+            if said[:1] != b"\x01":  # an end of one, which libzmq itself tells where a connection ends; or nonsense
+                self.rejected += said[:1] != b"\x00"
+                continue
+            try:
+                peer, name = self._subscribers.heard(frame)
+            except ProtocolError:
+                self.rejected += 1
+                continue
+            if self._caller(name).role is None:
+                self._subscribers.end(peer)
+            elif not any(topic.encode().startswith(said[1:]) for topic in TOPICS):
                 self._strange[peer] += 1
                 if self._strange[peer] >= STRANGE_SUBSCRIPTIONS:
                     del self._strange[peer]
@@ -164,25 +217,22 @@ class Server:
 
     def _cut_off(self, peer: int) -> None:
         """End the connection of one subscriber; libzmq then forgets what it had subscribed to."""
-        port = int(self.stream.rpartition(":")[2])
-        try:
-            with socket.socket(fileno=os.dup(peer)) as connection:
-                if connection.getsockname()[1] != port:
-                    return  # it has gone by itself, and its descriptor is another's
-                connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
-        _log.error("a subscriber asked for %d topics that do not exist: cut off", STRANGE_SUBSCRIPTIONS)
+        if self._subscribers.end(peer):
+            _log.error("a subscriber asked for %d topics that do not exist: cut off", STRANGE_SUBSCRIPTIONS)
+
+    def _caller(self, name: str) -> Caller:
+        return ANYBODY if self._access is None else self._access.caller(name)
 
     def _respond(self, answer: Callable[[requests.AnyRequest], dict[str, Any]]) -> None:
-        frames = self._router.recv_multipart()
-        identity, payload = frames[0], frames[-1]
+        frames = self._router.recv_multipart(copy=False)
+        identity, payload = frames[0].bytes, frames[-1].bytes
         number: int | None = None
         try:
             if len(frames) != 2:
                 raise ProtocolError(f"a request is one frame, got {len(frames) - 1}")
             request = requests.decode(payload)
             number = request.id
+            self._caller(self._askers.heard(frames[-1])[1]).check(request)
             reply = msgpack.packb({"v": wire.VERSION, "id": number, "ok": True, **answer(request)})
         except Exception as error:  # no request may end the stream
             self.rejected += 1

@@ -296,6 +296,7 @@ class Daemon:
             predict_lag=len(self._waiting.volumes),
             superseded=self._waiting.pictures.superseded,
             rejected=self._transport.rejected,
+            strangers=self._transport.strangers,
             uptime_s=self._clock.monotonic() - self._started,
             every_s=self._settings.publish.heartbeat_s,
             **self._decoding.health(),

@@ -72,6 +72,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="ADDRESS",
         help="announce trials to a daemon, tcp://127.0.0.1:PORT",
     )
+    parser.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
     parser.add_argument(
         "--replay",
         type=Path,
@@ -151,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = load_settings(arguments.settings)
         arguments.out = arguments.out or settings.scanner.export_dir
         if arguments.replay is None and not arguments.fault:
-            arguments.requests = arguments.requests or settings.publish.requests
+            arguments.requests = arguments.requests or settings.publish.nearby()[1]
     if arguments.out is None:
         if arguments.stimuli is None or arguments.fault or arguments.requests:
             raise SettingsError(["simulate: expected SETTINGS or --out, or --stimuli alone, got neither"])
@@ -225,7 +226,7 @@ def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
         if arguments.requests is None:
             scanner.play(_silent, on_volume=on_volume)
         else:
-            with Client(requests=arguments.requests, topics=()) as client:
+            with Client("", arguments.requests, key=arguments.key) as client:
                 scanner.play(_announcer(client), on_volume=on_volume)
 
 

@@ -42,6 +42,7 @@ class Recorder:
     """A transport that keeps everything: the socket seam without sockets."""
 
     rejected = 0
+    strangers = 0
     broken = None
 
     def __init__(self) -> None:

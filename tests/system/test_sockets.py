@@ -253,8 +253,9 @@ REQUEST = {"v": 1, "id": 1, "request": "ping"}
 )
 def test_no_request_ends_the_stream(session: Session, payload: bytes) -> None:
     with wire.Client(*addresses_of(session), timeout_s=5.0) as client:
-        client._dealer.send(payload)
-        answer = msgpack.unpackb(client._dealer.recv())
+        dealer = client._dial()
+        dealer.send(payload)
+        answer = msgpack.unpackb(dealer.recv())
         assert answer["ok"] is (msgpack.packb({**REQUEST, "expires": float("nan")}) == payload)
         client.event(kind="run_start", run=1)
     assert session.server.broken is None
@@ -350,8 +351,8 @@ def test_a_huge_frame_at_the_stream_ends_its_connection(session: Session) -> Non
 def test_many_refusals_make_few_lines(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     with wire.Client(*addresses_of(session)) as client:
         for _ in range(50):
-            client._dealer.send(b"\xc1")
-            client._dealer.recv()
+            client._dial().send(b"\xc1")
+            client._dial().recv()
     assert session.server.rejected == 50
     assert len([r for r in caplog.records if "refused" in r.message]) == 1
 

@@ -30,6 +30,7 @@ from rtdecode.publish.publisher import Publisher
 from rtdecode.publish.server import Server
 from rtdecode.settings import Settings, parse
 from tests.conftest import FakeClock
+from tests.keyed import KeyedSession
 from tests.unit.test_wire import ListLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,6 +236,21 @@ def test_a_film_that_is_not_followed_is_paused_and_announced_again(
     assert [event.kind for event in daemon.events] == ["run_start", "film", "film", "run_end"]
 
 
+def test_a_client_on_another_machine_comes_in_with_its_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = KeyedSession(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (script,) = blocks(ROOT / "docs" / "how-to" / "beyond-one-machine.md", "python")
+    for port, here in zip(("5591", "5592"), session.addresses, strict=True):
+        script = script.replace(f"tcp://192.0.2.7:{port}", here)
+    exec(compile(script.replace("stimulus-pc.key", "experiment.key"), "page", "exec"), {})
+    session.server.close()
+    offset_s, round_trip_s = map(float, capsys.readouterr().out.strip("()\n").split(","))
+    assert abs(offset_s + time.time()) < 3600  # that daemon's clock stands at zero
+    assert round_trip_s > 0
+
+
 def test_the_reference_opens_a_pack(capsys: pytest.CaptureFixture[str]) -> None:
     (script,) = blocks(ROOT / "docs" / "reference" / "python.md", "python")
     exec(compile(script, "page", "exec"), {})
@@ -242,7 +258,13 @@ def test_the_reference_opens_a_pack(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_script_of_a_page_is_tried() -> None:
-    tried = {"README.md", "docs/how-to/closed-loop.md", "docs/how-to/film.md", "docs/reference/python.md"}
+    tried = {
+        "README.md",
+        "docs/how-to/beyond-one-machine.md",
+        "docs/how-to/closed-loop.md",
+        "docs/how-to/film.md",
+        "docs/reference/python.md",
+    }
     assert {name_of(page) for page in pages_with("python")} == tried
 
 

@@ -68,3 +68,26 @@ def test_rules_for_series(tmp_path: Path) -> None:
 def test_wrong_rules_are_named(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=rf"\$\.scanner\.{next(iter(wrong))}"):
         parse({**MINIMAL, "scanner": {"export_dir": "export", **wrong}}, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("publish", "problem"),
+    [
+        ({"stream": "tcp://0.0.0.0:5591"}, "expected keys beside it"),
+        ({"requests": "tcp://192.0.2.7:5592"}, "expected keys beside it"),
+        ({"stream": "tcp://*:5591", "keys": "keys.toml"}, "expected tcp://IPV4-ADDRESS:PORT"),
+        ({"stream": "tcp://stimulus-pc:5591", "keys": "keys.toml"}, "expected tcp://IPV4-ADDRESS:PORT"),
+    ],
+)
+def test_other_machines_reach_the_daemon_only_with_keys(publish: dict[str, str], problem: str, tmp_path: Path) -> None:
+    raw = {"session": {"participant": "01"}, "scanner": {"export_dir": "."}}
+    with pytest.raises(SettingsError, match=problem):
+        parse({**raw, "publish": publish}, root=tmp_path)
+
+
+def test_with_keys_the_daemon_may_listen_to_other_machines(tmp_path: Path) -> None:
+    raw = {"session": {"participant": "01"}, "scanner": {"export_dir": "."}}
+    publish = {"stream": "tcp://0.0.0.0:5591", "requests": "tcp://192.0.2.7:5592", "keys": "keys.toml"}
+    found = parse({**raw, "publish": publish}, root=tmp_path).publish
+    assert found.keys == tmp_path / "keys.toml"
+    assert found.nearby() == ("tcp://127.0.0.1:5591", "tcp://192.0.2.7:5592")

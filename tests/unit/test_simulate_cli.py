@@ -66,8 +66,8 @@ def test_trials_are_announced_to_the_daemon(tmp_path: Path, monkeypatch: pytest.
     told: list[dict[str, Any]] = []
 
     class Recorder:
-        def __init__(self, *, requests: str, topics: tuple[str, ...]) -> None:
-            assert (requests, topics) == ("tcp://127.0.0.1:9", ())
+        def __init__(self, stream: str, requests: str, *, key: str | None) -> None:
+            assert (stream, requests, key) == ("", "tcp://127.0.0.1:9", None)
 
         def __enter__(self) -> Recorder:
             return self

@@ -79,6 +79,7 @@ def test_a_wrong_request_says_what_is_wrong(fields: dict[str, object], reason: s
 
 class ListTransport:
     rejected = 0
+    strangers = 0
     broken = None
 
     def __init__(self) -> None:
@@ -232,7 +233,7 @@ def test_a_refused_request_is_answered_and_counted(served: tuple[Server, Publish
             client.mode("decode", "somewhere")
         with pytest.raises(wire.RequestError, match="lacks"):
             client.event(kind="trial", run=1)
-        client._dealer.send(b"\xc1")
+        client._dial().send(b"\xc1")
         with pytest.raises(wire.RequestError, match="not understood"):
             client.ping()
         offset, round_trip = client.ping()

@@ -32,6 +32,8 @@ class Watcher:
     ----------
     stream, requests : str
         Addresses of the daemon.
+    key : str or None
+        File of a key, where the daemon asks for keys.
 
     Attributes
     ----------
@@ -41,11 +43,12 @@ class Watcher:
         Messages that could not be read or shown.
     """
 
-    def __init__(self, stream: str, requests: str) -> None:
+    def __init__(self, stream: str, requests: str, key: str | None = None) -> None:
         self.board = Board()
         self.lock = threading.Lock()
         self.unreadable = 0
         self._addresses = (stream, requests)
+        self._key = key
         self._stop = threading.Event()
         self._logged: set[str] = set()
         self._threads = [
@@ -71,7 +74,7 @@ class Watcher:
     def _repeat(self, topics: tuple[str, ...], once: Callable[[wire.Client], None]) -> None:
         while not self._stop.is_set():
             try:
-                with wire.Client(*self._addresses, topics=topics, timeout_s=ANSWER_S) as client:
+                with wire.Client(*self._addresses, topics=topics, timeout_s=ANSWER_S, key=self._key) as client:
                     self._ask_at = 0.0
                     while not self._stop.is_set():
                         once(client)

@@ -218,6 +218,7 @@ def serve(
     stream: str,
     requests: str,
     *,
+    key: str | None = None,
     port: int,
     stimuli: Path | None,
     ready: Callable[[str], None] | None = None,
@@ -228,6 +229,8 @@ def serve(
     ----------
     stream, requests : str
         Addresses of the daemon.
+    key : str or None
+        File of the page's key, where the daemon asks for keys.
     port : int
         0 takes a free one.
     stimuli : Path or None
@@ -235,7 +238,7 @@ def serve(
     ready : callable, optional
         Called with the page's address once it can be opened.
     """
-    server, listening, address = bound(Watcher(stream, requests), stimuli, port)
+    server, listening, address = bound(Watcher(stream, requests, key), stimuli, port)
     print(f"rtdecode display: {address}", flush=True)
     if ready is not None:
         ready(address)
