@@ -14,6 +14,7 @@ import tomli_w
 
 from rtdecode import client as wire
 from rtdecode.__main__ import main
+from rtdecode.check import check
 from rtdecode.derivatives import read_table
 from rtdecode.errors import SettingsError
 from rtdecode.protocol_file import read_protocol
@@ -239,3 +240,16 @@ def test_every_message_names_the_protocol() -> None:
     for kind in (wire.Session, wire.Volume, wire.Heartbeat):
         out.publish(kind())
     assert [message.protocol for message in transport.sent] == ["0123456789ab"] * 3
+
+
+def test_the_check_opens_the_seal_and_does_not_tell_the_arm(tmp_path: Path) -> None:
+    path = written(tmp_path, raw(sham={"kind": "random_walk"}))
+    people = ["--participants", "01", "02", "--out", str(tmp_path / "a.json"), "--key", str(tmp_path / "key")]
+    assert main(["protocol", "allocate", str(path), *people]) == 0
+    blinding = {"allocation": "a.json", "key": "key"}
+    (found,) = [one for one in check(settings(tmp_path, blinding=blinding), FakeClock()) if one.subject == "protocol"]
+    assert found.detail == f"p 1 [{read_protocol(path).hash}], blinded: the key opens the participant's seal"
+    assert not found.problem
+    (tmp_path / "key").write_text(bytes(32).hex())
+    wrong = check(settings(tmp_path, blinding=blinding), FakeClock())
+    assert "expected the key that the allocation" in next(one.problem for one in wrong if one.subject == "blinding")
