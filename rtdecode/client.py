@@ -510,14 +510,15 @@ class Feedback(Message):
     Attributes
     ----------
     score : str
-        ``region``, ``difference``, ``connectivity`` or ``category``.
+        ``region``, ``difference``, ``connectivity``, ``category``, ``two_alternative``, ``retrieval`` or
+        ``similarity``.
     regions : tuple of str
         That it is about.
     target : str
-        The category that it is about.
+        The category, candidate or picture that it is about.
     unit : str
-        ``raw``: percent signal change, Fisher's z of a correlation, or a probability. ``z``: standard deviations of the
-        baseline.
+        ``raw``: percent signal change, Fisher's z of a correlation, a probability or a cosine. ``z``: standard
+        deviations of the baseline.
     state : str
         ``baseline``: the run's baseline is being taken, nothing is to be shown. ``shown``: a new value. ``held``: go on
         showing the last one.

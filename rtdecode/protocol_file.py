@@ -255,9 +255,10 @@ def _problems(plan: _Plan, feedback: FeedbackSettings) -> Iterator[str]:
     for name, own in plan.stimuli.items():
         if len(set(own)) != len(own):
             yield f"stimuli.{name}: expected each stimulus once, got {len(own) - len(set(own))} again"
-    if feedback.score == "category" and feedback.target not in plan.stimuli:
+    if feedback.score in ("category", "two_alternative"):
         known = ", ".join(plan.stimuli) or "none"
-        yield f"feedback.target: expected a set of stimuli ({known}), got {feedback.target!r}"
+        for name in {feedback.target, feedback.foil or feedback.target} - plan.stimuli.keys():
+            yield f"feedback.target: expected a set of stimuli ({known}), got {name!r}"
     if plan.sham is not None:
         yield from _sham_problems(plan.sham, feedback, plan)
 
@@ -291,9 +292,10 @@ def _sham_problems(sham: ShamPlan, feedback: FeedbackSettings, plan: _Plan) -> I
         yield "sham: expected a score in [feedback], got none"
     if sham.kind != "other":
         return
-    if feedback.score == "category":
-        if sham.target not in plan.stimuli or sham.target == feedback.target:
-            yield f"sham.target: expected a set of stimuli other than {feedback.target!r}, got {sham.target!r}"
+    if feedback.of_trials:
+        unknown = feedback.score in ("category", "two_alternative") and sham.target not in plan.stimuli
+        if unknown or sham.target in ("", feedback.target):
+            yield f"sham.target: expected another than {feedback.target!r}, got {sham.target!r}"
     elif len(sham.regions) != len(feedback.regions) or set(sham.regions) & set(feedback.regions):
         yield (
             f"sham.regions: expected {len(feedback.regions)} others than {list(feedback.regions)}, got "

@@ -32,7 +32,7 @@ from rtdecode.records import Skipped, Volume
 from rtdecode.session.blind import open_blind
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
-from rtdecode.session.feedback import TrialFeedback
+from rtdecode.session.feedback import TrialFeedback, targets_of
 from rtdecode.session.films import Films
 from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
@@ -140,7 +140,7 @@ class Daemon:
             clock,
             loaded,
             settings.publish.picture,
-            TrialFeedback(settings.feedback, self._blind),
+            TrialFeedback(settings.feedback, self._blind, targets_of(settings.decode.pool, pack)),
         )
         self.desk = Desk(
             settings,

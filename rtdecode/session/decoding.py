@@ -18,7 +18,7 @@ from rtdecode.decode.score.claim import claimed, rate_limit
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
-from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
+from rtdecode.decoded import DecodedPart, Embedding, Prediction, Reconstruction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.pictures import Encoding
@@ -208,7 +208,9 @@ class Decoding:
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     if isinstance(piece, Score):
                         piece = self._in_session(piece, beta, drift)
-                        self._show(self.feedback.of(beta, piece, took_s=1e-3 * stages["total"]), beta, stages)
+                        tokens = next(one.tokens for one in (part, *found) if isinstance(one, Embedding))
+                        shown = self.feedback.of(beta, piece, tokens, took_s=1e-3 * stages["total"])
+                        self._show(shown, beta, stages)
                     found.append(piece)
                     if self.feedback.withholds:
                         if isinstance(piece, Score):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode import client as wire
+from rtdecode.decode.score.pool import embedding_in
 from rtdecode.decoded import Score
+from rtdecode.packs import EnginePack
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp
 from rtdecode.score_settings import FeedbackSettings
 from rtdecode.session.blind import Blind
+from rtdecode.statistics import cosines
 
 _FEWEST_PAIRS = 5
 """Volumes that a correlation rests on at least."""
@@ -54,16 +61,24 @@ class Feedback:
     settings : FeedbackSettings
         With a score.
     blind : Blind, optional
+    calibration_runs : int
+        Whose values the percentiles of the display are of.
     """
 
-    def __init__(self, settings: FeedbackSettings, blind: Blind | None = None) -> None:
+    def __init__(self, settings: FeedbackSettings, blind: Blind | None = None, calibration_runs: int = 0) -> None:
         self._settings = settings
         self._blind = blind
+        self._calibration_runs = calibration_runs
+        self._calibrated: list[float] = []
         self._shown = 0 if blind is None else blind.shown
         self._run = 0
         self._begin(0)
 
     def _begin(self, run: int) -> None:
+        percentiles, values = self._settings.percentiles, self._calibrated
+        if percentiles is not None and run > self._calibration_runs and np.ptp(values or [0.0]) > 0:
+            low, high = np.percentile(values, percentiles).tolist()
+            self._settings = replace(self._settings, bounds=(low, high), percentiles=None)
         self._run = run
         self._times_s: list[float] = []
         self._values: list[tuple[float, ...]] = []
@@ -72,6 +87,8 @@ class Feedback:
     def change(self, settings: FeedbackSettings) -> None:
         """Go on with other settings; other regions want a baseline of their own."""
         others = settings.regions != self._settings.regions
+        if self._settings.percentiles is None and settings.percentiles is not None:  # the calibration has told
+            settings = replace(settings, bounds=self._settings.bounds, percentiles=None)
         self._settings = settings
         if others:
             self._begin(self._run)
@@ -108,6 +125,8 @@ class Feedback:
         for trace, one in zip(self._traces, raw, strict=True):
             trace.add(one, time_s, self._settings)
         self._seal(volume.stamp, raw)
+        if self._run <= self._calibration_runs:
+            self._calibrated.append(self._traces[0].value or 0.0)
         if took_s > self._settings.deadline_s:
             return self._held(f"late: {took_s:.2f} s after the volume arrived", raw=told)
         return self._told(state="shown", raw=told)
@@ -156,6 +175,10 @@ class Feedback:
         return replace(told, state=state, raw=raw, final=True, invalid=invalid)
 
 
+Targets = Callable[[str], NDArray[np.floating[Any]] | None]
+"""Returns the tokens of a target by its name; None if there is none."""
+
+
 class TrialFeedback:
     """Says what is to be shown of decoded trials, of the decode thread.
 
@@ -163,6 +186,8 @@ class TrialFeedback:
     ----------
     settings : FeedbackSettings
     blind : Blind, optional
+    targets : callable, optional
+        Gives the tokens that the score ``similarity`` compares with.
 
     Attributes
     ----------
@@ -170,58 +195,79 @@ class TrialFeedback:
         May be changed.
     """
 
-    def __init__(self, settings: FeedbackSettings, blind: Blind | None = None) -> None:
+    def __init__(
+        self, settings: FeedbackSettings, blind: Blind | None = None, targets: Targets = lambda _: None
+    ) -> None:
         self.settings = settings
         self._blind = blind
+        self._targets = targets
         self._counts: dict[int, int] = {}
 
     @property
     def withholds(self) -> bool:
         """Whether what was decoded must not be told, as it would tell the arm."""
-        return self._blind is not None and self.settings.score == "category"
+        return self._blind is not None and self.settings.of_trials
 
-    def of(self, beta: BetaUpdate, score: Score, *, took_s: float) -> wire.Feedback | None:
-        """Say what is to be shown of a trial; see `of_trial`."""
-        target = self.settings.target
-        real = score.probabilities.get(target)
-        if self._blind is not None and self.settings.score == "category" and real is not None:
+    def of(self, beta: BetaUpdate, score: Score, tokens: NDArray[Any], *, took_s: float) -> wire.Feedback | None:
+        """Say what is to be shown of a trial, if it is supported; None where the score is none of trials.
+
+        Parameters
+        ----------
+        beta : BetaUpdate
+        score : Score
+        tokens : array
+            That were decoded of it.
+        took_s : float
+            Since the trial's last volume arrived.
+        """
+        settings = self.settings
+        if not settings.of_trials:
+            return None
+        value = self._value(score, tokens, settings.target)
+        if value is None:
+            reason = f"feedback.target {settings.target!r}: expected {self._expected(score)}"
+            return replace(_displayed(settings, None), state="held", invalid=reason)
+        if self._blind is not None:
             run = beta.stamp.run
             count = self._counts[run] = self._counts.get(run, -1) + 1
-            pair = self._blind.pair((run, count), real, score.probabilities.get(self._blind.target, real))
-            place = f"run {run} trial {beta.event.trial} revision {beta.revision}"
-            self._blind.keep(place, pair, pair)
-            score = replace(score, probabilities={**score.probabilities, target: pair[self._blind.shown]})
-        return of_trial(self.settings, score, took_s=took_s)
+            other = self._value(score, tokens, self._blind.target)
+            pair = self._blind.pair((run, count), value, value if other is None else other)
+            self._blind.keep(f"run {run} trial {beta.event.trial} revision {beta.revision}", pair, pair)
+            value = pair[self._blind.shown]
+        told = replace(_displayed(settings, value), raw=value)
+        if not score.supported:
+            return replace(told, state="held", invalid=score.refused)
+        if took_s > settings.deadline_s:
+            return replace(told, state="held", invalid=f"late: {took_s:.2f} s after the volume arrived")
+        return replace(told, state="shown")
 
+    def _value(self, score: Score, tokens: NDArray[Any], target: str) -> float | None:
+        match self.settings.score:
+            case "two_alternative":
+                pair = [score.probabilities.get(name) for name in (target, self.settings.foil)]
+                both = sum(one for one in pair if one is not None)
+                return None if pair[0] is None or pair[1] is None else pair[0] / both if both > 0 else 0.5
+            case "retrieval":
+                return score.posterior.get(target)
+            case "similarity":
+                wanted = self._targets(target)
+                return None if wanted is None else float(cosines(tokens.reshape(1, -1), wanted.reshape(1, -1))[0, 0])
+            case _:
+                return score.probabilities.get(target)
 
-def of_trial(settings: FeedbackSettings, score: Score, *, took_s: float) -> wire.Feedback | None:
-    """Say what is to be shown of a decoded trial: its target's probability if it is supported; None without a target.
-
-    Parameters
-    ----------
-    settings : FeedbackSettings
-    score : Score
-    took_s : float
-        Since the trial's last volume arrived.
-    """
-    if settings.score != "category":
-        return None
-    probability = score.probabilities.get(settings.target)
-    if probability is None:
-        known = ", ".join(score.probabilities)
-        reason = f"feedback.target {settings.target!r}: expected a category of the decoder ({known})"
-        return replace(_displayed(settings, None), state="held", invalid=reason)
-    told = replace(_displayed(settings, probability), raw=probability)
-    if not score.supported:
-        return replace(told, state="held", invalid=score.refused)
-    if took_s > settings.deadline_s:
-        return replace(told, state="held", invalid=f"late: {took_s:.2f} s after the volume arrived")
-    return replace(told, state="shown")
+    def _expected(self, score: Score) -> str:
+        match self.settings.score:
+            case "two_alternative" | "category":
+                return f"a category of the decoder ({', '.join(score.probabilities)})"
+            case "retrieval":
+                return f"one of the {score.pool} candidates of the retrieval pool"
+            case _:
+                return "a picture of the file decode.pool"
 
 
 def no_trial(settings: FeedbackSettings, reason: str) -> wire.Feedback | None:
     """Say that a trial has no score."""
-    if settings.score != "category":
+    if not settings.of_trials:
         return None
     return replace(_displayed(settings, None), state="held", final=True, invalid=reason)
 
@@ -250,6 +296,18 @@ def fisher_z(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float(np.arctanh(np.clip(np.corrcoef(one, other)[0, 1], -0.999999, 0.999999)))
 
 
-def follow_feedback(settings: FeedbackSettings, blind: Blind | None = None) -> Feedback | None:
+def follow_feedback(
+    settings: FeedbackSettings, blind: Blind | None = None, calibration_runs: int = 0
+) -> Feedback | None:
     """Return what follows the score of the settings; None where they want none of regions."""
-    return Feedback(settings, blind) if settings.regions else None
+    return Feedback(settings, blind, calibration_runs) if settings.regions else None
+
+
+def targets_of(pool: Path | None, pack: EnginePack) -> Targets:
+    """Return what finds the tokens of pictures in a file of embeddings, each looked for once."""
+
+    @cache
+    def find(name: str) -> NDArray[np.floating[Any]] | None:
+        return None if pool is None or not pool.is_file() else embedding_in(pool, pack, name)
+
+    return find

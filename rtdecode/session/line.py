@@ -94,7 +94,7 @@ class Line:
         self._predicts = predicts
         self._films = films
         self._steering = Steering(settings)
-        self._feedback = follow_feedback(settings.feedback, blind)
+        self._feedback = follow_feedback(settings.feedback, blind, settings.calibration.runs)
         self._blind = blind
         self._clock = clock
         self._run: RunState | None = None

@@ -163,11 +163,12 @@ class Steering:
     def _judge_feedback(self, command: Command, categories: Collection[str]) -> None:
         if self.feedback.score == "none":
             raise ProtocolError("this session has no score for feedback; choose one in [feedback] of the settings")
-        if command.half_life_s and self.feedback.score == "category":
-            raise ProtocolError("half_life_s: expected none, the score category is not smoothed")
+        if command.half_life_s and self.feedback.of_trials:
+            raise ProtocolError(f"half_life_s: expected none, the score {self.feedback.score} is not smoothed")
         wanted = changed(self.feedback, command)
         problems = list(feedback_problems(wanted, self._settings.estimate.regions))
-        if command.target and wanted.score == "category" and categories and command.target not in categories:
+        of_category = wanted.score in ("category", "two_alternative")
+        if command.target and of_category and categories and command.target not in categories:
             known = ", ".join(categories)
             problems.append(f"target: expected a category of the decoder ({known}), got {command.target!r}")
         if problems:

@@ -138,7 +138,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(whole: Steered) -> None:
     assert told["paused"] == "decoding is paused already"
     assert "named the command pause before" in told["token"]
     assert "expected names of estimate.regions (visual, other), got 'nowhere'" in told["region"]
-    assert "expected a category for the score category alone, got 'cat'" in told["target"]
+    assert "expected one for scores of trials" in told["target"]
     assert told["to come"] == "run 9: expected one that has begun, 1 to 2"
     assert "nowhere" in told["bundle"]
     assert told["not paused"] == "decoding is not paused"

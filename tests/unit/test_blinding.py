@@ -211,7 +211,7 @@ def test_of_a_decoded_trial_the_sham_is_told_and_nothing_that_tells_it_apart() -
         follower = TrialFeedback(settings, blind)
         assert follower.withholds
         found: Score = score()
-        told = follower.of(beta, found, took_s=0.1)
+        told = follower.of(beta, found, np.zeros((1, 2)), took_s=0.1)
         assert told is not None
         values[arm] = (told.value, told.state, told.target)
         assert Envelope(key, "s").open(*kept[0]) == (0.3, 0.7, 0.3, 0.7)
