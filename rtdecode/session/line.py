@@ -31,8 +31,8 @@ from rtdecode.records import (
     TrialEvent,
     Volume,
 )
+from rtdecode.session import doubts
 from rtdecode.session.blind import Blind, withheld
-from rtdecode.session.doubts import late_change, parcel_faults, repetition_time_faults, timing_faults
 from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
@@ -203,7 +203,7 @@ class Line:
                 Skipped(run=stamp.run, volume=None, path=volume.path, reason=f"run {stamp.run} is already closed")
             )
             return
-        self._tell(timing_faults(volume, run.doubted))
+        self._tell(doubts.timing_faults(volume, run.doubted))
         try:
             registered, betas = self._estimator.step(volume)
         except VolumeError as error:
@@ -212,7 +212,7 @@ class Line:
         run.received += 1
         if run.received == 1:
             announced = self._announced.get(run.run)
-            self._tell(repetition_time_faults(run.run, announced.t_r_s if announced else None, volume.t_r_s))
+            self._tell(doubts.repetition_time_faults(run.run, announced.t_r_s if announced else None, volume.t_r_s))
         run.accounted = max(run.accounted, stamp.volume + 1)
         if not self._referenced:
             self._first_volume(volume, registered)
@@ -245,9 +245,12 @@ class Line:
         space = self._estimator.space
         self._recording.reference(space.voxels)
         self._referenced = True
-        self._tell(parcel_faults(space.parcels))
+        self._tell(doubts.parcel_faults(space.parcels))
         if self._estimator.calibrated is not None:
-            self._outcomes.head(volume, registered)
+            self._tell(doubts.mask_faults(space.mask, self._outcomes.head(volume, registered)))
+            self._tell(doubts.head_faults(registered.fit))
+        elif space.mask is not space.brain:
+            self._tell(doubts.mask_faults(space.mask, space.data))
 
     def _skipped(self, item: Skipped) -> None:
         if self._is_closed(item.run) and item.volume is not None and not item.path:
@@ -319,7 +322,7 @@ class Line:
             withdrawn = self._pending.pop(item.trial)
             self._beta(self._last_word(withdrawn, "the experiment has withdrawn it", revision), {}, counts=False)
         else:
-            self._publisher.publish(late_change(item.run, item.trial))
+            self._publisher.publish(doubts.late_change(item.run, item.trial))
 
     def _no_result(self, event: TrialEvent, reason: str) -> None:
         """Give a trial that no volume will tell of its last word."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.estimate.inputs import scaled
 from rtdecode.estimate.reestimate import save_betas
@@ -32,13 +35,14 @@ class Outcomes:
         self._recording = recording
         self._waiting: list[int] = []
 
-    def head(self, volume: Volume, registered: RegisteredVolume) -> None:
-        """In the space of an earlier visit, draw where the head lies today."""
+    def head(self, volume: Volume, registered: RegisteredVolume) -> NDArray[np.float32]:
+        """Draw where the head lies today in the space of an earlier visit; return the volume (i, j, k) in it."""
         space = self._estimator.space
         moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
         with self._recording.leaving_out(self._recording.alignment_path()) as path:
             overlay(space.data, moved, path, place_of_head(registered))
         _log.info("%s; look at %s", place_of_head(registered), path)
+        return moved
 
     def keep(self, run: int, report: RunReport) -> None:
         """Keep what the plots of a run are made of."""
