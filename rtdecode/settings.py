@@ -216,6 +216,11 @@ class DecodeSettings:
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
         Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+    best_of : int
+        Pictures drawn of a trial; that one is shown which the pack's embedder finds most like what the brain said.
+    finish : {"none", "blend", "refine"}
+        What becomes of a picture: nothing; mixed with the blurry one of the low-level branch (256 px); or refined with
+        its caption, then mixed where there is a blurry one. The picture as it was drawn is sent before, as `Preview`.
     undecoded_conditions : list of str
         Trials of these conditions are modelled, so that they are told apart from others, and not decoded: the cue of
         an imagery trial.
@@ -229,6 +234,8 @@ class DecodeSettings:
     threads: Count = 1
     prior_steps: Count | None = None
     unclip_steps: Count | None = None
+    best_of: Count = 1
+    finish: Literal["none", "blend", "refine"] = "none"
     undecoded_conditions: tuple[str, ...] = ()
 
 
