@@ -13,8 +13,16 @@ import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
+from rtdecode.protocol_file import follow
 from rtdecode.publish_settings import PublishSettings, publish_problems
-from rtdecode.score_settings import FeedbackSettings, FilmSettings, feedback_problems, film_problems
+from rtdecode.score_settings import (
+    BlindingSettings,
+    FeedbackSettings,
+    FilmSettings,
+    blinding_problems,
+    feedback_problems,
+    film_problems,
+)
 from rtdecode.sections import Count, Name, NonNegative, Positive, read_toml, section_of
 
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
@@ -33,12 +41,16 @@ class SessionSettings:
         Folder in which the session folder is made.
     seed : int
         Seeds everything that draws random numbers.
+    protocol : Path or None
+        Protocol of the experiment: how many runs calibrate and ``[feedback]`` are then as it says, and its hash is in
+        every message.
     """
 
     participant: Name
     session: Name = "01"
     output: Path = Path("sessions")
     seed: Annotated[int, Meta(ge=0)] = 0
+    protocol: Path | None = None
 
 
 class SeriesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,6 +282,7 @@ class Settings:
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     film: FilmSettings = field(default_factory=FilmSettings)
     feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
+    blinding: BlindingSettings = field(default_factory=BlindingSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
 
 
@@ -337,6 +350,9 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
         section = section_of(hints[spec.name], raw.get(spec.name, {}), f"$.{spec.name}", root, problems)
         if section is not None:
             sections[spec.name] = section
+    session: SessionSettings | None = sections.get("session")
+    if session is not None and session.protocol is not None:
+        problems += follow(session.protocol, raw, sections)
     estimate: EstimateSettings | None = sections.get("estimate")
     if estimate is not None and any(s >= estimate.final_at_s for s in estimate.revise_at_s):
         problems.append(
@@ -346,12 +362,11 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     decode: DecodeSettings | None = sections.get("decode")
     if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
         problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
-    film: FilmSettings | None = sections.get("film")
-    if estimate is not None and film is not None:
-        problems += film_problems(film, estimate.parcels)
-    feedback: FeedbackSettings | None = sections.get("feedback")
-    if estimate is not None and feedback is not None:
-        problems += feedback_problems(feedback, estimate.regions)
+    if estimate is not None:
+        problems += film_problems(sections.get("film", FilmSettings()), estimate.parcels)
+        problems += feedback_problems(sections.get("feedback", FeedbackSettings()), estimate.regions)
+    follows = session is not None and session.protocol is not None
+    problems += blinding_problems(sections.get("blinding", BlindingSettings()), protocol=follows)
     scanner: ScannerSettings | None = sections.get("scanner")
     if scanner is not None and scanner.affine is not None:
         axes = np.array(scanner.affine)[:, :3]
