@@ -95,6 +95,8 @@ def feedback_runs(folder: Path) -> list[FeedbackRun]:
 def feedback_rule(folder: Path) -> str:
     """Tell the section ``[feedback]`` of a session's settings or protocol in one line; empty without one."""
     owner = folder / PROTOCOL if (folder / PROTOCOL).is_file() else folder / "settings.toml"
+    if not owner.is_file():
+        return ""
     raw: dict[str, Any] = tomllib.loads(owner.read_text(encoding="utf-8")).get("feedback", {})
     if raw.get("score", "none") == "none":
         return ""
