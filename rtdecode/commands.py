@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
                 daemon = Daemon(
                     settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, films=films
                 )
-                server.start(daemon.desk.answer)
+                server.start(daemon.desk.answer, recording.sync if publish.send == "after_sync" else lambda: True)
                 if daemon.begin(past, stop):
                     print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
                     daemon.run(stop)

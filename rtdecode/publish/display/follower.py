@@ -89,6 +89,9 @@ class Watcher:
             if isinstance(message, wire.Heartbeat):
                 with self.lock:
                     self.board.contact.beat(message)
+                waiting = self.board.notices.is_open("page", "unsent")
+                if message.unsent or waiting:
+                    self._say("unsent", f"{message.unsent} messages wait for the disk", over=not message.unsent)
         except zmq.ZMQError:
             raise
         except Exception as error:  # of a message from outside; the other thread counts it
@@ -133,6 +136,7 @@ class Watcher:
     def _say(self, kind: str, reason: str, *, over: bool = False) -> None:
         remedy = {
             "no-answer": "What was published before is not shown. Check the address; is the daemon busy or stuck?",
+            "unsent": "The disk refuses what they rest on: make room, or mend it. Nothing is told meanwhile.",
             "unreadable": "The page goes on without it. Are the daemon and this page of one version?",
         }[kind]
         fault = wire.Fault(part="page", kind=kind, reason=reason, remedy=remedy, over=over, t_published=time())
