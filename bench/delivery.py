@@ -1,9 +1,9 @@
-"""What stands between a decoded picture and its client: how it is encoded, how a pool is searched, what the disk costs.
+"""What stands between a decoded picture and its client: encoding, the search of a pool, the disk.
 
 Encodings of one picture of 768 px, drawn with the spectrum of natural ones, each as a ratio to PNG at level 1 in the
 same run; lossless ones must give the picture back. Pools of embeddings of MindEye2's size, mapped from the disk,
-against a comparison with every one of them. Messages of 100 kB, ten a second, from their being published to their receipt
-over loopback, with both settings of `publish.send`; each must come once, in order.
+against a comparison with every one of them. Messages of 100 kB, ten a second, from their being published to their
+receipt over loopback, with both settings of `publish.send`; each must come once, in order.
 
     python bench/delivery.py [--json FILE] [--quick] [--rows N] [--disk DIR] [--seed N]
 """

@@ -65,6 +65,20 @@ def register(subparsers: Subparsers) -> None:
     display.add_argument("--no-browser", action="store_true", help="do not open a browser")
     display.set_defaults(handler=_display)
 
+    gateway = subparsers.add_parser(
+        "gateway", help="serve the stream to programs of this machine over HTTP, WebSocket and lines of text"
+    )
+    gateway.add_argument(
+        "settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file: addresses of the daemon"
+    )
+    gateway.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
+    gateway.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
+    gateway.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
+    gateway.add_argument("--port", type=int, default=8766, help="port of HTTP and WebSocket; 0 takes a free one")
+    gateway.add_argument("--lines", type=int, default=8767, help="port of lines of text; 0 takes a free one")
+    gateway.add_argument("--pages", type=Path, metavar="DIR", help="folder of an experiment's pages, served at /")
+    gateway.set_defaults(handler=_gateway)
+
     demo.register(subparsers)
     process.register(subparsers)
     simulate.register(subparsers)
@@ -190,3 +204,12 @@ def _display(args: argparse.Namespace) -> int:
         stimuli=args.stimuli or stimuli,
         ready=None if args.no_browser else open_page,
     )
+
+
+def _gateway(args: argparse.Namespace) -> int:
+    from rtdecode.publish.gateway.web import serve
+    from rtdecode.settings import load_settings
+
+    near = (client.STREAM, client.REQUESTS) if args.settings is None else load_settings(args.settings).publish.nearby()
+    addresses = args.stream or near[0], args.requests or near[1]
+    return serve(addresses, key=args.key, port=args.port, lines=args.lines, pages=args.pages)
