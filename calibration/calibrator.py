@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from calibration import identification, regression, standing
+from calibration.adapter_fit import COMPONENTS, Trials
 from calibration.advice import Plan, advise, project
 from calibration.encoding.encoder import PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.learned_prior import STATISTICS, LearnedPrior
-from calibration.participant_fit import COMPONENTS, CalibrationFit, Trials, fit_participant
+from calibration.likeness import Likeness
+from calibration.participant_fit import CalibrationFit, fit_participant
 from calibration.ridge import centred
 from calibration.scaling import Scaling
 from calibration.targets import components_of_products
@@ -74,7 +76,7 @@ class Calibrator:
         self._rest_runs = np.zeros(0, np.int64)
         self._stimuli: list[int] = []
         self._runs: list[int] = []
-        self._likeness = _Likeness(candidates)
+        self._likeness = Likeness(candidates)
         self._curve: list[CurvePoint] = []
 
     def anew(self) -> Calibrator:
@@ -191,6 +193,18 @@ class Calibrator:
         CalibrationError
             Too few trials or stimuli, or betas that do not vary.
         """
+        return fit_participant(
+            self.taken(), self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
+        )
+
+    def taken(self) -> Trials:
+        """Return the trials so far, as a decoder is fitted to them.
+
+        Raises
+        ------
+        CalibrationError
+            Too few trials or stimuli.
+        """
         if self.trials < LEAST_TRIALS:
             raise CalibrationError(f"expected at least {LEAST_TRIALS} calibration trials, got {self.trials}")
         parts = self._parts()
@@ -200,7 +214,7 @@ class Calibrator:
             )
         betas = np.stack(list(self._betas.values()))
         nulls = np.stack(list(self._null_betas.values())) if self._null_betas else betas[:0]
-        trials = Trials(
+        return Trials(
             betas=betas,
             null_betas=nulls,
             null_places=np.array(self._null_places, np.int64),
@@ -213,9 +227,6 @@ class Calibrator:
             parts=parts,
             prior=self._prior,
             places_mm=self._places_mm,
-        )
-        return fit_participant(
-            trials, self._candidates, self._point(NO_PLAN), leave_out=self._leave_out, seed=self._seed
         )
 
     def collected(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -317,32 +328,6 @@ class Calibrator:
 def _order(parts: Sequence[NDArray[np.int64]], shown: NDArray[np.int64]) -> NDArray[np.int64]:
     """Stimuli of the trials in the order of their folds."""
     return np.concatenate([shown[part] for part in parts])
-
-
-class _Likeness:
-    """Inner products of the tokens of the stimuli shown, which grow as stimuli are met."""
-
-    def __init__(self, candidates: Candidates) -> None:
-        self._flat = candidates.tokens.reshape(len(candidates.tokens), -1)
-        self._groups = candidates.groups
-        self._met: dict[int, int] = {}
-        self.products = np.empty((len(self._groups), 0, 0))
-        """Of each token group, (g, m, m)."""
-
-    def meet(self, stimulus: int) -> None:
-        """Add a stimulus, unless it is known."""
-        if stimulus in self._met:
-            return
-        self._met[stimulus] = n = len(self._met)
-        self.products = np.pad(self.products, ((0, 0), (0, 1), (0, 1)))
-        for products, group in zip(self.products, self._groups, strict=True):
-            own = self._flat[stimulus, group]
-            row = [float(np.dot(self._flat[other, group], own)) for other in self._met]
-            products[n] = products[:, n] = row
-
-    def places(self, stimuli: Sequence[int]) -> NDArray[np.int64]:
-        """Rows of stimuli in `products`."""
-        return np.array([self._met[stimulus] for stimulus in stimuli], dtype=np.int64)
 
 
 def write_bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
-from calibration import linear_heads, regression
-from calibration.encoding.encoder import Encoder, Inverted, PriorOf, fit_encoder
-from calibration.encoding.maps import MapPrior
+from calibration import linear_heads
+from calibration.adapter_fit import Trials, fit_adapter_to, known
+from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
 from calibration.identification import pooled
-from calibration.learned_prior import LearnedPrior, statistics_tensors
+from calibration.learned_prior import statistics_tensors
 from calibration.linear_heads import LinearHead
 from calibration.nulls import DRAWS, SUPPORT_LEVEL, Nulls, brought_over, find_nulls, without_both
 from calibration.scaling import Scaling
 from calibration.signal import Signal, find_signal
-from calibration.targets import Targets, make_targets, rows
+from calibration.targets import Targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
 from rtdecode.decode.score.adapter import Adapter, components_of
 from rtdecode.decode.score.candidates import Candidates
@@ -37,53 +36,8 @@ ALPHA = 0.02
 finished scores do not know: on pure noise in 32 blocks, this level is passed in 4 % of cases (.05 in 10 %).
 """
 N_PERMUTATIONS = 1999
-COMPONENTS = 32
-"""Components of each token group, where there are enough trials; more with many trials, see `calibration.targets`."""
 _FEWEST_GROUPS = 4
 """Of trials held out together, from which the token ridge is nested."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trials:
-    """What a calibration has collected.
-
-    Attributes
-    ----------
-    betas : ndarray of shape (n, v), float32
-        Percent signal change, in order of time.
-    null_betas : ndarray of shape (m, v), float32
-        Of trials that showed a content-free picture.
-    null_places : ndarray of shape (m,), int64
-        Trial that each of these came before.
-    null_run : ndarray of shape (m,), int64
-    rest_betas : ndarray of shape (r, v), float32
-        Of stretches of rest.
-    rest_run : ndarray of shape (r,), int64
-    run : ndarray of shape (n,), int64
-    shown : ndarray of shape (n,), int64
-        Candidate that each trial showed.
-    together : ndarray of shape (n,), int64
-        Trials with the same number are held out together.
-    parts : list of ndarray of int64
-        Trials of each fold.
-    prior : LearnedPrior or None
-        What earlier participants taught.
-    places_mm : ndarray of shape (v, 3) or None
-        Of the voxels in the common space; needed with a prior.
-    """
-
-    betas: Float32
-    null_betas: Float32
-    null_places: Ints
-    null_run: Ints
-    rest_betas: Float32
-    rest_run: Ints
-    run: Ints
-    shown: Ints
-    together: Ints
-    parts: list[Ints]
-    prior: LearnedPrior | None = None
-    places_mm: Float64 | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,7 +90,7 @@ def fit_participant(
     """
     scaling = Scaling(trials.betas)
     responses = scaling(trials.betas)
-    targets, priors = _known(trials, candidates, scaling)
+    targets, priors = known(trials, candidates, scaling)
     encoder = fit_encoder(
         responses,
         targets.components,
@@ -154,7 +108,8 @@ def fit_participant(
     )
     signal = find_signal(encoder, responses, trials.run, scaling(trials.rest_betas), trials.rest_run, trials.parts)
     evidence = _evidence(judged, nulls, signal, p_category, rng)
-    adapter, gain = _adapter(targets, responses, encoder, trials.parts, scaling)
+    fitted = fit_adapter_to(targets, responses, encoder, trials.parts, scaling)
+    adapter = fitted.adapter
     percentile = float(pooled(judged.identified))
     figures = Figures(
         trials=len(responses),
@@ -170,7 +125,7 @@ def fit_participant(
         group_weight=0.0 if trials.prior is None else _weight_of_first(encoder),
         heads=dict(zip(_HEADS, judged.weights.tolist(), strict=True)),
         group_r2=[round(float(v), 4) for v in adapter.group_r2],
-        live_components=int(np.sum(gain > 0)),
+        live_components=int(np.sum(fitted.gain > 0)),
         category_accuracy=float(np.mean(judged.categories.argmax(1) == judged.category)),
         category_p=p_category,
         percentile=point.percentile,
@@ -191,15 +146,6 @@ def fit_participant(
     )
 
 
-def _known(trials: Trials, candidates: Candidates, scaling: Scaling) -> tuple[Targets, list[PriorOf]]:
-    """Describe the pictures, and say what is known of the maps beforehand."""
-    tokens = candidates.tokens[trials.shown]
-    if trials.prior is None or trials.places_mm is None:
-        targets = make_targets(tokens, candidates.groups, least=COMPONENTS)
-        return targets, [_prior(targets)]
-    return trials.prior.targets(tokens), trials.prior.priors(trials.places_mm[scaling.voxels])
-
-
 def _weight_of_first(encoder: Encoder) -> float:
     return float(sum(weight for (place, _, _), weight in encoder.weights.items() if place == 0))
 
@@ -213,14 +159,6 @@ def _noise_models(encoder: Encoder) -> dict[str, float]:
 
 
 _HEADS = ("encoding", "discriminant", "tokens")
-
-
-def _prior(targets: Targets) -> Callable[[Ints], MapPrior]:
-    """Let maps follow each token group alike, and its components as far as these vary."""
-    varying = [block for block in targets.blocks if block.stop > block.start]
-    share = np.concatenate([targets.variance[block] / targets.variance[block].sum() for block in varying])
-    covariance = np.diag(share / len(varying))
-    return lambda _: MapPrior(covariance=covariance)
 
 
 class _Judged:
@@ -355,40 +293,3 @@ def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float, 
         level=np.array([SUPPORT_LEVEL]),
         independent_nulls=np.array([nulls.independent]),
     )
-
-
-def _adapter(
-    targets: Targets, responses: Float32, encoder: Encoder, parts: Sequence[Ints], scaling: Scaling
-) -> tuple[Adapter, Float64]:
-    """Make an adapter of what the encoding model expects of the picture, with held-out gains."""
-    held_out = np.empty_like(targets.components)
-    for part, held in zip(parts, encoder.held, strict=False):  # the folds come first
-        own = responses[np.ix_(part, held.voxels)] - held.inverse.mean
-        held_out[part] = own @ held.inverse.estimator().T
-    gain = regression.gains(held_out, targets.components)
-    wanted = targets.components - targets.components.mean(0)
-    total = np.square(wanted).sum(0)
-    left = np.square(wanted - gain * held_out).sum(0)
-    r2 = np.clip(1 - np.divide(left, total, out=np.ones(len(total)), where=total > 0), 0, 1)
-    whole = encoder.whole
-    estimator = whole.inverse.estimator().astype(np.float64) * gain[:, None]
-
-    def share(block: slice) -> float:
-        variance = targets.variance[block]
-        return float((r2[block] * variance).sum() / variance.sum()) if len(variance) else 0.0
-
-    def single(values: NDArray[np.floating]) -> Float32:
-        return np.ascontiguousarray(values, dtype=np.float32)
-
-    adapter = Adapter(
-        voxels=scaling.voxels[whole.voxels].astype(np.int64),
-        mean=single(scaling.mean[whole.voxels]),
-        scale=single(scaling.scale[whole.voxels]),
-        weights=single(estimator.T),
-        intercept=single(-estimator @ whole.inverse.mean),
-        basis=single(targets.basis),
-        token_mean=single(targets.token_mean),
-        r2=single(r2),
-        group_r2=np.array([share(block) for block in targets.blocks], dtype=np.float32),
-    )
-    return adapter, gain

@@ -9,6 +9,7 @@ from engines.compile import cli as compiling
 from engines.distill import cli as distilling
 from engines.embed import cli as embedding
 from engines.film import cli as film
+from engines.finetune import cli as finetuning
 from engines.importing import cli as importing
 from engines.pool import cli as pooling
 from engines.training import cli as training
@@ -34,7 +35,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     film.register(subparsers)
     film.register_features(commands)
-    for part in (importing, training, distilling, embedding, pooling, compiling):
+    for part in (importing, training, finetuning, distilling, embedding, pooling, compiling):
         part.register(commands)
 
 

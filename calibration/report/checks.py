@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.adapter_fit import COMPONENTS
 from calibration.encoding.encoder import fit_encoder
 from calibration.encoding.maps import MapPrior
-from calibration.participant_fit import COMPONENTS, CalibrationFit
+from calibration.participant_fit import CalibrationFit
 from calibration.report.session_trials import RecordedCalibration
 from calibration.scaling import Scaling
 from calibration.targets import make_targets

@@ -45,6 +45,8 @@ class RecordedCalibration:
     folder : Path
     bundle : ParticipantBundle
     pack : EnginePack
+    stimuli : Path or None
+        Folder of the pictures; None: the pack's categories.
     candidates : Candidates
     calibrator : Calibrator
         With the trials of the calibration, as the bundle was fitted to them.
@@ -58,6 +60,7 @@ class RecordedCalibration:
     folder: Path
     bundle: ParticipantBundle
     pack: EnginePack
+    stimuli: Path | None
     candidates: Candidates
     calibrator: Calibrator
     nulls: NDArray[np.float32]
@@ -94,7 +97,8 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
             f"{folder}: expected pack {bundle.provenance.pack_name} ({bundle.provenance.pack[:12]}) as in its "
             f"calibration, got {pack.name} ({pack.identity[:12]})"
         )
-    candidates = load_candidates(pack, _stimuli(folder, decode.get("stimuli"), stimuli))
+    pictures = _stimuli(folder, decode.get("stimuli"), stimuli)
+    candidates = load_candidates(pack, pictures)
     learned = open_betas(_one(folder, derivatives.CALIBRATION_BETAS))
     runs, nulls = calibration_runs(folder), set(section.get("null_stimuli", CalibrationSettings().null_stimuli))
     prior = section.get("group_prior")
@@ -122,6 +126,7 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
         folder=folder,
         bundle=bundle,
         pack=pack,
+        stimuli=pictures,
         candidates=candidates,
         calibrator=calibrator,
         nulls=np.stack(without) if without else empty,

@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from safetensors.numpy import save_file
 
 from rtdecode.decode.families.mindeye1.mindeye1_description import MindEye1Description
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.errors import BundleError
 from rtdecode.packs import EnginePack, ParticipantBundle
-from rtdecode.packs.participant_bundle import NETWORK, PARTICIPANT_SCHEMA
+from rtdecode.packs.participant_bundle import NETWORK, PARTICIPANT_SCHEMA, NetworkFigures, write_provenance
 from rtdecode.packs.sealed import listed, seal
 
 _ADAPTER = "adapter.safetensors"
@@ -60,12 +61,46 @@ def carry(bundle: ParticipantBundle, network: EnginePack, out: Path) -> str:
     scaling = network.tensors(said.scaling)
     adapter = widened(adapter_from(bundle.adapter), scaling["mean"], scaling["scale"])
 
+    return reseal(bundle, network.folder, out, adapter=adapter)
+
+
+def reseal(
+    bundle: ParticipantBundle,
+    network: Path | None,
+    out: Path,
+    *,
+    adapter: Adapter | None = None,
+    figures: NetworkFigures | None = None,
+) -> str:
+    """Seal a copy of a bundle with a network in it, or none; the rest stays but for what is given.
+
+    Parameters
+    ----------
+    bundle : ParticipantBundle
+    network : Path or None
+        Sealed pack; plans stay behind.
+    out : Path
+        Folder of the new bundle.
+    adapter : Adapter or None
+    figures : NetworkFigures or None
+        For its provenance.
+
+    Returns
+    -------
+    str
+        Identity of the new bundle.
+    """
+
     def write(folder: Path) -> None:
         for name in listed(bundle.folder):
-            if name != _ADAPTER and not name.startswith(f"{NETWORK}/"):
+            if not name.startswith(f"{NETWORK}/"):
                 shutil.copyfile(bundle.folder / name, folder / name)
-        save_file(adapter.tensors(), folder / _ADAPTER)
-        shutil.copytree(network.folder, folder / NETWORK, ignore=shutil.ignore_patterns("plans"))
+        if adapter is not None:
+            save_file(adapter.tensors(), folder / _ADAPTER)
+        if figures is not None:
+            write_provenance(folder, replace(bundle.provenance, network=figures))
+        if network is not None:
+            shutil.copytree(network, folder / NETWORK, ignore=shutil.ignore_patterns("plans"))
 
     return seal(out, PARTICIPANT_SCHEMA, write)
 

@@ -21,7 +21,7 @@ from engines.training.losses import (
     soft_clip,
     soft_cont,
 )
-from engines.training.shared_model import SharedModel, Trials
+from engines.training.shared_model import Learner, Trials
 from rtdecode.decode.networks.backbone import BackboneOutput
 from rtdecode.decode.sampling.schedule import CosineSchedule
 from rtdecode.errors import TrainingError
@@ -60,7 +60,7 @@ class MindEye2Objective(nn.Module):  # type: ignore[misc]
 
     Parameters
     ----------
-    model : SharedModel
+    model : Learner
     schedule : CosineSchedule
         Of the prior.
     weights : Weights
@@ -70,7 +70,7 @@ class MindEye2Objective(nn.Module):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: SharedModel,
+        model: Learner,
         schedule: CosineSchedule,
         weights: Weights | None = None,
         precision: torch.dtype | None = None,
@@ -113,7 +113,8 @@ class MindEye2Objective(nn.Module):  # type: ignore[misc]
             contrastive = soft_clip(ours, theirs, temperature=temperature)
             anchored = tokens
         loss = weights.contrastive * contrastive
-        loss = loss + weights.prior * self._prior(model.condition(read.tokens.float(), batch), tokens, draw)
+        if weights.prior:
+            loss = loss + weights.prior * self._prior(model.condition(read.tokens.float(), batch), tokens, draw)
         loss = loss + self._low(read, batch)
         if weights.anchor:
             loss = loss + weights.anchor * functional.mse_loss(read.tokens.float(), anchored.float())

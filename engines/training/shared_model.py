@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,35 @@ class Trials(NamedTuple):
     teacher: Tensor | None
     teacher_augmented: Tensor | None
     rows: Tensor
+
+
+class Learner(Protocol):
+    """What `MindEye2Objective` trains: a Module whose parameters are trained.
+
+    Attributes
+    ----------
+    ridge : callable
+        Betas (n, ...) and number of the participant to what the backbone reads.
+    backbone : callable
+        To a `BackboneOutput`.
+    """
+
+    ridge: Any
+    backbone: Any
+
+    def condition(self, tokens: Tensor, trials: Sequence[Trials]) -> Tensor:
+        """Make the prior's condition of the backbone's tokens."""
+        ...
+
+    def prior(
+        self, noisy: Tensor, t: Tensor, condition: Tensor, *, keep_condition: Tensor, keep_image: Tensor
+    ) -> Tensor:
+        """Clean tokens of noisy ones; not asked for where the prior's weight is 0."""
+        ...
+
+    def extra(self, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """More conditions and their clean tokens for the prior alone, or None."""
+        ...
 
 
 class SharedModel(nn.Module):  # type: ignore[misc]

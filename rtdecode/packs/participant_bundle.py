@@ -166,6 +166,43 @@ class Figures(Table, frozen=True, kw_only=True):
     group_weight: float
 
 
+class NetworkFigures(Table, frozen=True, kw_only=True):
+    """What fine-tuning brought, from trials that were set apart in turn before anything was fitted.
+
+    Attributes
+    ----------
+    rank : int
+        Of the additions; 0: every weight was trained.
+    steps : int
+        Kept; 0: none was surely better than the ridge alone, and the bundle carries no network.
+    seed : int
+        Of what is added and of the batches.
+    trials, sets : int
+        Judged, and in how many sets.
+    percentile_ridge, percentile : float
+        Percentile rank of the picture shown among those that were set apart with it, by the tokens that clients are
+        sent: of the closed-form start, and fine-tuned.
+    percentile_gain : (float, float)
+        95 % interval of their difference.
+    error_saved : float
+        Share of the start's squared error that fine-tuning takes away: of the tokens, or of what the prior makes of
+        them.
+    error_saved_interval : (float, float)
+        Its 95 % interval.
+    """
+
+    rank: int
+    steps: int
+    seed: int
+    trials: int
+    sets: int
+    percentile_ridge: float
+    percentile: float
+    percentile_gain: tuple[float, float]
+    error_saved: float
+    error_saved_interval: tuple[float, float]
+
+
 class Provenance(Figures, frozen=True, kw_only=True):
     """Content of ``provenance.json``: the figures, and what they are of.
 
@@ -177,6 +214,8 @@ class Provenance(Figures, frozen=True, kw_only=True):
         BIDS label, and identifier of the session.
     left_out : list of str
         Trials that could not be used, each with its reason.
+    network : NetworkFigures or None
+        Of a bundle that ``rtdecode engines finetune`` has made.
     """
 
     pack: str
@@ -184,6 +223,7 @@ class Provenance(Figures, frozen=True, kw_only=True):
     participant: str
     session: str
     left_out: list[str]
+    network: NetworkFigures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -241,8 +281,17 @@ def open_participant(folder: Path) -> ParticipantBundle:
 
 def write_records(folder: Path, provenance: Provenance, curve: Sequence[CurvePoint]) -> None:
     """Write provenance and learning curve into the folder of a bundle that is not sealed yet."""
-    for name, content in ((_PROVENANCE, provenance), (_CURVE, list(curve))):
-        (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    write_provenance(folder, provenance)
+    _write(folder / _CURVE, list(curve))
+
+
+def write_provenance(folder: Path, provenance: Provenance) -> None:
+    """Write the provenance alone."""
+    _write(folder / _PROVENANCE, provenance)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
 def _read(path: Path, kind: type[T]) -> T:

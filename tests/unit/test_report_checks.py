@@ -47,6 +47,7 @@ def recorded(folder: Path, *, shuffled: bool = False) -> RecordedCalibration:
         folder=folder,
         bundle=open_participant(folder / "bundle"),
         pack=tiny_pack(),
+        stimuli=None,
         candidates=candidates,
         calibrator=calibrator,
         nulls=nulls,

@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from rtdecode.decode.families.family import Embedder
-from rtdecode.decode.families.mindeye2.assembly import INTERNAL, load_engines
+from rtdecode.decode.families.mindeye2.assembly import INTERNAL, load_engines, load_network
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_pipeline import MindEye2Pipeline
+from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.stimulus_latents import read_stimuli
 from rtdecode.decode.families.network_embedder import network_embedder
 from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
-from rtdecode.decode.runtime.runner import compiled_runner
+from rtdecode.decode.runtime.runner import Runner, compiled_runner
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
@@ -38,7 +39,14 @@ class MindEye2Family:
             unclip_steps=recipe.unclip_steps if settings.unclip_steps is None else settings.unclip_steps,
         )
         mind = load_mindeye2(pack, backend=backend, recipe=recipe, threads=settings.threads)
-        return MindEye2Pipeline(mind, seed=seed)
+
+        def open_network(network: EnginePack, stages: MindEye2Stages) -> MindEye2Stages:
+            own = choose(backend.name if backend.name == "torch" else "auto", network)
+            return load_network(
+                network, _runner(network, own, settings.threads), stages, alike=own.name == backend.name
+            )
+
+        return MindEye2Pipeline(mind, open_network, seed=seed)
 
     def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
         """Load OpenCLIP's bigG tower."""
@@ -46,6 +54,14 @@ class MindEye2Family:
 
 
 FAMILY = MindEye2Family()
+
+
+def _runner(pack: EnginePack, backend: Backend, threads: int) -> Runner:
+    if backend.name != "torch":
+        return compiled_runner(pack, backend.name, threads=threads, internal=INTERNAL)
+    with import_torch_runtime(pack, threads):
+        from rtdecode.decode.runtime.torch_runner import torch_runner
+    return torch_runner(pack, device=backend.device, precision=backend.precision, internal=INTERNAL)
 
 
 def load_mindeye2(
@@ -80,7 +96,7 @@ def load_mindeye2(
     recipe = recipe or recipe_of(pack.described(MindEye2Description))
     backend = backend or choose("auto", pack)
     if backend.name != "torch":
-        runner = compiled_runner(pack, backend.name, threads=threads, internal=INTERNAL)
+        runner = _runner(pack, backend, threads)
         return MindEye2(load_engines(pack, runner, participant=participant), recipe)
     with import_torch_runtime(pack, threads):
         from rtdecode.decode.families.mindeye2.torch_stages import load_stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,51 @@ def load_engines(pack: EnginePack, runner: Runner, *, participant: int = 0) -> M
         fallbacks=runner.fallbacks,
         whole=runner.whole,
     )
+
+
+def load_network(network: EnginePack, runner: Runner, stages: MindEye2Stages, *, alike: bool) -> MindEye2Stages:
+    """Put backbone and prior of a participant's own network in the place of a pack's.
+
+    Parameters
+    ----------
+    network : EnginePack
+        Of ``rtdecode engines finetune``.
+    runner : Runner
+        What computes it.
+    stages : MindEye2Stages
+        Of the pack.
+    alike : bool
+        Whether the pack's stages work on the same arrays as the runner; else arrays pass through the host.
+
+    Raises
+    ------
+    EngineError
+        A part is missing, cannot be loaded, or is of other sizes.
+    """
+    said = network.description
+    if missing := [name for name in NEEDED[1:] if name not in runner.parts]:
+        raise EngineError(f"network {network.name}: missing stages {', '.join(missing)}; fine-tune again")
+    hidden, wanted = said.size("backbone", "hidden"), stages.ridge[0].shape[0]
+    if hidden != wanted:
+        raise EngineError(f"network {network.name}: takes {hidden} hidden values, the pack's {wanted}")
+    backbone, prior = _backbone(runner.open("backbone")), guided_prior(runner)
+    if alike:
+        return replace(stages, backbone=backbone, prior=prior)
+
+    def taken(values: Any) -> Any:
+        return runner.array(np.ascontiguousarray(stages.host(values)))
+
+    def given(values: Any) -> Any:
+        return None if values is None else stages.array(np.ascontiguousarray(runner.host(values)))
+
+    def through_backbone(values: Any) -> Hidden:
+        found = backbone(taken(values))
+        return Hidden(tokens=given(found.tokens), retrieval=given(found.retrieval), latent=given(found.latent))
+
+    def through_prior(x: Any, t: int, condition: Any, guidance: float) -> Any:
+        return given(prior(taken(x), t, taken(condition), guidance))
+
+    return replace(stages, backbone=through_backbone, prior=through_prior)
 
 
 def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:

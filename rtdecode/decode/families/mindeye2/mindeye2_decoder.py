@@ -87,6 +87,15 @@ class MindEye2:
         """Return an array of the stages as one of numpy."""
         return self._stages.host(values)
 
+    @property
+    def stages(self) -> MindEye2Stages:
+        """What it decodes with."""
+        return self._stages
+
+    def take_stages(self, stages: MindEye2Stages) -> None:
+        """Decode with others from now on: the same but for backbone and prior."""
+        self._stages = stages
+
     def take_ridge(self, weight: Float32, bias: Float32) -> None:
         """Take a participant's ridge: weights (hidden, voxels) and bias (hidden,); nothing else changes.
 

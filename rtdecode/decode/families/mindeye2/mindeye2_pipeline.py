@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
-from rtdecode.decode.families.mindeye2.mindeye2_stages import Hidden
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
+from rtdecode.decode.families.mindeye2.mindeye2_stages import Hidden, MindEye2Stages
 from rtdecode.decode.pipeline import Embedded, Float32
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,12 +36,18 @@ class MindEye2Pipeline:
     Parameters
     ----------
     mind : MindEye2
+    open_network : callable
+        Puts backbone and prior of a participant's own pack in the place of those of some stages.
     seed : int
         Of the session: fixes, with the trial, all noise.
     """
 
-    def __init__(self, mind: MindEye2, *, seed: int = 0) -> None:
+    def __init__(
+        self, mind: MindEye2, open_network: Callable[[EnginePack, MindEye2Stages], MindEye2Stages], *, seed: int = 0
+    ) -> None:
         self._mind = mind
+        self._shared = mind.stages
+        self._open_network = open_network
         self._seed = seed
         self._adapter: Adapter | None = None
         self.absent = tuple(name for name in mind.absent if name in ("caption", "picture"))
@@ -51,6 +60,18 @@ class MindEye2Pipeline:
     def fallbacks(self) -> tuple[str, ...]:
         """What runs otherwise than it was to; see `TellsFallbacks`."""
         return self._mind.fallbacks
+
+    def take_network(self, network: EnginePack | None, adapter: Adapter) -> None:
+        """Take what ``rtdecode engines finetune`` has made; see `TakesNetwork`."""
+        if network is None:
+            self._mind.take_stages(self._shared)
+            return
+        try:
+            network.described(MindEye2Description)
+            own = self._open_network(network, self._shared)
+        except EngineError as error:
+            raise BundleError(str(error)) from None
+        self._mind.take_stages(own)
 
     def take(self, adapter: Adapter) -> None:
         """Take a participant; see `Pipeline.take`."""

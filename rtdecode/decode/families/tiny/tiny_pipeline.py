@@ -7,17 +7,22 @@ from numpy.typing import NDArray
 
 from rtdecode.decode.families.tiny.painter import Painter
 from rtdecode.decode.families.tiny.sentence import sentence
-from rtdecode.decode.families.tiny.tiny_stages import TinyStages
+from rtdecode.decode.families.tiny.tiny_stages import TinyStages, open_stage
 from rtdecode.decode.pipeline import Embedded, Float32
+from rtdecode.decode.runtime.engine import Engine
 from rtdecode.decode.score.adapter import Adapter
-from rtdecode.errors import EngineError
+from rtdecode.errors import BundleError, EngineError
+from rtdecode.packs import EnginePack
 
 _COMMIT = np.float32(1e4)
 """Added to the logit of the category that the score chose, so that the picture shows that category."""
 
+RETRIEVAL = "retrieval"
+"""Stage of a participant's own network: ``tokens`` of the adapter and their ``r2`` to those that clients are sent."""
+
 
 class TinyPipeline:
-    """A `Pipeline` over the stages of a tiny pack.
+    """A `Pipeline` over the stages of a tiny pack, whose participants may have a commitment network of their own.
 
     Parameters
     ----------
@@ -41,16 +46,32 @@ class TinyPipeline:
         self._stages = stages
         self._painter = Painter(stages, seed=seed, prior_steps=prior_steps, unclip_steps=unclip_steps)
         self._adapter: Adapter | None = None
+        self._committing = stages.commit
+        self._retrieval: Engine | None = None
         tokens = self._commit(stages.prototypes[:1], np.full(len(stages.groups), 0.5), stages.categories[0])
         self.caption(tokens)
         self.picture(tokens, "")
+
+    def take_network(self, network: EnginePack | None, adapter: Adapter) -> None:
+        """Take what ``rtdecode engines finetune`` has made; see `TakesNetwork`."""
+        if network is None:
+            self._committing, self._retrieval = self._stages.commit, None
+            return
+        try:
+            commit, retrieval = (open_stage(network, name, threads=1) for name in ("commit", RETRIEVAL))
+        except EngineError as error:
+            raise BundleError(str(error)) from None
+        self._committing, self._retrieval = commit, retrieval
 
     def take(self, adapter: Adapter) -> None:
         """Take a participant; see `Pipeline.take`."""
         self._adapter = adapter
 
     def embed(self, beta: Float32) -> Embedded:
-        """Embed a beta; the tokens are shrunk toward the mean in proportion to their reliability."""
+        """Embed a beta; the tokens are shrunk toward the mean in proportion to their reliability.
+
+        A participant's own network moves those that clients are sent toward what it expects of the picture.
+        """
         adapter = self._loaded()
         out = self._stages.adapter.run(
             {
@@ -63,11 +84,15 @@ class TinyPipeline:
                 "token_mean": adapter.token_mean,
             }
         )
-        return Embedded(components=out["components"][0], tokens=out["tokens"][0], state=None)
+        tokens = out["tokens"]
+        sent = tokens
+        if self._retrieval is not None:
+            sent = self._retrieval.run({"tokens": tokens, "r2": _reliability(adapter.group_r2)})["retrieval"]
+        return Embedded(components=out["components"][0], tokens=sent[0], state=tokens)
 
     def settle(self, embedded: Embedded, predicted: str, trial: str) -> Float32:
         """Commit to one thing of the predicted category: tokens (1, t, d)."""
-        return self._commit(embedded.tokens[None], self._loaded().group_r2, predicted)
+        return self._commit(embedded.state, self._loaded().group_r2, predicted)
 
     def caption(self, settled: Float32) -> str:
         """Sentence of committed tokens."""
@@ -81,10 +106,15 @@ class TinyPipeline:
     def _commit(self, tokens: Float32, r2: NDArray[np.floating], category: str) -> Float32:
         bias = np.zeros((1, len(self._stages.categories)), dtype=np.float32)
         bias[0, self._stages.categories.index(category)] = _COMMIT
-        given = {"tokens": tokens, "r2": np.clip(r2, 0, 1).astype(np.float32)[None], "category_bias": bias}
-        return np.asarray(self._stages.commit.run(given)["tokens_clean"], dtype=np.float32)
+        given = {"tokens": tokens, "r2": _reliability(r2), "category_bias": bias}
+        return np.asarray(self._committing.run(given)["tokens_clean"], dtype=np.float32)
 
     def _loaded(self) -> Adapter:
         if self._adapter is None:
             raise EngineError("no participant is loaded: calibrate, or set decode.bundle")
         return self._adapter
+
+
+def _reliability(r2: NDArray[np.floating]) -> Float32:
+    """R2 (1, groups) of both token groups."""
+    return np.asarray(np.clip(r2, 0, 1)[None], dtype=np.float32)

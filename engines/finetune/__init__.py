@@ -1,0 +1,1 @@
+"""Fine-tuning of a pack's networks on one participant's calibration."""

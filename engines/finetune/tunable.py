@@ -1,0 +1,87 @@
+"""What can be fine-tuned on one participant, of any family (torch). Import this module inside functions only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engines.finetune.lora import LowRank
+from engines.training.objective import Weights
+from engines.training.shared_model import Trials
+from rtdecode.decode.sampling.schedule import CosineSchedule
+
+
+class Tunable(nn.Module):  # type: ignore[misc]
+    """A `Learner` that begins as the closed-form decoder of a participant.
+
+    Its betas are what the participant's adapter makes of them: flattened tokens (n, m). The adapter itself stays as it
+    is: trained on so few trials it would learn these by heart.
+
+    Parameters
+    ----------
+    weights : Weights
+        Of the objective.
+    schedule : CosineSchedule
+        Of the prior.
+    precision : torch.dtype or None
+        Of the products while it is trained.
+    """
+
+    def __init__(self, weights: Weights, schedule: CosineSchedule, precision: torch.dtype | None) -> None:
+        super().__init__()
+        self.weights = weights
+        self.schedule = schedule
+        self.precision = precision
+        self._low_rank: list[LowRank] = []
+        self._untrained: dict[str, Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        found: torch.device = next(self.parameters()).device
+        return found
+
+    def train_all(self) -> None:
+        """Train every weight, not low-rank additions."""
+        self.requires_grad_(True)
+        self._untrained = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+
+    def begin(self, group_r2: NDArray[np.floating], draw: torch.Generator) -> None:  # noqa: ARG002 - for subclasses
+        """Become the closed-form decoder again, of an adapter with this held-out R2 of token groups."""
+        for layer in self._low_rank:
+            layer.begin(draw)
+        if self._untrained is not None:
+            self.load_state_dict(self._untrained)
+
+    def ridge(self, betas: Tensor, participant: int = 0) -> Tensor:  # noqa: ARG002 - one participant
+        """Return what the backbone reads; the adapter has been applied before."""
+        return betas
+
+    def condition(self, tokens: Tensor, trials: Sequence[Trials]) -> Tensor:  # noqa: ARG002 - for subclasses
+        """Give the prior the backbone's tokens themselves."""
+        return tokens
+
+    def extra(self, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:  # noqa: ARG002 - none
+        """Return None: the prior is trained on the participant's trials alone."""
+        return None
+
+    def targets(self, tokens: Tensor) -> Tensor:
+        """Tokens (n, t, d) of pictures as the objective compares with."""
+        return tokens
+
+    def found(self, decoded: Tensor) -> Tensor:
+        """Tokens (n, t * d) that pictures are searched with."""
+        raise NotImplementedError
+
+    def errors(self, decoded: Tensor, tokens: Tensor) -> Tensor:
+        """Squared error (n,) of clean tokens, given those of the pictures (n, t, d)."""
+        raise NotImplementedError
+
+    def write_network(self, folder: Path, name: str) -> None:
+        """Seal the pack that a bundle carries."""
+        raise NotImplementedError
