@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtdecode import client
 
 if TYPE_CHECKING:
+    from rtdecode.publish.display.guard import FarDoor
     from rtdecode.session.past import Past
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,16 @@ def register(subparsers: Subparsers) -> None:
     display.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
     display.add_argument("--stimuli", type=Path, help="folder of the shown pictures, <stimulus>.png")
     display.add_argument("--port", type=int, default=8765, help="port of the page; 0 takes a free one")
+    display.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="serve other machines too, at this IPv4 address of this one; wants a certificate",
+    )
+    display.add_argument("--certificate", type=Path, metavar="PEM", help="TLS certificate of the page, with --host")
+    display.add_argument("--certificate-key", type=Path, metavar="PEM", help="its key")
+    display.add_argument(
+        "--name", action="append", default=[], help="name or address that browsers use for this machine, with --host"
+    )
     display.add_argument("--no-browser", action="store_true", help="do not open a browser")
     display.set_defaults(handler=_display)
 
@@ -202,8 +213,27 @@ def _display(args: argparse.Namespace) -> int:
         key=args.key,
         port=args.port,
         stimuli=args.stimuli or stimuli,
+        door=_far_door(args),
         ready=None if args.no_browser else open_page,
     )
+
+
+def _far_door(args: argparse.Namespace) -> FarDoor | None:
+    from rtdecode.errors import SettingsError
+    from rtdecode.publish.display.guard import FarDoor
+
+    given = {"--certificate": args.certificate, "--certificate-key": args.certificate_key, "--name": args.name or None}
+    if args.host is None:
+        alone = [name for name, value in given.items() if value is not None]
+        if alone:
+            raise SettingsError([f"{', '.join(alone)}: expected --host beside it, to serve other machines"])
+        return None
+    absent = [name for name, value in given.items() if value is None]
+    if absent:
+        raise SettingsError(
+            [f"--host {args.host} serves other machines: expected {', '.join(absent)} beside it; nobody may read along"]
+        )
+    return FarDoor(host=args.host, certificate=args.certificate, secret=args.certificate_key, names=tuple(args.name))
 
 
 def _gateway(args: argparse.Namespace) -> int:

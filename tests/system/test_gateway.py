@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_octave_closes_the_loop(gateway: Gateway, session: RegulatingSession, tm
     if octave is None:
         pytest.skip("no octave-cli on this machine; the same requests are made by the next test")
     script = (EXAMPLES / "matlab_loop" / "loop.m").read_text(encoding="utf-8")
-    (tmp_path / "loop.m").write_text(script.replace(":8766", f":{gateway.port}"))
+    (tmp_path / "loop.m").write_text(script.replace(":8766", f":{gateway.port}").replace("r01t", "o01t"))
     done = subprocess.run([octave, "loop.m"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"step (\d+)", done.stdout) == list(map(str, session.steps))
@@ -117,22 +118,28 @@ def test_octave_closes_the_loop(gateway: Gateway, session: RegulatingSession, tm
 
 def test_the_requests_of_the_matlab_example_close_the_loop(gateway: Gateway, session: RegulatingSession) -> None:
     script = (EXAMPLES / "matlab_loop" / "loop.m").read_text(encoding="utf-8")
-    assert set(re.findall(r"'/request/\w+'|/messages\?[^']+", script)) == {
-        "'/request/event'",
-        "/messages?topics=feedback&after=%d&wait_s=20",
-    }
-    assert gateway.ask("POST", "/request/event", {"kind": "run_start", "run": 1})[1]["ok"]
+    assert set(re.findall(r"'/\w[\w/]*'|'(?:topics|after|wait_s)'", script)) == {
+        "'/request/event'", "'/messages'", "'topics'", "'after'", "'wait_s'",
+    }  # fmt: skip
+    form = {"Content-Type": "application/x-www-form-urlencoded", "X-Rtdecode": "1"}
+
+    def announce(**pairs: str) -> bool:
+        return bool(gateway.ask("POST", "/request/event", urlencode(pairs).encode(), **form)[1]["ok"])
+
+    assert announce(kind="run_start", run="1")
     seen = after = 0
     for number in range(3):
-        trial = {"kind": "trial", "run": 1, "trial": f"m{number}", "onset_s": 20 * number, "duration_s": 2}
-        assert gateway.ask("POST", "/request/event", {**trial, "condition": f"seen-{seen}"})[1]["ok"]
+        trial = f"m{number}"
+        assert announce(
+            kind="trial", run="1", trial=trial, onset_s=str(20 * number), duration_s="2", condition=f"seen-{seen}"
+        )
         shown: list[Any] = []
         while not shown:
             _, found = gateway.ask("GET", f"/messages?topics=feedback&after={after}&wait_s=20")
             after = found["after"]
-            shown = [m for m in found["messages"] if m["trial"] == f"m{number}" and m["state"] == "shown"]
+            shown = [m for m in found["messages"] if m["trial"] == trial and m["state"] == "shown"]
         seen = shown[0]["step"]
-    assert gateway.ask("POST", "/request/event", {"kind": "run_end", "run": 1})[1]["ok"]
+    assert announce(kind="run_end", run="1")
     assert_regulated(session)
     _, latest = gateway.ask("GET", "/latest?topics=feedback")
     assert (latest["message"]["step"], latest["message"]["state"], latest["silent"]) == (seen, "shown", False)
@@ -210,6 +217,7 @@ def test_random_bytes_are_survived(gateway: Gateway, session: RegulatingSession)
     ("method", "path", "body", "headers", "status"),
     [
         ("POST", "/request/event", b"kind=trial", {"Content-Type": "text/plain"}, 403),  # as another site's form
+        ("POST", "/request/event", b"kind=trial", {"Content-Type": "application/x-www-form-urlencoded"}, 403),
         ("POST", "/request/event", {}, {"Origin": "http://elsewhere.example"}, 403),
         ("GET", "/latest", None, {"Host": "elsewhere.example"}, 403),
         ("POST", "/request/event", b"{", {}, 400),

@@ -1,17 +1,19 @@
 % Three trials of feedback in MATLAB, or Octave 7 and later, beside `rtdecode gateway` on the same machine.
 base = 'http://127.0.0.1:8766';
-json = weboptions('MediaType', 'application/json', 'Timeout', 40);
-run_number = 1; seen = 0;
-webwrite([base '/request/event'], struct('kind', 'run_start', 'run', run_number), json);
-after = 0;
+% The header says that no page of another site asks: such a page could not set it.
+options = weboptions('ContentType', 'text', 'Timeout', 40, 'HeaderFields', {'X-Rtdecode' '1'});
+announce = @(varargin) jsondecode(webwrite([base '/request/event'], varargin{:}, options));
+announce('kind', 'run_start', 'run', '1');
+seen = 0; after = 0;
 for number = 0:2
-    trial = sprintf('r%02dt%02d', run_number, number);
-    answer = webwrite([base '/request/event'], struct('kind', 'trial', 'run', run_number, 'trial', trial, ...
-        'onset_s', 20 * number, 'duration_s', 2, 'condition', sprintf('seen-%d', seen)), json);
+    trial = sprintf('r01t%02d', number);
+    answer = announce('kind', 'trial', 'run', '1', 'trial', trial, 'onset_s', num2str(20 * number), ...
+        'duration_s', '2', 'condition', sprintf('seen-%d', seen));
     if ~answer.ok, error(answer.error); end
     shown = false;
     while ~shown
-        found = webread(sprintf('%s/messages?topics=feedback&after=%d&wait_s=20', base, after), json);
+        found = jsondecode(webread([base '/messages'], 'topics', 'feedback', 'after', num2str(after), ...
+            'wait_s', '20', options));
         after = found.after;
         for k = 1:numel(found.messages)
             message = found.messages(k);
@@ -23,4 +25,4 @@ for number = 0:2
         end
     end
 end
-webwrite([base '/request/event'], struct('kind', 'run_end', 'run', run_number), json);
+announce('kind', 'run_end', 'run', '1');

@@ -18,11 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTIONS = 64
+PEER_CONNECTIONS = 16
+"""Of one other machine."""
 SOCKETS = 32
 """WebSockets at the same time."""
 REQUEST_S = 5.0  # a browser on this machine sends its request at once
 STALL_S = 10.0
 COOKIE = "rtdecode"
+PROGRAM = "X-Rtdecode"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -59,6 +62,11 @@ class FarDoor:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
 
+def content_type(headers: Headers) -> str:
+    """Return the content type of a request without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _token_asked(scope: Scope) -> bytes:
     found: list[bytes] = parse_qs(scope["query_string"]).get(b"token", [b""])
     return found[0]
@@ -81,8 +89,8 @@ class Guard:
     headers : mapping
         Of every answer.
     programs : bool
-        Whether programs may ask too, which tell no origin: requests that change something must then be JSON, which no
-        page of another site can send without asking first.
+        Whether programs may ask too, which tell no origin: requests that change something must then be JSON, or have
+        the header of `PROGRAM`; no page of another site can send either without asking first.
     """
 
     def __init__(
@@ -157,9 +165,8 @@ class Guard:
         if method not in ("GET", "HEAD") and not origins:
             if not self._programs:
                 return "expected a request of the page itself, got one without an origin"
-            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                return f"expected the content type application/json, got {kind or 'none'}"
+            if content_type(headers) != "application/json" and PROGRAM not in headers:
+                return f"expected the content type application/json, or the header {PROGRAM}, got neither"
         return ""
 
 
@@ -178,7 +185,14 @@ class Door(H11Protocol):
         self._leaving = False
         self._watch()
         doors = [other for other in self.connections if isinstance(other, Door) and not other._leaving]
-        if len(doors) > CONNECTIONS:
+        peer = self.client[0] if self.client else ""
+        if (
+            not peer.startswith("127.")
+            and sum(other.client[:1] == (peer,) for other in doors if other.client) > PEER_CONNECTIONS
+        ):
+            self._leaving = True
+            self.transport.abort()
+        elif len(doors) > CONNECTIONS:
             idle = [other for other in doors if other is not self and not other._busy]
             leaving = min(idle, key=lambda other: other._opened, default=self)
             leaving._leaving = True

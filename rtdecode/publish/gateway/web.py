@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,7 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
-from rtdecode.publish.display.guard import Door, Guard
+from rtdecode.publish.display.guard import Door, Guard, content_type
 from rtdecode.publish.gateway.lines import LINE_BYTES, Lines
 from rtdecode.publish.gateway.relay import TOPICS, Relay, Told, chosen
 
@@ -67,8 +68,8 @@ def application(
             server.close()
 
     async def messages(request: Request) -> JSONResponse:
-        asked = request.query_params
         try:
+            asked = await _asked(request)
             topics = chosen(asked.get("topics", ""))
             after, wait_s = int(asked.get("after", "0")), float(asked.get("wait_s", "0"))
         except (ValueError, ProtocolError) as error:
@@ -79,19 +80,21 @@ def application(
 
     async def latest(request: Request) -> JSONResponse:
         try:
-            found = relay.after(0, chosen(request.query_params.get("topics", "")))
-        except ProtocolError as error:
+            found = relay.after(0, chosen((await _asked(request)).get("topics", "")))
+        except (ValueError, ProtocolError) as error:
             return JSONResponse({"ok": False, "error": str(error)}, 400)
         return JSONResponse({"message": _numbered(found[-1]) if found else None, "silent": relay.silent})
 
     async def ask(request: Request) -> JSONResponse:
+        words = content_type(request.headers) == "application/x-www-form-urlencoded"
         try:
-            fields = json.loads(await _body(request))
+            body = await _body(request)
+            fields = dict(parse_qsl(body.decode())) if words else json.loads(body)
             if not isinstance(fields, dict):
                 raise ValueError("expected a JSON object")
         except (ValueError, RecursionError) as error:
             return JSONResponse({"ok": False, "error": f"expected a JSON object: {error}"}, 400)
-        return JSONResponse(await relay.ask(request.path_params["kind"], fields))
+        return JSONResponse(await relay.ask(request.path_params["kind"], fields, words=words))
 
     async def stream(socket: WebSocket) -> None:
         try:
@@ -110,8 +113,8 @@ def application(
             tell.cancel()
 
     routes: list[BaseRoute] = [
-        Route("/messages", messages),
-        Route("/latest", latest),
+        Route("/messages", messages, methods=["GET", "POST"]),  # Octave's webread posts after a webwrite
+        Route("/latest", latest, methods=["GET", "POST"]),
         Route("/request/{kind}", ask, methods=["POST"]),
         WebSocketRoute("/stream", stream),
     ]
@@ -119,6 +122,11 @@ def application(
         routes.append(Mount("/", StaticFiles(directory=pages, html=True)))
     guard = Middleware(Guard, port=port, headers=_HEADERS, programs=True)
     return Starlette(routes=routes, middleware=[guard], lifespan=following)
+
+
+async def _asked(request: Request) -> dict[str, str]:
+    """Return the parameters of a request, of its address or as a form."""
+    return {**request.query_params, **dict(parse_qsl((await _body(request)).decode()))}
 
 
 async def _body(request: Request) -> bytes:
