@@ -34,7 +34,7 @@ from rtdecode.records import (
     TrialEvent,
     Volume,
 )
-from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timing_faults
+from rtdecode.session.doubts import head_faults, mask_faults, parcel_faults, repetition_time_faults, timing_faults
 from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
@@ -258,10 +258,13 @@ class Line:
         self._referenced = True
         self._tell(parcel_faults(space.parcels))
         if self._estimator.calibrated is None:
+            self._tell(mask_faults(space.mask, space.data) if space.mask is not space.brain else ())
             return
         moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
         with self._recording.leaving_out(self._recording.alignment_path()) as path:
             overlay(space.data, moved, path, place_of_head(registered))
+        self._tell(mask_faults(space.mask, moved))
+        self._tell(head_faults(registered.fit))
         _log.info("%s; look at %s", place_of_head(registered), path)
 
     def _skipped(self, item: Skipped) -> None:
