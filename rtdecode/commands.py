@@ -90,6 +90,14 @@ def register(subparsers: Subparsers) -> None:
     gateway.add_argument("--pages", type=Path, metavar="DIR", help="folder of an experiment's pages, served at /")
     gateway.set_defaults(handler=_gateway)
 
+    lsl = subparsers.add_parser("lsl", help="send markers and scores to the Lab Streaming Layer")
+    lsl.add_argument("settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file: addresses of the daemon")
+    lsl.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
+    lsl.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
+    lsl.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
+    lsl.add_argument("--name", default="rtdecode", help="beginning of the outlets' names (default rtdecode)")
+    lsl.set_defaults(handler=_lsl)
+
     demo.register(subparsers)
     process.register(subparsers)
     simulate.register(subparsers)
@@ -236,10 +244,24 @@ def _far_door(args: argparse.Namespace) -> FarDoor | None:
     return FarDoor(host=args.host, certificate=args.certificate, secret=args.certificate_key, names=tuple(args.name))
 
 
-def _gateway(args: argparse.Namespace) -> int:
-    from rtdecode.publish.gateway.web import serve
+def _addresses(args: argparse.Namespace) -> tuple[str, str]:
     from rtdecode.settings import load_settings
 
     near = (client.STREAM, client.REQUESTS) if args.settings is None else load_settings(args.settings).publish.nearby()
-    addresses = args.stream or near[0], args.requests or near[1]
-    return serve(addresses, key=args.key, port=args.port, lines=args.lines, pages=args.pages)
+    return args.stream or near[0], args.requests or near[1]
+
+
+def _gateway(args: argparse.Namespace) -> int:
+    from rtdecode.publish.gateway.web import serve
+
+    return serve(_addresses(args), key=args.key, port=args.port, lines=args.lines, pages=args.pages)
+
+
+def _lsl(args: argparse.Namespace) -> int:
+    from rtdecode.publish.lsl import TOPICS, follow, open_outlets
+
+    outlets = open_outlets(args.name)
+    with client.Client(*_addresses(args), topics=TOPICS, key=args.key) as connection:
+        print(f"rtdecode lsl: outlets {args.name}-markers and {args.name}-scores", flush=True)
+        follow(connection, outlets)
+    return 0
