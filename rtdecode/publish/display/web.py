@@ -304,7 +304,7 @@ def serve(
         Called with the page's address once it can be opened.
     """
     server, listening, address = bound(Watcher(stream, requests, key), stimuli, port, door)
-    print(f"rtdecode display: {address} (for the participant: /participant)", flush=True)
+    print(f"rtdecode display: {address}", flush=True)
     if ready is not None:
         ready(address)
     server.run(sockets=[listening])
