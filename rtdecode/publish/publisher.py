@@ -108,6 +108,8 @@ class Publisher:
     transport : Transport
     log : Log
         Gets each message before it is sent, and serves `replay` (the journal of outputs).
+    protocol : str or None
+        Hash of the protocol, which goes into every message as well.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class Publisher:
         clock: Clock,
         transport: Transport,
         log: Log,
+        protocol: str | None = None,
     ) -> None:
         self._session = session
+        self._protocol = protocol
         self._clock = clock
         self._transport = transport
         self._log = log
@@ -166,6 +170,7 @@ class Publisher:
                 replace(
                     message,
                     session=self._session,
+                    protocol=self._protocol,
                     seq=len(history.places) if numbered else None,
                     t_published=self._clock.wall(),
                 )

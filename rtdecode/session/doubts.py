@@ -53,6 +53,12 @@ def repetition_time_faults(run: int, counted_s: float | None, told_s: float | No
     yield Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
 
 
+def late_change(run: int, trial: str) -> Fault:
+    """Tell that a change which was taken came to nothing: time had closed the run in between."""
+    reason = f"trial {trial!r} cannot be changed: its beta became final before the change was worked on"
+    return Fault(run=run, part="experiment", kind="change", reason=reason, degraded="it stays as it was")
+
+
 def parcel_faults(parcels: Mapping[str, Parcels]) -> Iterator[Fault]:
     """Yield a fault for each label image of which parcels are left out."""
     for name, found in parcels.items():

@@ -38,9 +38,10 @@ from rtdecode.decode.runtime.parts import parts  # noqa: E402
 from rtdecode.decode.runtime.plans import load_plan, plan_keys  # noqa: E402
 from rtdecode.decode.runtime.tensorrt import TensorRT  # noqa: E402
 from rtdecode.decode.runtime.torch_engine import TorchEngine  # noqa: E402
-from rtdecode.decode.score.pool import narrowed, open_pool  # noqa: E402
+from rtdecode.decode.score.pool import embedding_in, narrowed, open_pool  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack  # noqa: E402
+from rtdecode.statistics import cosines  # noqa: E402
 from tests.fake_tensorrt import Library, install  # noqa: E402
 
 STAGES = ("ridge", "prior", "converter", "captioner", "embedder")
@@ -315,6 +316,10 @@ def test_embedded_pictures_are_searched(tmp_path: Path, exported: EnginePack) ->
     pack = open_pack("tiny")
     candidates = embed_candidates(load_stages(pack), tmp_path / "pictures")
     (best, cosine), *_ = open_pool(out, pack).nearest(candidates.tokens[1], 2)
+    alone = embedding_in(out, pack, best)
+    assert alone is not None
+    assert cosines(candidates.tokens[1].reshape(1, -1), alone.reshape(1, -1)) == pytest.approx(cosine)
+    assert embedding_in(out, pack, "no such picture") is None
     assert best == "b"
     assert cosine == pytest.approx(1, abs=1e-3)
     embed_folder(pack, tmp_path / "pictures", out, threads=1, exact_bytes=0, progress=lambda *_: None)
