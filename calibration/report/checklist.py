@@ -7,7 +7,7 @@ studies (CRED-nf checklist)", Brain 143(6), 2020.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calibration.report.regulation import FeedbackRun, success
@@ -57,6 +57,7 @@ def cred_nf(
     rows: Sequence[dict[str, str]],
     runs: Sequence[FeedbackRun] = (),
     rule: str = "",
+    planned: Mapping[str, str] | None = None,
 ) -> list[Entry]:
     """Fill in what the session's records tell; all else is "not stated".
 
@@ -70,6 +71,8 @@ def cred_nf(
         Of this session and of earlier ones.
     rule : str
         The settings of the feedback.
+    planned : mapping of str to str, optional
+        What the protocol tells, by number.
     """
     shown = sum(row["supported"] == "1" for row in rows)
     known = _always(rows, shown)
@@ -77,6 +80,7 @@ def cred_nf(
         known |= _of_decoder(session)
     if runs:
         known |= _of_feedback(runs, rule)
+    known |= planned or {}
     return [Entry(number=number, asks=asks, says=known.get(number, NOT_STATED)) for number, asks in _ASKED]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from calibration.report.checklist import cred_nf
 from calibration.report.checks import Check
 from calibration.report.feedback_plots import feedback_html
+from calibration.report.planned import planned
 from calibration.report.regulation import feedback_rule, feedback_runs
 from calibration.report.session_trials import RecordedCalibration
 from rtdecode import version
@@ -76,7 +77,7 @@ def gathered(
     quality = sorted(folder.glob("sub-*/ses-*/func/*_desc-quality_summary.json"))
     rows = list(decoded_rows(folder))
     runs = [run for one in (*earlier, folder) for run in feedback_runs(one)]
-    entries = cred_nf(session, rows, runs, feedback_rule(folder))
+    entries = cred_nf(session, rows, runs, feedback_rule(folder), planned(folder))
     return {
         "session": folder.name,
         "versions": {"rtdecode": version.__version__, **({} if session is None else _identities(session))},

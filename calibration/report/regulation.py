@@ -13,6 +13,7 @@ from scipy import stats
 
 from rtdecode import client as wire
 from rtdecode.session.entries import read_outputs
+from rtdecode.session.recording import PROTOCOL
 
 _BLOCKS = 5
 """A run is cut into so many blocks: what follows each other within one is not independent."""
@@ -92,8 +93,11 @@ def feedback_runs(folder: Path) -> list[FeedbackRun]:
 
 
 def feedback_rule(folder: Path) -> str:
-    """Tell the section ``[feedback]`` of a session's settings in one line; empty without one."""
-    raw: dict[str, Any] = tomllib.loads((folder / "settings.toml").read_text(encoding="utf-8")).get("feedback", {})
+    """Tell the section ``[feedback]`` of a session's settings or protocol in one line; empty without one."""
+    owner = folder / PROTOCOL if (folder / PROTOCOL).is_file() else folder / "settings.toml"
+    if not owner.is_file():
+        return ""
+    raw: dict[str, Any] = tomllib.loads(owner.read_text(encoding="utf-8")).get("feedback", {})
     if raw.get("score", "none") == "none":
         return ""
     return ", ".join(f"{name.removesuffix('_s').replace('_', ' ')} {value}" for name, value in raw.items())

@@ -14,6 +14,7 @@ from rtdecode.derivatives import TASK, stem_name
 from rtdecode.errors import SettingsError
 from rtdecode.estimate import Estimator
 from rtdecode.process.recorded import Recorded, RecordedRun, numbered
+from rtdecode.protocol_file import read_protocol
 from rtdecode.records import (
     BundleRequest,
     Command,
@@ -26,6 +27,7 @@ from rtdecode.records import (
 )
 from rtdecode.session.entries import BundleEntry, read_inputs
 from rtdecode.session.past import Past
+from rtdecode.session.recording import PROTOCOL
 from rtdecode.settings import CalibrationSettings
 
 _RUN = re.compile(r"run-(\d+)")
@@ -50,7 +52,7 @@ def calibration_runs(folder: Path) -> int:
     Raises
     ------
     SettingsError
-        Its settings file is missing or no TOML.
+        Its settings file is missing or no TOML, or its protocol is none.
     """
     path = folder / "settings.toml"
     try:
@@ -58,6 +60,8 @@ def calibration_runs(folder: Path) -> int:
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path}: expected the settings of the session: {error}"]) from None
     runs = int(section.get("runs", CalibrationSettings().runs))
+    if (folder / PROTOCOL).is_file():
+        runs = read_protocol(folder / PROTOCOL).calibration_runs
     ends = [entry.last_run for entry in read_inputs(_journal(folder)) if isinstance(entry, BundleEntry)]
     return min([runs, *(run for run in ends if run is not None)])
 

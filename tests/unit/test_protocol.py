@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,20 @@ import numpy as np
 import pytest
 import tomli_w
 
+from calibration.report.checklist import cred_nf
+from calibration.report.planned import planned
+from calibration.report.regulation import feedback_rule
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.check import check
 from rtdecode.derivatives import read_table
 from rtdecode.errors import SettingsError
+from rtdecode.process.kept_runs import calibration_runs
 from rtdecode.protocol_file import read_protocol
 from rtdecode.protocols.cli import EXAMPLES
 from rtdecode.protocols.design import lay_out
 from rtdecode.publish.publisher import Publisher
+from rtdecode.session.journal import Journal
 from rtdecode.settings import Settings, parse
 from tests.conftest import FakeClock
 from tests.unit.test_wire import ListLog, ListTransport
@@ -253,3 +259,20 @@ def test_the_check_opens_the_seal_and_does_not_tell_the_arm(tmp_path: Path) -> N
     (tmp_path / "key").write_text(bytes(32).hex())
     wrong = check(settings(tmp_path, blinding=blinding), FakeClock())
     assert "expected the key that the allocation" in next(one.problem for one in wrong if one.subject == "blinding")
+
+
+def test_a_report_and_recorded_runs_take_the_protocol_of_the_session(tmp_path: Path) -> None:
+    first = {"name": "c", "purpose": "calibration", "repeats": 3, "blocks": [{"condition": "x", "duration_s": 9.0}]}
+    questions = [{"entry": "3b", "ask": "Strategy?", "answer": "none"}, {"entry": "1a", "ask": "Where?"}]
+    written(tmp_path, raw(runs=[first, raw()["runs"][0]], questions=questions, sham={"kind": "random_walk"}))
+    (tmp_path / "settings.toml").write_text("")
+    (tmp_path / "journal").mkdir()
+    with closing(Journal(tmp_path / "journal" / "inputs.journal", FakeClock())) as journal:
+        assert calibration_runs(tmp_path) == 3
+        assert feedback_rule(tmp_path) == "score region, regions ['ffa']"
+        assert planned(tmp_path)["2a"] == "the protocol has a sham (random_walk); this session was open"
+        journal.append("blinded", protocol="p", participant="01", nonce="n", hash="h")
+    told = {entry.number: entry.says for entry in cred_nf(None, [], planned=planned(tmp_path))}
+    assert (told["3b"], told["1a"], told["1b"]) == ("Strategy? none", "Where? not stated", "not stated")
+    assert told["2a"] == "sham: random walk, protocol p 1"
+    assert told["2b"].endswith("the seal has not been opened")

@@ -120,9 +120,9 @@ def resealed(bundle: Path, target: Path, file: str, change: Callable[[Any], Any]
 
 
 def test_every_key_of_the_provenance_is_needed_and_typed(bundle: Path, tmp_path: Path) -> None:
-    names = json.loads((bundle / "provenance.json").read_text()).keys()
+    names = json.loads((bundle / "provenance.json").read_text()).keys() - {"network"}  # of fine-tuned bundles alone
     assert len(names) == 29
-    for name in names:
+    for name in sorted(names):
         without = resealed(
             bundle, tmp_path / "b", "provenance.json", lambda p, n=name: {k: v for k, v in p.items() if k != n}
         )
