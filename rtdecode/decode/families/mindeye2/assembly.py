@@ -114,7 +114,7 @@ def load_network(network: EnginePack, runner: Runner, stages: MindEye2Stages, *,
     def through_prior(x: Any, t: int, condition: Any, guidance: float) -> Any:
         return given(prior(taken(x), t, taken(condition), guidance))
 
-    return replace(stages, backbone=through_backbone, prior=through_prior)
+    return replace(stages, backbone=through_backbone, prior=through_prior, whole=lambda _, function: function)
 
 
 def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:

@@ -63,6 +63,40 @@ class DistilledTable(Table, frozen=True, kw_only=True):
     seed: int
 
 
+LoraKind = Literal["lightning", "hyper-sd", "dmd2", "lcm"]
+"""Public families of LoRAs that make SDXL draw in few steps."""
+
+
+class LoraTable(Table, frozen=True, kw_only=True):
+    """The few-step LoRA that was fused into the unCLIP, and how it is sampled.
+
+    Attributes
+    ----------
+    file : str
+        Name of the public file.
+    kind : str
+        ``lightning``, ``hyper-sd``, ``dmd2`` or ``lcm``.
+    steps : int
+        Evaluations a picture.
+    times : list of int
+        The network's timesteps, falling.
+    sampler : str
+        ``euler``, or ``consistency``: with fresh noise at each level.
+    guidance : float
+        1 is none.
+    fused : int
+        Layers that it changed.
+    """
+
+    file: str
+    kind: LoraKind
+    steps: Count
+    times: list[int]
+    sampler: Literal["euler", "consistency"]
+    guidance: float
+    fused: Count
+
+
 class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_defaults=True):
     """Content of ``pack.toml``.
 
@@ -72,6 +106,8 @@ class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_
         None before ``rtdecode engines latents``.
     distilled : dict of str to DistilledTable
         By stage: ``prior``, ``unclip``.
+    unclip_lora : LoraTable or None
+        None where none was fused.
     prior_sampler : str
         What samples the prior; empty for the published one, or that of students where it is distilled.
     """
@@ -81,6 +117,7 @@ class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_
     latents: LatentsTable | None = None
     distilled: dict[Student, DistilledTable] = field(default_factory=dict)
 
+    unclip_lora: LoraTable | None = None
     prior_sampler: str = ""
 
     def files(self) -> Iterator[tuple[str, str]]:
