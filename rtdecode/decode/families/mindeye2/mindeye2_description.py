@@ -43,7 +43,33 @@ class LatentsTable(Table, frozen=True, kw_only=True):
     held_out_r2: float
 
 
-class DistilledTable(Table, frozen=True, kw_only=True):
+class JudgedStudent(Table, frozen=True, kw_only=True):
+    """A student beside its teacher, paired, on pictures that were held out from its training.
+
+    Attributes
+    ----------
+    pictures : int
+        Held out; one trial of each.
+    decoded : bool
+        Whether both were given tokens as decoded from betas; else true ones, for want of participants.
+    teacher, student : float
+        Two-way identification: share of the other pictures that are less like what was made than the one shown; .5 is
+        chance.
+    points_lost : float
+        Percentage points of it that the student lost.
+    interval : (float, float)
+        95 % interval of the latter.
+    """
+
+    pictures: Count
+    decoded: bool
+    teacher: float
+    student: float
+    points_lost: float
+    interval: tuple[float, float]
+
+
+class DistilledTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     """How a student came from its teacher.
 
     Attributes
@@ -54,6 +80,8 @@ class DistilledTable(Table, frozen=True, kw_only=True):
         Scale of the teacher's guidance that the student has learned.
     steps, skip, seed : int
         Of the training.
+    judged : JudgedStudent or None
+        None in packs of before.
     """
 
     teacher: str
@@ -61,6 +89,7 @@ class DistilledTable(Table, frozen=True, kw_only=True):
     steps: int
     skip: int
     seed: int
+    judged: JudgedStudent | None = None
 
 
 LoraKind = Literal["lightning", "hyper-sd", "dmd2", "lcm"]
