@@ -154,6 +154,20 @@ class Calibrator:
         self._null_places.append(self.trials)
         self._null_runs.append(run)
 
+    def leave_out_run(self, run: int) -> int:
+        """Forget the trials of a run; return how many there were."""
+        kept = np.array(self._runs, np.int64) != run
+        before = np.concatenate([[0], np.cumsum(kept)])
+        left = len(kept) - int(kept.sum()) + self._null_runs.count(run)
+        nulls = [n for n, own in enumerate(self._null_runs) if own != run]
+        self._null_betas = dict(list(self._null_betas.items())[n] for n in nulls)
+        self._null_places = [int(before[self._null_places[n]]) for n in nulls]
+        self._null_runs = [self._null_runs[n] for n in nulls]
+        self._betas = {trial: beta for (trial, beta), stays in zip(self._betas.items(), kept, strict=True) if stays}
+        self._stimuli = [stimulus for stimulus, stays in zip(self._stimuli, kept, strict=True) if stays]
+        self._runs = [own for own in self._runs if own != run]
+        return left
+
     def take_again(self, betas: CalibrationBetas) -> None:
         """Take better estimates of the trials collected, and what rest gives.
 

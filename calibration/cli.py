@@ -25,10 +25,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     report = subparsers.add_parser(
         "report", help="what a session did, with checks whether decoding is more than it seems"
     )
-    report.add_argument("session", type=Path, metavar="SESSION", help="session folder, calibrated in that session")
+    report.add_argument(
+        "session", type=Path, metavar="SESSION", help="session folder, with a calibration of its own or with feedback"
+    )
     report.add_argument("--stimuli", type=Path, help="folder of the pictures, where it has moved")
     report.add_argument(
         "--other", type=Path, metavar="SESSION", help="session of another participant, to decode as well"
+    )
+    report.add_argument(
+        "--earlier",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SESSION",
+        help="earlier sessions of this participant, the first one first, whose feedback is drawn beside",
     )
     report.add_argument("--out", type=Path, help="folder of the report; SESSION/report by default")
     report.set_defaults(handler=_report)
@@ -47,12 +57,15 @@ def _report(args: argparse.Namespace) -> int:
     from calibration.report.checks import run_checks
     from calibration.report.other_brain import other_betas
     from calibration.report.page import write
+    from calibration.report.regulation import feedback_runs
     from calibration.report.session_trials import read_calibration
 
-    session = read_calibration(args.session, args.stimuli)
-    other = None if args.other is None else other_betas(session.folder, args.other)
-    checks = run_checks(session, other)
-    print(write(session, checks, args.out or args.session / "report"))
+    session, checks = None, []
+    if (args.session / "bundle").is_dir() or args.other is not None or not feedback_runs(args.session):
+        session = read_calibration(args.session, args.stimuli)
+        other = None if args.other is None else other_betas(session.folder, args.other)
+        checks = run_checks(session, other)
+    print(write(args.session, session, checks, args.out or args.session / "report", args.earlier))
     return 0
 
 

@@ -74,6 +74,8 @@ class CalibrationRun:
         self._settings = settings
         self._null_stimuli = frozenset(settings.null_stimuli)
         self._report = report
+        self._from: tuple[float, ...] = ()  # what was published before that is of an earlier calibration
+        self._until = 0
         self._begin(None)
 
     def _begin(self, session: Session | None) -> None:
@@ -84,6 +86,7 @@ class CalibrationRun:
         self._pace = Pace()
         self._measured = self._bundled = 0
         self._advice = ""
+        self._bad: set[int] = set()
 
     def run(self) -> Path:
         """Work until the bundle is written and the daemon has it.
@@ -106,6 +109,9 @@ class CalibrationRun:
     def _follow(self) -> Path:
         self._report("waiting for the session")
         self._ask(self._client.catch_up, attempts=STARTING)
+        for told in self._client.snapshot():
+            if isinstance(told, Session):
+                self._from, self._until = told.calibration_from, told.calibration_runs
         for message in self._client.messages():
             match message:
                 case Session():
@@ -133,8 +139,10 @@ class CalibrationRun:
                     f"{self.calibrator.trials} trials of {self._session.session} are put aside, and calibration starts "
                     "over"
                 )
+                self._from = ()
             self._begin(message)
-            if message.mode == "decode":
+            self._from = max(message.calibration_from, self._from)
+            if message.mode == "decode" and not self._from:
                 raise CalibrationError(
                     f"session {message.session} decodes with a bundle from its start: nothing is calibrated in it; "
                     "take decode.bundle out of the settings to calibrate anew"
@@ -143,7 +151,18 @@ class CalibrationRun:
                 f"session {message.session}, participant {message.participant}: waiting for the trials of "
                 f"{message.calibration_runs} calibration runs"
             )
+        elif message.calibration_from > self._from:
+            self._report(
+                f"calibration begins again with run {message.calibration_from[0]:.0f}: the {self.calibrator.trials} "
+                "trials so far are put aside"
+            )
+            self._begin(message)
+            self._from = message.calibration_from
         self._session = message
+        for run in set(message.bad_runs) - self._bad:
+            self._bad.add(run)
+            left = self.calibrator.leave_out_run(run)
+            self._report(f"run {run} was marked as bad: {left} trials of it are left out")
         if message.state == "ended":
             raise CalibrationError(
                 f"the session ended after {self.calibrator.trials} calibration trials, before its "
@@ -152,7 +171,7 @@ class CalibrationRun:
 
     def _told_run(self, message: Run) -> None:
         runs = self._runs()
-        if runs is None or message.run is None or message.run > runs:
+        if runs is None or message.run is None or message.run > runs or message.run < self._first_run:
             return
         left = f", {len(self._left_out)} left out" if self._left_out else ""
         self._report(
@@ -160,7 +179,14 @@ class CalibrationRun:
         )
 
     def _runs(self) -> int | None:
-        return None if self._session is None else self._session.calibration_runs
+        if self._session is None:
+            return None
+        past = self._session.calibration_from < self._from  # a message of the session as it was then
+        return self._until if past else self._session.calibration_runs
+
+    @property
+    def _first_run(self) -> int:
+        return int(self._from[0]) if self._from else 1
 
     def _place(self) -> None:
         """Tell the group prior where the voxels are."""
@@ -178,7 +204,7 @@ class CalibrationRun:
     def _is_last(self, run: int) -> bool:
         """Whether calibration is over with a run that has ended."""
         runs = self._runs()
-        if runs is None or run > runs:
+        if runs is None or run > runs or run < self._first_run:
             return False
         if run == runs or self._settings.stop == "advice":
             self._measured_anew()
@@ -188,11 +214,14 @@ class CalibrationRun:
         runs = self._runs()
         if not self._is_present(message) or runs is None or message.run is None or message.run > runs:
             return
-        if not message.final:
+        if not message.final or (self._from and (message.run, message.onset_s) < self._from):
             return
         names = (message.stimulus, message.condition)
         name = self.calibrator.known(names)
         is_null = not self._null_stimuli.isdisjoint(names)
+        if message.run in self._bad:
+            self._leave_out(message, "its run was marked as bad")
+            return
         if message.invalid is not None or message.beta is None:
             self._leave_out(message, message.invalid or "no values")
             return
@@ -269,7 +298,7 @@ class CalibrationRun:
         began_s = time.monotonic()
         self.calibrator.take_again(open_betas(_only(self._where, f"*_{derivatives.CALIBRATION_BETAS}")))
         fit = self.calibrator.fit()
-        target = self._write(fit, "bundle")
+        target = self._write(fit, f"bundle-from-run-{self._first_run:02d}" if self._from else "bundle")
         figures = fit.figures
         self._tell(
             self.calibrator.curve[-1] if self.calibrator.curve else CurvePoint(trials=self.calibrator.trials),
@@ -301,7 +330,7 @@ class CalibrationRun:
             REFERENCE: _only(self._where, f"*_{derivatives.REFERENCE}"),
             MASK: _only(self._where, f"*_{derivatives.BRAIN_MASK}"),
         }
-        if name == "bundle" or list(self._where.glob(_FUNC + f"*_{derivatives.MODEL}")):
+        if not name.startswith("bundle-after") or list(self._where.glob(_FUNC + f"*_{derivatives.MODEL}")):
             copies[MODEL] = _only(self._where, f"*_{derivatives.MODEL}")
         target = self._where / name
         identity = write_bundle(

@@ -20,7 +20,9 @@ from rtdecode.errors import RtdecodeError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.packs import EnginePack, open_pack, open_participant
 from rtdecode.packs.group_prior import open_group_prior
+from rtdecode.protocol_file import read_protocol
 from rtdecode.publish.access import read_keys
+from rtdecode.session.blind import open_blind
 from rtdecode.session.films import open_films
 from rtdecode.session.recording import session_folder
 from rtdecode.settings import Settings
@@ -96,8 +98,22 @@ def check(settings: Settings, clock: Clock) -> list[Checked]:
         findings.append(finding if films is None else Checked("film predictions", films.described()))
     if settings.publish.keys is not None and settings.publish.keys.is_file():
         findings.append(_keys(settings.publish.keys))
+    if settings.session.protocol is not None:
+        findings.append(_protocol(settings, settings.session.protocol))
     findings += [_port(name, getattr(settings.publish, name)) for name in ("stream", "requests")]
     return findings
+
+
+def _protocol(settings: Settings, path: Path) -> Checked:
+    """Look at the protocol, and open the seal without telling what it says."""
+    protocol = read_protocol(path)  # the settings have come of it
+    session = settings.session
+    try:
+        blind = open_blind(settings.blinding, protocol, session.participant, "", lambda *_: None)
+    except RtdecodeError as error:
+        return Checked("blinding", str(settings.blinding.allocation), str(error))
+    told = "open" if blind is None else "blinded: the key opens the participant's seal"
+    return Checked("protocol", f"{protocol.name} {protocol.version} [{protocol.hash}], {told}")
 
 
 def missing(settings: Settings) -> dict[str, str]:

@@ -28,6 +28,7 @@ import logging
 import re
 import threading
 import time
+import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -110,6 +111,8 @@ class Message:
         Milliseconds per stage; ``total`` counts from `t_received`.
     invalid : str or None
         Why a trial has no result (it is then `final`).
+    protocol : str or None
+        First 12 digits of the SHA-256 of the protocol's file; None where the session has none.
     """
 
     session: str = ""
@@ -124,6 +127,7 @@ class Message:
     t_published: float = 0.0
     stages: Dict[str, float] = field(default_factory=dict)
     invalid: Optional[str] = None
+    protocol: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,14 @@ class Session(Message):
         What the engine pack cannot make: ``"caption"`` or ``"picture"``.
     censor_fd_mm : float
         Framewise displacement that is allowed, mm; `Volume.censored` says which volumes are left out of the fit.
+    paused : bool
+        Trials that become due are not decoded.
+    bad_runs : tuple of int
+        Runs that were marked as bad: their trials do not count.
+    calibration_from : tuple of float
+        Run, and onset in it in seconds, from which trials calibrate, where calibration was begun again; else empty.
+    blinded : bool
+        Whether the participant is shown a score or a sham is known to nobody; what would tell it is withheld.
     """
 
     state: str = ""
@@ -164,6 +176,10 @@ class Session(Message):
     calibration_runs: int = 0
     absent: Tuple[str, ...] = ()
     censor_fd_mm: float = 0.0
+    paused: bool = False
+    bad_runs: Tuple[int, ...] = ()
+    calibration_from: Tuple[float, ...] = ()
+    blinded: bool = False
 
 
 @dataclass(frozen=True)
@@ -494,14 +510,15 @@ class Feedback(Message):
     Attributes
     ----------
     score : str
-        ``region``, ``difference``, ``connectivity`` or ``category``.
+        ``region``, ``difference``, ``connectivity``, ``category``, ``two_alternative``, ``retrieval`` or
+        ``similarity``.
     regions : tuple of str
         That it is about.
     target : str
-        The category that it is about.
+        The category, candidate or picture that it is about.
     unit : str
-        ``raw``: percent signal change, Fisher's z of a correlation, or a probability. ``z``: standard deviations of the
-        baseline.
+        ``raw``: percent signal change, Fisher's z of a correlation, a probability or a cosine. ``z``: standard
+        deviations of the baseline.
     state : str
         ``baseline``: the run's baseline is being taken, nothing is to be shown. ``shown``: a new value. ``held``: go on
         showing the last one.
@@ -515,6 +532,10 @@ class Feedback(Message):
         The same in steps, 0 to `steps`.
     steps : int
         Of the display.
+    threshold : float or None
+        Value from which the score counts as reached.
+    reached : bool or None
+        Whether `value` is; None without a threshold or a value.
     """
 
     score: str = ""
@@ -527,6 +548,8 @@ class Feedback(Message):
     level: Optional[float] = None
     step: Optional[int] = None
     steps: int = 0
+    threshold: Optional[float] = None
+    reached: Optional[bool] = None
 
 
 @dataclass(frozen=True)
@@ -778,6 +801,10 @@ def _numeric(value: Any) -> Any:
             return value
         return numpy.frombuffer(value.data, value.dtype).reshape(value.shape)
     return value
+
+
+def _token() -> str:
+    return uuid.uuid4().hex
 
 
 def _plain(value: Any) -> Any:
@@ -1138,7 +1165,8 @@ class Client:
         """Announce ``kind="run_start"`` (run, expected_volumes, t_r_s), ``"trial"`` (run, trial, onset_s, duration_s,
         stimulus, condition), ``"film"`` (run, stimulus, onset_s) or ``"run_end"`` (run, volumes). Onsets count from the
         acquisition of volume 0 of the run; that of a film holds from now on: announce it again after a pause.
-        A `t_r_s` other than that of the volumes is a `Fault`.
+        A `t_r_s` other than that of the volumes is a `Fault`. Until its beta is final, a trial that was announced is
+        corrected by ``"amend"`` (run, trial, and what was wrong) and withdrawn by ``"cancel"`` (run, trial).
 
         Returns
         -------
@@ -1149,7 +1177,7 @@ class Client:
         return list(self.request("event", **what).get("warnings", ()))
 
     def mode(self, mode: str, bundle: Optional[str] = None, last_run: Optional[int] = None) -> None:
-        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`.
+        """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`, which may be another than before.
 
         Parameters
         ----------
@@ -1158,6 +1186,51 @@ class Client:
             The calibration is over with this run: later ones teach it nothing. None: it goes on as planned.
         """
         self.request("mode", mode=mode, bundle=bundle, last_run=last_run)
+
+    def recalibrate(
+        self, runs: Optional[int] = None, *, reason: str = "", token: Optional[str] = None
+    ) -> Dict[str, Any]:
+        """Calibrate again from now on: trials up to now no longer count; ``rtdecode calibrate`` collects those to come.
+
+        Parameters
+        ----------
+        runs : int or None
+            How many, an open one included; None: as the settings say.
+        reason, token : str
+            As of `control`.
+
+        Returns
+        -------
+        dict
+            ``run`` and ``onset_s`` from which trials calibrate, and the ``last_run`` that does.
+        """
+        answer = self.request("mode", mode="calibrate", runs=runs, reason=reason, token=token or _token())
+        return {name: answer[name] for name in ("run", "onset_s", "last_run")}
+
+    def control(self, command: str, *, reason: str = "", token: Optional[str] = None, **what: Any) -> None:
+        """Steer the session; a command is kept in its journal and holds after a crash as well.
+
+        Parameters
+        ----------
+        command : str
+            ``"pause"`` and ``"resume"`` decoding; ``"feedback"`` (target, regions, threshold, half_life_s: those given
+            change); ``"bad_run"`` (run), whose trials do not count; ``"stop"`` the session in order.
+        reason : str
+            Why, in words.
+        token : str or None
+            Names the command: asked again with the same token, it is not carried out twice. Give one of your own to ask
+            again after a `TimeoutError`; None makes one.
+        **what
+            As listed.
+
+        Raises
+        ------
+        RequestError
+            It makes no sense now; the text says why.
+        TimeoutError
+            No answer in time. It may have been carried out: ask again with the same token.
+        """
+        self.request("control", command=command, reason=reason, token=token or _token(), **what)
 
     def calibration(self, **status: Any) -> None:
         """Publish the progress of a calibration to all clients; fields of `Calibration`."""

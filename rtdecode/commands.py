@@ -26,6 +26,7 @@ def register(subparsers: Subparsers) -> None:
     from rtdecode.demo import cli as demo
     from rtdecode.evaluate import cli as evaluate
     from rtdecode.process import cli as process
+    from rtdecode.protocols import cli as protocols
     from rtdecode.publish import cli as keys
     from rtdecode.session import recovery
     from rtdecode.simulate import cli as simulate
@@ -72,6 +73,7 @@ def register(subparsers: Subparsers) -> None:
     keys.register(subparsers)
     evaluate.register(subparsers)
     recovery.register(subparsers)
+    protocols.register(subparsers)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -83,8 +85,10 @@ def _run(args: argparse.Namespace) -> int:
     from rtdecode.errors import SettingsError
     from rtdecode.estimate.calibrated import calibration_of
     from rtdecode.packs import open_pack
+    from rtdecode.protocol_file import read_protocol
     from rtdecode.publish.access import Access
     from rtdecode.publish.server import Server
+    from rtdecode.session.blind import open_blind
     from rtdecode.session.daemon import Daemon
     from rtdecode.session.films import open_films
     from rtdecode.session.past import Past, check_unchanged
@@ -101,6 +105,8 @@ def _run(args: argparse.Namespace) -> int:
     _log.info("pack %s is run by %s: %s", pack.name, backend.name, backend.reason)
     calibrated = calibration_of(settings, pack)
     films = open_films(settings.film)
+    protocol = None if settings.session.protocol is None else read_protocol(settings.session.protocol)
+    open_blind(settings.blinding, protocol, settings.session.participant, "", lambda *_: None)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -125,12 +131,24 @@ def _run(args: argparse.Namespace) -> int:
         with contextlib.closing(worker) as decoder:
             if settings.decode.bundle is not None:
                 decoder.load(settings.decode.bundle)  # one that cannot be used is refused before a folder is made
+            planned = None if protocol is None else protocol.text
             with (
-                contextlib.closing(Recording(settings.session, text, clock, resume=past is not None)) as recording,
+                contextlib.closing(
+                    Recording(settings.session, text, clock, resume=past is not None, protocol=planned)
+                ) as recording,
                 FolderWatcher(settings.scanner, recording.session, clock, known=past.runs() if past else ()) as source,
             ):
                 daemon = Daemon(
-                    settings, source, decoder, pack, recording, server, clock, calibrated=calibrated, films=films
+                    settings,
+                    source,
+                    decoder,
+                    pack,
+                    recording,
+                    server,
+                    clock,
+                    calibrated=calibrated,
+                    films=films,
+                    protocol=protocol,
                 )
                 server.start(daemon.desk.answer)
                 if daemon.begin(past, stop):

@@ -87,6 +87,10 @@ class Score(DecodedPart):
         Told("Mid-rank of the shown stimulus in the pool, 1 is best; None where it is not known", column="rank"),
     ]
     pool: Annotated[int, Told("Number of candidates", column="pool")]
+    posterior: Annotated[
+        dict[str, float],
+        Told("Probability of each candidate of the pool, where all are as likely beforehand", streamed=False),
+    ]
     evidence: Annotated[
         float,
         Told(

@@ -9,8 +9,8 @@ unchanged from end to end, so that latency anywhere is a subtraction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +155,37 @@ class TrialEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialAmended:
+    """The experiment corrects what it has announced of a trial; all of it is told again.
+
+    Attributes
+    ----------
+    run, trial, onset_s, duration_s, stimulus, condition
+        As of `TrialEvent`.
+    """
+
+    run: int
+    trial: str
+    onset_s: float
+    duration_s: float
+    stimulus: str | None = None
+    condition: str | None = None
+
+    @property
+    def event(self) -> TrialEvent:
+        """The trial as it is now."""
+        return TrialEvent(**asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialCancelled:
+    """The experiment withdraws a trial that it has announced: it was not shown."""
+
+    run: int
+    trial: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart:
     """The experiment says that a run begins, how many volumes it expects and how many seconds apart."""
 
@@ -198,11 +229,51 @@ class BundleRequest:
     folder, identity : str
     last_run : int or None
         With which calibration is over; None: as the settings say.
+    token : str or None
+        As of `Command`.
     """
 
     folder: str
     identity: str
     last_run: int | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Somebody steers the session.
+
+    Attributes
+    ----------
+    token : str
+        Names the command: one of the same token is not carried out again.
+    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop"}
+    reason : str
+        Why, in words.
+    run : int or None
+        The run that is bad, or the first that calibrates again.
+    onset_s : float or None
+        Trials of that first run with earlier onsets do not calibrate, seconds.
+    last_run : int or None
+        The last run that calibrates again.
+    target : str or None
+        Of the score for feedback; None: as it was.
+    regions : tuple of str or None
+        The same.
+    threshold, half_life_s : float or None
+        The same.
+    """
+
+    token: str
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    reason: str = ""
+    run: int | None = None
+    onset_s: float | None = None
+    last_run: int | None = None
+    target: str | None = None
+    regions: tuple[str, ...] | None = None
+    threshold: float | None = None
+    half_life_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

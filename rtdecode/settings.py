@@ -13,8 +13,16 @@ import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
+from rtdecode.protocol_file import follow
 from rtdecode.publish_settings import PublishSettings, publish_problems
-from rtdecode.score_settings import FeedbackSettings, FilmSettings, feedback_problems, film_problems
+from rtdecode.score_settings import (
+    BlindingSettings,
+    FeedbackSettings,
+    FilmSettings,
+    blinding_problems,
+    feedback_problems,
+    film_problems,
+)
 from rtdecode.sections import Count, Name, NonNegative, Positive, read_toml, section_of
 
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
@@ -33,12 +41,16 @@ class SessionSettings:
         Folder in which the session folder is made.
     seed : int
         Seeds everything that draws random numbers.
+    protocol : Path or None
+        Protocol of the experiment: how many runs calibrate and ``[feedback]`` are then as it says, and its hash is in
+        every message.
     """
 
     participant: Name
     session: Name = "01"
     output: Path = Path("sessions")
     seed: Annotated[int, Meta(ge=0)] = 0
+    protocol: Path | None = None
 
 
 class SeriesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,6 +216,11 @@ class DecodeSettings:
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
         Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+    best_of : int
+        Pictures drawn of a trial; that one is shown which the pack's embedder finds most like what the brain said.
+    finish : {"none", "blend", "refine"}
+        What becomes of a picture: nothing; mixed with the blurry one of the low-level branch (256 px); or refined with
+        its caption, then mixed where there is a blurry one. The picture as it was drawn is sent before, as `Preview`.
     undecoded_conditions : list of str
         Trials of these conditions are modelled, so that they are told apart from others, and not decoded: the cue of
         an imagery trial.
@@ -217,6 +234,8 @@ class DecodeSettings:
     threads: Count = 1
     prior_steps: Count | None = None
     unclip_steps: Count | None = None
+    best_of: Count = 1
+    finish: Literal["none", "blend", "refine"] = "none"
     undecoded_conditions: tuple[str, ...] = ()
 
 
@@ -263,6 +282,7 @@ class Settings:
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     film: FilmSettings = field(default_factory=FilmSettings)
     feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
+    blinding: BlindingSettings = field(default_factory=BlindingSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
 
 
@@ -330,6 +350,9 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
         section = section_of(hints[spec.name], raw.get(spec.name, {}), f"$.{spec.name}", root, problems)
         if section is not None:
             sections[spec.name] = section
+    session: SessionSettings | None = sections.get("session")
+    if session is not None and session.protocol is not None:
+        problems += follow(session.protocol, raw, sections)
     estimate: EstimateSettings | None = sections.get("estimate")
     if estimate is not None and any(s >= estimate.final_at_s for s in estimate.revise_at_s):
         problems.append(
@@ -339,12 +362,11 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     decode: DecodeSettings | None = sections.get("decode")
     if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
         problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
-    film: FilmSettings | None = sections.get("film")
-    if estimate is not None and film is not None:
-        problems += film_problems(film, estimate.parcels)
-    feedback: FeedbackSettings | None = sections.get("feedback")
-    if estimate is not None and feedback is not None:
-        problems += feedback_problems(feedback, estimate.regions)
+    if estimate is not None:
+        problems += film_problems(sections.get("film", FilmSettings()), estimate.parcels)
+        problems += feedback_problems(sections.get("feedback", FeedbackSettings()), estimate.regions)
+    follows = session is not None and session.protocol is not None
+    problems += blinding_problems(sections.get("blinding", BlindingSettings()), protocol=follows)
     scanner: ScannerSettings | None = sections.get("scanner")
     if scanner is not None and scanner.affine is not None:
         axes = np.array(scanner.affine)[:, :3]

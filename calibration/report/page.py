@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from PIL import Image
 
 from calibration.report.checklist import cred_nf
 from calibration.report.checks import Check
+from calibration.report.feedback_plots import feedback_html
+from calibration.report.planned import planned
+from calibration.report.regulation import feedback_rule, feedback_runs
 from calibration.report.session_trials import RecordedCalibration
 from rtdecode import version
 from rtdecode.derivatives import decoded_rows
 from rtdecode.packs.participant_bundle import CurvePoint
 
+_SMALL_PX = 128
+_TRIALS = ["trial", "shown", "category", "named", "rank", "evidence", "supported", "picture"]
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1000px; padding: 0 1rem; color: #1c2430; }
 table { border-collapse: collapse; width: 100%; margin: .4rem 0 1.2rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #dde2e8; vertical-align: top; }
 th:first-child, td:first-child, .text td { text-align: left; } h2 { margin-top: 2rem; } .dim { color: #5b6775; }
 code { font-size: 13px; overflow-wrap: anywhere; } svg { width: 100%; height: 220px; }
+td img { width: 96px; height: 96px; object-fit: cover; display: block; }
 """
 
 
-def write(session: RecordedCalibration, checks: list[Check], out: Path) -> Path:
+def write(
+    folder: Path,
+    session: RecordedCalibration | None,
+    checks: list[Check],
+    out: Path,
+    earlier: Sequence[Path] = (),
+) -> Path:
     """Write ``report.html`` and ``report.json``.
 
     Parameters
     ----------
-    session : RecordedCalibration
+    folder : Path
+        Session folder.
+    session : RecordedCalibration or None
+        Its calibration; None where it has none.
     checks : list of Check
     out : Path
         Folder; made if absent.
+    earlier : sequence of Path
+        Session folders of the same participant, whose feedback is drawn beside this one's.
 
     Returns
     -------
@@ -42,26 +63,27 @@ def write(session: RecordedCalibration, checks: list[Check], out: Path) -> Path:
         The page.
     """
     out.mkdir(parents=True, exist_ok=True)
-    content = gathered(session, checks)
+    content = gathered(folder, session, checks, earlier)
     (out / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     page = out / "report.html"
-    page.write_text(_page(content, checks), encoding="utf-8")
+    page.write_text(_page(content, checks, folder), encoding="utf-8")
     return page
 
 
-def gathered(session: RecordedCalibration, checks: list[Check]) -> dict[str, Any]:
-    """Everything that the page shows."""
-    provenance = msgspec.to_builtins(session.bundle.provenance)
-    quality = sorted(session.folder.glob("sub-*/ses-*/func/*_desc-quality_summary.json"))
-    curve = msgspec.json.decode((session.bundle.folder / "learning_curve.json").read_bytes(), type=list[CurvePoint])
-    rows = list(decoded_rows(session.folder))
-    entries = cred_nf(session, rows)
+def gathered(
+    folder: Path, session: RecordedCalibration | None, checks: list[Check], earlier: Sequence[Path]
+) -> dict[str, Any]:
+    """Everything that the page shows, but for the pictures."""
+    quality = sorted(folder.glob("sub-*/ses-*/func/*_desc-quality_summary.json"))
+    rows = list(decoded_rows(folder))
+    runs = [run for one in (*earlier, folder) for run in feedback_runs(one)]
+    entries = cred_nf(session, rows, runs, feedback_rule(folder), planned(folder))
     return {
-        "session": session.folder.name,
-        "versions": {"rtdecode": version.__version__, "pack": session.pack.name, "pack identity": session.pack.identity,
-                     "bundle identity": session.bundle.identity},
-        "calibration": {k: v for k, v in provenance.items() if k not in ("stimuli",)},
-        "curve": [msgspec.to_builtins(point) for point in curve],
+        "session": folder.name,
+        "versions": {"rtdecode": version.__version__, **({} if session is None else _identities(session))},
+        "calibration": {} if session is None else _provenance(session),
+        "curve": [] if session is None else _points(session),
+        "feedback": [{**asdict(run), "mean": run.mean()} for run in runs],
         "quality": [json.loads(path.read_text(encoding="utf-8")) for path in quality],
         "trials": rows,
         "checks": [asdict(check) for check in checks],
@@ -69,7 +91,24 @@ def gathered(session: RecordedCalibration, checks: list[Check]) -> dict[str, Any
     }  # fmt: skip
 
 
-def _page(content: dict[str, Any], checks: list[Check]) -> str:
+def _identities(session: RecordedCalibration) -> dict[str, str]:
+    return {
+        "pack": session.pack.name,
+        "pack identity": session.pack.identity,
+        "bundle identity": session.bundle.identity,
+    }
+
+
+def _provenance(session: RecordedCalibration) -> dict[str, Any]:
+    return {k: v for k, v in msgspec.to_builtins(session.bundle.provenance).items() if k != "stimuli"}
+
+
+def _points(session: RecordedCalibration) -> list[dict[str, Any]]:
+    path = session.bundle.folder / "learning_curve.json"
+    return [msgspec.to_builtins(point) for point in msgspec.json.decode(path.read_bytes(), type=list[CurvePoint])]
+
+
+def _page(content: dict[str, Any], checks: list[Check], folder: Path) -> str:
     title = f"Report of {content['session']}"
     told = {
         **content["versions"],
@@ -82,7 +121,7 @@ def _page(content: dict[str, Any], checks: list[Check]) -> str:
     ]  # fmt: skip
     trials = [
         [row["trial"], row["stim_id"], row["trial_type"], row["predicted"], row["rank"], row["evidence"],
-         "yes" if row["supported"] == "1" else f"no: {row['refused']}"]
+         "yes" if row["supported"] == "1" else f"no: {row['refused']}", _Picture(folder / row["recon"])]
         for row in content["trials"]
     ]  # fmt: skip
     entries = [[entry["number"], entry["asks"], entry["says"]] for entry in content["CRED-nf"]]
@@ -90,10 +129,11 @@ def _page(content: dict[str, Any], checks: list[Check]) -> str:
 <style>{_STYLE}</style>
 <h1>{escape(title)}</h1>
 <h2>What was run</h2>{_table(["", ""], [[name, f"{value}"] for name, value in told.items()], "text")}
-<h2>Calibration</h2>{_curve(content["curve"])}
-<h2>Checks</h2>{"".join(_check(check) for check in checks)}
+<h2>Calibration</h2>{_curve(content["curve"]) if content["calibration"] else "<p>None in this session.</p>"}
+<h2>Checks</h2>{"".join(_check(check) for check in checks) or "<p>They want a calibration.</p>"}
+<h2>Feedback</h2>{feedback_html(content["feedback"])}
 <h2>Quality</h2>{_table(["run", "volumes", "censored", "mean FD, mm", "median tSNR", "trials"], quality)}
-<h2>Trials</h2>{_table(["trial", "shown", "category", "named", "rank", "evidence", "supported"], trials, "text")}
+<h2>Trials</h2>{_table(_TRIALS, trials, "text")}
 <h2>CRED-nf</h2>
 <p class="dim">Ros et al., Brain 143, 2020. What the software does not know is for the authors to state.</p>
 {_table(["entry", "asks for", "this session"], entries, "text")}</html>
@@ -101,13 +141,34 @@ def _page(content: dict[str, Any], checks: list[Check]) -> str:
 
 
 def _table(head: list[str], rows: list[list[Any]], kind: str = "") -> str:
-    cells = "".join("<tr>" + "".join(f"<td>{escape(_said(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    cells = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     heads = "".join(f"<th>{escape(one)}</th>" for one in head)
     return f'<table class="{kind}"><tr>{heads}</tr>{cells}</table>'
 
 
+def _cell(cell: Any) -> str:
+    return cell.html() if isinstance(cell, _Picture) else escape(_said(cell))
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A decoded picture, made small and put into the page itself."""
+
+    path: Path
+
+    def html(self) -> str:
+        if not self.path.is_file():
+            return "not kept"
+        buffer = BytesIO()
+        with Image.open(self.path) as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((_SMALL_PX, _SMALL_PX))
+            small.save(buffer, "jpeg", quality=80)
+        return f'<img alt="" src="data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}">'
+
+
 def _said(value: Any) -> str:
-    if value is None:
+    if value is None or value == "n/a":
         return "not known"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

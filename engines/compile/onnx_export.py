@@ -11,8 +11,8 @@ from typing import Any
 import onnx_ir
 import torch
 
-from engines.compile.precisions import TENSORS, in_precision
-from rtdecode.decode.networks.build import load
+from engines.compile.precisions import TENSORS
+from rtdecode.decode.networks.build import empty, load
 from rtdecode.decode.runtime.parts import Part, parts
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
@@ -24,7 +24,7 @@ _LARGE_BYTES = 1 << 30
 
 
 def parts_of(pack: EnginePack) -> Iterator[tuple[str, Part]]:
-    """Yield the parts of every stage that has weights of a network, in float32, one stage in memory at a time.
+    """Yield the parts of every stage that has weights of a network, without the weights; see `loaded`.
 
     Yields
     ------
@@ -34,8 +34,14 @@ def parts_of(pack: EnginePack) -> Iterator[tuple[str, Part]]:
     for stage, spec in pack.description.stages.items():
         if not spec.network:
             continue
-        for part in parts(stage, spec, load(pack, stage, device="cpu", dtype=torch.float32)):
+        for part in parts(stage, spec, empty(spec.network, dict(spec.sizes))):
             yield stage, part
+
+
+def loaded(pack: EnginePack, stage: str, name: str) -> Part:
+    """Load a part of a stage with its weights, in float32."""
+    network = load(pack, stage, device="cpu", dtype=torch.float32)
+    return next(part for part in parts(stage, pack.description.stage(stage), network) if part.name == name)
 
 
 def export_part(part: Part, path: Path, *, precision: PartPrecision = "float32") -> None:
@@ -44,10 +50,11 @@ def export_part(part: Part, path: Path, *, precision: PartPrecision = "float32")
     Parameters
     ----------
     part : Part
+        In the precision; see `in_precision`.
     path : Path
         File to write.
     precision : {"float32", "mixed", "float16", "bfloat16"}
-        See `in_precision`; the part itself stays as it is.
+        What the part takes and gives depends on it.
 
     Raises
     ------
@@ -56,7 +63,7 @@ def export_part(part: Part, path: Path, *, precision: PartPrecision = "float32")
     """
     for name in ("onnx_ir", "onnxscript"):  # they report every constant they fold
         logging.getLogger(name).setLevel(logging.WARNING)
-    module = in_precision(part.module, precision)
+    module = part.module
     for key, weight in module.state_dict().items():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise EngineError(

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from engines.compile.onnx_export import OPSET, export_part, parts_of
-from engines.compile.parity import Parity, agrees, compare, compare_precision, worse
-from engines.compile.precisions import TOLERANCES, borne
+from engines.compile.onnx_export import OPSET, export_part, loaded, parts_of
+from engines.compile.parity import Parity, Reference, agrees, compare, compare_precision, reference, worse
+from engines.compile.precisions import borne, in_precision, tolerance_of
 from engines.sealed_copies import exported_files, seal_copy
 from rtdecode.decode.runtime.engine import OnnxEngine
 from rtdecode.decode.runtime.parts import Part
@@ -63,7 +63,7 @@ def export_pack(
         See `engines.compile.precisions`.
     tolerance : float or None
         Largest difference from torch in float32 over the largest value, kept in ``pack.toml`` and asked of plans too;
-        None takes that of a part's precision (`TOLERANCES`).
+        None takes that of a part's precision and kind (`tolerance_of`).
     strict : bool
         Whether a part that differs by more is an error, instead of being exported in the next better precision.
     report : callable
@@ -90,9 +90,11 @@ def export_pack(
         table: dict[str, PartTable] = {}
         for stage, part in parts_of(pack):
             path = folder / f"{part.name}.onnx"
-            for borne_one in borne(pack.description.stage(stage).network, precision):
-                limit = TOLERANCES[borne_one] if tolerance is None else tolerance
-                problem, found = _try(part, path, borne_one, limit, sizes_of(pack))
+            right = reference(loaded(pack, stage, part.name), **sizes_of(pack))
+            kind = pack.description.stage(stage).network
+            for borne_one in borne(kind, precision):
+                limit = tolerance_of(kind, borne_one) if tolerance is None else tolerance
+                problem, found = _try(loaded(pack, stage, part.name), right, path, borne_one, limit)
                 if not problem:
                     break
                 if strict or borne_one == "float32":
@@ -114,29 +116,36 @@ def export_pack(
     return seal_copy(pack, out, change, without=exported_files(pack))
 
 
-def _try(
-    part: Part, path: Path, precision: PartPrecision, limit: float, sizes: Mapping[str, int]
-) -> tuple[str, list[Parity]]:
-    """Export a part in a precision; tell why it cannot be kept, if it cannot, and how far it is from torch."""
+def _try(part: Part, right: Reference, path: Path, precision: PartPrecision, limit: float) -> tuple[str, list[Parity]]:
+    """Export a part, which is used up, in a precision; tell why it cannot be kept, if it cannot, and how far it is."""
     try:
+        found = _in_precision(part, right, precision)
         export_part(part, path, precision=precision)
-        found = _compared(part, path, precision, sizes, threads=torch.get_num_threads())
+        part.module.to("meta")  # the file is to be read now, and there may be no room for both
+        found = _with_onnx_runtime(found, right, path, precision, threads=torch.get_num_threads())
     except EngineError as error:
         return str(error), []
     return "" if agrees(found, limit) else f"{_told(found)}: expected at most {limit:g} from torch in float32", found
 
 
-def _compared(
-    part: Part, path: Path, precision: PartPrecision, sizes: Mapping[str, int], *, threads: int
+def _in_precision(part: Part, right: Reference, precision: PartPrecision) -> list[Parity]:
+    """How far the precision alone is, which the part is converted to; nothing in float32."""
+    if precision == "float32":
+        return []
+    in_precision(part.module, precision)
+    return compare_precision(right, part, precision)
+
+
+def _with_onnx_runtime(
+    found: list[Parity], right: Reference, path: Path, precision: PartPrecision, *, threads: int
 ) -> list[Parity]:
-    """How far the file is by ONNX Runtime, which adds up in float32 what it has no other kernel for; and the precision.
+    """How far the file is by ONNX Runtime, which adds up in float32 what it has no other kernel for; or what was found.
 
     ONNX Runtime's CPU backend has no kernels for bfloat16: there it is the precision alone, as torch has it.
     """
-    found = [] if precision == "float32" else compare_precision(part, precision, **sizes)
     if precision == "bfloat16":
         return found
-    return worse(found, compare(part, OnnxEngine(path, name=part.name, threads=threads), **sizes))
+    return worse(found, compare(right, OnnxEngine(path, name=right.part, threads=threads)))
 
 
 def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...], report: Report) -> list[Path]:
@@ -168,10 +177,11 @@ def build_plans(pack: EnginePack, builder: PlanBuilder, *, flags: tuple[str, ...
         _insist_on_version(pack.folder / table.file, hardware.tensorrt)
     keys = plan_keys(pack, hardware, flags)
     written = []
-    for _, part in parts_of(pack):
+    for stage, part in parts_of(pack):
         spec, key = known[part.name], keys[part.name]
         plan = builder.build(pack.folder / spec.file, key.profile, flags)
-        found = compare(part, builder.load(plan, part.name), **sizes_of(pack))
+        right = reference(loaded(pack, stage, part.name), **sizes_of(pack))
+        found = compare(right, builder.load(plan, part.name))
         _insist(found, spec.tolerance)
         written.append(write_plan(pack.folder, part.name, key, plan, {one.output: one.difference for one in found}))
         report(f"{part.name}: {_told(found)}, plan {key.digest}")
@@ -214,9 +224,12 @@ def write_plan(folder: Path, stage: str, key: PlanKey, plan: bytes, parity: Mapp
 def verify_parts(pack: EnginePack, *, threads: int) -> Iterator[tuple[Part, list[Parity]]]:
     """Compare every exported part of a pack with torch again, as `export_pack` did."""
     known = exported(pack)
-    for _, part in parts_of(pack):
+    for stage, part in parts_of(pack):
         spec = known[part.name]
-        yield part, _compared(part, pack.folder / spec.file, spec.precision, sizes_of(pack), threads=threads)
+        right = reference(loaded(pack, stage, part.name), **sizes_of(pack))
+        found = _in_precision(loaded(pack, stage, part.name), right, spec.precision)
+        path = pack.folder / spec.file
+        yield part, _with_onnx_runtime(found, right, path, spec.precision, threads=threads)
 
 
 def _insist_on_version(path: Path, version: str) -> None:

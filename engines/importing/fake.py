@@ -32,6 +32,7 @@ def write_fake_mindeye2(
     stages: Sequence[str],
     precision: str = "float16",
     seed: int = 0,
+    device: str = "cpu",
     report: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Write and seal a pack of random weights; no more than a piece of one tensor is in memory at a time.
@@ -46,6 +47,8 @@ def write_fake_mindeye2(
     precision : str
         Of the weights on disk.
     seed : int
+    device : str
+        Where the weights are drawn; those of a GPU are other numbers, and sooner there.
     report : callable
         Is given a line before each stage.
 
@@ -62,7 +65,7 @@ def write_fake_mindeye2(
             shapes = {key: tuple(value.shape) for key, value in empty(kind, values).state_dict().items()}
             report(f"{name}: {sum(map(math.prod, shapes.values())) / 1e6:,.1f} M values")
             path = folder / f"{name}.safetensors"
-            write_tensors(path, shapes, random_pieces(shapes, seed), dtype=PRECISIONS[precision])
+            write_tensors(path, shapes, random_pieces(shapes, seed, device), dtype=PRECISIONS[precision])
         if "captioner" in sizes:
             write_tokenizer(folder / "captioner", sizes["captioner"][1]["vocab_size"])
         tokens = known["backbone"][1]
@@ -82,14 +85,14 @@ def write_fake_mindeye2(
     return seal(out, PACK_SCHEMA, write)
 
 
-def random_pieces(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[Tensor]:
+def random_pieces(shapes: Mapping[str, tuple[int, ...]], seed: int, device: str = "cpu") -> Iterator[Tensor]:
     """Values of every tensor in turn, in pieces, scaled so that activations neither grow nor vanish.
 
     Matrices and kernels are normal over the square root of the values that they sum; gains are near 1; the rest is
     near 0. A tensor's values depend on the seed and its name alone.
     """
     for name, shape in shapes.items():
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+        generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
         if name.endswith("rotary_emb.freqs"):
             yield 1.0 / 10000.0 ** (torch.arange(shape[0]).float() / shape[0])
             continue
@@ -100,7 +103,7 @@ def random_pieces(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[
         left = math.prod(shape)
         while left:
             n = min(left, _PIECE)
-            yield torch.randn(n, generator=generator) * spread + centre
+            yield torch.randn(n, generator=generator, device=device).cpu() * spread + centre
             left -= n
 
 

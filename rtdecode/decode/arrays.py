@@ -36,3 +36,9 @@ def check_betas(betas: NDArray[np.floating[Any]], voxels: int) -> Float32:
 def pixels(picture: NDArray[Any], scale: float = 0.5, shift: float = 0.5) -> Float32:
     """Return a picture in 0..1 of an autoencoder's."""
     return np.asarray(np.clip(picture * scale + shift, 0, 1), dtype=np.float32)
+
+
+def in_bytes(picture: Float32) -> NDArray[np.uint8]:
+    """Turn a picture (3, h, w) in about 0..1 to bytes (h, w, 3)."""
+    rounded = np.rint(pixels(picture, 1.0, 0.0) * 255).astype(np.uint8)
+    return np.ascontiguousarray(rounded.transpose(1, 2, 0))

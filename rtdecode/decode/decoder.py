@@ -268,6 +268,7 @@ class _Participant:
             top=tuple(self._pool.names[int(i)] for i in best),
             rank=float(mid_ranks(by_candidate)[known[0]]) if known else None,
             pool=len(self._pool.names),
+            posterior=dict(zip(self._pool.names, np.exp(log_softmax(by_candidate)).tolist(), strict=True)),
             evidence=evidence,
             chance=chance,
             supported=not refused,

@@ -33,6 +33,11 @@ def load_decoder(pack: EnginePack, settings: DecodeSettings | None = None, *, se
     """
     settings = settings or DecodeSettings()
     family, backend = family_of(pack), choose(settings.backend, pack)
+    if (settings.best_of > 1 or settings.finish != "none") and not getattr(family, "finishes", False):
+        raise EngineError(
+            f"pack {pack.name}: decode.best_of and decode.finish are for MindEye2's pictures, this is a pack of kind "
+            f"{pack.description.kind}: leave them out"
+        )
     pool = None if settings.pool is None else _open_pool(settings.pool, pack)
     candidates = family.candidates(pack, settings.stimuli, threads=settings.threads)
     return Decoder(pack, candidates, family.pipeline(pack, settings, backend, seed=seed), pool)

@@ -53,7 +53,7 @@ TRIALS: Columns = {
     "final": {"Description": "Whether it is the trial's last estimate", "Levels": {"0": "no", "1": "yes"}},
     "time_after_onset": {"Description": "End of the last volume used, after the trial's onset", "Units": "s"},
     "volume": {"Description": "Index of the last volume used"},
-    "invalid": {"Description": "Why there is no estimate: its map is nan"},
+    "invalid": {"Description": "Why it does not count; its map is nan where there is no estimate"},
 }
 DECODED: Columns = {
     **EVENTS,
@@ -136,6 +136,16 @@ class GrowingTable:
                 self._begin()
             else:
                 self._write(self._file, self._rows[-1:])
+
+    def replace(self, rows: Sequence[Sequence[object]]) -> None:
+        """Write the table anew with other rows."""
+        self._rows = [line(values) for values in rows]
+        self._behind = True
+        with self._guard(self._path):
+            if self._file is not None:
+                file, self._file = self._file, None
+                file.close()
+            self._begin()
 
     def close(self) -> None:
         """Leave a whole table, also where the disk has refused rows; one more row opens it again."""

@@ -51,6 +51,8 @@ class RunDerivatives:
         self._stem = stem
         self._guard = guard
         self._seen: list[TrialEvent] = []
+        self._told: list[list[object]] = []  # rows of the table of trials
+        self._bad: str | None = None
         self._used = 0
         self._problems: list[str] = []
         self._events = self._table("events", EVENTS)
@@ -64,6 +66,21 @@ class RunDerivatives:
         """Add a trial as it was announced."""
         self._seen.append(event)
         self._events.add(_shown(event))
+
+    def changed(self, trial: str, event: TrialEvent | None) -> None:
+        """Tell a trial as it was corrected; None: it was withdrawn, and is left out."""
+        self._seen = [one for one in (event if seen.trial == trial else seen for seen in self._seen) if one is not None]
+        self._events.replace([_shown(seen) for seen in self._seen])
+
+    def mark_bad(self, reason: str) -> None:
+        """Say of every trial of the run that it does not count; the maps stay."""
+        self._bad = reason
+        if self._told:
+            self._trials.replace([self._judged(told) for told in self._told])
+            self._trials.close()
+
+    def _judged(self, told: list[object]) -> list[object]:
+        return told if self._bad is None else [*told[:-1], told[-1] or self._bad]
 
     def volume(self, volume: RegisteredVolume, *, problems: Sequence[str] = ()) -> None:
         """Add a usable volume; those before it that nothing was told of are missing.
@@ -138,19 +155,29 @@ class RunDerivatives:
                 **figures,
                 "Trials": len(finals),
                 "TrialsInvalid": {b.event.trial: b.invalid for b in finals if b.invalid is not None},
+                **({} if self._bad is None else {"MarkedBad": self._bad}),
                 "Problems": list(told),
             }
             self._write_json("desc-quality_summary.json", summary)
+        for beta in finals:
+            self._add_trial(_estimate(beta))
         self._estimates("trial", self._trials, finals, settings, space)
 
     def revisions(self, betas: Sequence[BetaUpdate], settings: EstimateSettings, space: Voxels) -> None:
         """Write every estimate of every trial, in the order given."""
-        self._estimates("revision", self._table("desc-revision_events", TRIALS), betas, settings, space)
+        table = self._table("desc-revision_events", TRIALS)
+        for beta in betas:
+            table.add(_estimate(beta))
+        self._estimates("revision", table, betas, settings, space)
 
     def no_result(self, event: TrialEvent, reason: str) -> None:
         """Mark a trial that no volume can tell of: its run is over, or was never scanned. It has no map."""
-        self._trials.add([*_shown(event), None, 1, None, None, reason])
+        self._add_trial([*_shown(event), None, 1, None, None, reason])
         self._trials.close()
+
+    def _add_trial(self, told: list[object]) -> None:
+        self._told.append(told)
+        self._trials.add(self._judged(told))
 
     def close(self) -> None:
         """Close the tables that grow with the run."""
@@ -184,8 +211,6 @@ class RunDerivatives:
     ) -> None:
         if not betas:
             return
-        for beta in betas:
-            table.add(_estimate(beta))
         table.close()
         if space is None:
             return

@@ -56,6 +56,7 @@ class Estimator:
 
     Attributes
     ----------
+    trials : AnnouncedTrials
     last_design : DesignMatrix or None
         Model of the run finished last; None without trials.
     """
@@ -75,7 +76,7 @@ class Estimator:
         self._settings = settings
         self._session = session
         self._standard_errors = standard_errors
-        self._trials = AnnouncedTrials((*sorted(settings.revise_at_s), settings.final_at_s))
+        self.trials = AnnouncedTrials((*sorted(settings.revise_at_s), settings.final_at_s))
         self._space: Space | None = None
         self._calibrated = calibrated
         if calibrated is not None:
@@ -95,7 +96,7 @@ class Estimator:
         self._calibration_runs = calibration_runs
         self._calibration = Reestimator(settings, calibration_runs if reestimates and not calibrated else 0, scratch)
         self._voxel_model = voxels
-        self._finished: set[int] = set()
+        self._finished, self._left_out = set[int](), set[int]()
         self._run: int | None = None
         self._t_r_s: float | None = None
         self._series: RunSeries | None = None
@@ -159,9 +160,11 @@ class Estimator:
         """Runs from 1 to this one teach later ones; 0: every run does."""
         return self._calibration_runs
 
-    def end_calibration(self, run: int) -> None:
-        """Let runs after this one teach nothing."""
-        self._calibration_runs = min(run, self._calibration_runs)
+    def end_calibration(self, run: int, *, anew: bool = False) -> None:
+        """Let runs after this one teach nothing; if `anew`, `reestimated` is of the open one to this alone."""
+        self._calibration_runs = run if anew else min(run, self._calibration_runs)
+        if anew:
+            self._calibration.begin_again(run)
 
     @property
     def response_lag_s(self) -> float:
@@ -208,11 +211,12 @@ class Estimator:
         ProtocolError
             If the trial is known already, its times are unusable or its run is over.
         """
-        if event.run in self._finished:
-            raise ProtocolError(
-                f"trial {event.trial} of run {event.run}: expected a run that is open or to come, got one that is over"
-            )
-        self._trials.add(event)
+        self.trials.add(event)
+
+    def leave_out(self, run: int) -> None:
+        """Let a run teach nothing, if it is not over, and its trials be none of `reestimated`."""
+        self._left_out.add(run)
+        self._calibration.leave_out(run)
 
     def skip(self, run: int, volume_index: int) -> None:
         """Record that a volume will not come: a missing row.
@@ -316,15 +320,14 @@ class Estimator:
             session=self._session, run=self._run, volume=-1, received_s=0.0, received_mono_s=0.0
         )
         end_s = (self._index + 1) * (self._t_r_s or 0.0)
-        trials = self._trials.end(self._run)
-        waiting = [trial for trial in trials if not trial.closed]
-        updates = self._publish([(trial, True) for trial in waiting], trials, stamp, end_s)
+        trials = self.trials.end(self._run)
+        updates = self._publish([(trial, True) for trial in trials if not trial.closed], trials, stamp, end_s)
         self.last_design = None
         if self._series is not None and trials:
             events = [trial.event for trial in trials]
             expected = self._prior.expectation(self._series.timing.typical_energy(events))
             self.last_design = self._series.design_matrix(events, expected)
-        teaches = not self._calibration_runs or self._run <= self._calibration_runs
+        teaches = self._run not in self._left_out and self._run <= (self._calibration_runs or self._run)
         if self._series is not None and teaches:
             finals = [(trial.event, trial.last_index) for trial in trials]
             self._calibration.keep(self._run, self._series, self._t_r_s or 0.0, self._slice_times_s, finals)
@@ -356,8 +359,8 @@ class Estimator:
         self._voxel_model = self._voxels.model(scales) or self._voxel_model
 
     def _due(self, end_s: float, stamp: Stamp) -> list[BetaUpdate]:
-        trials = self._trials.begun(stamp.run, end_s)
-        due = self._trials.due(trials, end_s)
+        trials = self.trials.begun(stamp.run, end_s)
+        due = self.trials.due(trials, end_s)
         return self._publish(due, trials, stamp, end_s) if due else []
 
     def _publish(self, wanted: list[Due], trials: list[AnnouncedTrial], stamp: Stamp, end_s: float) -> list[BetaUpdate]:

@@ -91,6 +91,15 @@ class Reestimator:
         self._scratch = scratch
         self._runs: dict[int, _KeptRun] = {}
 
+    def leave_out(self, run: int) -> None:
+        """Forget a run that was kept."""
+        self._runs.pop(run, None)
+
+    def begin_again(self, runs: int) -> None:
+        """Forget all that was kept; keep runs up to this one from now on, where any were to be kept."""
+        self._runs.clear()
+        self._wanted = runs if self._wanted else 0
+
     def keep(
         self,
         run: int,

@@ -53,6 +53,7 @@ class AnnouncedTrials:
         self._targets_s = tuple(targets_s)
         self._by_run: dict[int, list[AnnouncedTrial]] = {}
         self._known: set[str] = set()
+        self._ended: set[int] = set()
 
     def add(self, event: TrialEvent) -> None:
         """Take note of a trial.
@@ -60,9 +61,11 @@ class AnnouncedTrials:
         Raises
         ------
         ProtocolError
-            If the trial is known already, or its times are unusable.
+            If the trial is known already, its times are unusable or its run is over.
         """
         where = f"trial {event.trial} of run {event.run}"
+        if event.run in self._ended:
+            raise ProtocolError(f"{where}: expected a run that is open or to come, got one that is over")
         if event.trial in self._known:
             raise ProtocolError(f"{where}: expected a trial identifier new to the session")
         if not (math.isfinite(event.onset_s) and event.onset_s >= 0):
@@ -71,6 +74,26 @@ class AnnouncedTrials:
             raise ProtocolError(f"{where}: duration_s: expected seconds, not negative, got {event.duration_s}")
         self._known.add(event.trial)
         self._by_run.setdefault(event.run, []).append(AnnouncedTrial(event))
+
+    def amend(self, event: TrialEvent) -> bool:
+        """Correct a trial, whose estimates are then due again; False if its last one is out."""
+        trial = self._open(event.run, event.trial)
+        if trial is None:
+            return False
+        trial.event, trial.reached_s = event, 0.0
+        return True
+
+    def cancel(self, run: int, name: str) -> int | None:
+        """Forget a trial; return the number of its next estimate, None if its last one is out."""
+        trial = self._open(run, name)
+        if trial is None:
+            return None
+        self._by_run[run].remove(trial)
+        return trial.revision
+
+    def _open(self, run: int, name: str) -> AnnouncedTrial | None:
+        trials = self._by_run.get(run, [])
+        return next((trial for trial in trials if trial.event.trial == name and not trial.closed), None)
 
     def begun(self, run: int, end_s: float) -> list[AnnouncedTrial]:
         """Return the trials of a run with an onset before `end_s`: one announced ahead changes nothing before it."""
@@ -90,4 +113,5 @@ class AnnouncedTrials:
 
     def end(self, run: int) -> list[AnnouncedTrial]:
         """Forget a run that is over, and return its trials."""
+        self._ended.add(run)
         return self._by_run.pop(run, [])

@@ -20,10 +20,18 @@ from rtdecode.estimate.calibrated import open_calibrated
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S, scaled
 from rtdecode.estimate.report import DesignMatrix
 from rtdecode.packs import open_participant
-from rtdecode.process.kept_runs import calibration_runs, session_of, session_runs
-from rtdecode.process.recorded import RecordedRun, read_runs
+from rtdecode.process.kept_runs import calibration_runs, session_of, session_runs, take
+from rtdecode.process.recorded import Recorded, RecordedRun, read_runs
 from rtdecode.process.tables import Events, read_events, read_motion_table, told_apart
-from rtdecode.records import BetaUpdate, RegisteredVolume, Skipped, TrialEvent, Volume
+from rtdecode.records import (
+    BetaUpdate,
+    BundleRequest,
+    Command,
+    RegisteredVolume,
+    Skipped,
+    TrialEvent,
+    Volume,
+)
 from rtdecode.settings import EstimateSettings
 
 _log = logging.getLogger(__name__)
@@ -259,7 +267,7 @@ class _OneRun:
         self._progress = progress
         self._items = iter(recorded.items)
         self.first_aligned: NDArray[np.float32] | None = None
-        self._held: list[Volume | Skipped | TrialEvent] = []
+        self._held: list[Recorded] = []
         found: float | None = None
         for item in self._items:
             self._held.append(item)
@@ -288,10 +296,9 @@ class _OneRun:
         betas: list[BetaUpdate] = []
         done = 0
         for item in itertools.chain(self._held, self._items):
-            if isinstance(item, TrialEvent):
-                if events is None:
-                    announced.append(item)
-                    estimator.add_event(item)
+            if not isinstance(item, Volume | Skipped):
+                if events is None or isinstance(item, BundleRequest | Command):
+                    take(item, estimator, announced)
                 continue
             done += 1
             if isinstance(item, Volume):

@@ -22,12 +22,25 @@ from rtdecode.acquire.stored import inflate
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.errors import SettingsError, VolumeError
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S
-from rtdecode.records import Skipped, Stamp, TrialEvent, Volume, frozen
+from rtdecode.records import (
+    BundleRequest,
+    Command,
+    Skipped,
+    Stamp,
+    TrialAmended,
+    TrialCancelled,
+    TrialEvent,
+    Volume,
+    frozen,
+)
 from rtdecode.settings import ScannerSettings, SeriesRule
 
 _UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, AttributeError, zlib.error)
 _MIDDLE = "the middle of a volume stands for all of its slices"
 _QUIET_POLLS = 3  # one to read, one to give up what is unfinished, one to let out what waited behind it
+
+Recorded = Volume | Skipped | TrialEvent | TrialAmended | TrialCancelled | BundleRequest | Command
+"""What a run was made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,8 +51,8 @@ class RecordedRun:
     ----------
     name : str
         Of the file or folder, without suffixes.
-    items : iterable of Volume, Skipped or TrialEvent
-        Volumes in index order, trials where they were announced; can be gone through once.
+    items : iterable of Recorded
+        Volumes in index order, trials and commands where they were taken; can be gone through once.
     announced : int or None
         Volumes that the header promises.
     problems : tuple of str
@@ -47,7 +60,7 @@ class RecordedRun:
     """
 
     name: str
-    items: Iterable[Volume | Skipped | TrialEvent]
+    items: Iterable[Recorded]
     announced: int | None = None
     problems: tuple[str, ...] = ()
 

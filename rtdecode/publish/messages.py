@@ -73,6 +73,11 @@ def no_score(record: BetaUpdate) -> wire.Score:
     return wire.Score(**_trial(record))
 
 
+def withheld(record: BetaUpdate) -> wire.Score:
+    """Message of a trial that was decoded in a blinded session, where a score would tell the arm."""
+    return wire.Score(**_trial(record), refused="withheld: the session is blinded")
+
+
 def decoded(record: BetaUpdate, found: DecodedPart, encoding: Encoding = "jpeg") -> wire.Message:
     """Message of what was decoded from a beta, as `rtdecode.decoded` declares it; a picture in the encoding given."""
     trial = _trial(record) if found.tells_trial else _decoded(record)

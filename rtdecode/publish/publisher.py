@@ -103,6 +103,8 @@ class Publisher:
     transport : Transport
     log : Log
         Gets each message before it is sent, and serves `replay` (the journal of outputs).
+    protocol : str or None
+        Hash of the protocol, which goes into every message as well.
     """
 
     def __init__(
@@ -111,8 +113,10 @@ class Publisher:
         clock: Clock,
         transport: Transport,
         log: Log,
+        protocol: str | None = None,
     ) -> None:
         self._session = session
+        self._protocol = protocol
         self._clock = clock
         self._transport = transport
         self._log = log
@@ -161,6 +165,7 @@ class Publisher:
                 replace(
                     message,
                     session=self._session,
+                    protocol=self._protocol,
                     seq=len(history.places) if numbered else None,
                     t_published=self._clock.wall(),
                 )

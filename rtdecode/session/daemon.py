@@ -14,22 +14,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
+
+from msgspec import structs
 
 from rtdecode import client as wire
 from rtdecode.acquire.source import Source
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
 from rtdecode.decoded import TRIAL_KINDS, Prediction, topic_of
-from rtdecode.errors import BundleError, JournalError, ProtocolError
+from rtdecode.errors import JournalError, ProtocolError
 from rtdecode.estimate.calibrated import Calibrated
 from rtdecode.estimate.estimator import Estimator
 from rtdecode.packs import EnginePack
+from rtdecode.protocol_file import Protocol
 from rtdecode.publish.publisher import Publisher, Transport
-from rtdecode.records import BundleRequest, Skipped, Volume
-from rtdecode.session.announcements import Announcements
+from rtdecode.records import Skipped, Volume
+from rtdecode.session.blind import open_blind
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.desk import Desk
+from rtdecode.session.feedback import TrialFeedback, targets_of
 from rtdecode.session.films import Films
 from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
@@ -63,6 +66,8 @@ class Daemon:
         What `estimate.calibrated.calibration_of` returns.
     films : Films, optional
         What `open_films` returns.
+    protocol : Protocol, optional
+        That of the settings.
 
     Attributes
     ----------
@@ -82,6 +87,7 @@ class Daemon:
         *,
         calibrated: Calibrated | None = None,
         films: Films | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -93,7 +99,16 @@ class Daemon:
         self._started = clock.monotonic()
         self._intake = Inlet(recording)
         self._waiting = DecodeLanes()
-        self._publisher = publisher = Publisher(recording.session, clock, transport, recording)
+        self._publisher = publisher = Publisher(
+            recording.session, clock, transport, recording, None if protocol is None else protocol.hash
+        )
+        self._blind = open_blind(
+            settings.blinding,
+            protocol,
+            settings.session.participant,
+            recording.session,
+            lambda place, envelope: recording.decision("sealed", place=place, envelope=envelope),
+        )
         estimator = Estimator(
             settings.estimate,
             recording.session,
@@ -103,16 +118,29 @@ class Daemon:
         )
         estimator.warm_up()
         self._line = Line(
-            settings, estimator, recording, publisher, self._waiting, clock, predicts=decoder.window > 0, films=films
+            settings,
+            estimator,
+            recording,
+            publisher,
+            self._waiting,
+            clock,
+            predicts=decoder.window > 0,
+            films=films,
+            blind=self._blind,
         )
-        loaded = partial(self._publish_session, "running")
+
+        def loaded() -> None:
+            self.desk.tell_session("running")
+
         self._decoding = Decoding(
-            decoder, self._waiting, recording, publisher, clock, loaded, settings.publish.picture, settings.feedback
-        )
-        self._announcements = Announcements(
-            [*decoder.stimuli, *settings.calibration.null_stimuli],
-            settings.estimate.final_at_s,
-            tuple(settings.film.predictions),
+            decoder,
+            self._waiting,
+            recording,
+            publisher,
+            clock,
+            loaded,
+            settings.publish.picture,
+            TrialFeedback(settings.feedback, self._blind, targets_of(settings.decode.pool, pack)),
         )
         self.desk = Desk(
             settings,
@@ -122,8 +150,8 @@ class Daemon:
             self._line,
             self._decoding,
             self._intake,
-            self._announcements,
             clock,
+            decoder,
         )
         self._watch = Watch(
             source,
@@ -158,26 +186,25 @@ class Daemon:
         if past is not None:
             if not self._refold(past, stop or threading.Event()):
                 return False
-        elif self._settings.decode.bundle is not None:
+        elif self._blind is not None:
+            self._recording.decision("blinded", **structs.asdict(self._blind.seal))
+        if past is None and self._settings.decode.bundle is not None:
             self.desk.decode_with(str(self._settings.decode.bundle))
         self.desk.busy = None
-        self._publish_session("running")
+        self.desk.tell_session("running")
         return True
 
     def _refold(self, past: Past, stop: threading.Event) -> bool:
         """Fold an interrupted session's inputs again unless told to stop; what it has published stays as it was."""
         self._publisher.restore(past.outputs())
-        self._publish_session("resuming")
+        self.desk.tell_session("resuming")
         told_at = self._clock.monotonic()
         with self._recording.refolding():
             for place, item in enumerate(past.inputs(told_at)):
                 if stop.is_set():
                     return False
                 self.desk.busy = f"the session is being resumed: {place} of {len(past)} records"
-                if isinstance(item, BundleRequest):
-                    self.desk.take_up(item)
-                elif not isinstance(item, Volume | Skipped):
-                    self._announcements.take(item)
+                self.desk.take_up(item)
                 try:
                     self._line.handle(item, 0)
                 except Exception as error:  # it failed live as well, and the session went on
@@ -187,8 +214,7 @@ class Daemon:
                     told_at = self._clock.monotonic()
                     _log.info("%s", self.desk.busy)
         self._take_up()
-        if self.desk.bundle is not None:
-            self._load_again(self.desk.bundle.folder)
+        self.desk.load_again()
         return True
 
     def _take_up(self) -> None:
@@ -207,31 +233,6 @@ class Daemon:
         while (volume := volumes.oldest) and self._publisher.has_said(topic, volume.stamp.run, volume.stamp.volume):
             volumes.get(0)
             self._decoding.pass_by(volume)
-
-    def _load_again(self, folder: str) -> None:
-        try:
-            self._decoding.ask(self.desk.usable(folder))
-        except BundleError as error:  # a scan that goes on is worth more than its decoding
-            remedy = "put the bundle back and ask for it again (mode)"
-            self._publisher.publish(
-                wire.Fault(part="decode", kind="bundle", reason=str(error), degraded="no scores", remedy=remedy)
-            )
-
-    def _publish_session(self, state: str) -> None:
-        self._publisher.publish(
-            wire.Session(
-                state=state,
-                mode="calibrate" if self.desk.bundle is None else "decode",
-                participant=self._settings.session.participant,
-                folder=self._recording.folder.name,
-                pack=self._pack.name,
-                bundle=self._decoding.bundle,
-                categories=self._decoder.categories,
-                calibration_runs=self.desk.calibration_runs,
-                absent=self._decoder.absent,
-                censor_fd_mm=self._settings.estimate.censor_fd_mm,
-            )
-        )
 
     # one turn of each thread --------------------------------------------------------------------------------
 
@@ -304,7 +305,7 @@ class Daemon:
     # the whole session ------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; then finish what has arrived and close the session.
+        """Work until `stop` is set or a command ends the session; then finish what has arrived and close the session.
 
         Raises
         ------
@@ -319,7 +320,7 @@ class Daemon:
         watch = threading.Thread(target=self._keep_watching, args=(done,), name="watch")
         watch.start()
         try:
-            while not stop.is_set():
+            while not (stop.is_set() or self.desk.stop.is_set()):
                 if self._transport.broken is not None:
                     raise ProtocolError(f"the stream broke: {self._transport.broken}")
                 if not self._ingest_safely():
@@ -329,7 +330,7 @@ class Daemon:
             self._end(estimate, decode)
             done.set()
             watch.join()
-            self._publish_session("ended")
+            self.desk.tell_session("ended")
 
     def _ingest_safely(self) -> int:
         try:
@@ -345,7 +346,7 @@ class Daemon:
         return came
 
     def _end(self, estimate: threading.Thread, decode: threading.Thread) -> None:
-        self._publish_session("ending")
+        self.desk.tell_session("ending")
         self._decoding.end()
         self._intake.close()
         self._await(estimate, lambda: f"{len(self._intake.lane)} inputs wait to be estimated")

@@ -18,14 +18,14 @@ from rtdecode.decode.score.claim import claimed, rate_limit
 from rtdecode.decode.score.drift import DriftMonitor
 from rtdecode.decode.score.evidence import evidence_from
 from rtdecode.decode.service import DecodeService
-from rtdecode.decoded import DecodedPart, Prediction, Reconstruction, Score, pieces
+from rtdecode.decoded import DecodedPart, Embedding, Prediction, Reconstruction, Score, pieces
 from rtdecode.packs import ParticipantBundle
 from rtdecode.publish import messages
 from rtdecode.publish.pictures import Encoding
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import BetaUpdate, Drift, RegisteredVolume, Stamp
 from rtdecode.score_settings import FeedbackSettings
-from rtdecode.session.feedback import no_trial, of_trial
+from rtdecode.session.feedback import TrialFeedback, no_trial
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.recording import Recording
 
@@ -50,8 +50,12 @@ class Decoding:
         Told whenever a participant has been loaded.
     encoding : {"jpeg", "webp", "png"}
         Of pictures in messages.
-    feedback : FeedbackSettings, optional
+    feedback : TrialFeedback, optional
         What a participant is shown of decoded trials.
+
+    Attributes
+    ----------
+    feedback : TrialFeedback
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Decoding:
         clock: Clock,
         loaded: Callable[[], None],
         encoding: Encoding = "jpeg",
-        feedback: FeedbackSettings | None = None,
+        feedback: TrialFeedback | None = None,
     ) -> None:
         self._decoder = decoder
         self._waiting = waiting
@@ -72,7 +76,6 @@ class Decoding:
         self._clock = clock
         self._tell_loaded = loaded
         self._encoding = encoding
-        self._feedback = feedback or FeedbackSettings()
         self._asked: ParticipantBundle | None = None
         self._ready = threading.Event()
         self._ending = threading.Event()
@@ -87,6 +90,7 @@ class Decoding:
         self._earlier_volumes: deque[RegisteredVolume] = deque(maxlen=max(decoder.window - 1, 0))
         self._predict_ms: deque[float] = deque(maxlen=_REMEMBERED)
         self._ready_mono_s = 0.0
+        self.feedback = feedback or TrialFeedback(FeedbackSettings())
         self.bundle: str | None = None
         """Identity of the participant that is loaded."""
 
@@ -152,7 +156,7 @@ class Decoding:
 
     def _refuse(self, beta: BetaUpdate, reason: str) -> None:
         stages = {"total": self._since_ms(beta.stamp)}
-        self._show(no_trial(self._feedback, reason), beta, stages)
+        self._show(no_trial(self.feedback.settings, reason), beta, stages)
         self._publisher.publish(messages.headed(messages.no_score(replace(beta, invalid=reason)), beta.stamp, stages))
 
     def _show(self, told: wire.Feedback | None, beta: BetaUpdate, stages: dict[str, float]) -> None:
@@ -191,7 +195,8 @@ class Decoding:
             self._times.append(times)
             if not beta.final:
                 return
-            self._recording.decoded(beta, found, path, self._since_ms(stamp))
+            if not self.feedback.withholds:
+                self._recording.decoded(beta, found, path, self._since_ms(stamp))
             if self._drift is not None:
                 self._drift.add(beta.beta)
                 self._judge(self._drift.drift)
@@ -203,8 +208,14 @@ class Decoding:
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     if isinstance(piece, Score):
                         piece = self._in_session(piece, beta, drift)
-                        self._show(of_trial(self._feedback, piece, took_s=1e-3 * stages["total"]), beta, stages)
+                        tokens = next(one.tokens for one in (part, *found) if isinstance(one, Embedding))
+                        shown = self.feedback.of(beta, piece, tokens, took_s=1e-3 * stages["total"])
+                        self._show(shown, beta, stages)
                     found.append(piece)
+                    if self.feedback.withholds:
+                        if isinstance(piece, Score):
+                            self._publisher.publish(messages.headed(messages.withheld(beta), stamp, stages))
+                        continue
                     message = messages.decoded(beta, piece, self._encoding)
                     self._publisher.publish(messages.headed(message, stamp, stages))
                     if isinstance(piece, Reconstruction):  # without loss, which takes long: nobody waits for it

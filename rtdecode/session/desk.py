@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ import msgspec
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
-from rtdecode.errors import BundleError, Busy, Late, ProtocolError
+from rtdecode.decode.service import DecodeService
+from rtdecode.errors import BundleError, Busy, Late
 from rtdecode.estimate.calibrated import expected_provenance, strangeness
 from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
-from rtdecode.records import BundleRequest
+from rtdecode.records import BundleRequest, Command, Skipped, Volume
 from rtdecode.session.announcements import Announcements, announced
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.inlet import Inlet
 from rtdecode.session.line import Line
+from rtdecode.session.past import Input
+from rtdecode.session.recording import session_folder
+from rtdecode.session.run_state import Progress
+from rtdecode.session.steering import Steering
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -43,17 +49,17 @@ class Desk:
         Is given bundles.
     intake : Inlet
         Is given announcements.
-    announcements : Announcements
     clock : Clock
+    decoder : DecodeService
 
     Attributes
     ----------
-    bundle : BundleRequest or None
-        The bundle that was asked for last; while there is none, the session is calibrated.
-    calibration_runs : int
-        Runs 1 to this one calibrate.
+    steering : Steering
+        What commands have made of the session.
     busy : str or None
         Why only the clock and what was published can be asked for now.
+    stop : Event
+        Set once a command has ended the session.
     """
 
     def __init__(
@@ -65,8 +71,8 @@ class Desk:
         line: Line,
         decoding: Decoding,
         intake: Inlet,
-        announcements: Announcements,
         clock: Clock,
+        decoder: DecodeService,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -75,11 +81,16 @@ class Desk:
         self._line = line
         self._decoding = decoding
         self._intake = intake
-        self._announcements = announcements
+        self._announcements = Announcements(
+            [*decoder.stimuli, *settings.calibration.null_stimuli],
+            settings.estimate.final_at_s,
+            tuple(settings.film.predictions),
+        )
         self._clock = clock
-        self.bundle: BundleRequest | None = None
-        self.calibration_runs = settings.calibration.runs
+        self._decoder = decoder
+        self.steering = Steering(settings)
         self.busy: str | None = None
+        self.stop = threading.Event()
 
     def answer(self, request: requests.AnyRequest) -> dict[str, Any]:
         """Answer one request of a client.
@@ -103,9 +114,9 @@ class Desk:
             raise Busy(self.busy)
         match request:
             case requests.Mode():
-                if request.mode == "calibrate" or request.bundle is None:
-                    raise ProtocolError("this session is calibrated by its first runs; start another to do it again")
-                return {"bundle": self.decode_with(request.bundle, request.last_run)}
+                return self._mode(request)
+            case requests.Control():
+                return self._control(request)
             case requests.CalibrationProgress():
                 told: dict[str, Any] = {
                     name: tuple(value) if isinstance(value, list) else value
@@ -117,13 +128,74 @@ class Desk:
             case requests.Event():
                 return self._event(request)
 
+    def _mode(self, asked: requests.Mode) -> dict[str, Any]:
+        kind = "recalibrate" if asked.mode == "calibrate" else "decode"
+        answer = self.steering.answered(asked.token, kind)
+        if answer is not None:
+            return answer
+        if kind == "decode":
+            assert asked.bundle is not None
+            return {"bundle": self.decode_with(asked.bundle, asked.last_run, asked.token)}
+        return self._carry_out(self.steering.judge_recalibration(asked, self._line.progress))
+
+    def _control(self, asked: requests.Control) -> dict[str, Any]:
+        answer = self.steering.answered(asked.token, asked.command)
+        if answer is not None:
+            return answer
+        return self._carry_out(self.steering.judge(asked, self._line.progress, self._decoder.categories))
+
+    def _carry_out(self, command: Command) -> dict[str, Any]:
+        """Journal a command, hand it on and tell of it."""
+        self._intake.announced("command", command)
+        _log.info("%s%s", command.command, f": {command.reason}" if command.reason else "")
+        answer = self.steering.take(command)
+        self._decoding.feedback.settings = self.steering.feedback
+        self.tell_session("running")
+        if self.steering.stopped:
+            self.stop.set()
+        return answer
+
+    def tell_session(self, state: str) -> None:
+        """Publish what the session is now."""
+        steering = self.steering
+        self._publisher.publish(
+            wire.Session(
+                state=state,
+                mode="calibrate" if steering.bundle is None else "decode",
+                participant=self._settings.session.participant,
+                folder=session_folder(self._settings.session).name,
+                pack=self._pack.name,
+                bundle=self._decoding.bundle,
+                categories=self._decoder.categories,
+                calibration_runs=steering.calibration_runs,
+                absent=self._decoder.absent,
+                censor_fd_mm=self._settings.estimate.censor_fd_mm,
+                paused=steering.paused,
+                bad_runs=tuple(steering.bad_runs),
+                calibration_from=steering.calibration_from,
+                blinded=self._settings.blinding.allocation is not None,
+            )
+        )
+
     def _event(self, event: requests.Event) -> dict[str, Any]:
-        item = announced(event)
-        if self._announcements.repeated(item):
-            return {}
-        doubts = self._announcements.judge(item, self._line.progress)
-        self._intake.announced(event.kind, item)
-        self._announcements.take(item)
+        doubts: list[str] = []
+        if event.kind in ("amend", "cancel"):
+            change = self._announcements.change(event)
+            if self._announcements.repeated(change):
+                return {}
+
+            def judge(taken: Progress) -> None:
+                doubts.extend(self._announcements.judge_change(change, taken, self._line.progress))
+
+            self._intake.announced(event.kind, change, judge)
+            self._announcements.take(change)
+        else:
+            item = announced(event)
+            if self._announcements.repeated(item):
+                return {}
+            doubts += self._announcements.judge(item, self._line.progress)
+            self._intake.announced(event.kind, item)
+            self._announcements.take(item)
         if doubts:
             reason = "; ".join(doubts)
             _log.warning("%s", reason)
@@ -139,7 +211,7 @@ class Desk:
             )
         return {"warnings": doubts}
 
-    def decode_with(self, folder: str, last_run: int | None = None) -> str:
+    def decode_with(self, folder: str, last_run: int | None = None, token: str | None = None) -> str:
         """Let trials be decoded with a bundle from here on; return its identity.
 
         Parameters
@@ -147,6 +219,8 @@ class Desk:
         folder : str
         last_run : int or None
             With which calibration is over; None: as it was.
+        token : str or None
+            Names the command.
 
         Raises
         ------
@@ -154,17 +228,35 @@ class Desk:
             It cannot be used in this session.
         """
         bundle = self.usable(folder)
-        asked = BundleRequest(folder=folder, identity=bundle.identity, last_run=last_run)
+        asked = BundleRequest(folder=folder, identity=bundle.identity, last_run=last_run, token=token)
         self._intake.announced("bundle", asked)
-        self.take_up(asked)
+        self.steering.take(asked)
         self._decoding.ask(bundle)
         return bundle.identity
 
-    def take_up(self, asked: BundleRequest) -> None:
-        """Take note of a bundle that was asked for, now or before a crash."""
-        self.bundle = asked
-        if asked.last_run is not None:
-            self.calibration_runs = min(asked.last_run, self.calibration_runs)
+    def take_up(self, item: Input) -> None:
+        """Take note of what was asked or announced before a crash."""
+        match item:
+            case Volume() | Skipped():
+                pass
+            case Command() | BundleRequest():
+                self.steering.take(item)
+                self.steering.stopped = False  # who goes on with the session wants it to go on
+                self._decoding.feedback.settings = self.steering.feedback
+            case _:
+                self._announcements.take(item)
+
+    def load_again(self) -> None:
+        """Load what an interrupted session decoded with, if it can still be used."""
+        if self.steering.bundle is None:
+            return
+        try:
+            self._decoding.ask(self.usable(self.steering.bundle.folder))
+        except BundleError as error:  # a scan that goes on is worth more than its decoding
+            remedy = "put the bundle back and ask for it again (mode)"
+            self._publisher.publish(
+                wire.Fault(part="decode", kind="bundle", reason=str(error), degraded="no scores", remedy=remedy)
+            )
 
     def usable(self, folder: str) -> ParticipantBundle:
         """Open a bundle and hold it to the session.

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rtdecode.acquire.timing import doubts
 from rtdecode.client import Fault
 from rtdecode.estimate.inputs import T_R_TOLERANCE_S
 from rtdecode.estimate.labels import FEWEST_VOXELS, Parcels
+from rtdecode.estimate.mask import brain_mask
 from rtdecode.records import Volume
+
+_INSIDE = 0.75
+"""Share of the mask's voxels that lie in the brain, at the least."""
+_ALIKE = 0.8
+"""Correlation of a head with itself at another visit, at the least; two heads of the simulator come to .72."""
 
 
 def timing_faults(volume: Volume, told: set[str]) -> Iterator[Fault]:
@@ -44,6 +53,12 @@ def repetition_time_faults(run: int, counted_s: float | None, told_s: float | No
     yield Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
 
 
+def late_change(run: int, trial: str) -> Fault:
+    """Tell that a change which was taken came to nothing: time had closed the run in between."""
+    reason = f"trial {trial!r} cannot be changed: its beta became final before the change was worked on"
+    return Fault(run=run, part="experiment", kind="change", reason=reason, degraded="it stays as it was")
+
+
 def parcel_faults(parcels: Mapping[str, Parcels]) -> Iterator[Fault]:
     """Yield a fault for each label image of which parcels are left out."""
     for name, found in parcels.items():
@@ -56,3 +71,40 @@ def parcel_faults(parcels: Mapping[str, Parcels]) -> Iterator[Fault]:
                 degraded="these parcels have no values",
                 remedy="none where they lie outside of what is scanned; else compare label image and mask",
             )
+
+
+def mask_faults(mask: NDArray[np.bool_], today: NDArray[np.float32]) -> Iterator[Fault]:
+    """Yield a fault where much of the mask lies outside the brain.
+
+    Parameters
+    ----------
+    mask : array of shape (i, j, k), bool
+    today : array of shape (i, j, k), float32
+        First volume of the session, where the mask lies.
+    """
+    try:
+        inside = float(brain_mask(today)[mask].mean())
+    except ValueError:
+        inside = 0.0
+    if inside < _INSIDE:
+        yield Fault(
+            part="estimate",
+            kind="mask",
+            reason=f"expected {_INSIDE:.0%} or more of the mask's {mask.sum():,} voxels in the brain that is scanned, "
+            f"got {inside:.0%}",
+            degraded="voxels outside hold noise: little can be decoded",
+            remedy="look at the mask over the first volume; place the slices as at calibration, or give another mask",
+        )
+
+
+def head_faults(correlation: float) -> Iterator[Fault]:
+    """Yield a fault where the first volume is little like the reference of the participant's calibration."""
+    if correlation < _ALIKE:
+        yield Fault(
+            part="estimate",
+            kind="head",
+            reason=f"expected the head that was calibrated, a correlation of {_ALIKE:g} or more with its reference, "
+            f"got {correlation:.2f}",
+            degraded="if this is somebody else, nothing is decoded, whatever is shown",
+            remedy="compare the name of the participant with decode.bundle, and look at the alignment plot",
+        )

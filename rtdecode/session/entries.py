@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rtdecode.errors import JournalError
 from rtdecode.session.journal import enumerated
@@ -81,6 +81,24 @@ class TrialEntry(_Entry, frozen=True, kw_only=True, tag="trial"):
     condition: str | None
 
 
+class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
+    """See `rtdecode.records.TrialAmended`."""
+
+    run: int
+    trial: str
+    onset_s: float
+    duration_s: float
+    stimulus: str | None
+    condition: str | None
+
+
+class CancelEntry(_Entry, frozen=True, kw_only=True, tag="cancel"):
+    """See `rtdecode.records.TrialCancelled`."""
+
+    run: int
+    trial: str
+
+
 class FilmEntry(_Entry, frozen=True, kw_only=True, tag="film"):
     """See `rtdecode.records.FilmStart`."""
 
@@ -95,6 +113,44 @@ class BundleEntry(_Entry, frozen=True, kw_only=True, tag="bundle"):
     folder: str
     identity: str
     last_run: int | None = None
+    token: str | None = None
+
+
+class CommandEntry(_Entry, frozen=True, kw_only=True, tag="command"):
+    """See `rtdecode.records.Command`."""
+
+    token: str
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    reason: str
+    run: int | None
+    onset_s: float | None
+    last_run: int | None
+    target: str | None
+    regions: tuple[str, ...] | None
+    threshold: float | None
+    half_life_s: float | None
+
+
+class BlindedEntry(_Entry, frozen=True, kw_only=True, tag="blinded"):
+    """The session is blinded: what the allocation holds of its participant; see `rtdecode.blinding.allocation.Seal`."""
+
+    protocol: str
+    participant: str
+    nonce: str
+    hash: str
+
+
+class SealedEntry(_Entry, frozen=True, kw_only=True, tag="sealed"):
+    """Score and sham at a place, closed; see `rtdecode.blinding.allocation.Envelope`."""
+
+    place: str
+    envelope: bytes
+
+
+class UnblindedEntry(_Entry, frozen=True, kw_only=True, tag="unblinded"):
+    """Somebody has opened the seal with the key, and why."""
+
+    reason: str
 
 
 class BundleLoadedEntry(_Entry, frozen=True, kw_only=True, tag="bundle_loaded"):
@@ -125,8 +181,14 @@ Input = (
     | RunStartEntry
     | RunEndEntry
     | TrialEntry
+    | AmendEntry
+    | CancelEntry
     | FilmEntry
     | BundleEntry
+    | CommandEntry
+    | BlindedEntry
+    | SealedEntry
+    | UnblindedEntry
     | BundleLoadedEntry
     | SupersededEntry
 )

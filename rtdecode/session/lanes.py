@@ -150,6 +150,12 @@ class PictureLane(_Lane[BetaUpdate]):
             self._changed.notify_all()
             return older
 
+    def withdraw(self, trial: str) -> None:
+        """Forget what waits of a trial."""
+        with self._changed:
+            self._waiting.pop(trial, None)
+            self._changed.notify_all()
+
     def _next(self) -> BetaUpdate:
         return self._waiting.pop(next(iter(self._waiting)))
 

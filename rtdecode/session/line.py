@@ -9,39 +9,39 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
-
-import numpy as np
 
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
-from rtdecode.estimate.inputs import scaled
-from rtdecode.estimate.reestimate import save_betas
-from rtdecode.estimate.report import RunReport, overlay, place_of_head
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import (
     BetaUpdate,
     BundleRequest,
+    Command,
     FilmStart,
     RegisteredVolume,
     RunEnd,
     RunStart,
     Skipped,
     Stamp,
+    TrialAmended,
+    TrialCancelled,
     TrialEvent,
     Volume,
 )
-from rtdecode.session.doubts import parcel_faults, repetition_time_faults, timing_faults
+from rtdecode.session import doubts
+from rtdecode.session.blind import Blind, withheld
 from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.memory import give_back_memory
+from rtdecode.session.outcomes import Outcomes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
-from rtdecode.session.run_state import Progress, RunState
+from rtdecode.session.run_state import Progress, RunState, last_word
+from rtdecode.session.steering import Steering
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ class Line:
         Whether volumes are to be predicted of.
     films : Films or None
         Follows the films that are shown.
+    blind : Blind or None
+        Decides what is shown for feedback.
 
     Attributes
     ----------
@@ -82,6 +84,7 @@ class Line:
         *,
         predicts: bool = False,
         films: Films | None = None,
+        blind: Blind | None = None,
     ) -> None:
         self._settings = settings
         self._estimator = estimator
@@ -90,7 +93,9 @@ class Line:
         self._waiting = waiting
         self._predicts = predicts
         self._films = films
-        self._feedback = follow_feedback(settings.feedback)
+        self._steering = Steering(settings)
+        self._feedback = follow_feedback(settings.feedback, blind, settings.calibration.runs)
+        self._blind = blind
         self._clock = clock
         self._run: RunState | None = None
         self._announced: dict[int, RunStart] = {}
@@ -98,11 +103,10 @@ class Line:
         self._last_input_mono_s = clock.monotonic()
         self._last_volume_mono_s: float | None = None
         self._pending: dict[str, TrialEvent] = {}
-        self._bundle_asked = False
         self._referenced = False
         self._done = 0
         self.progress = Progress()
-        self._finished: list[int] = []
+        self._outcomes = Outcomes(settings, estimator, recording)
 
     def handle(self, item: Input, lag: int) -> None:
         """Take one input.
@@ -119,9 +123,11 @@ class Line:
             case Skipped():
                 self._skipped(item)
             case BundleRequest():
-                self._bundle_asked = True
+                self._steering.take(item)
                 if item.last_run is not None:
                     self._estimator.end_calibration(item.last_run)
+            case Command():
+                self._steer(item)
             case TrialEvent():
                 self._recording.event(item)
                 if self._is_closed(item.run):
@@ -129,6 +135,8 @@ class Line:
                 else:
                     self._estimator.add_event(item)
                     self._pending[item.trial] = item
+            case TrialAmended() | TrialCancelled():
+                self._change(item)
             case FilmStart():
                 if self._films is not None:
                     self._films.begin(item)
@@ -182,24 +190,7 @@ class Line:
         self._finish_run()
         for event in list(self._pending.values()):
             self._no_result(event, f"the session ended before run {event.run} was scanned")
-        for place, number in enumerate(self._finished):
-            _log.info("writing the plots of run %d (%d of %d)", number, place + 1, len(self._finished))
-            try:
-                self._draw(number)
-            except Exception:  # plots can be drawn again; what ends a session goes on
-                _log.exception("the plots of run %d are left out", number)
-        self._finished.clear()
-
-    def _draw(self, run: int) -> None:
-        kept = self._kept_report(run)
-        report, design = RunReport.stored(kept)
-        space, stem = self._estimator.space, self._recording.stem(run)
-        with self._recording.leaving_out(stem):
-            report.write(stem, space.mask, space.affine, self._settings.estimate.censor_fd_mm, design)
-        kept.unlink()
-
-    def _kept_report(self, run: int) -> Path:
-        return self._recording.scratch / f"report-run-{run:02d}.npz"
+        self._outcomes.draw()
 
     # volumes --------------------------------------------------------------------------------------------
 
@@ -212,7 +203,7 @@ class Line:
                 Skipped(run=stamp.run, volume=None, path=volume.path, reason=f"run {stamp.run} is already closed")
             )
             return
-        self._tell(timing_faults(volume, run.doubted))
+        self._tell(doubts.timing_faults(volume, run.doubted))
         try:
             registered, betas = self._estimator.step(volume)
         except VolumeError as error:
@@ -221,17 +212,15 @@ class Line:
         run.received += 1
         if run.received == 1:
             announced = self._announced.get(run.run)
-            self._tell(repetition_time_faults(run.run, announced.t_r_s if announced else None, volume.t_r_s))
+            self._tell(doubts.repetition_time_faults(run.run, announced.t_r_s if announced else None, volume.t_r_s))
         run.accounted = max(run.accounted, stamp.volume + 1)
         if not self._referenced:
             self._first_volume(volume, registered)
-        stages = {
-            "wait": 1e3 * (began - stamp.received_mono_s),
-            "estimate": 1e3 * (self._clock.monotonic() - began),
-        }
-        self._last_volume_mono_s = self._clock.monotonic()
-        self._recording.run(run.run).volume(registered, problems=volume.problems)
-        self._publish(stamp, stages, messages.volume(registered, lag))
+        self._last_volume_mono_s = done = self._clock.monotonic()
+        stages = {"wait": 1e3 * (began - stamp.received_mono_s), "estimate": 1e3 * (done - began)}
+        told = withheld(registered, self._blind)
+        self._recording.run(run.run).volume(told, problems=volume.problems)
+        self._publish(stamp, stages, messages.volume(told, lag))
         run.report.add(registered)
         if self._films is not None:
             match = self._films.match(registered)
@@ -243,7 +232,7 @@ class Line:
             self._publish(stamp, stages, self._feedback.add(registered, took_s=took_s))
         for beta in betas:
             self._beta(beta, stages)
-        if self._predicts and self._decodes(stamp.run):
+        if self._predicts and self._steering.decodes(stamp.run):
             self._waiting.volumes.put(registered)
         self._close_if_complete()
 
@@ -256,13 +245,12 @@ class Line:
         space = self._estimator.space
         self._recording.reference(space.voxels)
         self._referenced = True
-        self._tell(parcel_faults(space.parcels))
-        if self._estimator.calibrated is None:
-            return
-        moved = space.aligned(scaled(volume, space.data.shape), volume.affine, registered.matrix)
-        with self._recording.leaving_out(self._recording.alignment_path()) as path:
-            overlay(space.data, moved, path, place_of_head(registered))
-        _log.info("%s; look at %s", place_of_head(registered), path)
+        self._tell(doubts.parcel_faults(space.parcels))
+        if self._estimator.calibrated is not None:
+            self._tell(doubts.mask_faults(space.mask, self._outcomes.head(volume, registered)))
+            self._tell(doubts.head_faults(registered.fit))
+        elif space.mask is not space.brain:
+            self._tell(doubts.mask_faults(space.mask, space.data))
 
     def _skipped(self, item: Skipped) -> None:
         if self._is_closed(item.run) and item.volume is not None and not item.path:
@@ -282,43 +270,67 @@ class Line:
                 self._publisher.publish(replace(told, run=item.run, volume=item.volume))
             self._close_if_complete()
 
-    def _beta(self, beta: BetaUpdate, stages: dict[str, float]) -> None:
+    def _beta(self, beta: BetaUpdate, stages: dict[str, float], *, counts: bool = True) -> None:
+        """Publish a beta and hand it on to be decoded; one that does not count is none of the run's."""
         event = beta.event
         self._publish(beta.stamp, stages, messages.beta(beta))
         if beta.final:
             self._pending.pop(event.trial, None)
-            if self._run is not None and self._run.run == event.run:
+            if counts and self._run is not None and self._run.run == event.run:
                 self._run.finals.append(beta)
-        if not self._decodes(event.run) or event.condition in self._settings.decode.undecoded_conditions:
+        if not self._steering.decodes(event.run) or event.condition in self._settings.decode.undecoded_conditions:
             return
+        why = self._steering.withheld(event.run)
+        if why is not None:
+            self._waiting.pictures.withdraw(event.trial)
+            if not beta.final:
+                return
+            beta = replace(beta, invalid=beta.invalid or why)
         if beta.invalid is not None:
-            shown = no_trial(self._settings.feedback, beta.invalid)
+            shown = no_trial(self._steering.feedback, beta.invalid)
             if shown is not None:
-                self._publish(beta.stamp, stages, replace(shown, trial=beta.event.trial, revision=beta.revision))
+                self._publish(beta.stamp, stages, replace(shown, trial=event.trial, revision=beta.revision))
             self._publish(beta.stamp, stages, messages.no_score(beta))
         else:
             replaced = self._waiting.pictures.put(beta)
             if replaced is not None:
                 self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
 
-    def _decodes(self, run: int) -> bool:
-        return self._bundle_asked or run > self._settings.calibration.runs
+    def _steer(self, command: Command) -> None:
+        """Carry out a command; those that the fold has nothing to do with are carried out elsewhere."""
+        self._steering.take(command)
+        match command.command:
+            case "feedback" if self._feedback is not None:
+                self._feedback.change(self._steering.feedback)
+            case "bad_run":
+                assert command.run is not None
+                self._estimator.leave_out(command.run)
+                self._recording.run(command.run).mark_bad(self._steering.bad_runs[command.run])
+            case "recalibrate":
+                self._estimator.end_calibration(self._steering.calibration_runs, anew=True)
+
+    def _change(self, item: TrialAmended | TrialCancelled) -> None:
+        """Correct or withdraw a trial; a run that time has closed meanwhile is told of, as the answer promised more."""
+        trials, derivatives = self._estimator.trials, self._recording.run(item.run)
+        revision = trials.cancel(item.run, item.trial) if isinstance(item, TrialCancelled) else None
+        if isinstance(item, TrialAmended) and trials.amend(item.event):
+            self._pending[item.trial] = item.event
+            derivatives.changed(item.trial, item.event)
+        elif revision is not None:
+            derivatives.changed(item.trial, None)
+            self._waiting.pictures.withdraw(item.trial)
+            withdrawn = self._pending.pop(item.trial)
+            self._beta(self._last_word(withdrawn, "the experiment has withdrawn it", revision), {}, counts=False)
+        else:
+            self._publisher.publish(doubts.late_change(item.run, item.trial))
 
     def _no_result(self, event: TrialEvent, reason: str) -> None:
         """Give a trial that no volume will tell of its last word."""
-        self._pending.pop(event.trial, None)
         self._recording.run(event.run).no_result(event, reason)
-        stamp = Stamp(
-            session=self._recording.session,
-            run=event.run,
-            volume=-1,
-            trial=event.trial,
-            received_s=self._clock.wall(),
-            received_mono_s=self._clock.monotonic(),
-        )
-        nothing = np.zeros(0, np.float32)
-        last = BetaUpdate(stamp=stamp, event=event, revision=0, final=True, delay_s=0.0, beta=nothing, invalid=reason)
-        self._beta(last, {})
+        self._beta(self._last_word(event, reason), {})
+
+    def _last_word(self, event: TrialEvent, reason: str, revision: int = 0) -> BetaUpdate:
+        return last_word(event, reason, revision, self._recording.session, self._clock)
 
     def _publish(self, stamp: Stamp, stages: dict[str, float], message: wire.Message) -> None:
         total = 1e3 * (self._clock.monotonic() - stamp.received_mono_s)
@@ -372,25 +384,10 @@ class Line:
         for event in [event for event in self._pending.values() if event.run <= run.run]:
             self._no_result(event, f"run {event.run} was not scanned")
         if run.received:
-            with self._recording.leaving_out(self._kept_report(run.run)) as path:
-                run.report.store(path, self._estimator.last_design)
-                self._finished.append(run.run)
-        self._keep_what_was_learned(run.run)
+            self._outcomes.keep(run.run, run.report)
+        self._outcomes.learn(run.run, self._steering.planned_runs)
         give_back_memory()
         self._publisher.publish(
             wire.Run(run=run.run, state="ended", expected=run.expected, received=run.received, skipped=run.skipped)
         )
         _log.info("run %d ended: %d volumes, %d skipped", run.run, run.received, run.skipped)
-
-    def _keep_what_was_learned(self, run: int) -> None:
-        """Write what a calibration run taught; its betas anew, if calibration may be over with it."""
-        learned, settings = self._estimator.learned, self._settings.calibration
-        if learned is None or self._estimator.calibrated is not None or run > self._estimator.calibration_runs:
-            return
-        with self._recording.leaving_out(self._recording.model_path()) as path:
-            learned.save(path, self._settings.estimate)
-        may_end = run == settings.runs or settings.stop == "advice"
-        betas = self._estimator.reestimated() if may_end else None
-        if betas is not None:
-            with self._recording.leaving_out(self._recording.calibration_betas_path()) as path:
-                save_betas(path, betas)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,48 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from rtdecode.errors import JournalError, SettingsError
-from rtdecode.records import BundleRequest, FilmStart, KnownRun, RunEnd, RunStart, Skipped, Stamp, TrialEvent, Volume
+from rtdecode.records import (
+    BundleRequest,
+    Command,
+    FilmStart,
+    KnownRun,
+    RunEnd,
+    RunStart,
+    Skipped,
+    Stamp,
+    TrialAmended,
+    TrialCancelled,
+    TrialEvent,
+    Volume,
+)
 from rtdecode.session import entries
 from rtdecode.session.entries import read_inputs, read_outputs
-from rtdecode.session.recording import session_identifier
+from rtdecode.session.recording import PROTOCOL, session_identifier
 from rtdecode.settings import Settings, parse
 
-Input = Volume | Skipped | TrialEvent | RunStart | RunEnd | FilmStart | BundleRequest
-
+Input = (
+    Volume
+    | Skipped
+    | TrialEvent
+    | TrialAmended
+    | TrialCancelled
+    | RunStart
+    | RunEnd
+    | FilmStart
+    | BundleRequest
+    | Command
+)
+_RECORDS: dict[type, type[Any]] = {
+    entries.TrialEntry: TrialEvent,
+    entries.AmendEntry: TrialAmended,
+    entries.CancelEntry: TrialCancelled,
+    entries.RunStartEntry: RunStart,
+    entries.RunEndEntry: RunEnd,
+    entries.FilmEntry: FilmStart,
+    entries.BundleEntry: BundleRequest,
+    entries.CommandEntry: Command,
+}
+"""Records that hold what their entries do, by name."""
 
 _OF_A_VOLUME = entries.VolumeEntry | entries.SkippedEntry
 _FREE = ("publish", "session.output", "decode.threads", "decode.backend")
@@ -52,6 +86,10 @@ def check_unchanged(settings: Settings, folder: Path, root: Path) -> None:
         for (name, was), (_, now) in zip(_flat(began), _flat(settings), strict=True)
         if was != now and name not in _FREE and name.partition(".")[0] not in _FREE
     ]
+    kept = folder / PROTOCOL
+    protocol = settings.session.protocol
+    if protocol is not None and kept.is_file() and kept.read_bytes() != protocol.read_bytes():
+        problems.append(f"$.session.protocol: expected the file as when the session began ({kept}), got another")
     if problems:
         raise SettingsError(problems)
 
@@ -145,25 +183,11 @@ class Past:
             match entry:
                 case entries.VolumeEntry():
                     yield self._volume(entry, now_mono_s)
-                case entries.BundleEntry():
-                    yield BundleRequest(folder=entry.folder, identity=entry.identity, last_run=entry.last_run)
                 case entries.SkippedEntry():
                     yield Skipped(run=entry.run, volume=entry.volume, path=entry.path, reason=entry.reason)
-                case entries.RunStartEntry():
-                    yield RunStart(run=entry.run, expected=entry.expected, t_r_s=entry.t_r_s)
-                case entries.RunEndEntry():
-                    yield RunEnd(run=entry.run, volumes=entry.volumes)
-                case entries.FilmEntry():
-                    yield FilmStart(run=entry.run, film=entry.film, onset_s=entry.onset_s)
-                case entries.TrialEntry():
-                    yield TrialEvent(
-                        run=entry.run,
-                        trial=entry.trial,
-                        onset_s=entry.onset_s,
-                        duration_s=entry.duration_s,
-                        stimulus=entry.stimulus,
-                        condition=entry.condition,
-                    )
+                case _ if type(entry) in _RECORDS:
+                    kind = _RECORDS[type(entry)]
+                    yield kind(**{spec.name: getattr(entry, spec.name) for spec in fields(kind)})
 
     def _volume(self, entry: entries.VolumeEntry, now_mono_s: float) -> Volume | Skipped:
         path = self._folder / entry.kept

@@ -1,7 +1,7 @@
 """The session folder: journals, raw volumes and BIDS derivatives.
 
 sub-01_ses-01/
-  settings.toml, dataset_description.json, README, .bidsignore
+  settings.toml, protocol.toml, dataset_description.json, README, .bidsignore
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
   journal/lock                               names the process that records
   journal/scratch/                           what is large of earlier runs, until the session ends
@@ -50,6 +50,7 @@ from rtdecode.session.kept import KeptVolumes
 from rtdecode.session.lock import FolderLock
 from rtdecode.settings import SessionSettings
 
+PROTOCOL = "protocol.toml"
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +95,8 @@ class Recording:
     clock : Clock
     resume : bool
         Go on with a session that was interrupted.
+    protocol : bytes or None
+        The protocol's file, kept beside the settings.
 
     Attributes
     ----------
@@ -113,12 +116,22 @@ class Recording:
         process records in it.
     """
 
-    def __init__(self, session: SessionSettings, settings_text: str, clock: Clock, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        session: SessionSettings,
+        settings_text: str,
+        clock: Clock,
+        *,
+        resume: bool = False,
+        protocol: bytes | None = None,
+    ) -> None:
         self.folder = session_folder(session)
         self._entities = {"sub": session.participant, "ses": session.session}
         self._stem = session_stem(self.folder, self._entities)
         if not resume:
             self._make(settings_text)
+            if protocol is not None:
+                (self.folder / PROTOCOL).write_bytes(protocol)
         journals = self.folder / "journal"
         self._lock = FolderLock(journals / "lock", clock)
         self._kept = KeptVolumes(journals / "volumes")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from rtdecode.clock import Clock
 from rtdecode.estimate.report import RunReport
-from rtdecode.records import BetaUpdate
+from rtdecode.records import BetaUpdate, Stamp, TrialEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +61,19 @@ class RunState:
     accounted: int = 0
     finals: list[BetaUpdate] = field(default_factory=list)
     report: RunReport = field(default_factory=RunReport)
+
+
+def last_word(event: TrialEvent, reason: str, revision: int, session: str, clock: Clock) -> BetaUpdate:
+    """Return the final beta of a trial that no volume will tell of: there is none, and why."""
+    stamp = Stamp(
+        session=session,
+        run=event.run,
+        volume=-1,
+        trial=event.trial,
+        received_s=clock.wall(),
+        received_mono_s=clock.monotonic(),
+    )
+    nothing = np.zeros(0, np.float32)
+    return BetaUpdate(
+        stamp=stamp, event=event, revision=revision, final=True, delay_s=0.0, beta=nothing, invalid=reason
+    )

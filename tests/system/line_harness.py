@@ -18,6 +18,7 @@ from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.packs import EnginePack, open_pack
+from rtdecode.protocol_file import read_protocol
 from rtdecode.publish import requests
 from rtdecode.session.daemon import Daemon
 from rtdecode.session.films import open_films
@@ -75,6 +76,9 @@ class RecordedClient:
         for place, (_, topic, payload) in enumerate(missed, start=1):
             self._last = place == len(missed)
             yield wire.unpack(topic.encode(), payload)
+
+    def snapshot(self) -> list[wire.Message]:
+        return [wire.unpack(topic.encode(), payload) for topic, payload in self._request(requests.Snapshot)["messages"]]
 
     def pending(self) -> bool:
         return not self._last
@@ -212,6 +216,7 @@ class Rig:
             clock,
             calibrated=calibrated,
             films=open_films(settings.film),
+            protocol=None if settings.session.protocol is None else read_protocol(settings.session.protocol),
         )
         self.recorder.answer = self._daemon.desk.answer
         self.begun = self._daemon.begin(past, self._stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_every_trial_is_decoded(second: tuple[Recorder, Path]) -> None:
     finals = [m for m in recorder.of(wire.Reconstruction) if m.final]
     assert [m.trial for m in finals] == [trial.trial for trial in SECOND.trials]
     assert not recorder.of(wire.Fault)
+
+
+def test_another_head_than_the_calibrated_one_is_told(first: Path, tmp_path: Path) -> None:
+    """Somebody else lies in the scanner, under the name of the participant."""
+    stranger = replace(SECOND, seed=SECOND.seed + 1, trials_per_run=4)
+    bundle = {"bundle": str(first / "bundle")}
+    recorder, _ = run_visit(tmp_path, FakeClock(), stranger, session={"session": "02"}, decode=bundle)
+    (fault,) = (m for m in recorder.of(wire.Fault) if m.kind == "head")
+    assert re.fullmatch(r"expected the head that was calibrated, .* of 0\.8 or more .*, got 0\.[0-7]\d", fault.reason)
 
 
 def test_the_session_is_said_to_decode_from_the_start_and_learns_nothing_of_its_own(

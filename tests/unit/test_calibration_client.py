@@ -32,6 +32,9 @@ class ListClient:
     def catch_up(self) -> None:
         pass
 
+    def snapshot(self) -> list[Message]:
+        return [message for message in self._messages if isinstance(message, Session)][-1:]
+
     def messages(self) -> Iterator[Message]:
         yield from self._messages
 
@@ -315,3 +318,38 @@ def test_a_session_that_decodes_from_its_start_is_not_calibrated(tmp_path: Path)
     messages = [replace(session(tmp_path), mode="decode"), *visit(tmp_path)[1:]]
     with pytest.raises(CalibrationError, match="decodes with a bundle from its start"):
         calibration_run(ListClient(messages), tmp_path).run()
+
+
+@pytest.mark.parametrize(("late", "trials"), [(True, 32), (False, 16)])
+def test_a_calibration_that_is_begun_again_forgets_what_came_before(tmp_path: Path, late: bool, trials: int) -> None:
+    """Who comes late learns at once from where on trials calibrate; who was there puts aside what it had."""
+    rng = np.random.default_rng(1)
+    before = visit(with_reference(tmp_path))[1:]
+    again = replace(session(tmp_path), calibration_from=(3.0, 5.0), calibration_runs=7)
+    more: list[Message] = []
+    for run in (6, 7):
+        more += [beta(run, category, rng) for category in range(8)]
+        more.append(Run(session="01-01", run=run, state="ended"))
+    started = replace(session(tmp_path), calibration_runs=6)
+    messages = [started, *before, replace(again, mode="decode"), *more]
+    messages = [replace(m, onset_s=4.0 if m.run == 3 else 9.0) if isinstance(m, Beta) else m for m in messages]
+    client = ListClient(messages)
+    if not late:
+        client.snapshot = lambda: [started]  # type: ignore[method-assign]
+    folder = calibration_run(client, tmp_path).run()
+    assert folder.name == "bundle-from-run-03"
+    assert open_participant(folder).provenance.trials == trials
+    assert client.modes == [("decode", str(folder), 7)]
+
+
+def test_a_run_that_was_marked_as_bad_leaves_the_calibration(tmp_path: Path) -> None:
+    messages = visit(with_reference(tmp_path))
+    place = next(n for n, m in enumerate(messages) if isinstance(m, Run) and m.run == 3)
+    messages.insert(place, replace(session(tmp_path), bad_runs=(2,)))
+    place = next(n for n, m in enumerate(messages) if isinstance(m, Beta) and m.run == 4) + 4
+    messages.insert(place, replace(session(tmp_path), bad_runs=(2, 4)))
+    lines: list[str] = []
+    bundle = open_participant(calibration_run(ListClient(messages), tmp_path, lines).run())
+    assert bundle.provenance.trials == 16
+    assert "run 2 was marked as bad: 8 trials of it are left out" in lines
+    assert bundle.provenance.left_out[0].endswith("its run was marked as bad")

@@ -31,6 +31,7 @@ SCORE = Score(
     top=("cat",),
     rank=None,
     pool=2,
+    posterior={"cat7": 0.75, "dog1": 0.25},
     evidence=0.6,
     chance=0.5,
     supported=True,

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import shutil
 import sys
 import time
 import tomllib
@@ -25,6 +26,7 @@ from rtdecode import client as wire
 from rtdecode.__main__ import command_line
 from rtdecode.errors import Busy
 from rtdecode.packs import open_pack
+from rtdecode.protocols.cli import EXAMPLES
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
 from rtdecode.publish.server import Server
@@ -116,7 +118,8 @@ def _commands(inner: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 
 @pytest.mark.parametrize("page", pages_with("toml"), ids=name_of)
-def test_settings_of_a_page_are_settings(page: Path) -> None:
+def test_settings_of_a_page_are_settings(page: Path, tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "region-feedback.toml", tmp_path / "protocol.toml")
     for text in blocks(page, "toml"):
         for name in _SNIPPET.findall(text):
             text = (ROOT / name).read_text(encoding="utf-8")
@@ -124,7 +127,7 @@ def test_settings_of_a_page_are_settings(page: Path) -> None:
         assert raw
         if raw.keys() & typing.get_type_hints(Settings).keys():
             given = {"session": {"participant": "01"}, "scanner": {"export_dir": "export"}}
-            parse({**raw, **{name: {**given[name], **raw.get(name, {})} for name in given}}, root=Path())
+            parse({**raw, **{name: {**given[name], **raw.get(name, {})} for name in given}}, root=tmp_path)
         else:
             assert raw.keys() <= {"project", "build-system", "tool"}
 

@@ -20,8 +20,8 @@ from rtdecode.packs.sealed import seal
 
 torch = pytest.importorskip("torch")
 
-from engines.compile.onnx_export import export_part, parts_of  # noqa: E402
-from engines.compile.parity import agrees, compare  # noqa: E402
+from engines.compile.onnx_export import export_part, loaded, parts_of  # noqa: E402
+from engines.compile.parity import agrees, compare, reference  # noqa: E402
 from engines.compile.plan_building import build_plans, export_pack  # noqa: E402
 from engines.embed.folder_embedding import embed_folder  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
@@ -38,9 +38,10 @@ from rtdecode.decode.runtime.parts import parts  # noqa: E402
 from rtdecode.decode.runtime.plans import load_plan, plan_keys  # noqa: E402
 from rtdecode.decode.runtime.tensorrt import TensorRT  # noqa: E402
 from rtdecode.decode.runtime.torch_engine import TorchEngine  # noqa: E402
-from rtdecode.decode.score.pool import narrowed, open_pool  # noqa: E402
+from rtdecode.decode.score.pool import embedding_in, narrowed, open_pool  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack  # noqa: E402
+from rtdecode.statistics import cosines  # noqa: E402
 from tests.fake_tensorrt import Library, install  # noqa: E402
 
 STAGES = ("ridge", "prior", "converter", "captioner", "embedder")
@@ -107,14 +108,16 @@ def test_a_denoiser_is_exported_in_two_parts(denoiser: Denoiser, tmp_path: Path)
     assert [part.name for part in made] == ["unclip_context", "unclip"]
     for part in made:
         export_part(part, tmp_path / f"{part.name}.onnx")
-        found = compare(part, OnnxEngine(tmp_path / f"{part.name}.onnx", name=part.name, threads=1), tokens=7)
+        engine = OnnxEngine(tmp_path / f"{part.name}.onnx", name=part.name, threads=1)
+        found = compare(reference(part, tokens=7), engine)
         assert agrees(found, 1e-4), found
 
 
 def test_every_exported_part_equals_torch(exported: EnginePack) -> None:
-    for _, part in parts_of(exported):
+    for stage, part in parts_of(exported):
         engine = OnnxEngine(exported.folder / f"{part.name}.onnx", name=part.name, threads=1)
-        assert agrees(compare(part, engine, tokens=16), 1e-4)
+        right = reference(loaded(exported, stage, part.name), tokens=16)
+        assert agrees(compare(right, engine), 1e-4)
 
 
 def test_an_exported_file_does_not_tell_where_it_was_made(exported: EnginePack) -> None:
@@ -133,7 +136,7 @@ def test_the_ridge_takes_its_weights_as_inputs(exported: EnginePack) -> None:
 
 
 def test_torch_refuses_wrong_names_and_shapes(weights: EnginePack) -> None:
-    part = next(part for _, part in parts_of(weights) if part.name == "converter")
+    part = loaded(weights, "converter", "converter")
     engine = TorchEngine(part, device="cpu")
     with pytest.raises(EngineError, match="expected inputs"):
         engine.run({})
@@ -143,7 +146,7 @@ def test_torch_refuses_wrong_names_and_shapes(weights: EnginePack) -> None:
 
 def test_a_fault_of_the_device_is_no_error_of_the_request(weights: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that met it must end and be replaced, not go on answering with errors."""
-    part = next(part for _, part in parts_of(weights) if part.name == "converter")
+    part = loaded(weights, "converter", "converter")
     engine = TorchEngine(part, device="cpu")
 
     def broken(*_: object) -> None:
@@ -165,8 +168,8 @@ def test_plans_that_agree_are_kept_and_load(copied: EnginePack, monkeypatch: pyt
     again = open_pack(str(copied.folder))  # plans are no part of the seal
     assert again.identity == copied.identity
     key = plan_keys(again, builder.hardware(), ("REFIT",))["converter"]
-    part = next(part for _, part in parts_of(again) if part.name == "converter")
-    assert agrees(compare(part, load_plan(again, "converter", key, builder)), 1e-4)
+    right = reference(loaded(again, "converter", "converter"))
+    assert agrees(compare(right, load_plan(again, "converter", key, builder)), 1e-4)
 
 
 def test_a_plan_that_is_wrong_is_not_kept(copied: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +316,10 @@ def test_embedded_pictures_are_searched(tmp_path: Path, exported: EnginePack) ->
     pack = open_pack("tiny")
     candidates = embed_candidates(load_stages(pack), tmp_path / "pictures")
     (best, cosine), *_ = open_pool(out, pack).nearest(candidates.tokens[1], 2)
+    alone = embedding_in(out, pack, best)
+    assert alone is not None
+    assert cosines(candidates.tokens[1].reshape(1, -1), alone.reshape(1, -1)) == pytest.approx(cosine)
+    assert embedding_in(out, pack, "no such picture") is None
     assert best == "b"
     assert cosine == pytest.approx(1, abs=1e-3)
     embed_folder(pack, tmp_path / "pictures", out, threads=1, exact_bytes=0, progress=lambda *_: None)

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 torch = pytest.importorskip("torch")
 
-from engines.compile.onnx_export import parts_of  # noqa: E402
-from engines.compile.parity import compare, compare_precision  # noqa: E402
+from engines.compile.onnx_export import loaded  # noqa: E402
+from engines.compile.parity import compare, compare_precision, reference  # noqa: E402
 from engines.compile.plan_building import export_pack  # noqa: E402
 from engines.compile.precisions import LEAST, TOLERANCES, borne, in_precision  # noqa: E402
 from engines.importing import fake  # noqa: E402
@@ -69,7 +69,8 @@ def test_every_part_is_in_the_precision_that_it_bears_and_says_so(half: EnginePa
     for name, part in parts.items():
         assert part.precision == {"autoencoder": "float32", "prior": "mixed"}.get(kinds[name], asked), name
         assert part.difference is not None
-        assert part.difference <= part.tolerance == TOLERANCES[part.precision], name
+        limit = 1e-3 if kinds[name] == "autoencoder" else TOLERANCES[part.precision]
+        assert part.difference <= part.tolerance == limit, name
         graph = onnx.load(half.folder / part.file).graph
         given = {one.type.tensor_type.elem_type for one in graph.input} & {1, 10, 16}  # of floating types
         held = {one.data_type for one in graph.initializer if np.prod(one.dims) > 1000}
@@ -100,15 +101,16 @@ def test_a_norm_of_numbers_whose_squares_are_none_in_half_precision_is_right() -
 
 @pytest.mark.parametrize("precision", HALVES)
 def test_what_torch_rounds_is_seen_beside_what_onnx_runtime_does(weights: EnginePack, precision: PartPrecision) -> None:
-    part = next(part for _, part in parts_of(weights) if part.name == "converter")
-    (found,) = compare_precision(part, precision)
-    (again,) = compare_precision(part, "float32")
-    assert 0 == again.difference < found.difference < TOLERANCES[precision]
+    part = loaded(weights, "converter", "converter")
+    right = reference(part)
+    (again,) = compare_precision(right, part, "float32")
     with torch.no_grad():  # by hand: both layers rounded as the precision says
         values = part.examples(20_231, batch=1)["tokens"]
         exact = part.module(values)[0]
         to = torch.bfloat16 if precision == "bfloat16" else torch.float16
         rounded = in_precision(part.module, precision)(values if precision == "mixed" else values.to(to))[0].float()
+    (found,) = compare_precision(right, part, precision)
+    assert 0 == again.difference < found.difference < TOLERANCES[precision]
     assert found.difference == pytest.approx(float((rounded - exact).abs().max() / exact.abs().max()), rel=1e-6)
 
 
@@ -179,7 +181,7 @@ def test_a_part_that_overflows_is_named_and_taken_in_a_better_precision(loud: En
     assert part.precision == "float32"
     assert part.tolerance == TOLERANCES["float32"]
     engine = OnnxEngine(tmp_path / "out" / part.file, name="loud", threads=1)
-    assert compare(next(parts_of(loud))[1], engine)[0].difference < TOLERANCES["float32"]
+    assert compare(reference(loaded(loud, "converter", "converter")), engine)[0].difference < TOLERANCES["float32"]
 
 
 def test_strict_refuses_the_same_part_by_name(

@@ -7,6 +7,7 @@ import pytest
 
 from rtdecode.estimate.mask import brain_mask
 from rtdecode.estimate.quality import RunQuality, framewise_displacement
+from rtdecode.session.doubts import mask_faults
 
 
 def ellipsoid(shape: tuple[int, int, int], axes: tuple[float, float, float]) -> np.ndarray:
@@ -72,3 +73,18 @@ def test_a_constant_run_has_no_tsnr() -> None:
     quality = RunQuality()
     values = [quality.add(np.full(5, 3.0, np.float32)) for _ in range(10)]
     assert np.isnan(values[-1][1])
+
+
+@pytest.mark.parametrize(("first", "told"), [(14, None), (26, "60%"), (38, "0%")])
+def test_a_mask_beside_the_brain_is_told(first: int, told: str | None) -> None:
+    today = np.zeros((50, 40, 20), np.float32)
+    today[10:32, 8:32, 2:18] = 100
+    mask = np.zeros(today.shape, np.bool_)
+    mask[first : first + 10, 15:25, 5:15] = True  # of ten slices along the first axis, those below 32 are brain
+    found = list(mask_faults(mask, today))
+    assert [fault.reason.rpartition("got ")[2] for fault in found] == ([] if told is None else [told])
+
+
+def test_a_volume_without_a_head_holds_no_mask() -> None:
+    (fault,) = mask_faults(np.ones((20, 20, 10), np.bool_), np.zeros((20, 20, 10), np.float32))
+    assert fault.reason.endswith("4,000 voxels in the brain that is scanned, got 0%")

@@ -16,8 +16,10 @@ from rtdecode.decoded import Score
 from rtdecode.errors import SettingsError
 from rtdecode.records import RegisteredVolume, Stamp
 from rtdecode.score_settings import FeedbackSettings
-from rtdecode.session.feedback import Feedback, fisher_z, follow_feedback, no_trial, of_trial
+from rtdecode.session.feedback import Feedback, TrialFeedback, fisher_z, follow_feedback, no_trial
 from rtdecode.settings import parse
+
+TOKENS = np.array([[1.0, 2.0], [0.0, 3.0]], np.float32)
 
 T_R_S = 2.0
 
@@ -141,25 +143,75 @@ def score(**changes: Any) -> Score:
     return Score(**{**told, "probabilities": {"face": 0.7, "house": 0.3}, "supported": True, "refused": "", **changes})
 
 
+def of(settings: FeedbackSettings, found: Score, *, took_s: float = 0.3, **more: Any) -> wire.Feedback | None:
+    nothing: Any = None
+    return TrialFeedback(settings, **more).of(nothing, found, TOKENS, took_s=took_s)
+
+
 def test_of_a_trial_its_target_is_shown_where_the_trial_is_supported() -> None:
     settings = FeedbackSettings(score="category", target="house", steps=10)
-    shown = of_trial(settings, score(), took_s=0.3)
+    shown = of(settings, score())
     assert shown is not None
     assert (shown.state, shown.value, shown.level, shown.step, shown.target) == ("shown", 0.3, 0.3, 3, "house")
-    refused = of_trial(settings, score(supported=False, refused="no picture was found in the response"), took_s=0.3)
+    refused = of(settings, score(supported=False, refused="no picture was found in the response"))
     assert refused is not None
     assert (refused.state, refused.invalid) == ("held", "no picture was found in the response")
-    late = of_trial(settings, score(), took_s=1.5)
+    late = of(settings, score(), took_s=1.5)
     assert late is not None
     assert (late.state, late.invalid) == ("held", "late: 1.50 s after the volume arrived")
-    unknown = of_trial(FeedbackSettings(score="category", target="cat"), score(), took_s=0.3)
-    assert unknown is not None
-    assert unknown.invalid == "feedback.target 'cat': expected a category of the decoder (face, house)"
     none = no_trial(settings, "lost")
     assert none is not None
     assert (none.state, none.value, none.final, none.invalid) == ("held", None, True, "lost")
-    assert of_trial(FeedbackSettings(), score(), took_s=0.3) is None
+    assert of(FeedbackSettings(), score()) is None
     assert no_trial(FeedbackSettings(), "lost") is None
+
+
+def test_other_scores_of_trials() -> None:
+    found = score(probabilities={"face": 0.6, "house": 0.2, "cat": 0.2}, posterior={"face1": 0.125, "cat2": 0.875})
+    wanted = np.array([[3.0, 4.0], [0.0, 12.0]], np.float32)
+    angle = float(np.vdot(TOKENS, wanted) / (np.linalg.norm(TOKENS) * np.linalg.norm(wanted)))
+    for settings, value in (
+        (FeedbackSettings(score="two_alternative", target="face", foil="house"), 0.75),
+        (FeedbackSettings(score="retrieval", target="face1"), 0.125),
+        (FeedbackSettings(score="similarity", target="there"), angle),
+    ):
+        told = of(settings, found, targets={"there": wanted}.get)
+        assert told is not None
+        assert told.value == pytest.approx(value)
+        low, high = settings.display()
+        assert told.level == pytest.approx((value - low) / (high - low))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (FeedbackSettings(score="category", target="cat"), "expected a category of the decoder (face, house)"),
+        (FeedbackSettings(score="two_alternative", target="face", foil="x"), "expected a category of the decoder"),
+        (FeedbackSettings(score="retrieval", target="cat"), "expected one of the 2 candidates of the retrieval pool"),
+        (FeedbackSettings(score="similarity", target="cat"), "expected a picture of the file decode.pool"),
+    ],
+)
+def test_an_unknown_target_holds_what_was_shown_and_says_why(settings: FeedbackSettings, said: str) -> None:
+    told = of(settings, score(posterior={"a": 0.5, "b": 0.5}, pool=2))
+    assert told is not None
+    assert (told.state, told.value) == ("held", None)
+    assert said in (told.invalid or "")
+
+
+def test_the_display_takes_its_bounds_from_the_calibration_runs() -> None:
+    settings = FeedbackSettings(
+        score="region", regions=("a",), baseline_volumes=0, percentiles=(10.0, 90.0), bounds=(-5.0, 5.0)
+    )
+    follower = Feedback(settings, calibration_runs=1)
+    values = np.random.default_rng(0).standard_normal(50)
+    first = [follower.add(volume(i, a=value), took_s=0.0) for i, value in enumerate(values)]
+    assert first[0].level == pytest.approx((values[0] + 5) / 10)
+    low, high = np.percentile(values, (10.0, 90.0))
+    for run in (2, 3):
+        told = follower.add(volume(0, run=run, a=0.25), took_s=0.0)
+        assert told.level == pytest.approx((0.25 - low) / (high - low))
+    follower.change(replace(settings, half_life_s=2.0))
+    assert follower.add(volume(1, run=3, a=0.25), took_s=0.0).level == pytest.approx((0.25 - low) / (high - low))
 
 
 def test_settings_of_a_score_are_checked(tmp_path: Any) -> None:
@@ -185,10 +237,14 @@ def test_settings_of_a_score_are_checked(tmp_path: Any) -> None:
         score="region", regions=["ffa"], unit="z", baseline_volumes=2
     )
     assert problems(score="category", target="face") == ""
-    assert "expected a category for the score category alone, got ''" in problems(score="category")
+    assert "similarity), got ''" in problems(score="category")
     assert "expected 0 for the score category, got ['ffa']" in problems(
         score="category", target="face", regions=["ffa"]
     )
-    assert "for the score category alone, got 'face'" in problems(score="region", regions=["ffa"], target="face")
+    assert "similarity), got 'face'" in problems(score="region", regions=["ffa"], target="face")
+    assert "expected another category for two_alternative alone" in problems(score="two_alternative", target="a")
+    assert "foil" in problems(score="two_alternative", target="a", foil="a")
+    assert problems(score="two_alternative", target="a", foil="b") == problems(score="similarity", target="a") == ""
+    assert "expected two of 0 to 100" in problems(score="region", regions=["ffa"], percentiles=[90.0, 10.0])
     assert follow_feedback(FeedbackSettings()) is None
     assert follow_feedback(FeedbackSettings(score="category", target="face")) is None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,11 +17,15 @@ from safetensors.numpy import save_file
 from calibration.calibrator import Calibrator, write_bundle
 from engines.importing.fake import write_fake_mindeye2
 from engines.importing.shapes import mindeye2_sizes
+from rtdecode.decode.arrays import in_bytes
 from rtdecode.decode.decoder import Decoder
-from rtdecode.decode.families.mindeye2 import load_mindeye2
+from rtdecode.decode.families.mindeye2 import MindEye2Family, load_mindeye2
 from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
+from rtdecode.decode.families.mindeye2.recipe import recipe_of
 from rtdecode.decode.families.stimulus_folder import CATEGORIES, EMBEDDINGS
 from rtdecode.decode.loading import load_candidates, load_decoder
+from rtdecode.decode.pipeline import Embedded
+from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.service import LocalService
 from rtdecode.decode.worker import WorkerService
@@ -236,6 +241,45 @@ def test_parts_come_in_order_and_the_trial_fixes_the_noise(decoder: Decoder) -> 
     np.testing.assert_array_equal(picture.image, again[1].image)  # type: ignore[union-attr]
     other = list(decoder.decode(beta, (), "r1t2"))[1]
     assert np.any(picture.image != other.image)  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> EnginePack:
+    further = ("blurry_autoencoder", "embedder", "refiner", "refiner_autoencoder", "prompt")
+    return make_pack(tmp_path_factory.mktemp("whole"), (*DECODED, *further))
+
+
+@pytest.mark.parametrize("finish", ["blend", "refine"])
+def test_a_picture_is_finished_as_the_published_decoder_does_and_comes_plain_before(
+    whole: EnginePack, finish: Literal["blend", "refine"]
+) -> None:
+    recipe = dataclasses.replace(
+        recipe_of(whole.described(MindEye2Description)), **STEPS, best_of=2, small_autoencoder=False
+    )
+    settings = DecodeSettings(backend="torch", best_of=2, finish=finish, **STEPS)
+    pipeline = MindEye2Family().pipeline(whole, settings, choose("torch", whole), seed=0)
+    hidden = pipeline._mind.embed(np.full(pipeline._mind.voxels, 0.3, np.float32))
+    settled = pipeline.settle(Embedded(components=np.zeros(1), tokens=np.zeros(1), state=hidden), "", "")
+    early, picture = pipeline.preview(settled), pipeline.picture(settled, "")
+    mind = load_mindeye2(whole, backend=choose("torch", whole), recipe=recipe)
+    right = mind.decode(np.full(mind.voxels, 0.3, np.float32), seed=settled.seed)
+    assert right.picture is not None
+    assert right.blurry is not None
+    assert right.blended is not None
+    assert early is not None
+    np.testing.assert_array_equal(early, in_bytes(right.picture))
+    expected = right.blended if finish == "refine" else mind.blend(right.picture, right.blurry)
+    np.testing.assert_array_equal(picture, in_bytes(expected))
+
+
+def test_what_a_pack_cannot_finish_is_refused(pack: EnginePack, stimuli: Path) -> None:
+    for finish, lacking in (("blend", "--blurry-autoencoder"), ("refine", "--refiner")):
+        with pytest.raises(EngineError, match=rf"decode.finish '{finish}': .*{lacking}"):
+            load_decoder(pack, DecodeSettings(stimuli=stimuli, finish=finish))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="best_of 3 needs the embedder"):
+        load_decoder(pack, DecodeSettings(stimuli=stimuli, best_of=3))
+    with pytest.raises(EngineError, match=r"decode\.best_of and decode\.finish are for MindEye2.*kind tiny"):
+        load_decoder(open_pack("tiny"), DecodeSettings(best_of=2))
 
 
 def test_absent_stages_are_told_and_the_rest_runs(bundle: Path, tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def test_a_session_that_decodes_shows_it_and_noise_gives_nothing(tmp_path: Path)
     unknown = told["unknown categories"]
     assert unknown["percentile rank of the picture shown among all of calibration"].n == N_CALIBRATION
 
-    page = write(session, found, tmp_path / "report")
+    page = write(session.folder, session, found, tmp_path / "report")
     text = page.read_text()
     assert "<script" not in text
-    assert "src=" not in text
+    assert text.count("src=") == text.count('src="data:image/jpeg;base64,')
     content = msgspec.json.decode((tmp_path / "report" / "report.json").read_bytes())
     assert len(content["CRED-nf"]) == 24
     assert all(entry["says"] for entry in content["CRED-nf"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,25 @@ def test_a_picture_and_its_bytes_are_the_same() -> None:
     other = mind.image(hidden, tokens, seed=2)
     assert other is not None
     assert np.any(other != image)
+
+
+def test_another_prior_is_not_hidden_by_what_was_captured_of_the_former() -> None:
+    def whole(_: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As a graph: whatever is called later, it gives what was computed when it was captured."""
+        captured: list[Any] = []
+
+        def replay(*given: Any) -> Any:
+            if not captured:
+                captured.append(function(*given))
+            return captured[0]
+
+        return replay
+
+    mind = mind_of(Drawn(), Recipe(prior_steps=2, prior_sampler="consistency", small_autoencoder=True))
+    stages = replace(mind.stages, whole=whole)
+    mind.take_stages(stages)
+    tokens = np.ones((1, 2, 3), np.float32)
+    hidden = Hidden(tokens=tokens, retrieval=tokens, latent=None)
+    first = mind.clean(hidden, seed=0)
+    mind.take_stages(replace(stages, prior=lambda x, t, condition, guidance: 3 * condition))
+    np.testing.assert_allclose(mind.clean(hidden, seed=0), 3 * first)

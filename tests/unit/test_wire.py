@@ -241,6 +241,35 @@ def test_a_refused_request_is_answered_and_counted(served: tuple[Server, Publish
     assert server.rejected == 3
 
 
+def test_commands_travel_with_a_token_of_their_own_or_a_new_one() -> None:
+    asked: list[requests.AnyRequest] = []
+
+    def answer(request: requests.AnyRequest) -> dict[str, object]:
+        asked.append(request)
+        return {"run": 3, "onset_s": 4.5, "last_run": 4, "t_wall": 0.0, "t_mono": time.monotonic()}
+
+    server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    server.start(answer)
+    with wire.Client(server.stream, server.requests) as client:
+        for _ in range(2):
+            client.control("pause", reason="a pause")
+        client.control("feedback", target="cat", threshold=0.5, token="mine")
+        assert client.recalibrate(2) == {"run": 3, "onset_s": 4.5, "last_run": 4}
+        for wrong in ({"command": "bad_run"}, {"command": "feedback"}, {"command": "pause", "run": 1}):
+            with pytest.raises(wire.RequestError, match=r"expected a number for bad_run|feedback needs one of"):
+                client.control(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(wire.RequestError, match="the command feedback takes them"):
+            client.control("stop", target="cat")
+        with pytest.raises(wire.RequestError, match="mode calibrate needs a token"):
+            client.mode("calibrate")
+    server.close()
+    first, second, third = (one for one in asked if isinstance(one, requests.Control))
+    assert (first.command, first.reason, third.target, third.token) == ("pause", "a pause", "cat", "mine")
+    assert first.token != second.token
+    (again,) = (one for one in asked if isinstance(one, requests.Mode))
+    assert (again.mode, again.runs) == ("calibrate", 2)
+
+
 def test_a_taken_address_is_named(served: tuple[Server, Publisher]) -> None:
     with pytest.raises(ProtocolError, match="another daemon"):
         Server(served[0].stream, "tcp://127.0.0.1:0")

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rtdecode.decode.networks.backbone import Backbone, BackboneShape, Ridge
@@ -114,7 +113,8 @@ def load(pack: EnginePack, stage: str, *, device: str, dtype: torch.dtype) -> nn
         raise EngineError(f"pack {pack.name}: {DESCRIPTION}: stages.{stage}.sizes: {error}") from None
     path = pack.folder / spec.file
     try:
-        state = {key: value.to(dtype) for key, value in load_file(path, device=device).items()}
+        with safe_open(path, framework="pt", device=device) as file:  # one by one: no second copy of all of them
+            state = {key: file.get_tensor(key).to(dtype) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path}: not a readable safetensors file: {error}") from None
     if wrong := differences(network, state):

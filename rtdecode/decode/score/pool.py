@@ -201,6 +201,19 @@ def open_pool(path: Path, pack: EnginePack, *, exact_bytes: int = EXACT_BYTES) -
     EngineError
         The file cannot be read, or another embedder embedded the pictures.
     """
+    known, names = _described(path, pack)
+    narrow = map_tensor(path, PROJECTED) if PROJECTED in known else None
+    return ImagePool(names, map_tensor(path, "tokens"), narrow=narrow, exact_bytes=exact_bytes)
+
+
+def embedding_in(path: Path, pack: EnginePack, name: str) -> NDArray[Any] | None:
+    """Return the tokens (t, d) of one picture of such a file; None if it is not in it; errors as of `open_pool`."""
+    names = _described(path, pack)[1]
+    return map_tensor(path, "tokens")[names.index(name)] if name in names else None
+
+
+def _described(path: Path, pack: EnginePack) -> tuple[set[str], list[str]]:
+    """Return the tensors of a file of embeddings and the names of its pictures."""
     try:
         with safe_open(path, framework="numpy") as stored:
             stored.get_slice("tokens")
@@ -210,5 +223,4 @@ def open_pool(path: Path, pack: EnginePack, *, exact_bytes: int = EXACT_BYTES) -
     embedder = pack.description.stages.get("embedder")
     if embedder is None or said.get("embedder") != pack.digest(embedder.file):
         raise EngineError(f"{path}: expected pictures embedded by the embedder of pack {pack.name}; embed them anew")
-    narrow = map_tensor(path, PROJECTED) if PROJECTED in known else None
-    return ImagePool(json.loads(said["names"]), map_tensor(path, "tokens"), narrow=narrow, exact_bytes=exact_bytes)
+    return known, list(json.loads(said["names"]))

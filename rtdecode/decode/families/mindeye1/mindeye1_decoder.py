@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.arrays import Float32, check_betas, pixels
+from rtdecode.decode.arrays import Float32, check_betas
 from rtdecode.decode.families.guided_prior import guided_prior
 from rtdecode.decode.families.mindeye1.mindeye1_description import GeneratorTable, MindEye1Description
 from rtdecode.decode.families.mindeye1.picture_generator import PARTS, PictureGenerator, condition_of
@@ -228,9 +228,3 @@ class MindEye1:
             blurry = bilinear(blurry, self._px)
         drawn = self._generator.draw(tokens, retrieval, blurry, seed=seed)
         return self._runner.image(drawn.pictures[drawn.best : drawn.best + 1], 0.5, 0.5), drawn.best
-
-
-def shown(blurry: Float32) -> NDArray[np.uint8]:
-    """Turn a picture (3, h, w) in about 0..1 to bytes (h, w, 3)."""
-    rounded = np.rint(pixels(blurry, 1.0, 0.0) * 255).astype(np.uint8)
-    return np.ascontiguousarray(rounded.transpose(1, 2, 0))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.arrays import Float32
-from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1, OwnNetwork, shown
+from rtdecode.decode.arrays import Float32, in_bytes
+from rtdecode.decode.families.mindeye1.mindeye1_decoder import MindEye1, OwnNetwork
 from rtdecode.decode.families.mindeye1.mindeye1_description import MindEye1Description
 from rtdecode.decode.pipeline import Embedded
 from rtdecode.decode.score.adapter import Adapter
@@ -119,7 +119,7 @@ class MindEye1Pipeline:
 
     def preview(self, settled: Settled) -> NDArray[np.uint8] | None:
         """Return the blurry picture; None without the participant's own network."""
-        return None if settled.blurry is None else shown(settled.blurry)
+        return None if settled.blurry is None else in_bytes(settled.blurry)
 
     def picture(self, settled: Settled, trial: str) -> NDArray[np.uint8] | None:
         """Picture by the generator; see `Pipeline.picture`."""

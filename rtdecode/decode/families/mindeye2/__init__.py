@@ -25,6 +25,7 @@ class MindEye2Family:
     """A `Family` of the published networks."""
 
     description = MindEye2Description
+    finishes = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Read what ``rtdecode engines embed`` has written beside the pictures; see `read_stimuli`."""
@@ -37,6 +38,7 @@ class MindEye2Family:
             recipe,
             prior_steps=recipe.prior_steps if settings.prior_steps is None else settings.prior_steps,
             unclip_steps=recipe.unclip_steps if settings.unclip_steps is None else settings.unclip_steps,
+            best_of=settings.best_of,
         )
         mind = load_mindeye2(pack, backend=backend, recipe=recipe, threads=settings.threads)
 
@@ -46,7 +48,7 @@ class MindEye2Family:
                 network, _runner(network, own, settings.threads), stages, alike=own.name == backend.name
             )
 
-        return MindEye2Pipeline(mind, open_network, seed=seed)
+        return MindEye2Pipeline(mind, open_network, seed=seed, finish=settings.finish)
 
     def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
         """Load OpenCLIP's bigG tower."""

@@ -65,8 +65,8 @@ class MindEye2:
         if self.recipe.small_autoencoder and stages.small_picture is None:
             raise EngineError("the recipe asks for the small autoencoder: import one with --small-autoencoder")
         self._sampler = prior_sampler(self.recipe.prior_sampler, stages.schedule, self.recipe.prior_steps)
-        self._settle = stages.whole("prior sampler", self._sample_tokens)
         self._paint = stages.whole("unclip sampler", self._sample_picture)
+        self.take_stages(stages)
         self.take_ridge(*stages.ridge)
 
     @property
@@ -103,7 +103,7 @@ class MindEye2:
     def take_stages(self, stages: MindEye2Stages) -> None:
         """Decode with others from now on: the same but for backbone and prior."""
         self._stages = stages
-        self._settle = stages.whole("prior sampler", self._sample_tokens)  # a graph would run the prior of before
+        self._settle = stages.whole("prior sampler", self._sample_tokens)  # what was captured holds the former prior
 
     def take_ridge(self, weight: Float32, bias: Float32) -> None:
         """Take a participant's ridge: weights (hidden, voxels) and bias (hidden,); nothing else changes.
