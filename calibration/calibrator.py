@@ -22,7 +22,7 @@ from calibration.likeness import Likeness
 from calibration.participant_fit import CalibrationFit, fit_participant
 from calibration.ridge import centred
 from calibration.scaling import Scaling
-from calibration.supported import USUAL, supported
+from calibration.supported import USUAL
 from calibration.targets import components_of_products
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import CalibrationError
@@ -35,8 +35,6 @@ _LEAST_STIMULI = 4
 """Held out together at least, where there are enough: each is compared with the others of its fold."""
 _BLOCKS = 4
 """Parts of a single run that are held out in turn."""
-_ANEW = 1.25
-"""So many times the trials, and the number of components is chosen anew; a status is asked for after every trial."""
 NO_PLAN = Plan()
 LEAST_TRIALS = 8
 """Fewer give neither a penalty nor a held-out figure."""
@@ -81,7 +79,6 @@ class Calibrator:
         self._runs: list[int] = []
         self._likeness = Likeness(candidates)
         self._curve: list[CurvePoint] = []
-        self._count, self._counted = USUAL, 0
 
     def anew(self) -> Calibrator:
         """Return one of the same candidates and options, without trials."""
@@ -284,9 +281,8 @@ class Calibrator:
             return CurvePoint(
                 trials=self.trials, percentile=0.5, interval=null.interval(0.5), p_value=null.p_value(by_ridge)
             )
-        responses = scaling(betas)
-        components, priors = self._components(shown, responses, scaling, parts)
-        return self._standing(responses, components, priors, shown, parts, null, by_ridge, plan)
+        components, priors = self._components(shown, scaling)
+        return self._standing(scaling(betas), components, priors, shown, parts, null, by_ridge, plan)
 
     def _standing(
         self,
@@ -332,28 +328,16 @@ class Calibrator:
             why=why,
         )
 
-    def _components(
-        self,
-        shown: NDArray[np.int64],
-        responses: NDArray[np.float32],
-        scaling: Scaling,
-        parts: list[NDArray[np.int64]],
-    ) -> tuple[NDArray[np.float64], list[PriorOf]]:
+    def _components(self, shown: NDArray[np.int64], scaling: Scaling) -> tuple[NDArray[np.float64], list[PriorOf]]:
         """Components of the picture of each trial, and what is known of maps of them beforehand."""
         if self._prior is not None and self._places_mm is not None:
             components = self._prior.pictures(self._candidates.tokens[shown])
             return components, self._prior.priors(self._places_mm[scaling.voxels])
         place = self._likeness.places(shown.tolist())
         products = [one[np.ix_(place, place)] for one in self._likeness.products]
-
-        def described(count: int) -> tuple[NDArray[np.float64], list[PriorOf]]:
-            components, share = components_of_products(products, most=count)
-            prior = MapPrior(covariance=np.diag(share))
-            return components, [lambda _: prior]
-
-        if self.trials >= _ANEW * self._counted:
-            self._count, self._counted = supported(responses, described, parts, shown), self.trials
-        return described(self._count)
+        components, share = components_of_products(products, most=USUAL)  # chosen for the decoder
+        prior = MapPrior(covariance=np.diag(share))
+        return components, [lambda _: prior]
 
 
 def _order(parts: Sequence[NDArray[np.int64]], shown: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ Ints = NDArray[np.int64]
 COUNTS = (8, 16, 32, 64, 128)
 """Of each token group, that are compared."""
 USUAL = 32
-"""Where nothing can be held out, and where no other number is surely better."""
+"""Where nothing can be held out, where no other number is surely better, and of the figures that are told after every
+trial: a number that held-out trials have chosen would flatter these."""
 _DOUBT = 1.0
 """Of the numbers that are worse than the best by no more than so many standard errors over trials, the one nearest to
 `USUAL` is taken: few trials would choose by chance."""
