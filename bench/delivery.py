@@ -1,10 +1,11 @@
-"""What stands between a decoded picture and its message: how it is encoded, and how a pool is searched.
+"""What stands between a decoded picture and its client: encoding, the search of a pool, the disk.
 
 Encodings of one picture of 768 px, drawn with the spectrum of natural ones, each as a ratio to PNG at level 1 in the
 same run; lossless ones must give the picture back. Pools of embeddings of MindEye2's size, mapped from the disk,
-against a comparison with every one of them.
+against a comparison with every one of them. Messages of 100 kB, ten a second, from their being published to their
+receipt over loopback, with both settings of `publish.send`; each must come once, in order.
 
-    python bench/delivery.py [--json FILE] [--quick] [--rows N] [--seed N]
+    python bench/delivery.py [--json FILE] [--quick] [--rows N] [--disk DIR] [--seed N]
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ import numpy as np
 from _report import print_table, write_json
 from PIL import Image
 
+from rtdecode import client as wire
+from rtdecode.clock import SystemClock
 from rtdecode.decode.score.mapped import fill_tensors, map_tensor
 from rtdecode.decode.score.pool import PROJECTED, ImagePool, narrowed
 from rtdecode.publish.pictures import Encoding, encoded
+from rtdecode.publish.publisher import Publisher
+from rtdecode.publish.server import Server
+from rtdecode.session.recording import Recording
+from rtdecode.settings import SessionSettings
 from rtdecode.statistics import row_cosines
 
 PX = 768
 SHAPE = (256, 1664)
 ROWS = 2000
+MESSAGE_BYTES = 100_000
 QUERIES = 20
 GOAL_ENCODED_MS, GOAL_SEARCH_MS, GOAL_RECALL = 25.0, 50.0, 0.99
 COLUMNS = {"wall_ms": "{:.1f}", "cpu_ms": "{:.1f}", "of_png": "{:.2f}", "kib": "{:.0f}", "root_mean_square": "{:.1f}"}
@@ -105,11 +113,40 @@ def pool(rows: int, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def delivered(send: str, count: int, folder: Path) -> dict[str, Any]:
+    """Time messages on their way to a client, journalled on the disk of `folder`."""
+    clock, took = SystemClock(), []
+    recording = Recording(SessionSettings(participant=send.replace("_", ""), output=folder), "", clock)
+    server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    out = Publisher(recording.session, clock, server, recording)
+    server.start(lambda _: {}, recording.sync if send == "after_sync" else lambda: True)
+    picture = np.random.default_rng(0).bytes(MESSAGE_BYTES)
+    with wire.Client(server.stream, server.requests, topics=["reconstruction", "heartbeat"]) as client:
+        while client.receive(0.02) is None:
+            out.publish(wire.Heartbeat())
+        for number in range(count):
+            began = time.perf_counter()
+            out.publish(wire.Reconstruction(volume=number, image=picture))
+            message = client.receive(30.0)
+            while isinstance(message, wire.Heartbeat):
+                message = client.receive(30.0)
+            took.append(1e3 * (time.perf_counter() - began))
+            if message is None or message.volume != number:
+                raise SystemExit(f"expected message {number}, got {message}")
+            time.sleep(max(0.0, 0.1 - 1e-3 * took[-1]) if count > 20 else 0.0)
+    recording.close()
+    server.close()
+    return {"p50_ms": float(np.median(took)), "p99_ms": float(np.quantile(took, 0.99)), "messages": count}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="few rows and runs: does it run?")
     parser.add_argument("--rows", type=int, default=ROWS, help="embeddings in the pool, 0.85 MB each on the disk")
+    parser.add_argument(
+        "--disk", type=Path, help="folder on the disk that sessions are kept on; the system's by default"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows, times = (60, 2) if arguments.quick else (arguments.rows, 9)
@@ -127,8 +164,15 @@ def main() -> int:
         f"A search takes {found['wall_ms']:.1f} ms ({found['cpu_ms']:.1f} of the processor, goal {GOAL_SEARCH_MS:g}); "
         f"the exact first is first in {100 * found['recall']:.0f} % (goal {100 * GOAL_RECALL:g})"
     )
+    with tempfile.TemporaryDirectory(dir=arguments.disk) as folder:
+        sent = {s: delivered(s, 10 if arguments.quick else 300, Path(folder)) for s in ("after_write", "after_sync")}
+    print_table(
+        f"One message of {MESSAGE_BYTES // 1000} kB to its client, ms",
+        ["publish.send", "median", "p99"],
+        [[name, f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"] for name, one in sent.items()],
+    )
     if arguments.json:
-        write_json(arguments.json, {"encodings": by_name, "pool": found})
+        write_json(arguments.json, {"encodings": by_name, "pool": found, "sent": sent})
     return 0
 
 

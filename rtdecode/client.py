@@ -660,6 +660,8 @@ class Heartbeat(Message):
         Requests that were refused.
     strangers : int
         Connections that ended without a word of this protocol, or without a key that holds.
+    unsent : int
+        Messages that wait for the disk, as it refuses what they rest on (``publish.send = "after_sync"``).
     uptime_s : float
         Since the daemon started, seconds.
     every_s : float
@@ -681,6 +683,7 @@ class Heartbeat(Message):
     superseded: int = 0
     rejected: int = 0
     strangers: int = 0
+    unsent: int = 0
     uptime_s: float = 0.0
     every_s: float = 1.0
     decode_ms: Dict[str, float] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtdecode import client
 
 if TYPE_CHECKING:
+    from rtdecode.publish.display.guard import FarDoor
     from rtdecode.session.past import Past
 
 _log = logging.getLogger(__name__)
@@ -63,8 +64,40 @@ def register(subparsers: Subparsers) -> None:
     display.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
     display.add_argument("--stimuli", type=Path, help="folder of the shown pictures, <stimulus>.png")
     display.add_argument("--port", type=int, default=8765, help="port of the page; 0 takes a free one")
+    display.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="serve other machines too, at this IPv4 address of this one; wants a certificate",
+    )
+    display.add_argument("--certificate", type=Path, metavar="PEM", help="TLS certificate of the page, with --host")
+    display.add_argument("--certificate-key", type=Path, metavar="PEM", help="its key")
+    display.add_argument(
+        "--name", action="append", default=[], help="name or address that browsers use for this machine, with --host"
+    )
     display.add_argument("--no-browser", action="store_true", help="do not open a browser")
     display.set_defaults(handler=_display)
+
+    gateway = subparsers.add_parser(
+        "gateway", help="serve the stream to programs of this machine over HTTP, WebSocket and lines of text"
+    )
+    gateway.add_argument(
+        "settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file: addresses of the daemon"
+    )
+    gateway.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
+    gateway.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
+    gateway.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
+    gateway.add_argument("--port", type=int, default=8766, help="port of HTTP and WebSocket; 0 takes a free one")
+    gateway.add_argument("--lines", type=int, default=8767, help="port of lines of text; 0 takes a free one")
+    gateway.add_argument("--pages", type=Path, metavar="DIR", help="folder of an experiment's pages, served at /")
+    gateway.set_defaults(handler=_gateway)
+
+    lsl = subparsers.add_parser("lsl", help="send markers and scores to the Lab Streaming Layer")
+    lsl.add_argument("settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file: addresses of the daemon")
+    lsl.add_argument("--stream", help=f"address of the daemon's stream (default {client.STREAM})")
+    lsl.add_argument("--requests", help=f"address the daemon takes requests at (default {client.REQUESTS})")
+    lsl.add_argument("--key", metavar="FILE", help="key of `rtdecode keys new`, where the daemon asks for keys")
+    lsl.add_argument("--name", default="rtdecode", help="beginning of the outlets' names (default rtdecode)")
+    lsl.set_defaults(handler=_lsl)
 
     demo.register(subparsers)
     process.register(subparsers)
@@ -150,7 +183,7 @@ def _run(args: argparse.Namespace) -> int:
                     films=films,
                     protocol=protocol,
                 )
-                server.start(daemon.desk.answer)
+                server.start(daemon.desk.answer, recording.sync if publish.send == "after_sync" else lambda: True)
                 if daemon.begin(past, stop):
                     print(f"rtdecode run: stream {server.stream}, requests {server.requests}", flush=True)
                     daemon.run(stop)
@@ -206,5 +239,47 @@ def _display(args: argparse.Namespace) -> int:
         key=args.key,
         port=args.port,
         stimuli=args.stimuli or stimuli,
+        door=_far_door(args),
         ready=None if args.no_browser else open_page,
     )
+
+
+def _far_door(args: argparse.Namespace) -> FarDoor | None:
+    from rtdecode.errors import SettingsError
+    from rtdecode.publish.display.guard import FarDoor
+
+    given = {"--certificate": args.certificate, "--certificate-key": args.certificate_key, "--name": args.name or None}
+    if args.host is None:
+        alone = [name for name, value in given.items() if value is not None]
+        if alone:
+            raise SettingsError([f"{', '.join(alone)}: expected --host beside it, to serve other machines"])
+        return None
+    absent = [name for name, value in given.items() if value is None]
+    if absent:
+        raise SettingsError(
+            [f"--host {args.host} serves other machines: expected {', '.join(absent)} beside it; nobody may read along"]
+        )
+    return FarDoor(host=args.host, certificate=args.certificate, secret=args.certificate_key, names=tuple(args.name))
+
+
+def _addresses(args: argparse.Namespace) -> tuple[str, str]:
+    from rtdecode.settings import load_settings
+
+    near = (client.STREAM, client.REQUESTS) if args.settings is None else load_settings(args.settings).publish.nearby()
+    return args.stream or near[0], args.requests or near[1]
+
+
+def _gateway(args: argparse.Namespace) -> int:
+    from rtdecode.publish.gateway.web import serve
+
+    return serve(_addresses(args), key=args.key, port=args.port, lines=args.lines, pages=args.pages)
+
+
+def _lsl(args: argparse.Namespace) -> int:
+    from rtdecode.publish.lsl import TOPICS, follow, open_outlets
+
+    outlets = open_outlets(args.name)
+    with client.Client(*_addresses(args), topics=TOPICS, key=args.key) as connection:
+        print(f"rtdecode lsl: outlets {args.name}-markers and {args.name}-scores", flush=True)
+        follow(connection, outlets)
+    return 0

@@ -34,6 +34,10 @@ class PublishSettings:
     picture : {"jpeg", "webp", "png"}
         How messages carry pictures. JPEG is quick (a few milliseconds at 768 px) and loses a little; WebP and PNG lose
         nothing, and take hundreds and about a hundred. The session folder keeps lossless WebP in any case.
+    send : {"after_write", "after_sync"}
+        When a message, or the answer to a request, leaves. After its journal record is written: what a client has seen
+        survives the end of the process, and at a power cut the last second may be lost. After the record and all that
+        it rests on are on the disk: it survives the power cut too, and waits for the disk.
     """
 
     stream: str = "tcp://127.0.0.1:5591"
@@ -41,6 +45,7 @@ class PublishSettings:
     keys: Path | None = None
     heartbeat_s: Positive = 0.5
     picture: Literal["jpeg", "webp", "png"] = "jpeg"
+    send: Literal["after_write", "after_sync"] = "after_write"
 
     def nearby(self) -> tuple[str, str]:
         """Return stream and requests as a client on this machine reaches them."""

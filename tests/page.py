@@ -29,7 +29,7 @@ class Told(Watcher):
             for message in messages:
                 if isinstance(message, wire.Heartbeat):
                     self.board.contact.beat(message)
-                self.board.apply(message)
+                self.take(message)
 
 
 @contextmanager

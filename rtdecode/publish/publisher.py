@@ -39,6 +39,11 @@ class Transport(Protocol):
         """Connections so far that were none of this protocol, or without a key that holds."""
         ...
 
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for the disk."""
+        ...
+
     def send(self, topic: bytes, payload: bytes) -> None:
         """Queue one message for sending."""
         ...

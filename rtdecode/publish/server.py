@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +21,7 @@ import msgpack
 import zmq
 
 from rtdecode import client as wire
-from rtdecode.errors import ProtocolError, RtdecodeError
+from rtdecode.errors import Busy, ProtocolError, RtdecodeError
 from rtdecode.publish import requests
 from rtdecode.publish.access import ANYBODY, Access, Caller
 from rtdecode.publish.connections import Connections
@@ -37,8 +37,8 @@ SUBSCRIPTION_BYTES = 1024
 STRANGE_SUBSCRIPTIONS = 256
 """Subscriptions to no topic of ours until a subscriber is cut off."""
 LOG_EVERY_S = 5.0
-KEYS_S = 0.2
-"""How often it is looked whether a key was revoked, seconds."""
+AGAIN_S = 0.2
+"""How often it is looked whether a key was revoked, or the disk takes again what it refused, seconds."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +94,7 @@ class Server:
         self._wake_lock = threading.Lock()
         self._closing = threading.Event()
         self._strange: Counter[int] = Counter()  # by the subscriber's file descriptor
+        self._waiting: deque[tuple[bytes, bytes]] = deque()  # for the disk
         self._refusals_told = self._told_at = 0.0
         self.rejected = 0
         self.broken: str | None = None
@@ -111,7 +112,9 @@ class Server:
         self.requests = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._thread: threading.Thread | None = None
 
-    def start(self, answer: Callable[[requests.AnyRequest], dict[str, Any]]) -> None:
+    def start(
+        self, answer: Callable[[requests.AnyRequest], dict[str, Any]], sync: Callable[[], bool] = lambda: True
+    ) -> None:
         """Send what is queued and answer requests from now on.
 
         Parameters
@@ -119,7 +122,10 @@ class Server:
         answer : callable
             Gets a request and returns the fields of its answer; an `RtdecodeError` becomes an answer that tells of
             it. Called on the publish thread.
+        sync : callable
+            Called before anything leaves but heartbeats; while it returns False all else waits.
         """
+        self._sync = sync
         self._thread = threading.Thread(target=self._work, args=(answer,), name="publish")
         self._thread.start()
 
@@ -156,7 +162,8 @@ class Server:
         for waiting in (self._pub, self._router, self._wake_out, self._zap, *monitors):
             poller.register(waiting, zmq.POLLIN)
         while not (self._closing.is_set() and self._outbox.empty()):
-            ready = dict(poller.poll(None if self._access is None else int(1000 * KEYS_S)))
+            idle = self._access is None and not self._waiting
+            ready = dict(poller.poll(None if idle else int(1000 * AGAIN_S)))
             self._subscribers.look()
             self._askers.look()
             if self._wake_out in ready:
@@ -165,12 +172,29 @@ class Server:
                 self._let_in()
             self._cut_off_revoked()
             self._subscriptions()
-            while not self._outbox.empty():
-                self._pub.send_multipart(self._outbox.get())
+            self._send()
             if self._router.poll(0):
                 self._respond(answer)
             if not self._router.poll(0):
                 self._askers.settle()
+
+    def _send(self) -> None:
+        """Send what is queued, all of it after one call of `sync`; only heartbeats do not wait for the disk."""
+        while not self._outbox.empty():
+            self._waiting.append(self._outbox.get())
+        if not self._waiting:
+            return
+        leaving, self._waiting = self._waiting, deque()
+        if not self._sync():
+            self._waiting = deque(frames for frames in leaving if frames[0] != b"heartbeat")
+            leaving = deque(frames for frames in leaving if frames[0] == b"heartbeat")
+        for frames in leaving:
+            self._pub.send_multipart(frames)
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for the disk."""
+        return len(self._waiting)
 
     @property
     def strangers(self) -> int:
@@ -234,6 +258,8 @@ class Server:
             number = request.id
             self._caller(self._askers.heard(frames[-1])[1]).check(request)
             reply = msgpack.packb({"v": wire.VERSION, "id": number, "ok": True, **answer(request)})
+            if not self._sync():
+                raise Busy("the disk does not take what was asked, nor what is to be told: see the daemon's log")
         except Exception as error:  # no request may end the stream
             self.rejected += 1
             reason = str(error) if isinstance(error, RtdecodeError) else f"{type(error).__name__}: {error}"

@@ -297,6 +297,7 @@ class Daemon:
             superseded=self._waiting.pictures.superseded,
             rejected=self._transport.rejected,
             strangers=self._transport.strangers,
+            unsent=self._transport.unsent,
             uptime_s=self._clock.monotonic() - self._started,
             every_s=self._settings.publish.heartbeat_s,
             **self._decoding.health(),

@@ -32,6 +32,7 @@ from rtdecode.session.recording import Recording
 DRIFT_TRIALS = 8
 DRIFT_SHIFT = 0.75  # without drift, 0.24 after so many trials
 _REMEMBERED = 20  # decoded betas whose times are told
+_NOTHING = np.zeros((1, 1), np.float32)
 _NO_PARTICIPANT = "the session ended before a ParticipantBundle was loaded"
 
 
@@ -208,7 +209,7 @@ class Decoding:
                     stages = {"queue": waited, **times, "total": self._since_ms(stamp)}
                     if isinstance(piece, Score):
                         piece = self._in_session(piece, beta, drift)
-                        tokens = next(one.tokens for one in (part, *found) if isinstance(one, Embedding))
+                        tokens = next((one.tokens for one in (part, *found) if isinstance(one, Embedding)), _NOTHING)
                         shown = self.feedback.of(beta, piece, tokens, took_s=1e-3 * stages["total"])
                         self._show(shown, beta, stages)
                     found.append(piece)

@@ -2,11 +2,13 @@
 
 A journal is a file of records, each ``<mark 4 bytes><length u32><crc32 of the payload u32><crc32 of these twelve bytes
 u32><msgpack map>``, little-endian. The first record holds the schema. A record is written before what it tells of is
-used; it reaches the disk with the first record or call of `sync_if_due` that comes `fsync_s` after the last time.
+used; it reaches the disk with the first record or call of `sync_if_due` that comes `fsync_s` after the last time, or
+with `sync`.
 
-While the disk refuses records they are held in memory, in their order, and written as soon as it takes them again. A
-torn end (the process or machine stopped while writing) is left out when reading, with a notice. Damage before the end
-is refused with its place: the mark lets the records after it be found (`recover`).
+While the disk refuses records they are held in memory, in their order, and written as soon as it takes them again; so
+are those that it took and then failed to keep. A torn end (the process or machine stopped while writing) is left out
+when reading, with a notice. Damage before the end is refused with its place: the mark lets the records after it be
+found (`recover`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import msgpack
 
 from rtdecode.clock import Clock
 from rtdecode.errors import JournalError
+from rtdecode.session.disk import bring_to_disk
 
 SCHEMA = "rtdecode.session.journal/2"
 HELD_BYTES = 256 << 20
@@ -54,11 +57,6 @@ class Journal:
         Brings to the disk what records tell of, before these.
     resume : bool
         Go on with a journal that exists, after its last whole record. A torn end is kept beside it.
-
-    Attributes
-    ----------
-    problem : str or None
-        Why the disk does not take records; None while it does.
 
     Raises
     ------
@@ -89,12 +87,14 @@ class Journal:
         self._fsync_s = fsync_s
         self._ready = ready
         self._before_sync = before_sync
-        self._dirty = False
+        self._written: list[tuple[int, bytes]] = []  # since the last time that all was on the disk
         self._synced = clock.monotonic()
         self._lock = threading.Lock()
-        self.problem: str | None = None
+        self._syncing = threading.Lock()
+        self._refused = self._forgotten = ""
         if not resume:
             self.append("journal", schema=SCHEMA)
+            bring_to_disk(path.parent)
 
     def append(self, kind: str, **fields: Any) -> int:
         """Write one record, or hold it while the disk refuses it; return the byte at which it begins.
@@ -114,14 +114,38 @@ class Journal:
             self._held_bytes += len(record)
             self._end += len(record)
             self._write_held()
-            self._sync_if_due()
+        self.sync_if_due()
         return start
 
     def sync_if_due(self) -> None:
         """Write what was held; bring to the disk what has stayed in the cache for `fsync_s`."""
         with self._lock:
             self._write_held()
-            self._sync_if_due()
+            due = bool(self._written) and self._clock.monotonic() - self._synced >= self._fsync_s
+        if due:
+            self.sync()
+
+    def sync(self) -> bool:
+        """Bring everything that was appended so far to the disk; return whether it has taken it."""
+        with self._syncing:
+            with self._lock:
+                self._write_held()
+                held, written, self._written = bool(self._held), self._written, []
+            if not written:
+                return not held
+            now = self._clock.monotonic()
+            try:
+                self._before_sync()
+                os.fsync(self._file)
+            except OSError as error:  # the system may have forgotten what it could not bring to the disk
+                with self._lock:
+                    self._held.extendleft(reversed(written + self._written))
+                    self._held_bytes = sum(len(record) for _, record in self._held)
+                    self._written = []
+                    self._forgotten = self._told("cannot be brought to the disk", error)
+                return False
+            self._synced, self._forgotten = now, ""
+            return not held
 
     def _write_held(self) -> None:
         if not self._held or not self._ready():
@@ -132,30 +156,20 @@ class Journal:
                 done = 0
                 while done < len(record):  # a disk that fills up may take a part
                     done += os.pwrite(self._file, record[done:], start + done)
-                self._held.popleft()
+                self._written.append(self._held.popleft())
                 self._held_bytes -= len(record)
-                self._dirty = True
         except OSError as error:
-            self._complain("cannot write", error)
+            self._refused = self._told("cannot write", error)
         else:
-            self.problem = None
+            self._refused = ""
 
-    def _sync_if_due(self) -> None:
-        now = self._clock.monotonic()
-        if self._dirty and now - self._synced >= self._fsync_s:
-            self._sync(now)
+    @property
+    def problem(self) -> str | None:
+        """Why the disk does not take records; None while it does."""
+        return self._refused or self._forgotten or None
 
-    def _sync(self, now: float) -> None:
-        try:
-            self._before_sync()
-            os.fsync(self._file)
-        except OSError as error:
-            self._complain("cannot be brought to the disk", error)
-        else:
-            self._synced, self._dirty = now, False
-
-    def _complain(self, what: str, error: OSError) -> None:
-        self.problem = f"{self._path.name}: {what}: {error.strerror or error}"
+    def _told(self, what: str, error: OSError) -> str:
+        return f"{self._path.name}: {what}: {error.strerror or error}"
 
     def at(self, starts: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Yield the records that begin at these bytes, as `append` has told.
@@ -180,10 +194,8 @@ class Journal:
 
     def close(self) -> None:
         """Bring everything to the disk and close; `problem` tells if that could not be done."""
-        with self._lock:
-            self._write_held()
-            self._sync(self._clock.monotonic())
-            os.close(self._file)
+        self.sync()
+        os.close(self._file)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rtdecode.errors import JournalError
 from rtdecode.records import Volume
+from rtdecode.session.disk import bring_to_disk
 
 HELD_BYTES = 2 << 30
 
@@ -87,10 +87,10 @@ class KeptVolumes:
         folders = set()
         with self._lock:
             while self._unsynced:
-                _sync(self._unsynced[0])
+                bring_to_disk(self._unsynced[0])
                 folders.add(self._unsynced.popleft().parent)
-        for folder in folders:
-            _sync(folder)
+        for folder in [*folders, *([self._folder] if folders else [])]:  # and the name of a new run's folder
+            bring_to_disk(folder)
 
 
 def _nifti(volume: Volume) -> bytes:
@@ -104,12 +104,3 @@ def _nifti(volume: Volume) -> bytes:
     header["vox_offset"], header["magic"] = 352, b"n+1"
     binary: bytes = header.binaryblock
     return binary + bytes(4) + volume.data.tobytes(order="F")
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ sub-01_ses-01/
   settings.toml, protocol.toml, dataset_description.json, README, .bidsignore
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
   journal/lock                               names the process that records
+  journal/unblinded.tsv                      scores and shams of a blinded session, once its seal was opened
   journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp
@@ -44,6 +45,7 @@ from rtdecode.derivatives import (
 from rtdecode.errors import JournalError
 from rtdecode.publish.pictures import KEPT, encoded
 from rtdecode.records import BetaUpdate, TrialEvent, Volume
+from rtdecode.session.disk import bring_to_disk
 from rtdecode.session.entries import SessionEntry, read_inputs
 from rtdecode.session.journal import Journal
 from rtdecode.session.kept import KeptVolumes
@@ -200,6 +202,8 @@ class Recording:
         self._stem.parent.mkdir(parents=True)
         (self.folder / "settings.toml").write_text(settings_text, encoding="utf-8")
         describe_dataset(self.folder, "rtdecode session")
+        for made in (self.folder / "journal", self.folder, self.folder.parent):
+            bring_to_disk(made)
 
     def close(self) -> None:
         """Bring everything to the disk.
@@ -248,6 +252,10 @@ class Recording:
         self._kept.write_held()
         self.inputs.sync_if_due()
         self._outputs.sync_if_due()
+
+    def sync(self) -> bool:
+        """Bring everything that was journalled so far to the disk, with what it tells of; return whether it took it."""
+        return self.inputs.sync() and self._outputs.sync()  # a message after the inputs that it rests on
 
     def arrival(self, volume: Volume) -> None:
         """Journal that a volume came, with all that its NIfTI header does not hold to the last digit."""

@@ -43,6 +43,7 @@ class Recorder:
 
     rejected = 0
     strangers = 0
+    unsent = 0
     broken = None
 
     def __init__(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import tomli_w
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.blinding.allocation import Arm, write_seals
+from rtdecode.demo.processes import free_port
 from rtdecode.derivatives import read_table
 from rtdecode.errors import SettingsError
 from rtdecode.protocol_file import read_protocol
@@ -157,3 +160,43 @@ def test_an_open_session_has_no_seal(tmp_path: Path, both: dict[Arm, tuple[Recor
     assert open_blind(settings.blinding, None, "x", "s", lambda *_: None) is None
     with pytest.raises(SettingsError, match="expected the folder of a recorded session"):
         shown_in(tmp_path)
+
+
+@pytest.mark.system
+def test_a_daemon_keeps_the_protocol_and_is_stopped_by_a_client(participant: Participant, tmp_path: Path) -> None:
+    """The command itself: a blinded session is started, steered and ended, and not resumed with another protocol."""
+    settings_for(participant, tmp_path, "sham")
+    stream, asked = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+    content = {
+        "session": {"participant": "sim", "output": ".", "protocol": "protocol.toml"},
+        "scanner": {"export_dir": "export"},
+        "estimate": {"regions": {"visual": "region.nii.gz"}},
+        "blinding": {"allocation": "allocation.json", "key": "key"},
+        "publish": {"stream": stream, "requests": asked},
+    }
+    (tmp_path / "session.toml").write_text(tomli_w.dumps(content))
+    command = [sys.executable, "-m", "rtdecode", "run", str(tmp_path / "session.toml")]
+    with subprocess.Popen(command) as process, wire.Client(stream, asked, topics=["session"]) as client:
+        while True:
+            assert process.poll() is None
+            try:
+                client.control("pause", token="p", reason="a pause")
+            except TimeoutError:
+                continue
+            break
+        (told,) = (m for m in client.snapshot() if isinstance(m, wire.Session))
+        assert (told.paused, told.blinded) == (True, True)
+        assert told.protocol == read_protocol(tmp_path / "protocol.toml").hash
+        with pytest.raises(wire.RequestError, match="paused already"):
+            client.control("pause")
+        client.control("stop")
+        assert process.wait() == 0
+    folder = tmp_path / "sub-sim_ses-01"
+    assert (folder / "protocol.toml").read_bytes() == (tmp_path / "protocol.toml").read_bytes()
+    kinds = [r["kind"] if r["kind"] != "command" else r["command"] for r in read(folder / "journal" / "inputs.journal")]
+    assert kinds == ["session", "blinded", "pause", "stop"]
+    text = (tmp_path / "protocol.toml").read_text()
+    (tmp_path / "protocol.toml").write_text(text.replace('version = "1"', 'version = "2"'))
+    again = subprocess.run([*command, "--resume", "--reopen"], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "allocation for protocol" in again.stderr

@@ -15,13 +15,19 @@ from PIL import Image
 from scipy.stats import beta as beta_distribution
 
 from rtdecode import client as wire
+from rtdecode.blinding.allocation import Arm
 from rtdecode.decoded import DecodedPart, Embedding, Prediction, Reconstruction, Score
 from rtdecode.errors import EngineError
 from rtdecode.packs import open_participant
+from rtdecode.protocol_file import ShamPlan
 from rtdecode.publish.pictures import Encoding, media_type
 from rtdecode.records import BetaUpdate, RegisteredVolume, Stamp
+from rtdecode.score_settings import FeedbackSettings
+from rtdecode.session.blind import Blind
 from rtdecode.session.decoding import Decoding
+from rtdecode.session.feedback import TrialFeedback
 from rtdecode.session.lanes import Closed, DecodeLanes
+from tests.blinded import seal_for
 from tests.conftest import FakeClock
 from tests.decode_small import category_update, write_category_bundle
 
@@ -349,3 +355,29 @@ def test_heartbeats_tell_what_runs_otherwise_than_it_was_to() -> None:
     kept: Any = Kept()
     decoding = Decoding(FailingService(), DecodeLanes(), kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
     assert wire.Heartbeat(**decoding.health()).fallbacks == ("prior is run step by step",)
+
+
+@pytest.mark.parametrize("arm", ["real", "sham"])
+def test_a_blinded_session_tells_of_a_trial_what_is_shown_and_no_more(tmp_path: Path, arm: Arm) -> None:
+    sealed: list[tuple[str, int]] = []
+    key, plan = bytes(32), ShamPlan(kind="other", target="dog")
+    blind = Blind(seal_for(arm, key), key, plan, "s", 1.5, lambda place, one: sealed.append((place, len(one))))
+    feedback = TrialFeedback(FeedbackSettings(score="category", target="cat", deadline_s=1e9), blind)
+    write_category_bundle(tmp_path / "bundle")
+    kept, lanes = Kept(), DecodeLanes()
+    service: Any = Scoring(True)
+    decoding = Decoding(service, lanes, kept, kept, FakeClock(), lambda: None, feedback=feedback)  # type: ignore[arg-type]
+    decoding.ask(open_participant(tmp_path / "bundle"))
+    assert decoding.once(0)
+    beta = category_update(3)
+    lanes.pictures.put(beta)
+    assert decoding.once(0)
+    shown, withheld = kept.messages
+    assert isinstance(shown, wire.Feedback)
+    assert isinstance(withheld, wire.Score)
+    assert (shown.value, shown.target, shown.state) == ({"real": 0.6, "sham": 0.4}[arm], "cat", "shown")
+    assert (withheld.trial, withheld.final, withheld.invalid) == (beta.event.trial, beta.final, None)
+    assert withheld.refused == "withheld: the session is blinded"
+    assert (withheld.probabilities, withheld.predicted, withheld.top, withheld.evidence) == ({}, "", (), 0.0)
+    assert kept.rows == kept.kept == []
+    assert sealed == [(f"run {beta.stamp.run} trial {beta.event.trial} revision {beta.revision}", 48)]

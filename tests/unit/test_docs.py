@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import importlib.util
@@ -10,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 import time
 import tomllib
 import types
@@ -20,7 +22,9 @@ from pathlib import Path
 from unittest.mock import MagicMock, PropertyMock
 
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import given
 
 from rtdecode import client as wire
 from rtdecode.__main__ import command_line
@@ -33,7 +37,7 @@ from rtdecode.publish.server import Server
 from rtdecode.settings import Settings, parse
 from tests.conftest import FakeClock
 from tests.keyed import KeyedSession
-from tests.unit.test_wire import ListLog
+from tests.unit.test_wire import ListLog, messages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -148,7 +152,8 @@ class SmallDaemon:
 
     def __init__(self) -> None:
         self.server = _Subscribed("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
-        self.out = Publisher("07-01-a", FakeClock(), self.server, ListLog())
+        self.log = ListLog()
+        self.out = Publisher("07-01-a", FakeClock(), self.server, self.log)
         self.events: list[requests.Event] = []
         self.server.start(self.answer)
 
@@ -252,6 +257,68 @@ def test_a_client_on_another_machine_comes_in_with_its_key(
     offset_s, round_trip_s = map(float, capsys.readouterr().out.strip("()\n").split(","))
     assert abs(offset_s + time.time()) < 3600  # that daemon's clock stands at zero
     assert round_trip_s > 0
+
+
+@cache
+def bare() -> types.ModuleType:
+    """The client that the page of the wire shows, as the page shows it."""
+    (name,) = _SNIPPET.findall((ROOT / "docs" / "reference" / "wire.md").read_text(encoding="utf-8"))
+    spec = importlib.util.spec_from_file_location("bare", ROOT / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@given(message=messages())
+def test_the_bare_client_decodes_every_topic(message: wire.Message) -> None:
+    topic, payload = wire.pack(message)
+    found = bare().decoded(topic, payload)
+    assert found.pop("v") == wire.VERSION
+    assert found.pop("topic") == wire.topic_of(message)
+    for name, value in vars(message).items():
+        told = found.pop(name)
+        if isinstance(value, wire.Array):
+            numbers = np.frombuffer(value.data, value.dtype)
+            assert (tuple(told[0]), told[1]) == (value.shape, tuple(numbers.tolist()))
+        else:
+            assert told == (list(value) if isinstance(value, tuple) else value), name
+    assert found == {}
+
+
+def test_the_bare_client_needs_pyzmq_and_msgpack_alone() -> None:
+    tree = ast.parse(Path(bare().__file__ or "").read_text(encoding="utf-8"))
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert found - set(sys.stdlib_module_names) == {"zmq", "msgpack"}
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+
+
+def test_the_bare_client_refuses_another_version_with_both_named() -> None:
+    topic, payload = wire.pack(wire.Caption(session="s"))
+    with pytest.raises(ValueError, match="expected version 1 of the wire, got 2"):
+        bare().decoded(topic, payload.replace(b"\xa1v\x01", b"\xa1v\x02"))
+
+
+def test_the_bare_client_asks_and_fills_gaps(daemon: SmallDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    payloads = [wire.pack(wire.Caption(session="07-01-a", seq=seq, text=str(seq))) for seq in range(4)]
+    daemon.out.restore([(place, *frames) for place, frames in enumerate(payloads)])
+    for _, payload in payloads:
+        daemon.log.output(b"caption", payload)
+
+    def send() -> None:  # once it has asked for the run; messages 1 and 2 are lost on the way
+        while not daemon.events:
+            time.sleep(0.01)
+        for seq in (0, 3):
+            daemon.server.send(*payloads[seq])
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    bare().main(daemon.server.stream, daemon.server.requests, 4)
+    sending.join()
+    texts = re.findall(r"'text': '(\d)'", capsys.readouterr().out)
+    assert texts == ["0", "1", "2", "3"]
+    assert [(event.kind, event.run) for event in daemon.events] == [("run_start", 1)]
 
 
 def test_the_reference_opens_a_pack(capsys: pytest.CaptureFixture[str]) -> None:

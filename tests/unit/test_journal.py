@@ -200,8 +200,8 @@ def test_another_file_is_refused_and_none_is_overwritten(tmp_path: Path) -> None
 def test_what_records_tell_of_reaches_the_disk_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     done: list[str] = []
-    monkeypatch.setattr("rtdecode.session.journal.os.fsync", lambda _: done.append("journal"))
     journal = Journal(tmp_path / "a.journal", clock, fsync_s=1.0, before_sync=lambda: done.append("volumes"))
+    monkeypatch.setattr("rtdecode.session.journal.os.fsync", lambda _: done.append("journal"))
     journal.append("volume", n=1)
     assert done == []
     clock.now += 1.0
@@ -268,15 +268,15 @@ def test_kept_volumes_are_brought_to_the_disk_once(tmp_path: Path, monkeypatch: 
     session = SessionSettings(participant="a", output=tmp_path)
     recording = Recording(session, "", clock)
     synced: list[str] = []
-    monkeypatch.setattr("rtdecode.session.kept._sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr("rtdecode.session.kept.bring_to_disk", lambda path: synced.append(path.name))
     for index in range(2):
         volume = volume_of(index)
         recording.keep(volume)
         recording.arrival(volume)
     clock.now += 1.0
     recording.sync_if_due()
-    assert synced == ["vol-0000.nii", "vol-0001.nii", "run-01"]
+    assert synced == ["vol-0000.nii", "vol-0001.nii", "run-01", "volumes"]
     clock.now += 1.0
     recording.sync_if_due()
-    assert len(synced) == 3
+    assert len(synced) == 4
     recording.close()

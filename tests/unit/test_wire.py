@@ -80,6 +80,7 @@ def test_a_wrong_request_says_what_is_wrong(fields: dict[str, object], reason: s
 class ListTransport:
     rejected = 0
     strangers = 0
+    unsent = 0
     broken = None
 
     def __init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic, time
 
 import zmq
@@ -13,6 +14,7 @@ import zmq
 from rtdecode import client as wire
 from rtdecode.publish import messages
 from rtdecode.publish.display.board import Board
+from rtdecode.publish.display.participant import ParticipantView
 
 TOPICS = tuple(topic for topic in messages.TOPICS if topic not in ("embedding", "prediction"))
 ANSWER_S = 2.0
@@ -39,12 +41,16 @@ class Watcher:
     ----------
     board : Board
         Used only by whoever holds `lock`.
+    view : ParticipantView
+        The same.
     unreadable : int
         Messages that could not be read or shown.
     """
 
     def __init__(self, stream: str, requests: str, key: str | None = None) -> None:
         self.board = Board()
+        self.view = ParticipantView(self.board.contact)
+        self._told: set[Callable[[], object]] = set()
         self.lock = threading.Lock()
         self.unreadable = 0
         self._addresses = (stream, requests)
@@ -59,6 +65,20 @@ class Watcher:
             )
         ]
         self._ask_at: float | None = 0.0
+
+    @contextmanager
+    def telling(self, call: Callable[[], object]) -> Iterator[None]:
+        """Call a function, on the watcher's thread, whenever something has come."""
+        self._told.add(call)
+        yield
+        self._told.discard(call)
+
+    def take(self, message: wire.Message) -> None:
+        """Show a message; used by whoever holds `lock`."""
+        self.board.apply(message)
+        self.view.apply(message)
+        for call in tuple(self._told):
+            call()
 
     def start(self) -> None:
         """Begin to follow the stream."""
@@ -89,6 +109,9 @@ class Watcher:
             if isinstance(message, wire.Heartbeat):
                 with self.lock:
                     self.board.contact.beat(message)
+                waiting = self.board.notices.is_open("page", "unsent")
+                if message.unsent or waiting:
+                    self._say("unsent", f"{message.unsent} messages wait for the disk", over=not message.unsent)
         except zmq.ZMQError:
             raise
         except Exception as error:  # of a message from outside; the other thread counts it
@@ -109,7 +132,7 @@ class Watcher:
                 return
             with self.lock:
                 before = self.board.session
-                self.board.apply(message)
+                self.take(message)
                 if self.board.session != before:
                     self._ask_at = 0.0  # for what the new session has published already
         except zmq.ZMQError:
@@ -133,6 +156,7 @@ class Watcher:
     def _say(self, kind: str, reason: str, *, over: bool = False) -> None:
         remedy = {
             "no-answer": "What was published before is not shown. Check the address; is the daemon busy or stuck?",
+            "unsent": "The disk refuses what they rest on: make room, or mend it. Nothing is told meanwhile.",
             "unreadable": "The page goes on without it. Are the daemon and this page of one version?",
         }[kind]
         fault = wire.Fault(part="page", kind=kind, reason=reason, remedy=remedy, over=over, t_published=time())
