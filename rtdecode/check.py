@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from rtdecode import client as wire
 from rtdecode.acquire.folder import is_remote
 from rtdecode.clock import Clock
 from rtdecode.decode.decoder import Decoder
@@ -114,6 +115,51 @@ def _protocol(settings: Settings, path: Path) -> Checked:
         return Checked("blinding", str(settings.blinding.allocation), str(error))
     told = "open" if blind is None else "blinded: the key opens the participant's seal"
     return Checked("protocol", f"{protocol.name} {protocol.version} [{protocol.hash}], {told}")
+
+
+def check_client(stream: str, requests: str, key: str | None, wait_s: float = 5.0) -> list[Checked]:
+    """Look, from a client's machine, at whether the daemon can be reached.
+
+    Parameters
+    ----------
+    stream, requests : str
+        Addresses of the daemon.
+    key : str or None
+        File of the client's key.
+    wait_s : float
+        How long the daemon may take to answer, and to be heard, seconds.
+
+    Returns
+    -------
+    list of Checked
+        Requests, clocks, the stream, and the session.
+    """
+    with wire.Client(stream, requests, topics=["heartbeat"], timeout_s=wait_s, key=key) as client:
+        try:
+            ahead_s, round_trip_s = client.ping()
+        except TimeoutError as error:
+            return [Checked("requests", requests, f"{error}; and is the port open in its firewall?")]
+        findings = [Checked("requests", f"{requests} answers in {1e3 * round_trip_s:.0f} ms")]
+        far = abs(ahead_s) > CLOCK_S
+        findings.append(
+            Checked(
+                "clocks",
+                f"the daemon's is ahead by {ahead_s:+.3f} s",
+                "times of the two machines cannot be compared: synchronise their clocks" if far else "",
+            )
+        )
+        heard = client.receive(wait_s)
+        findings.append(
+            Checked(
+                "stream",
+                stream,
+                "" if heard is not None else f"nothing came within {wait_s:g} s: is its port open in the firewall?",
+            )
+        )
+        told = [message for message in client.snapshot() if isinstance(message, wire.Session)]
+        state = f"{told[0].session}: {told[0].state}, {told[0].mode}" if told else "none yet"
+        findings.append(Checked("session", state))
+    return findings
 
 
 def missing(settings: Settings) -> dict[str, str]:

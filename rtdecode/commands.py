@@ -49,6 +49,12 @@ def register(subparsers: Subparsers) -> None:
     what = check.add_mutually_exclusive_group(required=True)
     what.add_argument("settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file")
     what.add_argument("--example", action="store_true", help="print a settings file to start from")
+    what.add_argument(
+        "--client", action="store_true", help="look from a client's machine whether the daemon can be reached"
+    )
+    check.add_argument("--stream", default=client.STREAM, help=f"with --client (default {client.STREAM})")
+    check.add_argument("--requests", default=client.REQUESTS, help=f"with --client (default {client.REQUESTS})")
+    check.add_argument("--key", metavar="FILE", help="with --client: the client's key")
     check.set_defaults(handler=_check)
 
     display = subparsers.add_parser("display", help="serve the page that shows the session")
@@ -205,21 +211,24 @@ def _check(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from rtdecode.check import EXAMPLE, check
+    from rtdecode.check import EXAMPLE, check, check_client
     from rtdecode.clock import SystemClock
     from rtdecode.settings import load_settings
 
     if args.example:
         print(EXAMPLE, end="")
         return 0
-    findings = check(load_settings(args.settings), SystemClock())
-    table = Table("", "what", "found", "to do", title=f"rtdecode check {args.settings}")
+    if args.client:
+        findings = check_client(args.stream, args.requests, args.key)
+    else:
+        findings = check(load_settings(args.settings), SystemClock())
+    table = Table("", "what", "found", "to do", title=f"rtdecode check {args.settings or '--client'}")
     for finding in findings:
         mark = "[red]FAIL[/]" if finding.problem else "[green]ok[/]"
         table.add_row(mark, finding.subject, finding.detail, finding.problem)
     Console().print(table)
     failed = sum(bool(f.problem) for f in findings)
-    print("ready to scan" if not failed else f"{failed} of {len(findings)} would fail")
+    print(("ready" if args.client else "ready to scan") if not failed else f"{failed} of {len(findings)} would fail")
     return 2 if failed else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdecode import client as wire
+from rtdecode.__main__ import main
+from rtdecode.check import check_client
 from rtdecode.publish.access import new_key, revoke
 from tests.keyed import KeyedSession, port_of, tapped
 
@@ -221,3 +224,29 @@ def test_whatever_is_asked_is_answered_by_an_error_or_carried_out(
     assert answer["ok"] is (len(session.asked) > before)
     assert answer["ok"] or answer["error"]
     assert session.server.broken is None
+
+
+def test_a_client_checks_from_its_machine_what_it_reaches(
+    session: KeyedSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.out.publish(wire.Session(state="running", mode="decode"))
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.05):
+            session.out.publish(wire.Heartbeat())
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    found = {one.subject: one for one in check_client(*session.addresses, session.key("observe"), wait_s=60.0)}
+    assert {name for name, one in found.items() if one.problem} == {"clocks"}, "that daemon's clock stands at zero"
+    assert found["session"].detail == "01-01-a: running, decode"
+    over.set()
+    beating.join()
+    silent = check_client("tcp://127.0.0.1:1", session.addresses[1], session.key("observe"), wait_s=1.0)
+    assert "nothing came within 1 s" in {one.subject: one.problem for one in silent}["stream"]
+    (nothing,) = check_client(*session.addresses, None, wait_s=0.5)
+    assert "does the daemon ask for a key" in nothing.problem
+    where = ["--stream", session.addresses[0], "--requests", session.addresses[1]]
+    assert main(["check", "--client", *where, "--key", session.key("observe")]) == 2
+    assert "of 4 would fail" in capsys.readouterr().out
