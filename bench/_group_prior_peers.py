@@ -24,7 +24,7 @@ def earlier_calibration(
 ) -> Float64:
     """Scores (m, m) of a ridge from responses to tokens whose held-out errors say how much each component counts."""
     n = len(responses)
-    targets = make_targets(tokens.reshape(n, -1, 1), groups)
+    targets = make_targets(tokens.reshape(n, -1, 1), groups, most=max(8, n // 8))
     choice, held_out = regression.choose(responses, targets, np.arange(n), regression.sizes_for(responses.shape[1]))
     gain = regression.gains(held_out, targets.components)
     predicted = regression.fit(responses, targets, choice)(test) * gain

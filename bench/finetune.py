@@ -3,9 +3,9 @@
 Each person of a simulated population is calibrated; the tiny pack's network is fine-tuned on the same trials as
 `rtdecode engines finetune` does it, sealed, and loaded by the session's pipeline. Both decode the responses to pictures
 that no calibration has seen. Figures: percentile rank and first places of the picture shown among these, by cosines of
-the tokens that clients are sent; explained variance of these tokens, and of those that the picture is drawn from when
-the right category was chosen. Gains are paired, person by person; intervals: bootstrap over people. Beside them what
-the command itself says of trials that it set apart. Everything follows from the seed, as long as the time does not end.
+the tokens that clients are sent, and explained variance of these. Gains are paired, person by person; intervals:
+bootstrap over people. Beside them what the command itself says of trials that it set apart. Everything follows from
+the seed, as long as the time does not end.
 
     python bench/finetune.py [--seed S] [--people N] [--quick] [--json FILE]
 """
@@ -27,7 +27,6 @@ from calibration.calibrator import Calibrator
 from engines.finetune.order import fine_tune_on
 from engines.finetune.tiny_tunable import TinyTunable
 from engines.finetune.training import Tuning
-from rtdecode.decode.families.tiny.tiny_description import TinyDescription
 from rtdecode.decode.families.tiny.tiny_pipeline import TinyPipeline
 from rtdecode.decode.families.tiny.tiny_stages import load_stages
 from rtdecode.decode.score.adapter import Adapter
@@ -45,12 +44,10 @@ FIGURES = {
     "percentile": "percentile rank",
     "first": "first of all",
     "explained": "R2 of tokens sent",
-    "drawn": "R2 of tokens drawn from",
 }
 
 
 def decoded(
-    pack: EnginePack,
     pipeline: TinyPipeline,
     adapter: Adapter,
     network: EnginePack | None,
@@ -60,20 +57,14 @@ def decoded(
     """Decode the responses to unseen pictures as a session does."""
     pipeline.take_network(network, adapter)
     pipeline.take(adapter)
-    names = pack.described(TinyDescription).categories
     true = drawn.test.tokens
-    sent, committed = [], []
-    for beta, category in zip(one.test, drawn.test.category, strict=True):
-        embedded = pipeline.embed(adapter.chosen(beta))
-        sent.append(embedded.tokens.ravel())
-        committed.append(pipeline.settle(embedded, names[int(category)], "").ravel())
+    sent = [pipeline.embed(adapter.chosen(beta)).tokens.ravel() for beta in one.test]
     cosines = np.stack([row_cosines(tokens, true) for tokens in sent])
     total = np.square(true - true.mean(0)).sum()
     return {
         "percentile": float(np.diagonal(percentile_ranks(cosines)).mean()),
         "first": float(np.mean(cosines.argmax(1) == np.arange(len(true)))),
         "explained": float(1 - np.square(np.stack(sent) - true).sum() / total),
-        "drawn": float(1 - np.square(np.stack(committed) - true).sum() / total),
     }
 
 
@@ -98,7 +89,7 @@ def study(pack: EnginePack, pipeline: TinyPipeline, one: Visit, drawn: Drawn, n:
     apart = cross_fitting.set_apart(trials, candidates)
     tokens = torch.from_numpy(candidates.tokens)
     done = fine_tune_on(tunable, whole, apart, trials.shown, tokens, tuning, rank=RANK)
-    found = {"ridge": decoded(pack, pipeline, whole.adapter, None, one, drawn), "steps": done.figures.steps}
+    found = {"ridge": decoded(pipeline, whole.adapter, None, one, drawn), "steps": done.figures.steps}
     found["told"] = {
         "percentile": [done.figures.percentile_ridge, done.figures.percentile, *done.figures.percentile_gain],
         "error saved": [done.figures.error_saved, *done.figures.error_saved_interval],
@@ -108,7 +99,7 @@ def study(pack: EnginePack, pipeline: TinyPipeline, one: Visit, drawn: Drawn, n:
         with TemporaryDirectory() as folder:
             tunable.write_network(Path(folder) / "network", "bench")
             network = open_pack(str(Path(folder) / "network"))
-            found["tuned"] = decoded(pack, pipeline, whole.adapter, network, one, drawn)
+            found["tuned"] = decoded(pipeline, whole.adapter, network, one, drawn)
     return found
 
 

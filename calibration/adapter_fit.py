@@ -14,6 +14,7 @@ from calibration.encoding.encoder import Encoder, PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.learned_prior import LearnedPrior
 from calibration.scaling import Scaling
+from calibration.supported import supported
 from calibration.targets import Targets, make_targets
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.decode.score.candidates import Candidates
@@ -21,9 +22,6 @@ from rtdecode.decode.score.candidates import Candidates
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-COMPONENTS = 32
-"""Components of each token group, where there are enough trials; more with many trials, see `calibration.targets`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,16 +103,24 @@ def fit_adapter(trials: Trials, candidates: Candidates) -> FittedAdapter:
     """
     scaling = Scaling(trials.betas)
     responses = scaling(trials.betas)
-    targets, priors = known(trials, candidates, scaling)
+    targets, priors = known(trials, candidates, responses, scaling)
     encoder = fit_encoder(responses, targets.components, priors, parts=trials.parts, shown=trials.shown)
     return fit_adapter_to(targets, responses, encoder, trials.parts, scaling)
 
 
-def known(trials: Trials, candidates: Candidates, scaling: Scaling) -> tuple[Targets, list[PriorOf]]:
-    """Describe the pictures, and say what is known of the maps beforehand."""
+def known(
+    trials: Trials, candidates: Candidates, responses: Float32, scaling: Scaling
+) -> tuple[Targets, list[PriorOf]]:
+    """Describe the pictures in as many components as the trials support, and say what is known of maps beforehand."""
     tokens = candidates.tokens[trials.shown]
     if trials.prior is None or trials.places_mm is None:
-        targets = make_targets(tokens, candidates.groups, least=COMPONENTS)
+
+        def described(count: int) -> tuple[Float64, list[PriorOf]]:
+            targets = make_targets(tokens, candidates.groups, most=count)
+            return targets.components, [_prior(targets)]
+
+        count = supported(responses, described, trials.parts, trials.shown)
+        targets = make_targets(tokens, candidates.groups, most=count)
         return targets, [_prior(targets)]
     return trials.prior.targets(tokens), trials.prior.priors(trials.places_mm[scaling.voxels])
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from calibration import identification, regression, standing
-from calibration.adapter_fit import COMPONENTS, Trials
+from calibration.adapter_fit import Trials
 from calibration.advice import Plan, advise, project
 from calibration.encoding.encoder import PriorOf, fit_encoder
 from calibration.encoding.maps import MapPrior
@@ -22,6 +22,7 @@ from calibration.likeness import Likeness
 from calibration.participant_fit import CalibrationFit, fit_participant
 from calibration.ridge import centred
 from calibration.scaling import Scaling
+from calibration.supported import USUAL
 from calibration.targets import components_of_products
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import CalibrationError
@@ -334,7 +335,7 @@ class Calibrator:
             return components, self._prior.priors(self._places_mm[scaling.voxels])
         place = self._likeness.places(shown.tolist())
         products = [one[np.ix_(place, place)] for one in self._likeness.products]
-        components, share = components_of_products(products, least=COMPONENTS)
+        components, share = components_of_products(products, most=USUAL)  # chosen for the decoder
         prior = MapPrior(covariance=np.diag(share))
         return components, [lambda _: prior]
 

@@ -90,7 +90,7 @@ def fit_participant(
     """
     scaling = Scaling(trials.betas)
     responses = scaling(trials.betas)
-    targets, priors = known(trials, candidates, scaling)
+    targets, priors = known(trials, candidates, responses, scaling)
     encoder = fit_encoder(
         responses,
         targets.components,

@@ -11,10 +11,6 @@ from numpy.typing import NDArray
 from rtdecode.errors import CalibrationError
 
 MAX_COMPONENTS = 128
-MIN_COMPONENTS = 8
-TRIALS_PER_COMPONENT = 8
-"""More components per group than this allows add nothing to identification, and whitening so many of them on so few
-trials makes held-out trials look worse than new ones are."""
 _LEAST_VARIANCE = 1e-4
 
 
@@ -43,7 +39,7 @@ class Targets:
 
 
 def components_of_products(
-    products: Sequence[NDArray[np.float64]], *, least: int = MIN_COMPONENTS
+    products: Sequence[NDArray[np.float64]], *, most: int = MAX_COMPONENTS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the components of `make_targets` from inner products of tokens, where tokens are too many to decompose.
 
@@ -51,7 +47,7 @@ def components_of_products(
     ----------
     products : sequence of ndarray of shape (n, n)
         Of the tokens of each group, between trials.
-    least : int
+    most : int
         As of `make_targets`.
 
     Returns
@@ -62,7 +58,6 @@ def components_of_products(
         Of the variance of its group, each group counting alike; they add up to 1.
     """
     n = len(products[0])
-    most = min(MAX_COMPONENTS, max(least, n // TRIALS_PER_COMPONENT))
     found = []
     for one in products:
         mean = one.mean(0)
@@ -84,7 +79,7 @@ def rows(targets: Targets, trials: NDArray[np.int64]) -> Targets:
     return replace(targets, components=targets.components[trials])
 
 
-def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice], *, least: int = MIN_COMPONENTS) -> Targets:
+def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice], *, most: int = MAX_COMPONENTS) -> Targets:
     """Find the components of the shown stimuli.
 
     Parameters
@@ -93,8 +88,8 @@ def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice], *, least
         Clean tokens of the stimulus of each trial.
     groups : sequence of slice
         Token groups, as slices of the flattened tokens.
-    least : int
-        Components of a group at least, where it has so many.
+    most : int
+        Components of a group at most; see `calibration.supported`.
 
     Raises
     ------
@@ -105,7 +100,6 @@ def make_targets(tokens: NDArray[np.floating], groups: Sequence[slice], *, least
     if not np.ptp(flat, axis=0).any():
         raise CalibrationError("the calibration stimuli all have the same tokens; show different ones")
     mean = flat.mean(0)
-    most = min(MAX_COMPONENTS, max(least, len(flat) // TRIALS_PER_COMPONENT))
     scores, bases, blocks, first = [], [], [], 0
     total = np.square(flat - mean).sum() / len(flat)
     for group in groups:

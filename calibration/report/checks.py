@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.adapter_fit import COMPONENTS
 from calibration.encoding.encoder import fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.participant_fit import CalibrationFit
@@ -164,7 +163,8 @@ class _Plain:
         self.betas, self.shown = session.calibrator.collected()
         self.scaling = Scaling(self.betas)
         self.responses = self.scaling(self.betas)
-        self.targets = make_targets(session.candidates.tokens[self.shown], session.candidates.groups, least=COMPONENTS)
+        count = max(session.bundle.provenance.components)
+        self.targets = make_targets(session.candidates.tokens[self.shown], session.candidates.groups, most=count)
         variance = self.targets.variance
         self.spectrum = np.concatenate(
             [variance[block] / variance[block].sum() / len(self.targets.blocks) for block in self.targets.blocks]

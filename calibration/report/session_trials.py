@@ -22,7 +22,7 @@ from rtdecode.estimate.calibrated import MASK, REFERENCE
 from rtdecode.estimate.reestimate import open_betas
 from rtdecode.packs import EnginePack, ParticipantBundle, open_pack, open_participant
 from rtdecode.process.kept_runs import calibration_runs
-from rtdecode.session.entries import read_outputs
+from rtdecode.session.entries import bad_runs, read_outputs
 from rtdecode.settings import CalibrationSettings
 
 
@@ -136,13 +136,14 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
 
 
 def session_trials(folder: Path) -> list[SessionTrial]:
-    """Read the final betas of a session from the journal of what was published."""
+    """Read the final betas of a session from the journal of what was published; bad runs are left out."""
     found = []
+    bad = bad_runs(folder)
     for _, entry in read_outputs(folder / "journal" / "outputs.journal"):
         if entry.topic != "beta":
             continue
         message: Any = wire.unpack(entry.topic.encode(), entry.payload)
-        if message.final and message.invalid is None and message.beta is not None:
+        if message.final and message.invalid is None and message.beta is not None and message.run not in bad:
             packed = message.beta
             found.append(
                 SessionTrial(

@@ -35,6 +35,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         )
         parser.add_argument("--ema", type=float, default=0.95)
         parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(
+            "--lose",
+            type=float,
+            default=2.0,
+            metavar="POINTS",
+            help="of two-way identification on held-out pictures that the student may lose; else it is not sealed",
+        )
         parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
         parser.set_defaults(handler=_distill, stage=stage)
 
@@ -55,6 +62,7 @@ def _distill(args: argparse.Namespace) -> int:
         how=Distillation(skip=args.skip, ema=args.ema, huber=0.001),
         plan=Plan(name=f"{args.out.name}-{args.stage}", steps=args.steps, rate=args.rate, seed=args.seed),
         resume=args.resume,
+        lose=args.lose,
     )
     distil = imported_packs.distil_prior if args.stage == "prior" else imported_packs.distil_unclip
     return told(args.out, *distil(args.pack, order))

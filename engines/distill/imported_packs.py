@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from msgspec import structs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engines.distill.consistency import Distillation, distil
+from engines.distill.judging import Sampled, gate, held_out, judge, prior_tokens, told, unclip_latents
 from engines.distill.trials import DecodedTokens, Trials, check_shape, network_of
 from engines.sealed_copies import exported_files, seal_copy
 from engines.training.agreement import agreed
 from engines.training.loop import Fitted, Plan, make_accelerator
 from engines.training.rows import FileRows
-from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable, MindEye2Description, Student
+from rtdecode.decode.families.mindeye2.mindeye2_description import (
+    DistilledTable,
+    JudgedStudent,
+    MindEye2Description,
+    Student,
+)
+from rtdecode.decode.families.mindeye2.recipe import Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, size_features
 from rtdecode.decode.sampling.edm import OFFSET_NOISE, guide, network_alphas_cumprod, network_sigmas
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.packs import EnginePack, open_pack
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +57,8 @@ class DistillOrder:
     how : Distillation
     plan : Plan
     resume : bool
+    lose : float
+        Points of two-way identification on held-out pictures that the student may lose; else it is not sealed.
     """
 
     pictures: Path
@@ -56,6 +69,7 @@ class DistillOrder:
     how: Distillation
     plan: Plan
     resume: bool
+    lose: float = 2.0
 
 
 def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
@@ -71,7 +85,7 @@ def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         teacher, sizes = network_of(pack, "prior", device)
         pictures = FileRows(order.pictures, {"tokens": 3})
         check_shape(pictures, "tokens", (sizes["tokens"], sizes["dim"]))
-        trials = Trials(pack, order.participants, pictures, device)
+        trials = Trials(pack, order.participants, pictures, device, held_out)
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:
         """Trials of one participant: what was shown, and what the backbone makes of the betas."""
@@ -90,7 +104,18 @@ def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         resume=order.resume,
         accelerator=accelerator,
     )
-    return _reseal(pack, order, "prior", student, {}) if accelerator.is_main_process else "", fitted
+    if not accelerator.is_main_process:
+        return "", fitted
+    shown, condition = trials.judged()
+    levels = int(sizes.get("timesteps", 100))
+    by_teacher, by_student = [
+        prior_tokens(Sampled(network=one.to(device).eval(), recipe=recipe), condition, levels, order.plan.seed)
+        for one, recipe in zip((teacher, student), _recipes(pack, "prior"), strict=True)
+    ]
+    judged = judge(
+        by_teacher, by_student, pictures.rows("tokens", shown).to(device), decoded=True, seed=order.plan.seed
+    )
+    return _reseal(pack, order, "prior", student, {}, judged), fitted
 
 
 def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
@@ -109,15 +134,17 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         tokens, width = table.shape("tokens")
         check_shape(table, "tokens", (tokens, sizes["cross_attention_dim"]))
         check_shape(table, "latent", (4, sizes["sample_size"], sizes["sample_size"]))
-        decoded = DecodedTokens(pack, order.participants, table, device) if order.participants else None
+        decoded = DecodedTokens(pack, order.participants, table, device, held_out) if order.participants else None
+        apart = held_out(np.arange(len(table))) if decoded is None else decoded.trials.held_out
     drawn = torch.randn((tokens, width), generator=torch.Generator().manual_seed(order.plan.seed))
     unconditional = drawn.to(device)
     vector = torch.from_numpy(size_features(UNCLIP_SIZES))[None].to(device)
     sigmas = torch.from_numpy(network_sigmas()).to(device)
+    trained_on = torch.from_numpy(np.setdiff1d(np.arange(len(table)), apart))
 
     def batches(draw: torch.Generator) -> tuple[Tensor, Any]:
         n = 0 if decoded is None else order.batch // 2
-        at = torch.randint(len(table), (order.batch - n,), generator=draw)
+        at = trained_on[torch.randint(len(trained_on), (order.batch - n,), generator=draw)]
         tokens = table.rows("tokens", at)
         if decoded is not None and n:
             shown, made = decoded.take(n, draw)
@@ -147,8 +174,34 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         resume=order.resume,
         accelerator=accelerator,
     )
-    beside = {"unconditional": drawn}
-    return _reseal(pack, order, "unclip", student, beside) if accelerator.is_main_process else "", fitted
+    if not accelerator.is_main_process:
+        return "", fitted
+    if decoded is None:
+        rows = torch.from_numpy(apart)
+        tried = table.rows("tokens", rows).to(device)
+    else:
+        rows, tried = decoded.judged(torch.Generator().manual_seed(order.plan.seed))
+    by_teacher, by_student = [
+        unclip_latents(
+            Sampled(network=one.to(device).eval(), recipe=recipe), tried, sizes["sample_size"], order.plan.seed, nothing
+        )
+        for one, recipe, nothing in zip(
+            (teacher, student), _recipes(pack, "unclip"), (unconditional, None), strict=True
+        )
+    ]
+    truth = table.rows("latent", rows).to(device)
+    judged = judge(by_teacher, by_student, truth, decoded=decoded is not None, seed=order.plan.seed)
+    return _reseal(pack, order, "unclip", student, {"unconditional": drawn}, judged), fitted
+
+
+def _recipes(pack: EnginePack, stage: Student) -> tuple[Recipe, Recipe]:
+    """How the teacher is sampled, and how its student will be."""
+    said = pack.described(MindEye2Description)
+    known = said.distilled.get(stage) or DistilledTable(
+        teacher=pack.identity, guidance_baked_in=1.0, steps=0, skip=0, seed=0
+    )
+    student = structs.replace(said, distilled={**said.distilled, stage: known})
+    return recipe_of(said), recipe_of(student)
 
 
 def _plan(pack: EnginePack, order: DistillOrder) -> Plan:
@@ -160,9 +213,22 @@ def _trainable(teacher: nn.Module) -> nn.Module:
 
 
 def _reseal(
-    pack: EnginePack, order: DistillOrder, stage: Student, student: nn.Module, beside: dict[str, Tensor]
+    pack: EnginePack,
+    order: DistillOrder,
+    stage: Student,
+    student: nn.Module,
+    beside: dict[str, Tensor],
+    judged: JudgedStudent,
 ) -> str:
-    """Seal a copy of a pack with the student in the place of its teacher."""
+    """Seal a copy of a pack with the student in the place of its teacher, if it is worth it.
+
+    Raises
+    ------
+    TrainingError
+        The student lost more than the order allows.
+    """
+    log.info("%s: %s", stage, told(judged))
+    gate(judged, order.lose)
 
     def change(folder: Path) -> MindEye2Description:
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
@@ -176,6 +242,7 @@ def _reseal(
             steps=order.plan.steps,
             skip=order.how.skip,
             seed=order.plan.seed,
+            judged=judged,
         )
         return structs.replace(said, name=order.out.name, distilled={**said.distilled, stage: made}, parts={})
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +22,9 @@ from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import TrainingError
 from rtdecode.packs import EnginePack
 
+Choose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""Rows of pictures to those of them that are held out."""
+
 
 class Trials:
     """Trials of participants, through ridge and backbone.
@@ -32,6 +37,8 @@ class Trials:
     pictures : FileRows
         That `picture` refers to.
     device : torch.device
+    choose : callable
+        Of the rows shown, those that are held out: their trials are not drawn.
 
     Raises
     ------
@@ -40,20 +47,43 @@ class Trials:
     """
 
     def __init__(
-        self, pack: EnginePack, participants: Sequence[tuple[int, Path]], pictures: FileRows, device: torch.device
+        self,
+        pack: EnginePack,
+        participants: Sequence[tuple[int, Path]],
+        pictures: FileRows,
+        device: torch.device,
+        choose: Choose,
     ) -> None:
         self._device = device
         self._backbone, _ = network_of(pack, "backbone", device)
         self._people = [_person(pack, number, path, pictures, device) for number, path in participants]
+        shown = [trials.refer("picture", pictures).numpy() for trials, _, _ in self._people]
+        self.held_out = choose(np.concatenate(shown))
+        apart = [np.isin(rows, self.held_out) for rows in shown]
+        self._drawn = [torch.from_numpy(np.flatnonzero(~held)) for held in apart]
+        self._first: dict[int, tuple[int, int]] = {}
+        for person, (rows, held) in enumerate(zip(shown, apart, strict=True)):
+            for trial in np.flatnonzero(held).tolist():
+                self._first.setdefault(int(rows[trial]), (person, trial))
 
     def take(self, n: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw trials of one participant: rows (n,) of what was shown, and the backbone's tokens (n, tokens, dim)."""
-        trials, weight, bias = self._people[int(torch.randint(len(self._people), (1,), generator=draw))]
-        at = torch.randint(len(trials), (n,), generator=draw)
+        number = int(torch.randint(len(self._people), (1,), generator=draw))
+        drawn = self._drawn[number]
+        at = drawn[torch.randint(len(drawn), (n,), generator=draw)]
+        return self._people[number][0].rows("picture", at), self._read(number, at)
+
+    def judged(self) -> tuple[Tensor, Tensor]:
+        """One trial of each held-out picture: rows (n,) of these, and the backbone's tokens (n, tokens, dim)."""
+        read = [self._read(person, torch.tensor([trial])) for person, trial in self._first.values()]
+        return torch.tensor(list(self._first)), torch.cat(read)
+
+    def _read(self, number: int, at: Tensor) -> Tensor:
+        trials, weight, bias = self._people[number]
         with torch.no_grad():
             hidden = functional.linear(trials.rows("betas", at).to(self._device), weight, bias)
-            condition: Tensor = self._backbone(hidden[:, None]).tokens
-        return trials.rows("picture", at), condition
+            tokens: Tensor = self._backbone(hidden[:, None]).tokens
+        return tokens
 
 
 class DecodedTokens:
@@ -63,9 +93,14 @@ class DecodedTokens:
     """
 
     def __init__(
-        self, pack: EnginePack, participants: Sequence[tuple[int, Path]], pictures: FileRows, device: torch.device
+        self,
+        pack: EnginePack,
+        participants: Sequence[tuple[int, Path]],
+        pictures: FileRows,
+        device: torch.device,
+        choose: Choose,
     ) -> None:
-        self._trials = Trials(pack, participants, pictures, device)
+        self.trials = Trials(pack, participants, pictures, device, choose)
         self._prior, sizes = network_of(pack, "prior", device)
         self._recipe = recipe_of(pack.described(MindEye2Description))
         schedule = cosine_schedule(int(sizes.get("timesteps", 100)))
@@ -73,17 +108,25 @@ class DecodedTokens:
 
     def take(self, n: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw trials: rows (n,) of what was shown, and clean tokens (n, tokens, dim)."""
-        rows, condition = self._trials.take(n, draw)
+        rows, condition = self.trials.take(n, draw)
+        return rows, self._clean(condition, draw)
+
+    def judged(self, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One trial of each held-out picture: rows (n,) of these, and clean tokens (n, tokens, dim)."""
+        rows, condition = self.trials.judged()
+        return rows, self._clean(condition, draw)
+
+    def _clean(self, condition: Tensor, draw: torch.Generator) -> Tensor:
         noise = torch.randn((self._sampler.draws, *condition.shape), generator=draw).to(condition)
 
         def predict(x: Tensor, t: int) -> Tensor:
-            level = torch.full((n,), t, device=x.device)
+            level = torch.full((len(x),), t, device=x.device)
             found: Tensor = self._prior.guided(x, level, condition, cond_scale=self._recipe.prior_guidance)
             return found
 
         with torch.no_grad():
             tokens: Tensor = self._sampler.sample(predict, list(noise))
-        return rows, tokens
+        return tokens
 
 
 def network_of(pack: EnginePack, stage: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,9 +1,10 @@
 """The tiny pack's part that can be fine-tuned (torch, onnx). Import this module inside functions only.
 
 It ships ONNX files only. The commitment network is read from them, and takes the place of a backbone: it reads the
-tokens that the participant's adapter decodes and says what the picture's are. What is searched with are the adapter's
-tokens, moved some way toward what the network expects of the picture: by nothing at first. The prior stays as it is: it
-is shipped as a student, without the null tokens that its training needs.
+tokens that the participant's adapter decodes and says what the picture's are. What clients are sent are the adapter's
+tokens, moved some way toward what the network expects of the picture: by nothing at first. Pictures and captions are
+still made by the pack's own commitment network: the fine-tuned one is trained to expect, and commits worse. The prior
+stays as it is: it is shipped as a student, without the null tokens that its training needs.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class TinyTunable(Tunable):
         return (self.found(decoded) - tokens.flatten(1)).square().sum(1)
 
     def write_network(self, folder: Path, name: str) -> None:
-        """Seal a pack with the commitment network, and what gives the tokens that pictures are searched with."""
+        """Seal a pack with what gives the tokens that pictures are searched with."""
         network = TinyPrior()
         network.load_state_dict(merged_state(self.expected.network))
         found = ExpectedTokens(network.eval())
@@ -151,15 +152,13 @@ class TinyTunable(Tunable):
         def write(draft: Path) -> None:
             given = {"tokens": tokens, "r2": r2}
             export_stage(found, given, ["retrieval"], draft / f"{RETRIEVAL}.onnx")
-            bias = torch.zeros(_EXAMPLES, layout.BLOCKS[0])
-            export_stage(network, {**given, "category_bias": bias}, list(commit.outputs), draft / commit.file)
             save_file(self._pack.tensors(said.prototypes), draft / said.prototypes)
             table = StageTable(
                 file=f"{RETRIEVAL}.onnx",
                 inputs={key: commit.inputs[key] for key in given},
                 outputs={"retrieval": commit.inputs["tokens"]},
             )
-            own = structs.replace(said, name=name, stages={COMMIT: commit, RETRIEVAL: table}, report={})
+            own = structs.replace(said, name=name, stages={RETRIEVAL: table}, report={})
             write_description(draft, own)
 
         seal(folder, PACK_SCHEMA, write)

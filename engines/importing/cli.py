@@ -13,6 +13,7 @@ _PRECISIONS = ("float32", "float16", "bfloat16")
 _DIMS = ("small", "cut", "full")
 _PICTURE = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder", "blurry_autoencoder")
 _STAGES = (*_PICTURE, "small_autoencoder", "embedder", "refiner", "refiner_autoencoder", "prompt")
+_LORAS = ("lightning", "hyper-sd", "dmd2", "lcm")
 _HUB = "datasets/pscotti/mindeyev2"
 _WHERE = "a path, [datasets/]owner/repository:file on the Hugging Face hub"
 
@@ -30,6 +31,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help=f"last.pth of a model, for example {_HUB}:train_logs/final_subj01_pretrained_40sess_24bs/last.pth",
     )
     second.add_argument("--unclip", metavar="FILE", help=f"{_HUB}:unclip6_epoch0_step110000.ckpt")
+    second.add_argument(
+        "--unclip-lora",
+        metavar="FILE",
+        help="a few-step LoRA of SDXL to fuse into the unCLIP, as ByteDance/SDXL-Lightning:"
+        "sdxl_lightning_4step_lora.safetensors",
+    )
+    second.add_argument("--unclip-lora-kind", choices=_LORAS, help="where its name does not tell: how it is sampled")
+    second.add_argument("--unclip-lora-steps", type=int, metavar="N", help="where its name does not tell: its steps")
     second.add_argument("--converter", metavar="FILE", help=f"{_HUB}:bigG_to_L_epoch8.pth")
     second.add_argument("--captioner", metavar="FOLDER", help="a folder, or microsoft/git-large-coco")
     second.add_argument("--refiner", metavar="FILE", help="an SDXL checkpoint; the published one is zavychromaxl_v30")
@@ -134,6 +143,7 @@ def _missing(error: ImportError) -> int:
 
 def _import_mindeye2(args: argparse.Namespace) -> int:
     try:
+        from engines.importing.lora_files import LoraOrder
         from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
     except ImportError as error:
         return _missing(error)
@@ -145,8 +155,14 @@ def _import_mindeye2(args: argparse.Namespace) -> int:
         blurry_autoencoder=args.blurry_autoencoder,
         refiner=args.refiner,
         small_autoencoder=args.small_autoencoder,
+        unclip_lora=None
+        if args.unclip_lora is None
+        else LoraOrder(name=args.unclip_lora, kind=args.unclip_lora_kind, steps=args.unclip_lora_steps),
     )
-    return _seal(draft_mindeye2(sources, participants=args.participant, ignored=args.ignore), args)
+    draft = draft_mindeye2(sources, participants=args.participant, ignored=args.ignore)
+    if (lora := draft.tables.get("unclip_lora")) is not None:
+        print(f"{lora.file}: {lora.fused} layers fused; {lora.sampler} sampler at {', '.join(map(str, lora.times))}")
+    return _seal(draft, args)
 
 
 def _import_mindeye1(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from engines.importing import interfaces
 from engines.importing.drafts import Draft, DraftStage
 from engines.importing.keys import Ledger, count, rename_attention, shape_of
+from engines.importing.lora_files import LoraOrder, fuse, sgm_modules
 from rtdecode.decode.networks.embedder import TowerShape
 from rtdecode.decode.networks.prompt import BIGG_CONFIG, CLIP_L_CONFIG
 from rtdecode.decode.networks.unclip import SD_SCALE, SDXL_SCALE, autoencoder_config, unclip_config
@@ -41,15 +42,24 @@ def weights_of(ledger: Ledger, content: Mapping[str, Any]) -> Ledger:
     return inner
 
 
-def add_unclip(draft: Draft, ledger: Ledger, *, latent_side: int = LATENT_SIDE) -> None:
+def add_unclip(
+    draft: Draft,
+    ledger: Ledger,
+    *,
+    latent_side: int = LATENT_SIDE,
+    lora: LoraOrder | None = None,
+    ignored: Sequence[str] = (),
+) -> None:
     """Add ``unclip``, ``autoencoder`` and ``embedder`` from the keys of an unCLIP checkpoint.
+
+    A few-step LoRA is fused into the first, its sampler noted in `draft`.
 
     Raises
     ------
     CheckpointError
         A key is missing, unexpected or of another shape.
     """
-    _add_denoiser(draft, "unclip", ledger, latent_side)
+    _add_denoiser(draft, "unclip", ledger, latent_side, lora, ignored)
     _add_autoencoder(draft, "autoencoder", ledger, latent_side)
     tower = ledger.take(f"{_TOWER}visual.")
     if tower:
@@ -141,10 +151,22 @@ def add_blurry_autoencoder(draft: Draft, ledger: Ledger, *, latent_side: int) ->
     draft.add("blurry_autoencoder", stage)
 
 
-def _add_denoiser(draft: Draft, name: str, ledger: Ledger, side: int) -> None:
+def _add_denoiser(
+    draft: Draft,
+    name: str,
+    ledger: Ledger,
+    side: int,
+    lora: LoraOrder | None = None,
+    ignored: Sequence[str] = (),
+) -> None:
     state = ledger.take(UNET)
     sizes = _unet_sizes(ledger.source, state, side)
     converted = _convert(ledger.source, UNET, state, lambda keys: convert_ldm_unet_checkpoint(keys, sizes))
+    if lora is not None:
+        fused = fuse(lora, converted, sgm_modules(state, converted), list(ignored))
+        converted = fused.state
+        draft.dropped[fused.source] = fused.dropped
+        draft.tables["unclip_lora"] = fused.table
     stage = DraftStage(
         kind="denoiser",
         sizes=sizes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from engines.importing.diffusion_files import (
 )
 from engines.importing.drafts import Draft, DraftStage
 from engines.importing.keys import Ledger, count, fit, shape_of
+from engines.importing.lora_files import LoraOrder
 from engines.importing.weight_files import locate, read
 from rtdecode.decode.networks.backbone import BackboneShape, fold_mixers
 from rtdecode.decode.networks.build import empty
@@ -47,6 +49,8 @@ class MindEye2Files:
         ``bigG_to_L_epoch8.pth`` and the folder of GIT.
     unclip, blurry_autoencoder, refiner : str, optional
         ``unclip6_epoch0_step110000.ckpt``, ``sd_image_var_autoenc.pth``, and an SDXL checkpoint.
+    unclip_lora : LoraOrder, optional
+        A few-step LoRA of SDXL, to fuse into the unCLIP.
     small_autoencoder : str, optional
         TAESDXL's ``diffusion_pytorch_model.safetensors``, to decode pictures with instead of the unCLIP's own.
     """
@@ -58,6 +62,7 @@ class MindEye2Files:
     blurry_autoencoder: str | None = None
     refiner: str | None = None
     small_autoencoder: str | None = None
+    unclip_lora: LoraOrder | None = None
 
 
 def draft_mindeye2(
@@ -83,6 +88,8 @@ def draft_mindeye2(
     CheckpointError
         A file is not to be had or cannot be read, or a key is missing, unexpected or of another shape.
     """
+    if sources.unclip_lora is not None and sources.unclip is None:
+        raise CheckpointError(f"{sources.unclip_lora.name}: expected --unclip, the network that it is fused into")
     draft = Draft(kind="mindeye2")
     ignored = list(ignored)
     path, _, ledger = open_ledger(sources.weights)
@@ -109,7 +116,8 @@ def draft_mindeye2(
         path, _, ledger = open_ledger(sources.small_autoencoder)
         add_small_autoencoder(draft, ledger)
         draft.dropped[path.name] = close_all((ledger,), ignored)
-    for name, add in ((sources.unclip, add_unclip), (sources.refiner, add_refiner)):
+    unclip = partial(add_unclip, lora=sources.unclip_lora, ignored=ignored)
+    for name, add in ((sources.unclip, unclip), (sources.refiner, add_refiner)):
         if name is not None:
             path, content, ledger = open_ledger(name)
             inner = weights_of(ledger, content)

@@ -14,7 +14,7 @@ from rtdecode import client as wire
 from rtdecode.decode.resample import bilinear
 from rtdecode.derivatives import NONE, decoded_rows
 from rtdecode.errors import SettingsError
-from rtdecode.session.entries import read_outputs
+from rtdecode.session.entries import bad_runs, read_outputs
 from rtdecode.stimuli import picture_of
 
 PX = 256
@@ -137,14 +137,17 @@ class RecordedBeta:
 
 
 def read_betas(session: Path) -> dict[str, RecordedBeta]:
-    """Read the final beta of each trial that has one, by its name, from the journal of what was published."""
+    """Read the final beta of each trial that has one, by its name, as it was published; bad runs are left out."""
     found: dict[str, RecordedBeta] = {}
+    bad = bad_runs(session)
     path = session / "journal" / "outputs.journal"
     for _, entry in read_outputs(path) if path.is_file() else ():
         if entry.topic != "beta":
             continue
         message = wire.unpack(entry.topic.encode(), entry.payload)
-        if isinstance(message, wire.Beta) and message.final and message.invalid is None and message.beta is not None:
+        if not isinstance(message, wire.Beta) or message.run in bad:
+            continue
+        if message.final and message.invalid is None and message.beta is not None:
             found[message.trial or ""] = RecordedBeta(
                 run=message.run or 0,
                 stimulus=message.stimulus,

@@ -206,6 +206,13 @@ def read_inputs(journal: Path) -> Iterator[Input]:
     return (entry for _, entry in _read(journal, Input))
 
 
+def bad_runs(session: Path) -> frozenset[int]:
+    """Return the runs of a session folder that were marked as bad; none where there is no journal of inputs."""
+    journal = session / "journal" / "inputs.journal"
+    marks = (entry for entry in read_inputs(journal) if isinstance(entry, CommandEntry)) if journal.is_file() else ()
+    return frozenset(entry.run for entry in marks if entry.command == "bad_run" and entry.run is not None)
+
+
 def read_outputs(journal: Path) -> Iterator[tuple[int, OutputEntry]]:
     """Yield place and record of every message of ``outputs.journal``; errors as of `read_inputs`."""
     return _read(journal, OutputEntry)

@@ -4,6 +4,7 @@ sub-01_ses-01/
   settings.toml, protocol.toml, dataset_description.json, README, .bidsignore
   journal/inputs.journal, journal/outputs.journal, journal/volumes/run-01/vol-0000.nii
   journal/lock                               names the process that records
+  journal/unblinded.tsv                      scores and shams of a blinded session, once its seal was opened
   journal/scratch/                           what is large of earlier runs, until the session ends
   bundle/                                    the ParticipantBundle that a calibration wrote
   recon/<trial>_rev-<n>.webp

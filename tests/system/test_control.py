@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from calibration.report.session_trials import session_trials
 from rtdecode import client as wire
 from rtdecode.derivatives.columns import read_table
 from rtdecode.errors import ProtocolError, RtdecodeError
+from rtdecode.evaluate.recorded_session import read_betas
 from rtdecode.process import process_runs
 from rtdecode.publish import requests
+from rtdecode.session.entries import bad_runs
 from rtdecode.session.journal import read
 from rtdecode.settings import Settings, parse
 from rtdecode.simulate.participant import Participant, ResponseParameters, make_participant
@@ -165,6 +168,13 @@ def test_the_tables_tell_the_final_truth(whole: Steered) -> None:
     assert {row["invalid"] for row in rows} == {"run 1 was marked as bad: fell asleep"}
     withdrawn = [m for m in whole.rig.recorder.of(wire.Beta) if m.trial == first[-1].trial]
     assert [(m.final, m.invalid) for m in withdrawn] == [(True, "the experiment has withdrawn it")]
+
+
+def test_trials_of_bad_runs_are_none_of_what_is_evaluated(whole: Steered) -> None:
+    good = {m.trial for m in whole.rig.recorder.of(wire.Beta) if m.run == 2 and m.final and m.invalid is None}
+    assert read_betas(whole.folder).keys() == {one.trial for one in session_trials(whole.folder)} == good
+    assert len(good) == 8
+    assert bad_runs(whole.folder) == {1, 3}
 
 
 def test_a_score_for_feedback_changes_as_told(whole: Steered) -> None:

@@ -64,7 +64,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     stages = ("ridge", "backbone", "prior", "unclip")
     write_fake_mindeye2(folder / "pack", dims="small", stages=stages, precision="float32")
     pictures, trials = write_distilling(folder, folder / "pack")
-    few = (*pictures, "--steps", 3, "--batch", 2, "--rate", "1e-3")
+    few = (*pictures, "--steps", 3, "--batch", 2, "--rate", "1e-3", "--lose", 100)
     commands = [
         command("whole", None, "train", good, "--out", folder / "whole", "--licence", "ours"),
         command("parts", STOP_AT, "train", good, "--out", folder / "parts", "--licence", "ours"),

@@ -63,7 +63,7 @@ def test_the_token_head_is_a_ridge_and_then_a_comparison(v: int) -> None:
     tokens = rng.standard_normal((n, 4, 4))
     responses = tokens.reshape(n, 16) @ rng.standard_normal((16, v)) + 3 * rng.standard_normal((n, v))
     responses = ((responses - responses.mean(0)) / responses.std(0)).astype(np.float32)
-    targets = make_targets(tokens, (slice(0, 6), slice(6, 16)))
+    targets = make_targets(tokens, (slice(0, 6), slice(6, 16)), most=8)
     k = targets.components.shape[1]
     category, prototypes = rng.integers(3, size=n), rng.standard_normal((3, k))
     groups = np.arange(n)

@@ -131,9 +131,9 @@ def test_components_of_products_are_those_of_the_tokens() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((30, 2, 8)) * np.linspace(2, 0.5, 8)
     groups = (slice(0, 8), slice(8, 16))
-    targets = make_targets(tokens, groups, least=6)
+    targets = make_targets(tokens, groups, most=6)
     flat = tokens.reshape(30, 16)
-    components, share = components_of_products([flat[:, one] @ flat[:, one].T for one in groups], least=6)
+    components, share = components_of_products([flat[:, one] @ flat[:, one].T for one in groups], most=6)
     assert components.shape == targets.components.shape
     np.testing.assert_allclose(np.abs((components * targets.components).mean(0)), 1, atol=1e-6)
     assert share.sum() == pytest.approx(1)

@@ -106,7 +106,7 @@ def test_a_student_takes_its_teachers_place_in_a_copy_of_the_pack(stage: Student
     tokens, dim = pack.description.tokens.count, pack.description.tokens.channels
     out = tmp_path / "student"
     pictures, trials = write_distilling(tmp_path, fake)
-    words = ["distill", stage, fake, *pictures, *(trials if stage == "prior" else []), "--out", out]
+    words = ["distill", stage, fake, *pictures, *(trials if stage == "prior" else []), "--out", out, "--lose", 100]
     assert run(*words, "--steps", 3, "--batch", 2, "--rate", "1e-3") == 0
     made = open_pack(str(out))
     assert made.described(MindEye2Description).distilled[stage].teacher == pack.identity
@@ -138,7 +138,9 @@ def test_the_prior_is_conditioned_on_what_the_backbone_makes_of_a_trial_that_sho
         return student, Fitted(seconds=0.0, skipped=0)
 
     monkeypatch.setattr(published, "distil", watched)
-    assert run("distill", "prior", fake, *pictures, *trials, "--out", tmp_path / "out", "--batch", 4) == 0
+    assert (
+        run("distill", "prior", fake, *pictures, *trials, "--out", tmp_path / "out", "--batch", 4, "--lose", 100) == 0
+    )
     stages = load_stages(open_pack(str(fake)))
     weight, bias = stages.ridge
     tokens = load_file(tmp_path / "shown.safetensors")["tokens"]
@@ -166,7 +168,10 @@ def test_the_unclip_learns_from_tokens_that_the_prior_makes_of_trials_too(
 
     monkeypatch.setattr(published, "distil", watched)
     for given, name in (([], "true"), (trials, "decoded")):
-        assert run("distill", "unclip", fake, *pictures, *given, "--out", tmp_path / name, "--batch", 4) == 0
+        assert (
+            run("distill", "unclip", fake, *pictures, *given, "--out", tmp_path / name, "--batch", 4, "--lose", 100)
+            == 0
+        )
     shown = load_file(tmp_path / "shown.safetensors")
     (latents, tokens), (mixed, given) = seen
     assert {how.offset for how in hows} == {OFFSET_NOISE}
@@ -208,7 +213,7 @@ def test_a_student_does_not_inherit_its_teachers_exported_files(fake: Path, tmp_
 
     seal_copy(open_pack(str(fake)), tmp_path / "exported", export)
     pictures, trials = write_distilling(tmp_path, fake)
-    words = (*pictures, *trials, "--out", tmp_path / "student", "--steps", 2, "--batch", 2)
+    words = (*pictures, *trials, "--out", tmp_path / "student", "--steps", 2, "--batch", 2, "--lose", 100)
     assert run("distill", "prior", tmp_path / "exported", *words) == 0
     made = open_pack(str(tmp_path / "student"))
     assert not made.description.parts

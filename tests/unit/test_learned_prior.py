@@ -132,7 +132,7 @@ def test_bundles_keep_sums_over_trials_and_no_response(lab: Lab) -> None:
         betas = np.stack(list(calibrator._betas.values()))
         standard = (betas - betas.mean(0)) / betas.std(0)
         candidates, _ = pictures(number(f"n{trials}"))
-        targets = make_targets(candidates.tokens[:trials], GROUPS, least=32)
+        targets = make_targets(candidates.tokens[:trials], GROUPS, most=32)
         expected = statistics_of(targets.components, standard.astype(np.float32), np.zeros((250, 3)))
         np.testing.assert_allclose(kept["gram"], expected.gram, atol=1e-6)
         np.testing.assert_allclose(kept["products"], expected.products, atol=1e-2)

@@ -53,6 +53,12 @@ def euler_times(steps: int) -> tuple[NDArray[np.int64], Float32]:
     return times, np.append(network_sigmas()[times], np.float32(0))
 
 
+def timed(times: Sequence[int]) -> tuple[NDArray[np.int64], Float32]:
+    """Give chosen network timesteps (n,), falling, their sigmas (n + 1,), the last 0."""
+    chosen = np.asarray(times, np.int64)
+    return chosen, np.append(network_sigmas()[chosen], np.float32(0))
+
+
 def refinement_times(steps: int, timepoint: int) -> tuple[NDArray[np.int64], Float32]:
     """Last steps of `euler_times`, for a start from a picture.
 

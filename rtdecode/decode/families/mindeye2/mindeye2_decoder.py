@@ -16,7 +16,15 @@ from rtdecode.decode.arrays import check_betas, pixels
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe
 from rtdecode.decode.resample import bilinear
-from rtdecode.decode.sampling.edm import euler, euler_times, offset_noise, refinement_times, renoised, unclip_start
+from rtdecode.decode.sampling.edm import (
+    euler,
+    euler_times,
+    offset_noise,
+    refinement_times,
+    renoised,
+    timed,
+    unclip_start,
+)
 from rtdecode.decode.sampling.noise import key_of
 from rtdecode.decode.sampling.prior_sampler import prior_sampler
 from rtdecode.errors import EngineError
@@ -279,7 +287,7 @@ class MindEye2:
             return unclip.noise(x, t, context)
 
         context = unclip.context(tokens, noise[-1], recipe.unclip_guidance)
-        times, sigmas = euler_times(recipe.unclip_steps)
+        times, sigmas = timed(recipe.unclip_times) if recipe.unclip_times else euler_times(recipe.unclip_steps)
         start = unclip_start(latent, noise[0], noise[1], float(sigmas[0]))
         if recipe.unclip_sampler != "consistency":
             return decode(euler(predict, start, times, sigmas))

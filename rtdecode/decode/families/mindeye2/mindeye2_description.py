@@ -43,7 +43,33 @@ class LatentsTable(Table, frozen=True, kw_only=True):
     held_out_r2: float
 
 
-class DistilledTable(Table, frozen=True, kw_only=True):
+class JudgedStudent(Table, frozen=True, kw_only=True):
+    """A student beside its teacher, paired, on pictures that were held out from its training.
+
+    Attributes
+    ----------
+    pictures : int
+        Held out; one trial of each.
+    decoded : bool
+        Whether both were given tokens as decoded from betas; else true ones, for want of participants.
+    teacher, student : float
+        Two-way identification: share of the other pictures that are less like what was made than the one shown; .5 is
+        chance.
+    points_lost : float
+        Percentage points of it that the student lost.
+    interval : (float, float)
+        95 % interval of the latter.
+    """
+
+    pictures: Count
+    decoded: bool
+    teacher: float
+    student: float
+    points_lost: float
+    interval: tuple[float, float]
+
+
+class DistilledTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     """How a student came from its teacher.
 
     Attributes
@@ -54,6 +80,8 @@ class DistilledTable(Table, frozen=True, kw_only=True):
         Scale of the teacher's guidance that the student has learned.
     steps, skip, seed : int
         Of the training.
+    judged : JudgedStudent or None
+        None in packs of before.
     """
 
     teacher: str
@@ -61,6 +89,41 @@ class DistilledTable(Table, frozen=True, kw_only=True):
     steps: int
     skip: int
     seed: int
+    judged: JudgedStudent | None = None
+
+
+LoraKind = Literal["lightning", "hyper-sd", "dmd2", "lcm"]
+"""Public families of LoRAs that make SDXL draw in few steps."""
+
+
+class LoraTable(Table, frozen=True, kw_only=True):
+    """The few-step LoRA that was fused into the unCLIP, and how it is sampled.
+
+    Attributes
+    ----------
+    file : str
+        Name of the public file.
+    kind : str
+        ``lightning``, ``hyper-sd``, ``dmd2`` or ``lcm``.
+    steps : int
+        Evaluations a picture.
+    times : list of int
+        The network's timesteps, falling.
+    sampler : str
+        ``euler``, or ``consistency``: with fresh noise at each level.
+    guidance : float
+        1 is none.
+    fused : int
+        Layers that it changed.
+    """
+
+    file: str
+    kind: LoraKind
+    steps: Count
+    times: list[int]
+    sampler: Literal["euler", "consistency"]
+    guidance: float
+    fused: Count
 
 
 class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,6 +135,8 @@ class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_
         None before ``rtdecode engines latents``.
     distilled : dict of str to DistilledTable
         By stage: ``prior``, ``unclip``.
+    unclip_lora : LoraTable or None
+        None where none was fused.
     prior_sampler : str
         What samples the prior; empty for the published one, or that of students where it is distilled.
     """
@@ -81,6 +146,7 @@ class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_
     latents: LatentsTable | None = None
     distilled: dict[Student, DistilledTable] = field(default_factory=dict)
 
+    unclip_lora: LoraTable | None = None
     prior_sampler: str = ""
 
     def files(self) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden
+from rtdecode.errors import EngineError
 
 NEGATIVE_PROMPT = (
     "painting, extra fingers, mutated hands, poorly drawn hands, poorly drawn face, deformed, ugly, blurry, bad "
@@ -35,6 +36,8 @@ class Recipe:
     unclip_sampler : {"euler", "consistency"}
         Along the path as published, or with fresh noise at each level, for a student that was distilled.
     unclip_guidance : float
+    unclip_times : tuple of int
+        The network's timesteps, falling, one a step; empty: sgm's spacing.
     small_autoencoder : bool
         Whether pictures are decoded by the small autoencoder instead of the published one.
     refine_steps, refine_timepoint : int
@@ -53,6 +56,7 @@ class Recipe:
     unclip_steps: int = 38
     unclip_sampler: Literal["euler", "consistency"] = "euler"
     unclip_guidance: float = 5.0
+    unclip_times: tuple[int, ...] = ()
     small_autoencoder: bool = False
     refine_steps: int = 25
     refine_timepoint: int = 13
@@ -61,11 +65,19 @@ class Recipe:
     blend: tuple[float, float] = (3.0, 1.0)
     best_of: int = 1
 
+    def __post_init__(self) -> None:
+        if self.unclip_times and len(self.unclip_times) != self.unclip_steps:
+            raise EngineError(
+                f"steps of the unCLIP: expected {len(self.unclip_times)}, which the LoRA in it was made for, got "
+                f"{self.unclip_steps}: leave decode.unclip_steps out"
+            )
+
 
 def recipe_of(description: MindEye2Description) -> Recipe:
     """Return the published recipe but, for what a pack says was distilled, two steps without guidance.
 
-    A small autoencoder is used where the pack has one.
+    An unCLIP with a few-step LoRA in it is sampled as that was made to be. A small autoencoder is used where the pack
+    has one.
 
     Parameters
     ----------
@@ -73,10 +85,20 @@ def recipe_of(description: MindEye2Description) -> Recipe:
     """
     distilled = description.distilled
     recipe = Recipe(small_autoencoder="small_autoencoder" in description.stages)
+    if (lora := description.unclip_lora) is not None:
+        recipe = replace(
+            recipe,
+            unclip_steps=lora.steps,
+            unclip_sampler=lora.sampler,
+            unclip_guidance=lora.guidance,
+            unclip_times=tuple(lora.times),
+        )
     if "prior" in distilled:
         recipe = replace(recipe, prior_steps=STUDENT_STEPS, prior_sampler="consistency")
     if "unclip" in distilled:
-        recipe = replace(recipe, unclip_steps=STUDENT_STEPS, unclip_sampler="consistency", unclip_guidance=1.0)
+        recipe = replace(
+            recipe, unclip_steps=STUDENT_STEPS, unclip_sampler="consistency", unclip_guidance=1.0, unclip_times=()
+        )
     if description.prior_sampler:
         recipe = replace(recipe, prior_sampler=description.prior_sampler)
     return recipe

@@ -22,7 +22,7 @@ RETRIEVAL = "retrieval"
 
 
 class TinyPipeline:
-    """A `Pipeline` over the stages of a tiny pack, whose participants may have a commitment network of their own.
+    """A `Pipeline` over the stages of a tiny pack, whose participants may have a network of their own.
 
     Parameters
     ----------
@@ -46,7 +46,6 @@ class TinyPipeline:
         self._stages = stages
         self._painter = Painter(stages, seed=seed, prior_steps=prior_steps, unclip_steps=unclip_steps)
         self._adapter: Adapter | None = None
-        self._committing = stages.commit
         self._retrieval: Engine | None = None
         tokens = self._commit(stages.prototypes[:1], np.full(len(stages.groups), 0.5), stages.categories[0])
         self.caption(tokens)
@@ -54,14 +53,10 @@ class TinyPipeline:
 
     def take_network(self, network: EnginePack | None, adapter: Adapter) -> None:
         """Take what ``rtdecode engines finetune`` has made; see `TakesNetwork`."""
-        if network is None:
-            self._committing, self._retrieval = self._stages.commit, None
-            return
         try:
-            commit, retrieval = (open_stage(network, name, threads=1) for name in ("commit", RETRIEVAL))
+            self._retrieval = None if network is None else open_stage(network, RETRIEVAL, threads=1)
         except EngineError as error:
             raise BundleError(str(error)) from None
-        self._committing, self._retrieval = commit, retrieval
 
     def take(self, adapter: Adapter) -> None:
         """Take a participant; see `Pipeline.take`."""
@@ -70,7 +65,8 @@ class TinyPipeline:
     def embed(self, beta: Float32) -> Embedded:
         """Embed a beta; the tokens are shrunk toward the mean in proportion to their reliability.
 
-        A participant's own network moves those that clients are sent toward what it expects of the picture.
+        A participant's own network moves those that clients are sent toward what it expects of the picture; the picture
+        is drawn of the adapter's.
         """
         adapter = self._loaded()
         out = self._stages.adapter.run(
@@ -107,7 +103,7 @@ class TinyPipeline:
         bias = np.zeros((1, len(self._stages.categories)), dtype=np.float32)
         bias[0, self._stages.categories.index(category)] = _COMMIT
         given = {"tokens": tokens, "r2": _reliability(r2), "category_bias": bias}
-        return np.asarray(self._committing.run(given)["tokens_clean"], dtype=np.float32)
+        return np.asarray(self._stages.commit.run(given)["tokens_clean"], dtype=np.float32)
 
     def _loaded(self) -> Adapter:
         if self._adapter is None:
