@@ -881,19 +881,15 @@ class Client:
                 raise ValueError(f"topics: expected names such as {', '.join(TOPICS)}, got {topic!r}")
         self._key = None if key is None else read_key(key)
         self._context = zmq.Context()
-        self._sub = self._socket(zmq.SUB)
-        self._sub.setsockopt(zmq.RCVHWM, 0)
-        for topic in {""} if topics is None else {*topics, "heartbeat"}:  # heartbeats tell of a new session
-            self._sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        if stream:
-            self._sub.connect(stream)
         self._stream, self._requests = stream, requests
+        self._topics = None if topics is None else tuple(topics)
+        self._sub = self._tuned_in()
         self._dealer: Optional["zmq.Socket[bytes]"] = None
         self._refused: Optional["zmq.Socket[bytes]"] = None  # tells why the daemon ended a connection for requests
         self._heard = time.monotonic()
         self._silent_s = SILENT_S
+        self._tune_in_again = 0.0
         self.silent = False
-        self._topics = None if topics is None else tuple(topics)
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._ahead: Optional[float] = None  # the daemon's monotonic clock less this machine's
@@ -925,6 +921,15 @@ class Client:
             made.setsockopt(zmq.CURVE_PUBLICKEY, self._key["public"].encode())
             made.setsockopt(zmq.CURVE_SECRETKEY, self._key["secret"].encode())
         return made
+
+    def _tuned_in(self) -> "zmq.Socket[bytes]":
+        sub = self._socket(zmq.SUB)
+        sub.setsockopt(zmq.RCVHWM, 0)
+        for topic in {""} if self._topics is None else {*self._topics, "heartbeat"}:  # which tell of a new session
+            sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        if self._stream:
+            sub.connect(self._stream)
+        return sub
 
     def _dial(self) -> "zmq.Socket[bytes]":
         if self._dealer is None:
@@ -981,9 +986,15 @@ class Client:
             if self.silent:
                 _log.warning("%s: messages come again, after %.1f s; missed ones are asked for", self._stream, quiet_s)
             self._heard, self.silent = now, False
-        elif not self.silent and quiet_s > self._silent_s:
-            self.silent = True
-            _log.warning("%s: nothing has come for %.1f s, no heartbeat either; still trying", self._stream, quiet_s)
+        elif self._stream and quiet_s > self._silent_s and now >= self._tune_in_again:
+            if not self.silent:
+                self.silent = True
+                _log.warning(
+                    "%s: nothing has come for %.1f s, no heartbeat either; still trying", self._stream, quiet_s
+                )
+            self._tune_in_again = now + GAP_TIMEOUT_S
+            self._sub.close()  # ZeroMQ makes broken connections again, but not one whose key was refused
+            self._sub = self._tuned_in()
 
     def messages(self, timeout_s: Optional[float] = None) -> Iterator[Message]:
         """Yield messages as they come; stop after `timeout_s` without any, heartbeats included (None: never)."""

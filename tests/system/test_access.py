@@ -112,6 +112,24 @@ def test_a_revoked_key_is_cut_off_and_others_stay(session: KeyedSession) -> None
         assert refused.value.code == "role"
 
 
+def test_a_client_that_comes_before_its_key_holds_is_let_in_once_it_does(session: KeyedSession) -> None:
+    before = session.keys.read_text()
+    new_key(session.keys, "late", "observe", Path(session.key("late")))
+    after = session.keys.read_text()
+    session.keys.write_text(before)
+    reaches(lambda: session.server._access is not None and session.server._access.caller("late").role is None)
+    with client(session, "late") as late:
+        strangers = session.server.strangers
+
+        def refused() -> bool:
+            late.receive(0.05)
+            return session.server.strangers > strangers
+
+        reaches(refused)
+        session.keys.write_text(after)
+        told(session, late)
+
+
 @pytest.mark.parametrize(
     ("role", "allowed"),
     [("observe", {"ping"}), ("experiment", {"ping", "event"}), ("operate", {"ping", "event", "mode", "calibration"})],

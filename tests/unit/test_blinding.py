@@ -265,10 +265,10 @@ def observe(
 
 
 def told_apart(rows: Any, sham: Any, model: Any) -> tuple[float, float, float]:
-    """How often held-out sessions are told rightly, with the exact 99.9 % interval."""
+    """How often held-out sessions are told rightly, with the exact 99.99 % interval."""
     folds = StratifiedKFold(10, shuffle=True, random_state=0)
     right = int((cross_val_predict(model, rows, sham, cv=folds) == sham).sum())
-    interval = stats.binomtest(right, len(sham)).proportion_ci(0.999, method="exact")
+    interval = stats.binomtest(right, len(sham)).proportion_ci(0.9999, method="exact")
     return right / len(sham), interval.low, interval.high
 
 
