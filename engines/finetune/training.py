@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 TEMPERATURES = np.logspace(-3, 1, 41)
 """Of the softmax over cosines that says how surely a picture is found; the best of a step counts."""
 DOUBT = 1.645
-"""A step is kept if its gain is so many standard errors above 0: of one step, in one of twenty calibrations without any gain."""
+"""A step is kept if its gain is so many standard errors above 0: a single step, without any gain, in one of twenty."""
 _FEWEST_STEPS = 4
 
 
