@@ -36,7 +36,7 @@ from rtdecode.decode.networks.backbone import Backbone, BackboneShape
 from rtdecode.decode.networks.build import empty
 from rtdecode.decode.runtime.runner import compiled_runner
 from rtdecode.packs import open_pack
-from tests.published import mindeye2_state, save_last, sgm_autoencoder, sgm_unet, stripped
+from tests.published import mindeye2_state, save_last, save_unclip, sgm_autoencoder, sgm_unet, stripped
 
 MIXER_BLOCKS = 4
 TWO_STEPS = Recipe(
@@ -82,7 +82,7 @@ def write_published(folder: Path, dims: str) -> None:
     del state
     unclip = sgm_unet(stripped(of_stage(sizes["unclip"]), "unet."))
     unclip |= sgm_autoencoder(stripped(of_stage(sizes["autoencoder"]), "vae."))
-    torch.save({"state_dict": unclip, "epoch": 0}, folder / "unclip.ckpt")
+    save_unclip(folder / "unclip.ckpt", unclip)
     save_file(of_stage(sizes["small_autoencoder"]), folder / "small.safetensors")
 
 

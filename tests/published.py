@@ -98,6 +98,13 @@ def save_last(path: Path, state: State) -> Path:
     return path
 
 
+def save_unclip(path: Path, state: State) -> Path:
+    """Write an unCLIP checkpoint as Lightning does."""
+    lightning = {"global_step": 110000, "pytorch-lightning_version": "2.0", "callbacks": {}, "optimizer_states": []}
+    torch.save({"state_dict": state, "epoch": 0, **lightning}, path)
+    return path
+
+
 def sgm_unet(state: State, levels: int = 3) -> State:
     """UNet weights under sgm's names, by the published table of names."""
     names = dict(_UNET)

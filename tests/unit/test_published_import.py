@@ -32,6 +32,7 @@ from tests.published import (
     random_state,
     refiner_state,
     save_last,
+    save_unclip,
     sizes_of,
     stripped,
     unclip_state,
@@ -58,8 +59,7 @@ def test_every_stage_is_imported_with_the_values_of_its_file(tmp_path: Path, sma
     made["converter"] = random_state("converter", sizes_of("converter"), 9)
     blurry = tmp_path / "sd_image_var_autoenc.pth"
     torch.save(old_names(stripped(made["blurry_autoencoder"], "vae.")), blurry)
-    lightning = {"global_step": 110000, "pytorch-lightning_version": "2.0", "callbacks": {}, "optimizer_states": []}
-    torch.save({"state_dict": unclip, "epoch": 0, **lightning}, tmp_path / "unclip.ckpt")
+    save_unclip(tmp_path / "unclip.ckpt", unclip)
     save_file({key: value.contiguous() for key, value in refiner.items()}, tmp_path / "refiner.safetensors")
     command = ["engines", "import", "mindeye2", "--out", str(tmp_path / "pack"), "--licence", "test"]
     files = {
