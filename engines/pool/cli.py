@@ -30,7 +30,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=Path,
         nargs=2,
         metavar=("POOL_TOKENS", "QUERY_TOKENS"),
-        help="files of hidden tokens of the pool's pictures and of the queries, by the same names: 16 candidates of each "
+        help="files of hidden tokens of the pool's pictures and of the queries, by the same names: 16 candidates of a "
         "query are told in the order of these",
     )
     search.set_defaults(handler=_search)
