@@ -19,6 +19,7 @@ from rtdecode.evaluate.evaluation import embedded
 from rtdecode.evaluate.recorded_session import PX, load_pictures, read_betas
 from rtdecode.packs import EnginePack
 from rtdecode.packs.sealed import seal
+from rtdecode.statistics import column_correlations
 from rtdecode.stimuli import picture_of
 
 Float32 = NDArray[np.float32]
@@ -77,7 +78,7 @@ def fit_voxel_encoder(
         found = _Fitted(responses[left], flat[left])(flat[part])
         # the mean of the others lies away from that of the part: over all parts that alone would correlate below 0
         predicted[part], measured[part] = found - found.mean(0), responses[part] - responses[part].mean(0)
-    held_out = _correlations(measured, predicted)
+    held_out = column_correlations(measured, predicted)
     kept = np.sort(np.argsort(-held_out, kind="stable")[:voxels])
     whole = _Fitted(responses[:, kept], flat)
     selects = np.zeros(len(kept), bool)
@@ -152,10 +153,3 @@ class _Fitted:
     def __call__(self, flat: Float64) -> Float32:
         standard = self.space(flat) @ self.weights + self.constant
         return np.asarray(standard * self.scale + self.centre, np.float32)
-
-
-def _correlations(measured: Float32, predicted: Float32) -> Float64:
-    """Correlation of each column of two arrays whose columns have mean 0."""
-    left, right = measured.astype(np.float64), predicted.astype(np.float64)
-    scale = np.sqrt((left**2).sum(0) * (right**2).sum(0))
-    return np.asarray(np.where(scale > 0, (left * right).sum(0) / np.where(scale > 0, scale, 1.0), 0.0))

@@ -153,6 +153,12 @@ class UnblindedEntry(_Entry, frozen=True, kw_only=True, tag="unblinded"):
     reason: str
 
 
+class SourcesEntry(_Entry, frozen=True, kw_only=True, tag="sources"):
+    """What the settings name besides values, by name of the setting: SHA-256 when the session began."""
+
+    hashes: dict[str, str]
+
+
 class BundleLoadedEntry(_Entry, frozen=True, kw_only=True, tag="bundle_loaded"):
     """It was loaded."""
 
@@ -189,6 +195,7 @@ Input = (
     | BlindedEntry
     | SealedEntry
     | UnblindedEntry
+    | SourcesEntry
     | BundleLoadedEntry
     | SupersededEntry
 )
