@@ -66,6 +66,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="tiny",
         help="with --images: whose embedder describes pictures: an installed pack, or a folder",
     )
+    fit.add_argument(
+        "--region", action="append", default=[], metavar="NAME=MASK", help="with --images: a region to tell of apart"
+    )
+    fit.add_argument(
+        "--bundle",
+        type=Path,
+        help="with --images: the session's bundle; OUT-bundle becomes a copy that carries the encoder",
+    )
     fit.add_argument("--out", type=Path, required=True, help="folder of the encoder")
     fit.set_defaults(handler=_fit_encoder)
 
@@ -116,14 +124,21 @@ def _fit_film(args: argparse.Namespace) -> int:
 
 
 def _fit_pictures(args: argparse.Namespace) -> int:
-    from calibration.voxel_encoder_fit import fit_session, write_voxel_encoder
-    from rtdecode.packs import open_pack
+    from calibration.voxel_encoder_fit import carry_encoder, fit_session, write_voxel_encoder
+    from rtdecode.packs import open_pack, open_participant
+    from rtdecode.session.recording import session_identifier
 
     pack = open_pack(args.pack)
-    encoder = fit_session(args.session, args.images, pack)
+    bundle = None if args.bundle is None else open_participant(args.bundle)
+    responses = fit_session(args.session, args.images, pack, args.region)
+    encoder = responses.encoder
     about = {"pack": pack.identity, "pack_name": pack.name, "session": args.session.name}
-    identity = write_voxel_encoder(args.out, encoder, about)
+    identity = write_voxel_encoder(args.out, encoder, about, responses)
     print(f"{args.out}: {_held_out(encoder.held_out, 'voxels')}; sealed as {identity}")
+    if bundle is not None:
+        session = session_identifier(args.session)
+        target = args.out.with_name(args.out.name + "-bundle")
+        print(f"{target}: the bundle with this encoder in it, {carry_encoder(bundle, args.out, session, target)}")
     return 0
 
 

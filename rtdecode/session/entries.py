@@ -79,6 +79,7 @@ class TrialEntry(_Entry, frozen=True, kw_only=True, tag="trial"):
     duration_s: float
     stimulus: str | None
     condition: str | None
+    candidates: tuple[str, ...] = ()
 
 
 class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
@@ -90,6 +91,7 @@ class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
     duration_s: float
     stimulus: str | None
     condition: str | None
+    candidates: tuple[str, ...] = ()
 
 
 class CancelEntry(_Entry, frozen=True, kw_only=True, tag="cancel"):

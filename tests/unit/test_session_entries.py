@@ -56,7 +56,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "superseded": {"trial": "a", "revision": 1},
 }  # fmt: skip
 OUTPUT = {"topic": "run", "payload": b"x"}
-OPTIONAL = {("volume", "t_r_measured"), ("run_start", "t_r_s")}
+OPTIONAL = {("volume", "t_r_measured"), ("run_start", "t_r_s"), ("trial", "candidates"), ("amend", "candidates")}
 
 
 def written(folder: Path, kind: str, record: dict[str, Any]) -> Path:
