@@ -107,13 +107,13 @@ def _brains(one: ShownFilm, told: dict[str, Any]) -> str:
 
 
 def _picture(compared: Compared, values: Float64, what: str) -> str:
-    painted = compared.painted(values)
+    painted = nib.Nifti1Image(compared.painted(values).astype(np.float32), compared.affine)
     limit = float(np.quantile(np.abs(values), 0.98)) or 1.0
-    content = b64encode(_glass(painted, compared.affine, limit) or _flat(painted, limit)).decode()
+    content = b64encode(_glass(painted, limit) or _flat(painted, limit)).decode()
     return f'<img class="brain" alt="{escape(what)}" src="data:image/png;base64,{content}">'
 
 
-def _glass(painted: Float64, affine: Float64, limit: float) -> bytes | None:
+def _glass(painted: nib.Nifti1Image, limit: float) -> bytes | None:
     """Draw a glass brain; None where nilearn is not installed."""
     try:
         from nilearn.plotting import plot_glass_brain
@@ -123,7 +123,7 @@ def _glass(painted: Float64, affine: Float64, limit: float) -> bytes | None:
 
     figure = Figure(figsize=_INCHES, dpi=80)
     plot_glass_brain(
-        nib.Nifti1Image(painted.astype(np.float32), affine),
+        painted,
         figure=figure,
         display_mode="ortho",
         colorbar=True,
@@ -136,15 +136,19 @@ def _glass(painted: Float64, affine: Float64, limit: float) -> bytes | None:
     return _png(figure)
 
 
-def _flat(painted: Float64, limit: float) -> bytes:
-    """Draw the strongest value along each axis, one picture beside the other."""
+def _flat(painted: nib.Nifti1Image, limit: float) -> bytes:
+    """Draw the strongest value along each axis, one picture beside the other; right is where the right side is."""
     from matplotlib.figure import Figure
 
+    upright = nib.as_closest_canonical(painted)
+    values, sides = np.asarray(upright.dataobj, np.float64), upright.header.get_zooms()
     figure = Figure(figsize=_INCHES, dpi=80, layout="constrained")
     for place, (plot, name) in enumerate(
-        zip(figure.subplots(1, 3), ("from the right", "from the front", "from above"), strict=True)
+        zip(figure.subplots(1, 3), ("from the side", "from behind", "from above"), strict=True)
     ):
-        plot.imshow(strongest(painted, place).T, origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit)
+        across, up = (side for axis, side in enumerate(sides) if axis != place)
+        shown = strongest(values, place).T
+        plot.imshow(shown, origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit, aspect=float(up / across))
         plot.set_title(name, fontsize=8)
         plot.set_axis_off()
     return _png(figure)
