@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 from psychopy import event, visual
-from Xlib import X, XK
+from Xlib import XK, X
 from Xlib.display import Display
 from Xlib.ext.xtest import fake_input
 
