@@ -39,14 +39,16 @@ class Load(Table, frozen=True, kw_only=True, tag_field="kind", tag="load"):
 
 
 class Decode(Table, frozen=True, kw_only=True, tag_field="kind", tag="decode"):
-    """Request to decode the values (v,) of a beta of a trial; `truth` names what was shown, where known.
+    """Request to decode the values (v,) of a beta of a trial.
 
-    `average` is the mean over the trials of the stimulus so far, `shown` their number.
+    `truth` names what was shown, where known; `candidates` the pictures to choose from, if any; `average` is the mean
+    over the trials of the stimulus so far, `shown` their number.
     """
 
     beta: NDArray[np.float32]
     truth: tuple[str | None, ...]
     trial: str
+    candidates: tuple[str, ...]
     average: NDArray[np.float32] | None
     shown: int
 
@@ -134,6 +136,7 @@ def decode_request(beta: BetaUpdate) -> Decode:
         shown=beta.shown,
         truth=(event.stimulus, event.condition),
         trial=event.trial,
+        candidates=event.candidates,
     )
 
 

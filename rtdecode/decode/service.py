@@ -172,7 +172,7 @@ class LocalService:
         """Decode as a request asks."""
         began = time.perf_counter()
         for part in self._decoder.decode(
-            asked.beta, asked.truth, asked.trial, average=asked.average, shown=asked.shown
+            asked.beta, asked.truth, asked.trial, asked.candidates, average=asked.average, shown=asked.shown
         ):
             yield part, 1e3 * (time.perf_counter() - began)
             began = time.perf_counter()
