@@ -348,6 +348,11 @@ class BetaUpdate:
         Why there is no usable estimate (then `beta` is all nan), else None.
     standard_error : array of shape (v,), float32, or None
         Of `beta`, where the estimator was asked for it.
+    average : array of shape (v,), float32, or None
+        Mean of `beta` and the final betas of the stimulus's earlier trials; None where there are none, or none are
+        wanted.
+    shown : int
+        Trials that `average` is of.
     """
 
     stamp: Stamp
@@ -358,6 +363,8 @@ class BetaUpdate:
     beta: NDArray[np.float32]
     invalid: str | None = None
     standard_error: NDArray[np.float32] | None = None
+    average: NDArray[np.float32] | None = None
+    shown: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

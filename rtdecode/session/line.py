@@ -40,6 +40,7 @@ from rtdecode.session.memory import give_back_memory
 from rtdecode.session.outcomes import Outcomes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
+from rtdecode.session.repeats import Repeats
 from rtdecode.session.run_state import Progress, RunState, last_word
 from rtdecode.session.steering import Steering
 from rtdecode.settings import Settings
@@ -97,6 +98,7 @@ class Line:
         self._predicts = predicts
         self._films = films
         self._steering = Steering(settings)
+        self._repeats = Repeats(settings.decode.average_repeats)
         self._feedback = follow_feedback(settings.feedback, blind, settings.calibration.runs)
         self._blind = blind
         self._decide = decide
@@ -298,7 +300,8 @@ class Line:
                 self._publish(beta.stamp, stages, replace(shown, trial=event.trial, revision=beta.revision))
             self._publish(beta.stamp, stages, messages.no_score(beta))
         else:
-            replaced = self._waiting.pictures.put(beta)
+            followed = beta if self._steering.calibrates(event.run) else self._repeats.follow(beta)
+            replaced = self._waiting.pictures.put(followed)
             if replaced is not None:
                 self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
 
@@ -311,6 +314,7 @@ class Line:
             case "bad_run":
                 assert command.run is not None
                 self._estimator.leave_out(command.run)
+                self._repeats.leave_out(command.run)
                 self._recording.run(command.run).mark_bad(self._steering.bad_runs[command.run])
             case "recalibrate":
                 self._estimator.end_calibration(self._steering.calibration_runs, anew=True)
