@@ -294,10 +294,13 @@ class Embedding(Message):
         Shape (tokens, width).
     nearest : dict of str to float
         Pictures of the session's pool (``decode.pool``) that are most like the tokens, and their cosines, best first.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     tokens: Optional[Array] = None
     nearest: Dict[str, float] = field(default_factory=dict)
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,14 @@ class Score(Message):
     claim : float or None
         Evidence that this session decodes, over its trials so far: 20 or more may be claimed whenever one looks, and
         stays.
+    shown : int
+        Trials of the stimulus so far, this one included, of whose mean beta picture, caption and embedding are made
+        (``decode.average_repeats``); 1: of this one alone.
+    average_predicted : str or None
+        Best category by that mean; None where the stimulus was not shown before. No evidence is stated of it: all else
+        here is of this trial alone.
+    average_rank : float or None
+        As `rank`, by that mean.
     shift : float or None
         Median over voxels of the distance of the mean; about .67 / sqrt(trials) without drift.
     spread : float or None
@@ -370,11 +381,50 @@ class Score(Message):
     plausible: Tuple[str, ...] = ()
     null: str = ""
     claim: Optional[float] = None
+    shown: int = 1
+    average_predicted: Optional[str] = None
+    average_rank: Optional[float] = None
     shift: Optional[float] = None
     spread: Optional[float] = None
     stimulus: Optional[str] = None
     condition: Optional[str] = None
     onset_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class CandidateScore(Message):
+    """Which of the pictures that were announced with a trial (`candidates`) fits its response best.
+
+    Sent after each `Score` of such a trial. An encoder, which the session's bundle carries, predicts the response to
+    each picture.
+
+    Attributes
+    ----------
+    agreement : dict of str to dict of str to float
+        Correlation of what is predicted of each candidate with the response, by region and candidate, over the voxels
+        that select; region ``all``: over all that do.
+    chosen : str
+        The candidate that fits best; empty where none can be chosen.
+    margin : float
+        Its agreement less that of the next best.
+    p_decoy : float
+        How often a picture that is no candidate would fit as well as the chosen one, if so many were drawn as there are
+        candidates; 1 where no others are known.
+    judged : dict of str to float
+        Agreement of the chosen picture by region over the voxels that judge, which had no part in the choice.
+    unknown : tuple of str
+        Candidates that the encoder has no prediction of.
+    refused : str
+        Why no candidate is chosen; empty where one is.
+    """
+
+    agreement: Dict[str, Dict[str, float]] = field(default_factory=dict)
+    chosen: str = ""
+    margin: float = 0.0
+    p_decoy: float = 1.0
+    judged: Dict[str, float] = field(default_factory=dict)
+    unknown: Tuple[str, ...] = ()
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -385,9 +435,12 @@ class Caption(Message):
     ----------
     text : str
         The sentence.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     text: str = ""
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -404,6 +457,8 @@ class Preview(Message):
         Pixels.
     color_space : str
         ``"sRGB"``.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     image: bytes = b""
@@ -411,6 +466,7 @@ class Preview(Message):
     width: int = 0
     height: int = 0
     color_space: str = ""
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -427,6 +483,8 @@ class Reconstruction(Message):
         Pixels.
     color_space : str
         ``"sRGB"``.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     image: bytes = b""
@@ -434,6 +492,7 @@ class Reconstruction(Message):
     width: int = 0
     height: int = 0
     color_space: str = ""
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -485,6 +544,11 @@ class StimulusMatch(Message):
         By how much the film began later than announced, as estimated once, seconds; None before that.
     claim : float
         Evidence that the participant follows the film: 20 or more may be claimed whenever one looks, and stays.
+    asks : str
+        What the protocol's rule asks of the film from here on, as it is not followed: ``pause`` or ``switch``; empty:
+        nothing. It holds until a film is announced anew.
+    next_film : str
+        The film to show instead, with ``switch``.
     """
 
     film: str = ""
@@ -497,6 +561,8 @@ class StimulusMatch(Message):
     calibrated: bool = False
     offset_s: Optional[float] = None
     claim: float = 1.0
+    asks: str = ""
+    next_film: str = ""
 
 
 @dataclass(frozen=True)
@@ -713,7 +779,7 @@ TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
         Session, Run, Volume, Skipped, Beta, Embedding, Caption, Preview, Reconstruction, Score, Prediction,
-        StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
+        CandidateScore, StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 

@@ -69,6 +69,7 @@ class DecodedPart:
     tells_trial: ClassVar[bool] = False
 
 
+_Shown = Annotated[int, Told("Trials of the stimulus that it is made of the mean beta of; 1: of this one alone")]
 _DEVIATIONS = "standard deviations of the calibration"
 
 
@@ -167,6 +168,27 @@ class Score(DecodedPart):
             column="claim",
         ),
     ] = None
+    shown: Annotated[
+        int,
+        Told(
+            "Trials of the stimulus so far, this one included, of whose mean beta the picture is made; 1: of this one "
+            "alone",
+            column="shown",
+        ),
+    ] = 1
+    average_predicted: Annotated[
+        str | None,
+        Told(
+            "Category that the decoder names from the mean beta; None where the stimulus was not shown before. No "
+            "evidence is stated of it",
+            column="average_predicted",
+            page="averaged",
+        ),
+    ] = None
+    average_rank: Annotated[
+        float | None,
+        Told("Mid-rank of the shown stimulus in the pool by the mean beta, 1 is best", column="average_rank"),
+    ] = None
     shift: Annotated[
         float | None,
         Told(
@@ -206,6 +228,38 @@ class Embedding(DecodedPart):
         Mapping[str, float],
         Told("Pictures of the session's pool that are most like the tokens and their cosines, best first"),
     ]
+    shown: _Shown = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CandidateScore(DecodedPart):
+    """Which of the pictures that were announced with a trial fits its response best, by an encoder."""
+
+    stage: ClassVar[str] = "candidates"
+
+    agreement: Annotated[
+        dict[str, dict[str, float]],
+        Told(
+            "Correlation of what is predicted of each candidate with the response, by region and candidate, over the "
+            "voxels that select; region all: over all that do"
+        ),
+    ]
+    chosen: Annotated[str, Told("The candidate that fits best; empty where none can be chosen", page="fits best")]
+    margin: Annotated[float, Told("Its agreement less that of the next best")]
+    p_decoy: Annotated[
+        float,
+        Told(
+            "How often a picture that is no candidate would fit as well as the chosen one, if so many were drawn as "
+            "there are candidates; 1 where no others are known",
+            page="p of a decoy",
+        ),
+    ]
+    judged: Annotated[
+        dict[str, float],
+        Told("Agreement of the chosen picture by region over the voxels that judge, which had no part in the choice"),
+    ]
+    unknown: Annotated[tuple[str, ...], Told("Candidates that the encoder has no prediction of")]
+    refused: Annotated[str, Told("Why no candidate is chosen; empty where one is")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -216,6 +270,7 @@ class Caption(DecodedPart):
     absent_as: ClassVar[str] = "caption"
 
     text: Annotated[str, Told("Decoded sentence", column="caption")]
+    shown: _Shown = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -223,6 +278,7 @@ class Picture(DecodedPart):
     """A picture. Its message holds it encoded: see `rtdecode.publish.messages`."""
 
     image: Annotated[NDArray[np.uint8], Told("Array of shape (height, width, 3), sRGB")]
+    shown: _Shown = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -249,7 +305,7 @@ class Prediction(DecodedPart):
     values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
 
 
-TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Preview, Reconstruction, Caption)
+TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, CandidateScore, Preview, Reconstruction, Caption)
 """What is decoded of a beta, in the order in which it is published."""
 VOLUME_KINDS: tuple[type[DecodedPart], ...] = (Prediction,)
 """What is decoded of a volume."""

@@ -144,6 +144,8 @@ class TrialEvent:
         Stimulus identifier, where the experiment tells.
     condition : str or None
         ``trial_type`` of BIDS events.
+    candidates : tuple of str
+        Pictures among which the one that fits the response best is chosen; empty: none.
     """
 
     run: int
@@ -152,6 +154,7 @@ class TrialEvent:
     duration_s: float
     stimulus: str | None = None
     condition: str | None = None
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,7 @@ class TrialAmended:
 
     Attributes
     ----------
-    run, trial, onset_s, duration_s, stimulus, condition
+    run, trial, onset_s, duration_s, stimulus, condition, candidates
         As of `TrialEvent`.
     """
 
@@ -170,6 +173,7 @@ class TrialAmended:
     duration_s: float
     stimulus: str | None = None
     condition: str | None = None
+    candidates: tuple[str, ...] = ()
 
     @property
     def event(self) -> TrialEvent:
@@ -247,7 +251,8 @@ class Command:
     ----------
     token : str
         Names the command: one of the same token is not carried out again.
-    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop"}
+    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"}
+        Film: the protocol's rule asks for another film, `target`.
     reason : str
         Why, in words.
     run : int or None
@@ -257,7 +262,7 @@ class Command:
     last_run : int or None
         The last run that calibrates again.
     target : str or None
-        Of the score for feedback; None: as it was.
+        Of the score for feedback; None: as it was. Or the film.
     regions : tuple of str or None
         The same.
     threshold, half_life_s : float or None
@@ -265,7 +270,7 @@ class Command:
     """
 
     token: str
-    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"]
     reason: str = ""
     run: int | None = None
     onset_s: float | None = None
@@ -343,6 +348,11 @@ class BetaUpdate:
         Why there is no usable estimate (then `beta` is all nan), else None.
     standard_error : array of shape (v,), float32, or None
         Of `beta`, where the estimator was asked for it.
+    average : array of shape (v,), float32, or None
+        Mean of `beta` and the final betas of the stimulus's earlier trials; None where there are none, or none are
+        wanted.
+    shown : int
+        Trials that `average` is of.
     """
 
     stamp: Stamp
@@ -353,6 +363,8 @@ class BetaUpdate:
     beta: NDArray[np.float32]
     invalid: str | None = None
     standard_error: NDArray[np.float32] | None = None
+    average: NDArray[np.float32] | None = None
+    shown: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

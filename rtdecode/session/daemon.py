@@ -38,7 +38,7 @@ from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
 from rtdecode.session.lanes import Closed, DecodeLanes
 from rtdecode.session.line import Line
-from rtdecode.session.past import Past
+from rtdecode.session.past import Past, sources
 from rtdecode.session.recording import Recording
 from rtdecode.settings import Settings
 
@@ -91,11 +91,11 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._source = source
-        self._pack = pack
         self._decoder = decoder
         self._recording = recording
         self._transport = transport
         self._clock = clock
+        self._sources = sources(settings, {} if films is None else films.identities())
         self._started = clock.monotonic()
         self._intake = Inlet(recording)
         self._waiting = DecodeLanes()
@@ -127,10 +127,8 @@ class Daemon:
             predicts=decoder.window > 0,
             films=films,
             blind=self._blind,
+            decide=lambda command: self.desk.decided(command),
         )
-
-        def loaded() -> None:
-            self.desk.tell_session("running")
 
         self._decoding = Decoding(
             decoder,
@@ -138,7 +136,7 @@ class Daemon:
             recording,
             publisher,
             clock,
-            loaded,
+            lambda: self.desk.tell_session("running"),
             settings.publish.picture,
             TrialFeedback(settings.feedback, self._blind, targets_of(settings.decode.pool, pack)),
         )
@@ -180,17 +178,21 @@ class Daemon:
         ------
         BundleError
             The bundle of the settings cannot be used.
-        JournalError
-            A volume that was kept cannot be read.
+        JournalError, SettingsError
+            A volume that was kept cannot be read; a prediction, mask or label image is another than it was.
         """
         if past is not None:
+            past.check_sources(self._sources)
             if not self._refold(past, stop or threading.Event()):
                 return False
-        elif self._blind is not None:
-            self._recording.decision("blinded", **structs.asdict(self._blind.seal))
-        if past is None and self._settings.decode.bundle is not None:
-            self.desk.decode_with(str(self._settings.decode.bundle))
-        self.desk.busy = None
+        else:
+            if self._sources:
+                self._recording.decision("sources", hashes=self._sources)
+            if self._blind is not None:
+                self._recording.decision("blinded", **structs.asdict(self._blind.seal))
+            if self._settings.decode.bundle is not None:
+                self.desk.decode_with(str(self._settings.decode.bundle))
+        self.desk.open()
         self.desk.tell_session("running")
         return True
 

@@ -79,6 +79,7 @@ class TrialEntry(_Entry, frozen=True, kw_only=True, tag="trial"):
     duration_s: float
     stimulus: str | None
     condition: str | None
+    candidates: tuple[str, ...] = ()
 
 
 class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
@@ -90,6 +91,7 @@ class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
     duration_s: float
     stimulus: str | None
     condition: str | None
+    candidates: tuple[str, ...] = ()
 
 
 class CancelEntry(_Entry, frozen=True, kw_only=True, tag="cancel"):
@@ -120,7 +122,7 @@ class CommandEntry(_Entry, frozen=True, kw_only=True, tag="command"):
     """See `rtdecode.records.Command`."""
 
     token: str
-    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"]
     reason: str
     run: int | None
     onset_s: float | None
@@ -151,6 +153,12 @@ class UnblindedEntry(_Entry, frozen=True, kw_only=True, tag="unblinded"):
     """Somebody has opened the seal with the key, and why."""
 
     reason: str
+
+
+class SourcesEntry(_Entry, frozen=True, kw_only=True, tag="sources"):
+    """What the settings name besides values, by name of the setting: SHA-256 when the session began."""
+
+    hashes: dict[str, str]
 
 
 class BundleLoadedEntry(_Entry, frozen=True, kw_only=True, tag="bundle_loaded"):
@@ -189,6 +197,7 @@ Input = (
     | BlindedEntry
     | SealedEntry
     | UnblindedEntry
+    | SourcesEntry
     | BundleLoadedEntry
     | SupersededEntry
 )

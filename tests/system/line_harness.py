@@ -10,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from calibration.calibrator import Calibrator
 from calibration.visit_client import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import DecodeService, LocalService
+from rtdecode.errors import SettingsError
 from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.packs import EnginePack, open_pack
 from rtdecode.protocol_file import read_protocol
@@ -200,10 +203,15 @@ class Rig:
         settings, clock = self._settings, self._clock
         pack = open_pack(settings.decode.pack)
         calibrated = calibration_of(settings, pack)
+        protocol = None if settings.session.protocol is None else read_protocol(settings.session.protocol)
         past = Past(session_folder(settings.session)) if resume else None
-        self._recording = Recording(
-            settings.session, f"[calibration]\nruns = {settings.calibration.runs}\n", clock, resume=resume
-        )
+        told: dict[str, Any] = {"calibration": {"runs": settings.calibration.runs}}
+        if settings.film.predictions:
+            predictions = {name: str(path) for name, path in settings.film.predictions.items()}
+            told["film"] = {"parcels": settings.film.parcels, "predictions": predictions}
+            told["estimate"] = {"parcels": {name: str(path) for name, path in settings.estimate.parcels.items()}}
+        text = tomli_w.dumps(told)
+        self._recording = Recording(settings.session, text, clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
         self._decoder = self._service(pack, settings)
@@ -216,11 +224,15 @@ class Rig:
             self.recorder,
             clock,
             calibrated=calibrated,
-            films=open_films(settings.film),
-            protocol=None if settings.session.protocol is None else read_protocol(settings.session.protocol),
+            films=open_films(settings.film, None if protocol is None else protocol.film),
+            protocol=protocol,
         )
         self.recorder.answer = self._daemon.desk.answer
-        self.begun = self._daemon.begin(past, self._stop)
+        try:
+            self.begun = self._daemon.begin(past, self._stop)
+        except SettingsError:
+            self.leave()
+            raise
 
     def _restart(self) -> None:
         while True:
