@@ -345,7 +345,7 @@ def test_in_bfloat16_products_are_halved_and_the_network_goes_where_it_goes_in_s
 ) -> None:
     """As on a GPU that computes in bfloat16, but on the CPU: frozen weights are kept in it, what is trained is not."""
     adapter = crossed[0].adapter
-    hidden, tokens = hidden_trials(fake, adapter)
+    hidden, tokens = hidden_trials(fake, adapter, n=16)
     found, read = {}, mindeye2_tunable.load
     for half in (False, True):
         with monkeypatch.context() as patched:
@@ -360,7 +360,9 @@ def test_in_bfloat16_products_are_halved_and_the_network_goes_where_it_goes_in_s
         for module in network.network.modules():
             if isinstance(module, LowRank if rank else torch.nn.Linear):
                 module.register_forward_hook(lambda _m, _g, out, layers=layers: layers.add(out.dtype))
-        told = train(network, hidden, np.arange(24), tokens, replace(QUICK, rate=1e-3), number=0, last=10)
+        told = train(
+            network, hidden, np.arange(16), tokens, replace(QUICK, steps=4, every=2, rate=3e-3), number=0, last=4
+        )
         assert layers == {torch.bfloat16 if half else torch.float32}
         trained = [value for value in network.parameters() if value.requires_grad]
         assert {value.dtype for value in trained} == {torch.float32}
