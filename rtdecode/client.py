@@ -544,6 +544,11 @@ class StimulusMatch(Message):
         By how much the film began later than announced, as estimated once, seconds; None before that.
     claim : float
         Evidence that the participant follows the film: 20 or more may be claimed whenever one looks, and stays.
+    asks : str
+        What the protocol's rule asks of the film from here on, as it is not followed: ``pause`` or ``switch``; empty:
+        nothing. It holds until a film is announced anew.
+    next_film : str
+        The film to show instead, with ``switch``.
     """
 
     film: str = ""
@@ -556,6 +561,8 @@ class StimulusMatch(Message):
     calibrated: bool = False
     offset_s: Optional[float] = None
     claim: float = 1.0
+    asks: str = ""
+    next_film: str = ""
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,8 @@ class Command:
     ----------
     token : str
         Names the command: one of the same token is not carried out again.
-    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop"}
+    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"}
+        Film: the protocol's rule asks for another film, `target`.
     reason : str
         Why, in words.
     run : int or None
@@ -261,7 +262,7 @@ class Command:
     last_run : int or None
         The last run that calibrates again.
     target : str or None
-        Of the score for feedback; None: as it was.
+        Of the score for feedback; None: as it was. Or the film.
     regions : tuple of str or None
         The same.
     threshold, half_life_s : float or None
@@ -269,7 +270,7 @@ class Command:
     """
 
     token: str
-    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"]
     reason: str = ""
     run: int | None = None
     onset_s: float | None = None

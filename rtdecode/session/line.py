@@ -7,7 +7,7 @@ volume lane. What leaves are messages, records in the session folder, and betas 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from rtdecode import client as wire
@@ -67,6 +67,8 @@ class Line:
         Follows the films that are shown.
     blind : Blind or None
         Decides what is shown for feedback.
+    decide : callable
+        Told what a rule of the protocol has decided; it comes back as an input.
 
     Attributes
     ----------
@@ -86,6 +88,7 @@ class Line:
         predicts: bool = False,
         films: Films | None = None,
         blind: Blind | None = None,
+        decide: Callable[[Command], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._estimator = estimator
@@ -98,6 +101,7 @@ class Line:
         self._repeats = Repeats(settings.decode.average_repeats)
         self._feedback = follow_feedback(settings.feedback, blind, settings.calibration.runs)
         self._blind = blind
+        self._decide = decide
         self._clock = clock
         self._run: RunState | None = None
         self._announced: dict[int, RunStart] = {}
@@ -229,6 +233,8 @@ class Line:
             self._tell(self._films.faults())
             if match is not None:
                 self._publish(stamp, stages, match)
+            for command in self._films.decisions():
+                self._decide(command)
         if self._feedback is not None:
             took_s = self._clock.monotonic() - stamp.received_mono_s
             self._publish(stamp, stages, self._feedback.add(registered, took_s=took_s))
