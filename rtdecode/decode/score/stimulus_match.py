@@ -261,8 +261,8 @@ class FilmMatch:
         """
         step_s = self._t_r_s / _OFFSETS_A_VOLUME
         reach = int(LATEST_S / step_s)
-        candidates = np.arange(-reach, reach + 1) * step_s
-        best = float(candidates[np.argmax([self._whole(offset_s) for offset_s in candidates])])
+        candidates = np.asarray(np.arange(-reach, reach + 1) * step_s, np.float64)
+        best = float(candidates[np.argmax(self._whole(candidates))])
         if not self._sure(best):
             return False
         self._settled = True
@@ -272,15 +272,15 @@ class FilmMatch:
         self._past = []
         return True
 
-    def _whole(self, offset_s: float) -> float:
-        """Score of all volumes so far at an offset from where they are taken to lie."""
+    def _whole(self, offsets_s: Float64) -> Float64:
+        """Score of all volumes so far at each offset from where they are taken to lie."""
         scores = np.array([one.scores for one in self._past])
-        places = np.array([one.place for one in self._past]) - offset_s / self._t_r_s
+        places = np.array([one.place for one in self._past]) - offsets_s[:, None] / self._t_r_s
         low = np.floor(places).astype(np.intp)
         share = places - low
-        volumes, last = np.arange(len(places)), scores.shape[1] - 1
+        volumes, last = np.arange(len(scores)), scores.shape[1] - 1
         before, after = (scores[volumes, np.clip(each, 0, last)] for each in (low, low + 1))
-        return float(((1 - share) * before + share * after).sum())
+        return np.asarray(((1 - share) * before + share * after).sum(1))
 
     def _sure(self, offset_s: float) -> bool:
         """Whether a match at this offset stands out of those at other times of the film."""
