@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from calibration import linear_heads
 from calibration.adapter_fit import Trials, fit_adapter_to, known
@@ -36,6 +36,8 @@ ALPHA = 0.02
 finished scores do not know: on pure noise in 32 blocks, this level is passed in 4 % of cases (.05 in 10 %).
 """
 N_PERMUTATIONS = 1999
+_LEAST_NOISE = 0.5
+"""Of what is usual in calibration, that a response's noise is taken for: nothing is divided by next to nothing."""
 _FEWEST_GROUPS = 4
 """Of trials held out together, from which the token ridge is nested."""
 
@@ -195,6 +197,7 @@ class _Judged:
             own, places = np.unique(trials.shown[part], return_inverse=True)
             among = held.scores(responses[part], self._pictures(own))
             self.identified.append((among[:, places], trials.shown[part]))
+        self._least_distance = _LEAST_NOISE * float(np.median(self.distances))
         self.weights = weigh(heads, self.category)
         self.categories = weighed_apart(heads, self.category, trials.parts)
         self._linear_heads = self._linear(every, encoder.whole)
@@ -208,10 +211,11 @@ class _Judged:
         if fold is not None:
             rest = np.setdiff1d(np.arange(len(self._responses)), self._encoder.parts[fold])
             inverted, linear, shown = self._encoder.held[fold], self._held_heads[fold], shown[rest]
-        scores = inverted.scores(responses, self._pictures(shown))
+        pictures = self._pictures(shown)
+        scores = inverted.scores(responses, pictures)
         by_head = [self._by_category(scores, shown), *(head(responses[:, inverted.voxels]) for head in linear)]
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
-        return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
+        return inverted.content(responses, pictures, least_distance=self._least_distance), certain
 
     def on_one_scale(self, responses: Float32, fold: int | None, rng: np.random.Generator) -> tuple[Float64, Float64]:
         """`statistics` on the scale of the model of all trials."""
@@ -248,6 +252,7 @@ class _Judged:
             pictures=single(self._pictures(shown)),
             picture_category=self._category_of[shown].astype(np.int64),
             own_noise=single(whole.noise.own),
+            least_distance=np.array([self._least_distance], np.float32),
             whitener=single(whole.noise.whitener()),
             signal_weights=single(signal.weights),
             category_weights=single(sum(w * head.weights for w, head in zip(self.weights[1:], linear, strict=True))),
