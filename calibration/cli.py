@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,11 +50,30 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     report.set_defaults(handler=_report)
     fit = subparsers.add_parser(
         "fit-encoder",
-        help="fit what predicts a participant's voxels of a picture, to judge and to choose pictures by",
+        help="fit what predicts a participant's voxels of a picture, or their parcels of a film",
     )
     fit.add_argument("session", type=Path, metavar="SESSION", help="session folder")
-    fit.add_argument("--images", type=Path, required=True, help="folder of shown pictures, <stimulus>.png or .jpg")
-    fit.add_argument("--pack", default="tiny", help="whose embedder describes pictures: an installed pack, or a folder")
+    what = fit.add_mutually_exclusive_group(required=True)
+    what.add_argument("--images", type=Path, help="folder of shown pictures, <stimulus>.png or .jpg")
+    what.add_argument(
+        "--film",
+        action="append",
+        metavar="NAME=FOLDER",
+        help="a film that the session has shown, and its prediction of rtdecode encode; may be repeated",
+    )
+    fit.add_argument(
+        "--pack",
+        default="tiny",
+        help="with --images: whose embedder describes pictures: an installed pack, or a folder",
+    )
+    fit.add_argument(
+        "--region", action="append", default=[], metavar="NAME=MASK", help="with --images: a region to tell of apart"
+    )
+    fit.add_argument(
+        "--bundle",
+        type=Path,
+        help="with --images: the session's bundle; OUT-bundle becomes a copy that carries the encoder",
+    )
     fit.add_argument("--out", type=Path, required=True, help="folder of the encoder")
     fit.set_defaults(handler=_fit_encoder)
 
@@ -78,21 +103,53 @@ def _learn_prior(args: argparse.Namespace) -> int:
 
 
 def _fit_encoder(args: argparse.Namespace) -> int:
-    import numpy as np
+    return _fit_film(args) if args.images is None else _fit_pictures(args)
 
-    from calibration.voxel_encoder_fit import fit_session, write_voxel_encoder
-    from rtdecode.packs import open_pack
 
-    pack = open_pack(args.pack)
-    encoder = fit_session(args.session, args.images, pack)
-    about = {"pack": pack.identity, "pack_name": pack.name, "session": args.session.name}
-    identity = write_voxel_encoder(args.out, encoder, about)
-    best = np.sort(encoder.held_out)[::-1]
+def _fit_film(args: argparse.Namespace) -> int:
+    from calibration.film_readout_fit import fit_session
+    from rtdecode.errors import SettingsError
+    from rtdecode.packs.film_readout import write_readout
+
+    films = dict(text.partition("=")[::2] for text in args.film)
+    if not all(name and folder for name, folder in films.items()):
+        raise SettingsError([f"--film: expected NAME=FOLDER, got {' '.join(args.film)}"])
+    readout = fit_session(args.session, {name: Path(folder) for name, folder in films.items()})
+    identity = write_readout(args.out, readout)
     print(
-        f"{args.out}: {len(best)} voxels, held-out correlation {best[: len(best) // 10 + 1].mean():.2f} in the best "
-        f"tenth, {np.median(best):.2f} in the median; sealed as {identity}"
+        f"{args.out}: {_held_out(readout.held_out, 'parcels')}, fitted to {readout.about.volumes} volumes of "
+        f"{readout.about.runs} runs; sealed as {identity}"
     )
     return 0
+
+
+def _fit_pictures(args: argparse.Namespace) -> int:
+    from calibration.voxel_encoder_fit import carry_encoder, fit_session, write_voxel_encoder
+    from rtdecode.packs import open_pack, open_participant
+    from rtdecode.session.recording import session_identifier
+
+    pack = open_pack(args.pack)
+    bundle = None if args.bundle is None else open_participant(args.bundle)
+    responses = fit_session(args.session, args.images, pack, args.region)
+    encoder = responses.encoder
+    about = {"pack": pack.identity, "pack_name": pack.name, "session": args.session.name}
+    identity = write_voxel_encoder(args.out, encoder, about, responses)
+    print(f"{args.out}: {_held_out(encoder.held_out, 'voxels')}; sealed as {identity}")
+    if bundle is not None:
+        session = session_identifier(args.session)
+        target = args.out.with_name(args.out.name + "-bundle")
+        print(f"{target}: the bundle with this encoder in it, {carry_encoder(bundle, args.out, session, target)}")
+    return 0
+
+
+def _held_out(found: NDArray[np.float32], what: str) -> str:
+    """Say how well the best and the middle ones were predicted."""
+    best = sorted(found.tolist(), reverse=True)
+    tenth = best[: len(best) // 10 + 1]
+    return (
+        f"{len(best)} {what}, held-out correlation {sum(tenth) / len(tenth):.2f} in the best tenth, "
+        f"{statistics.median(best):.2f} in the median"
+    )
 
 
 def _calibrate(args: argparse.Namespace) -> int:

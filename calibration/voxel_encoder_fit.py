@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,24 @@ from safetensors.numpy import save_file
 
 from calibration.encoding.maps import MapPrior, fit_maps
 from calibration.encoding.picture_space import PictureSpace, learn_picture_space
-from rtdecode.decode.score.voxel_encoder import ENCODER_SCHEMA, ENCODER_TENSORS, VoxelEncoder
-from rtdecode.errors import CalibrationError
+from rtdecode.decode.score.voxel_encoder import (
+    ENCODER_PICTURES,
+    ENCODER_SCHEMA,
+    ENCODER_TENSORS,
+    PictureResponses,
+    VoxelEncoder,
+    open_picture_responses,
+    picture_tensors,
+)
+from rtdecode.errors import BundleError, CalibrationError
+from rtdecode.evaluate.brain_judge import read_regions
 from rtdecode.evaluate.evaluation import embedded
 from rtdecode.evaluate.recorded_session import PX, load_pictures, read_betas
-from rtdecode.packs import EnginePack
-from rtdecode.packs.sealed import seal
-from rtdecode.stimuli import picture_of
+from rtdecode.packs import EnginePack, ParticipantBundle
+from rtdecode.packs.participant_bundle import ENCODER, PARTICIPANT_SCHEMA
+from rtdecode.packs.sealed import listed, seal
+from rtdecode.statistics import column_correlations
+from rtdecode.stimuli import picture_of, pictures_in
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -77,7 +89,7 @@ def fit_voxel_encoder(
         found = _Fitted(responses[left], flat[left])(flat[part])
         # the mean of the others lies away from that of the part: over all parts that alone would correlate below 0
         predicted[part], measured[part] = found - found.mean(0), responses[part] - responses[part].mean(0)
-    held_out = _correlations(measured, predicted)
+    held_out = column_correlations(measured, predicted)
     kept = np.sort(np.argsort(-held_out, kind="stable")[:voxels])
     whole = _Fitted(responses[:, kept], flat)
     selects = np.zeros(len(kept), bool)
@@ -95,45 +107,100 @@ def fit_voxel_encoder(
     )
 
 
-def fit_session(session: Path, images: Path, pack: EnginePack) -> VoxelEncoder:
-    """Fit an encoder to the final betas of a session's trials whose picture is at hand.
+def fit_session(session: Path, images: Path, pack: EnginePack, regions: Sequence[str] = ()) -> PictureResponses:
+    """Fit an encoder to the final betas of a session's trials whose picture is at hand, and predict all pictures by it.
 
     Parameters
     ----------
     session : Path
         Session folder.
     images : Path
-        Pictures named by stimulus.
+        Pictures named by stimulus; those that were not shown may be candidates in later trials.
     pack : EnginePack
         Whose embedder describes them.
+    regions : sequence of str
+        ``NAME=MASK``.
 
     Raises
     ------
     CalibrationError
         There are too few trials of different pictures.
+    SettingsError
+        A mask cannot be read or lies on another grid than the session.
     """
     shown = [(beta, path) for beta in read_betas(session).values() if (path := picture_of(images, beta.stimulus or ""))]
     if not shown:
         raise CalibrationError(f"{session}: expected trials whose picture is in {images}, got none")
-    paths = sorted({path for _, path in shown})
+    known = pictures_in(images)
+    paths = sorted({*known.values(), *(path for _, path in shown)})
     tokens = dict(zip(paths, embedded(pack, load_pictures(paths, PX)), strict=True))
-    return fit_voxel_encoder(
+    encoder = fit_voxel_encoder(
         np.stack([beta.values for beta, _ in shown]),
         [path.stem for _, path in shown],
         np.stack([tokens[path] for _, path in shown]),
     )
+    return PictureResponses(
+        encoder=encoder,
+        names=tuple(known),
+        predicted=encoder.predict(np.stack([tokens[path] for path in known.values()])),
+        regions=read_regions(session, encoder, regions),
+    )
 
 
-def write_voxel_encoder(folder: Path, encoder: VoxelEncoder, about: dict[str, Any]) -> str:
-    """Seal an encoder in a folder, with what it is of; returns its identity."""
+def write_voxel_encoder(
+    folder: Path, encoder: VoxelEncoder, about: dict[str, Any], responses: PictureResponses | None = None
+) -> str:
+    """Seal an encoder in a folder, with what it is of and what it predicts of pictures; returns its identity."""
 
     def write(target: Path) -> None:
         save_file(
             {name: np.ascontiguousarray(value) for name, value in encoder.tensors().items()}, target / ENCODER_TENSORS
         )
+        if responses is not None:
+            save_file(picture_tensors(responses), target / ENCODER_PICTURES)
         (target / "encoder.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     return seal(folder, ENCODER_SCHEMA, write)
+
+
+def carry_encoder(bundle: ParticipantBundle, encoder: Path, session: str, out: Path) -> str:
+    """Seal a copy of a bundle with an encoder in it, for sessions to choose among candidates by.
+
+    Parameters
+    ----------
+    bundle : ParticipantBundle
+    encoder : Path
+        Sealed, with what it predicts of pictures.
+    session : str
+        Identifier of the session that it was fitted to.
+    out : Path
+        Folder of the new bundle.
+
+    Returns
+    -------
+    str
+        Identity of the new bundle.
+
+    Raises
+    ------
+    BundleError
+        The encoder is of another session's voxels, or holds no pictures.
+    """
+    if bundle.provenance.session != session:
+        raise BundleError(
+            f"{bundle.folder}: expected the bundle of session {session}, whose voxels the encoder predicts, got that "
+            f"of session {bundle.provenance.session}"
+        )
+    open_picture_responses(encoder)
+
+    def write(folder: Path) -> None:
+        for name in listed(bundle.folder):
+            if not name.startswith(f"{ENCODER}/"):
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(bundle.folder / name, folder / name)
+        shutil.copytree(encoder, folder / ENCODER)
+
+    return seal(out, PARTICIPANT_SCHEMA, write)
 
 
 class _Fitted:
@@ -152,10 +219,3 @@ class _Fitted:
     def __call__(self, flat: Float64) -> Float32:
         standard = self.space(flat) @ self.weights + self.constant
         return np.asarray(standard * self.scale + self.centre, np.float32)
-
-
-def _correlations(measured: Float32, predicted: Float32) -> Float64:
-    """Correlation of each column of two arrays whose columns have mean 0."""
-    left, right = measured.astype(np.float64), predicted.astype(np.float64)
-    scale = np.sqrt((left**2).sum(0) * (right**2).sum(0))
-    return np.asarray(np.where(scale > 0, (left * right).sum(0) / np.where(scale > 0, scale, 1.0), 0.0))

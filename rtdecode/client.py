@@ -378,6 +378,42 @@ class Score(Message):
 
 
 @dataclass(frozen=True)
+class CandidateScore(Message):
+    """Which of the pictures that were announced with a trial (`candidates`) fits its response best.
+
+    Sent after each `Score` of such a trial. An encoder, which the session's bundle carries, predicts the response to
+    each picture.
+
+    Attributes
+    ----------
+    agreement : dict of str to dict of str to float
+        Correlation of what is predicted of each candidate with the response, by region and candidate, over the voxels
+        that select; region ``all``: over all that do.
+    chosen : str
+        The candidate that fits best; empty where none can be chosen.
+    margin : float
+        Its agreement less that of the next best.
+    p_decoy : float
+        How often a picture that is no candidate would fit as well as the chosen one, if so many were drawn as there are
+        candidates; 1 where no others are known.
+    judged : dict of str to float
+        Agreement of the chosen picture by region over the voxels that judge, which had no part in the choice.
+    unknown : tuple of str
+        Candidates that the encoder has no prediction of.
+    refused : str
+        Why no candidate is chosen; empty where one is.
+    """
+
+    agreement: Dict[str, Dict[str, float]] = field(default_factory=dict)
+    chosen: str = ""
+    margin: float = 0.0
+    p_decoy: float = 1.0
+    judged: Dict[str, float] = field(default_factory=dict)
+    unknown: Tuple[str, ...] = ()
+    refused: str = ""
+
+
+@dataclass(frozen=True)
 class Caption(Message):
     """A sentence decoded from the beta.
 
@@ -713,7 +749,7 @@ TOPICS: Dict[str, Type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
         Session, Run, Volume, Skipped, Beta, Embedding, Caption, Preview, Reconstruction, Score, Prediction,
-        StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
+        CandidateScore, StimulusMatch, Feedback, Calibration, Fault, Heartbeat,
     )
 }  # fmt: skip
 

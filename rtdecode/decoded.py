@@ -209,6 +209,37 @@ class Embedding(DecodedPart):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CandidateScore(DecodedPart):
+    """Which of the pictures that were announced with a trial fits its response best, by an encoder."""
+
+    stage: ClassVar[str] = "candidates"
+
+    agreement: Annotated[
+        dict[str, dict[str, float]],
+        Told(
+            "Correlation of what is predicted of each candidate with the response, by region and candidate, over the "
+            "voxels that select; region all: over all that do"
+        ),
+    ]
+    chosen: Annotated[str, Told("The candidate that fits best; empty where none can be chosen", page="fits best")]
+    margin: Annotated[float, Told("Its agreement less that of the next best")]
+    p_decoy: Annotated[
+        float,
+        Told(
+            "How often a picture that is no candidate would fit as well as the chosen one, if so many were drawn as "
+            "there are candidates; 1 where no others are known",
+            page="p of a decoy",
+        ),
+    ]
+    judged: Annotated[
+        dict[str, float],
+        Told("Agreement of the chosen picture by region over the voxels that judge, which had no part in the choice"),
+    ]
+    unknown: Annotated[tuple[str, ...], Told("Candidates that the encoder has no prediction of")]
+    refused: Annotated[str, Told("Why no candidate is chosen; empty where one is")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Caption(DecodedPart):
     """A sentence decoded from an embedding."""
 
@@ -249,7 +280,7 @@ class Prediction(DecodedPart):
     values: Annotated[Mapping[str, float], Told("What is predicted, by name; nan where nothing can be")]
 
 
-TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, Preview, Reconstruction, Caption)
+TRIAL_KINDS: tuple[type[DecodedPart], ...] = (Embedding, Score, CandidateScore, Preview, Reconstruction, Caption)
 """What is decoded of a beta, in the order in which it is published."""
 VOLUME_KINDS: tuple[type[DecodedPart], ...] = (Prediction,)
 """What is decoded of a volume."""

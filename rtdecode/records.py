@@ -144,6 +144,8 @@ class TrialEvent:
         Stimulus identifier, where the experiment tells.
     condition : str or None
         ``trial_type`` of BIDS events.
+    candidates : tuple of str
+        Pictures among which the one that fits the response best is chosen; empty: none.
     """
 
     run: int
@@ -152,6 +154,7 @@ class TrialEvent:
     duration_s: float
     stimulus: str | None = None
     condition: str | None = None
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,7 @@ class TrialAmended:
 
     Attributes
     ----------
-    run, trial, onset_s, duration_s, stimulus, condition
+    run, trial, onset_s, duration_s, stimulus, condition, candidates
         As of `TrialEvent`.
     """
 
@@ -170,6 +173,7 @@ class TrialAmended:
     duration_s: float
     stimulus: str | None = None
     condition: str | None = None
+    candidates: tuple[str, ...] = ()
 
     @property
     def event(self) -> TrialEvent:

@@ -210,6 +210,22 @@ def row_cosines(
         return np.asarray(np.concatenate(products) / (lengths if norms is None else norms), np.float32)
 
 
+def column_correlations(one: NDArray[Any], other: NDArray[Any]) -> Float64:
+    """Correlation of each column of two arrays whose columns have mean 0; 0 where one does not vary.
+
+    Parameters
+    ----------
+    one, other : ndarray of shape (n, k)
+
+    Returns
+    -------
+    ndarray of shape (k,), float64
+    """
+    left, right = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    scale = np.sqrt((left**2).sum(0) * (right**2).sum(0))
+    return np.asarray(np.where(scale > 0, (left * right).sum(0) / np.where(scale > 0, scale, 1.0), 0.0))
+
+
 @dataclass(slots=True, eq=False)
 class RunningMoments:
     """Mean and spread of arrays that come one after another, none of which is kept.

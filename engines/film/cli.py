@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 from rtdecode.packs import open_pack
 from rtdecode.packs.film_prediction import write_prediction
+from rtdecode.packs.film_readout import open_readout
 from rtdecode.packs.sealed import read_tensors
 
 
@@ -17,7 +18,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     encode = subparsers.add_parser("encode", help="predict what a brain does that follows a film")
     encode.add_argument("film", type=Path, metavar="FILM", help="folder of features, or the film beside it")
     encode.add_argument("--model", required=True, help="a pack of rtdecode engines import mirage-encoding")
-    encode.add_argument("--subject", default="mean", help="whose head predicts; mean of all by default")
+    encode.add_argument(
+        "--subject",
+        default="mean",
+        help="whose head predicts, or a folder of rtdecode fit-encoder --film; the mean of all heads by default",
+    )
     encode.add_argument("--parcels", type=Path, help="table of the atlas: index, name and, if need be, network")
     encode.add_argument("--scores", type=Path, help="safetensors with `scores` (members, parcels) of an ensemble")
     encode.add_argument("--no-ablation", action="store_true", help="do not leave out each modality in turn")
@@ -88,9 +93,11 @@ def _encode(args: argparse.Namespace) -> int:
         return 2
     from engines.film.parcel_names import read_parcel_names
 
+    fitted = open_readout(Path(args.subject)) if Path(args.subject).is_dir() else None
     labels, networks = ([], []) if args.parcels is None else read_parcel_names(args.parcels)
     order = FilmOrder(
         subject=args.subject,
+        readout=fitted,
         parcels=labels,
         networks=networks,
         scores=None if args.scores is None else read_tensors(args.scores)["scores"],
@@ -108,7 +115,7 @@ def _encode(args: argparse.Namespace) -> int:
             order,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    identity = write_prediction(args.out, encoded.prediction)
+    identity = write_prediction(args.out, encoded.prediction, encoded.trunk)
     volumes, parcels = encoded.prediction.predicted.shape
     print(f"{args.out}: {volumes} volumes of {parcels} parcels; sealed as {identity}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from rtdecode.decode.networks.film_encoder import MODALITIES, FilmEncoder
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.film_prediction import FilmPrediction, PredictionTable
+from rtdecode.packs.film_readout import FilmReadout
 
 Float32 = NDArray[np.float32]
 MEAN = "mean"
@@ -32,6 +33,8 @@ class FilmOrder:
     ----------
     subject : str
         Of the training, as the pack names it, or ``mean``.
+    readout : FilmReadout or None
+        Of a new participant, in place of the heads; `subject`, `parcels`, `networks` and `scores` are then its own.
     parcels, networks : sequence of str
         Label of each column in the label image, and its network; empty: 1, 2, 3 and on, and none.
     scores : array of shape (members, parcels) or None
@@ -43,6 +46,7 @@ class FilmOrder:
     """
 
     subject: str = MEAN
+    readout: FilmReadout | None = None
     parcels: Sequence[str] = ()
     networks: Sequence[str] = ()
     scores: NDArray[np.float64] | None = None
@@ -98,17 +102,19 @@ def encode_film(
             f"pack {pack.name}: expected features of {sizes['layers']} layers of {sizes['features']} values, got "
             f"{about.layers} of {about.values} of {about.film}: import the weights with the --layers of the features"
         )
-    if order.subject not in (*said.subjects, MEAN):
+    if order.readout is not None:
+        order = _fitted(pack, order, order.readout, sizes["hidden"])
+    elif order.subject not in (*said.subjects, MEAN):
         raise EngineError(
             f"pack {pack.name}: expected subject {', '.join(said.subjects)} or {MEAN}, got {order.subject}"
         )
     names = list(order.parcels) or [str(label) for label in range(1, sizes["parcels"] + 1)]
-    if len(names) != sizes["parcels"]:
+    if order.readout is None and len(names) != sizes["parcels"]:
         raise EngineError(f"pack {pack.name}: expected {sizes['parcels']} parcels, got {len(names)} names")
-    weights = _weights(pack, order, len(said.stages), sizes["parcels"])
+    weights = _weights(pack, order, len(said.stages), len(names))
     left_out = [m for m in features.present if order.ablate and len(features.present) > 1]
     passes: list[str | None] = [None, *left_out]
-    found = {one: np.zeros((count_volumes(about.duration_s), sizes["parcels"])) for one in passes}
+    found = {one: np.zeros((count_volumes(about.duration_s), len(names))) for one in passes}
     trunk = np.zeros((len(found[None]), sizes["hidden"]))
     attention = np.zeros((len(MODALITIES), about.layers))
     every = windows(about.duration_s, frames=sizes["frames"], volumes=sizes["volumes"])
@@ -123,10 +129,14 @@ def encode_film(
                 keep = torch.tensor([[float(m in features.present and m != one) for m in MODALITIES]])
                 with torch.inference_mode():
                     predicted, hidden, attended = network(*given, keep.to(order.device))
-                values = _of_subject(predicted[0], said.subjects, order.subject)
-                found[one][kept] += weight * values[: len(window.volumes)].cpu().numpy()
+                read = hidden[0, : len(window.volumes)].cpu().numpy()
+                if order.readout is None:
+                    values = _of_subject(predicted[0], said.subjects, order.subject)
+                    found[one][kept] += weight * values[: len(window.volumes)].cpu().numpy()
+                else:
+                    found[one][kept] += order.readout(read) / len(said.stages)
                 if one is None:
-                    trunk[kept] += hidden[0, : len(window.volumes)].cpu().numpy() / len(said.stages)
+                    trunk[kept] += read / len(said.stages)
                     attention += attended[0].cpu().numpy() * len(window.volumes) / (len(trunk) * len(said.stages))
             done += 1
             progress(done, total)
@@ -143,10 +153,31 @@ def encode_film(
         subject=order.subject,
         modalities=list(features.present),
         absent=dict(about.absent),
-        sources={"model": pack.identity, "features": features.identity, **about.sources},
+        sources={
+            "model": pack.identity,
+            "features": features.identity,
+            **({} if order.readout is None else {"readout": order.readout.identity}),
+            **about.sources,
+        },
     )
     made = FilmPrediction(about=table, predicted=found[None].astype(np.float32), profiles=profiles)
     return Encoded(prediction=made, trunk=trunk.astype(np.float32))
+
+
+def _fitted(pack: EnginePack, order: FilmOrder, readout: FilmReadout, hidden: int) -> FilmOrder:
+    """Let a readout say whose prediction it is, and of which parcels."""
+    about = readout.about
+    if about.model != pack.identity or len(readout.weights) != hidden:
+        raise EngineError(
+            f"pack {pack.name}: expected a participant that was fitted to this pack ({pack.identity}), got one fitted "
+            f"to {about.model}: fit them anew with rtdecode fit-encoder, on predictions of this pack"
+        )
+    if order.parcels or order.scores is not None:
+        raise EngineError(
+            "expected neither --parcels nor --scores with a fitted participant: parcels are those that were measured, "
+            "and members of an ensemble count the same"
+        )
+    return replace(order, subject=about.participant, parcels=about.parcels, networks=about.networks)
 
 
 def _weights(pack: EnginePack, order: FilmOrder, members: int, parcels: int) -> NDArray[np.float64]:

@@ -94,6 +94,7 @@ def reseal(
     def write(folder: Path) -> None:
         for name in listed(bundle.folder):
             if not name.startswith(f"{NETWORK}/"):
+                (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(bundle.folder / name, folder / name)
         if adapter is not None:
             save_file(adapter.tensors(), folder / _ADAPTER)

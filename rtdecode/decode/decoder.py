@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from rtdecode.decode.score.disk_pool import DiskPool
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.pool import ImagePool
-from rtdecode.decoded import Caption, DecodedPart, Embedding, Prediction, Preview, Reconstruction, Score
+from rtdecode.decode.score.voxel_encoder import PictureResponses, open_picture_responses
+from rtdecode.decoded import CandidateScore, Caption, DecodedPart, Embedding, Prediction, Preview, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, ParticipantBundle, open_pack
 from rtdecode.records import RegisteredVolume, frozen
@@ -106,6 +108,7 @@ class Decoder:
             null=bundle.provenance.null,
             pool=pool,
             pool_was_shown=not shown.isdisjoint(pool.names),
+            responses=None if bundle.encoder is None else _responses(bundle, bundle.encoder),
         )
         if isinstance(self._pipeline, TakesNetwork):
             self._pipeline.take_network(None if bundle.network is None else open_pack(str(bundle.network)), adapter)
@@ -154,8 +157,12 @@ class Decoder:
             raise EngineError(f"{names[rows.index(None)]!r}: expected the name of a candidate")
         return self._person("a beta", beta).likelihood(beta, self.candidates.tokens[np.array(rows)])
 
-    def decode(self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str) -> Iterator[DecodedPart]:
+    def decode(
+        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str, candidates: Sequence[str] = ()
+    ) -> Iterator[DecodedPart]:
         """Yield the embedding, preview, picture and caption of a beta as they become ready, as far as there are.
+
+        Where candidates were announced, which of them fits best comes after the embedding.
 
         Parameters
         ----------
@@ -163,6 +170,8 @@ class Decoder:
             As of `embed`.
         trial : str
             Fixes the noise: revisions of its beta change the picture no more than the beta does.
+        candidates : sequence of str
+            Pictures to choose from.
 
         Raises
         ------
@@ -171,6 +180,8 @@ class Decoder:
         """
         embedded, embedding = self._embed(beta, truth)
         yield embedding
+        if candidates:
+            yield self._person("a beta", beta).choose(beta, candidates)
         settled = self._pipeline.settle(embedded, embedding.score.predicted, trial)
         if isinstance(self._pipeline, Previews) and (early := self._pipeline.preview(settled)) is not None:
             yield Preview(image=frozen(early))
@@ -231,6 +242,7 @@ class _Participant:
         null: str,
         pool: Candidates,
         pool_was_shown: bool,
+        responses: PictureResponses | None,
     ) -> None:
         self.adapter = adapter
         self.mask_voxels = mask_voxels
@@ -240,6 +252,7 @@ class _Participant:
         self._pool = pool
         self._components = encoding.describe(pool.tokens)
         self._pool_was_shown = pool_was_shown
+        self._responses = responses
 
     def likelihood(self, beta: NDArray[np.float32], tokens: NDArray[np.float32]) -> NDArray[np.float64]:
         """Log-likelihood (n,) of pictures with tokens (n, t, d)."""
@@ -282,8 +295,47 @@ class _Participant:
             null=self._null,
         )
 
+    def choose(self, beta: NDArray[np.float32], candidates: Sequence[str]) -> CandidateScore:
+        """Say which of some pictures fits a beta (v,) best, or why that cannot be told."""
+        responses = self._responses
+        known = [name for name in dict.fromkeys(candidates) if responses is not None and name in responses.names]
+        unknown = tuple(name for name in dict.fromkeys(candidates) if name not in known)
+        if responses is None or len(known) < 2:
+            why = "the bundle carries no encoder: rtdecode fit-encoder --into it"
+            return CandidateScore(
+                agreement={},
+                chosen="",
+                margin=0.0,
+                p_decoy=1.0,
+                judged={},
+                unknown=unknown,
+                refused=why if responses is None else f"the encoder knows {len(known)} of the candidates, 2 are needed",
+            )
+        found = responses.choose(beta, known)
+        return CandidateScore(
+            agreement={
+                region: dict(zip(known, values.tolist(), strict=True)) for region, values in found.agreement.items()
+            },
+            chosen=known[found.chosen],
+            margin=found.margin,
+            p_decoy=found.p_decoy,
+            judged=dict(found.judged),
+            unknown=unknown,
+            refused="",
+        )
+
     def _agreement(self, by_candidate: NDArray[np.float64], known: list[int]) -> float | None:
         """Exact p-value of the announced candidate: its place among the others, if calibration showed none of these."""
         if not known or self._pool_was_shown:
             return None
         return p_value(np.delete(by_candidate, known[0]), float(by_candidate[known[0]]))
+
+
+def _responses(bundle: ParticipantBundle, folder: Path) -> PictureResponses:
+    found = open_picture_responses(folder)
+    if found.encoder.voxels.max() >= bundle.provenance.mask_voxels:
+        raise BundleError(
+            f"{folder}: expected an encoder of the {bundle.provenance.mask_voxels} voxels of the bundle's mask, got "
+            f"one of voxels up to {int(found.encoder.voxels.max())}: fit it to a session in the bundle's space"
+        )
+    return found

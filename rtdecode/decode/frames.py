@@ -38,11 +38,15 @@ class Load(Table, frozen=True, kw_only=True, tag_field="kind", tag="load"):
 
 
 class Decode(Table, frozen=True, kw_only=True, tag_field="kind", tag="decode"):
-    """Request to decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
+    """Request to decode the values (v,) of a beta of a trial.
+
+    `truth` names what was shown, where known; `candidates` the pictures to choose from, if any.
+    """
 
     beta: NDArray[np.float32]
     truth: tuple[str | None, ...]
     trial: str
+    candidates: tuple[str, ...]
 
 
 class Predict(Table, frozen=True, kw_only=True, tag_field="kind", tag="predict"):

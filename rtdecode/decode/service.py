@@ -169,14 +169,15 @@ class LocalService:
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        return self.decode_array(beta.beta, (beta.event.stimulus, beta.event.condition), beta.event.trial)
+        event = beta.event
+        return self.decode_array(beta.beta, (event.stimulus, event.condition), event.trial, event.candidates)
 
     def decode_array(
-        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str
+        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str, candidates: Sequence[str]
     ) -> Iterator[tuple[DecodedPart, float]]:
-        """Decode the values (v,) of a beta of a trial; `truth` names what was shown, where known."""
+        """Decode the values (v,) of a beta of a trial; see `Decoder.decode`."""
         began = time.perf_counter()
-        for part in self._decoder.decode(beta, truth, trial):
+        for part in self._decoder.decode(beta, truth, trial, candidates):
             yield part, 1e3 * (time.perf_counter() - began)
             began = time.perf_counter()
 
@@ -254,8 +255,8 @@ def _answer(outlet: Outlet, service: LocalService, number: int, frame: bytes) ->
         match frames.read_request(frame):
             case frames.Load(folder=folder):
                 outlet.send(number, frames.Loaded(identity=service.load(Path(folder))))
-            case frames.Decode(beta=beta, truth=truth, trial=trial):
-                for part, milliseconds in service.decode_array(beta, truth, trial):
+            case frames.Decode(beta=beta, truth=truth, trial=trial, candidates=candidates):
+                for part, milliseconds in service.decode_array(beta, truth, trial, candidates):
                     outlet.send(number, frames.answer(part, milliseconds, service.gpu_bytes))
                 outlet.send(number, frames.Decoded())
             case frames.Predict(volumes=volumes):

@@ -128,8 +128,13 @@ class WorkerService:
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        truth = (beta.event.stimulus, beta.event.condition)
-        request = frames.Decode(beta=beta.beta, truth=truth, trial=beta.event.trial)
+        event = beta.event
+        request = frames.Decode(
+            beta=beta.beta,
+            truth=(event.stimulus, event.condition),
+            trial=event.trial,
+            candidates=event.candidates,
+        )
         for reply in self._ask(request, last=frames.Decoded):
             if isinstance(reply, frames.Answer):
                 self._gpu_bytes = reply.gpu_bytes

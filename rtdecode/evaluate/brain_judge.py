@@ -96,6 +96,18 @@ def open_judge(folder: Path, session: Path, regions: Sequence[str]) -> BrainJudg
             [f"{session}: expected betas of the {int(mask.sum())} voxels of its mask, and an encoder of these, got "
              f"{sorted(sizes) or 'none'} and voxels up to {int(encoder.voxels.max())}"]
         )  # fmt: skip
+    return BrainJudge(encoder=encoder, betas=betas, regions=read_regions(session, encoder, regions))
+
+
+def read_regions(session: Path, encoder: VoxelEncoder, regions: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Return which of an encoder's voxels each region holds; `regions` are ``NAME=MASK``.
+
+    Raises
+    ------
+    SettingsError
+        A mask cannot be read or lies on another grid than the session.
+    """
+    mask = _brain_mask(session)
     places = np.argwhere(mask)[encoder.voxels]
     found = {}
     for text in regions:
@@ -104,7 +116,7 @@ def open_judge(folder: Path, session: Path, regions: Sequence[str]) -> BrainJudg
         if not path or image.shape != mask.shape:
             raise SettingsError([f"--region {text}: expected NAME=MASK of shape {mask.shape}, got {image.shape}"])
         found[name] = np.asarray(image[tuple(places.T)] > 0)
-    return BrainJudge(encoder=encoder, betas=betas, regions=found)
+    return found
 
 
 def _brain_mask(session: Path) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ PREDICTION_SCHEMA = "rtdecode.film-prediction/1"
 _ABOUT = "prediction.json"
 _VALUES = "prediction.safetensors"
 _NEEDED = "predicted"
+_TRUNK = "trunk.safetensors"
 
 
 class PredictionTable(Table, frozen=True, kw_only=True):
@@ -43,13 +44,14 @@ class PredictionTable(Table, frozen=True, kw_only=True):
     networks : list of str
         Of which functional network each parcel is; empty if nobody told.
     subject : str
-        Whose head predicted: a subject of the training, or ``mean`` of all.
+        Whose head predicted: a subject of the training, ``mean`` of all, or the participant that a readout is of.
     modalities : list of str
         That the prediction rests on.
     absent : dict of str to str
         Modalities that it does without, and why.
     sources : dict of str to str
-        SHA-256 of what it was made of: ``model``, ``features``, ``film``, ``transcript``, as far as there are.
+        SHA-256 of what it was made of: ``model``, ``features``, ``film``, ``transcript``, ``readout``, as far as there
+        are.
     """
 
     film: str
@@ -86,8 +88,16 @@ class FilmPrediction:
     identity: str = ""
 
 
-def write_prediction(target: Path, found: FilmPrediction) -> str:
+def write_prediction(target: Path, found: FilmPrediction, trunk: NDArray[np.float32] | None = None) -> str:
     """Seal a film prediction in a folder and return its identity.
+
+    Parameters
+    ----------
+    target : Path
+    found : FilmPrediction
+    trunk : array of shape (t, h), float32, or None
+        What the model's heads read of each volume: a new participant's own parcels are fitted to it. Sessions do not
+        read it.
 
     Raises
     ------
@@ -100,6 +110,8 @@ def write_prediction(target: Path, found: FilmPrediction) -> str:
         (folder / _ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(found.about), indent=1) + b"\n")
         tensors = {_NEEDED: found.predicted, **found.profiles}
         save_file({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, folder / _VALUES)
+        if trunk is not None:
+            save_file({_NEEDED: np.ascontiguousarray(trunk, np.float32)}, folder / _TRUNK)
 
     return seal(target, PREDICTION_SCHEMA, write)
 
@@ -125,6 +137,22 @@ def open_prediction(folder: Path) -> FilmPrediction:
     predicted = tensors.pop(_NEEDED)
     _check(str(folder), about, predicted)
     return FilmPrediction(about=about, predicted=predicted, profiles=tensors, identity=identity)
+
+
+def read_trunk(folder: Path) -> NDArray[np.float32]:
+    """Return what the model's heads read, (t, h), float32, of a film prediction that was opened.
+
+    Raises
+    ------
+    BundleError
+        The prediction was made without it.
+    """
+    if not (folder / _TRUNK).is_file():
+        raise BundleError(
+            f"{folder}: expected {_TRUNK}, what the model's heads read of the film, found none: make the prediction "
+            "anew with rtdecode encode"
+        )
+    return read_tensors(folder / _TRUNK)[_NEEDED]
 
 
 def _check(source: str, about: PredictionTable, predicted: NDArray[np.float32]) -> None:

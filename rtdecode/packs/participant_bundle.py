@@ -21,6 +21,8 @@ _PROVENANCE = "provenance.json"
 _CURVE = "learning_curve.json"
 NETWORK = "network"
 """Folder of a network that the bundle carries: an engine pack of its own."""
+ENCODER = "encoder"
+"""Folder of an encoder of pictures that the bundle carries, sealed by itself."""
 T = TypeVar("T")
 
 
@@ -245,6 +247,8 @@ class ParticipantBundle:
     provenance : Provenance
     network : Path or None
         Engine pack with the participant's own network, where the bundle carries one.
+    encoder : Path or None
+        Folder of what predicts the participant's voxels of pictures, where the bundle carries it.
     """
 
     folder: Path
@@ -254,6 +258,7 @@ class ParticipantBundle:
     evidence: Mapping[str, NDArray[Any]]
     provenance: Provenance
     network: Path | None = None
+    encoder: Path | None = None
 
 
 def open_participant(folder: Path) -> ParticipantBundle:
@@ -276,6 +281,7 @@ def open_participant(folder: Path) -> ParticipantBundle:
         evidence=MappingProxyType(read_tensors(folder / "evidence.safetensors")),
         provenance=_read(folder / _PROVENANCE, Provenance),
         network=folder / NETWORK if (folder / NETWORK).is_dir() else None,
+        encoder=folder / ENCODER if (folder / ENCODER).is_dir() else None,
     )
 
 

@@ -198,6 +198,9 @@ class Event(Request, frozen=True, tag="event"):
         Name of the picture, or film, that is shown.
     condition : str or None
         ``trial_type`` of the events table.
+    candidates : list of str or None
+        Pictures, two or more, of which the session is to say which fits the response best, by the encoder of its
+        bundle.
     expected_volumes : int or None
         That the run will have.
     volumes : int or None
@@ -213,6 +216,7 @@ class Event(Request, frozen=True, tag="event"):
     duration_s: Seconds | None = None
     stimulus: Label | None = None
     condition: Label | None = None
+    candidates: Annotated[list[Label], Meta(min_length=2, max_length=64)] | None = None
     expected_volumes: Count | None = None
     volumes: Count | None = None
     t_r_s: Seconds | None = None

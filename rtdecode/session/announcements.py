@@ -77,6 +77,7 @@ class Announcements:
         if event.kind == "cancel":
             return TrialCancelled(run=event.run, trial=event.trial)
         told = {name: getattr(event, name) for name in ("onset_s", "duration_s", "stimulus", "condition")}
+        told["candidates"] = None if event.candidates is None else tuple(event.candidates)
         return TrialAmended(**{**known, **{name: value for name, value in told.items() if value is not None}})
 
     def judge_change(self, item: Change, *progress: Progress) -> list[str]:
@@ -189,4 +190,5 @@ def announced(event: Event) -> Announced:
         duration_s=event.duration_s,
         stimulus=event.stimulus,
         condition=event.condition,
+        candidates=tuple(event.candidates or ()),
     )

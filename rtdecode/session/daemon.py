@@ -38,7 +38,7 @@ from rtdecode.session.health import Watch
 from rtdecode.session.inlet import Inlet
 from rtdecode.session.lanes import Closed, DecodeLanes
 from rtdecode.session.line import Line
-from rtdecode.session.past import Past
+from rtdecode.session.past import Past, sources
 from rtdecode.session.recording import Recording
 from rtdecode.settings import Settings
 
@@ -96,6 +96,7 @@ class Daemon:
         self._recording = recording
         self._transport = transport
         self._clock = clock
+        self._sources = sources(settings, {} if films is None else films.identities())
         self._started = clock.monotonic()
         self._intake = Inlet(recording)
         self._waiting = DecodeLanes()
@@ -129,16 +130,13 @@ class Daemon:
             blind=self._blind,
         )
 
-        def loaded() -> None:
-            self.desk.tell_session("running")
-
         self._decoding = Decoding(
             decoder,
             self._waiting,
             recording,
             publisher,
             clock,
-            loaded,
+            lambda: self.desk.tell_session("running"),
             settings.publish.picture,
             TrialFeedback(settings.feedback, self._blind, targets_of(settings.decode.pool, pack)),
         )
@@ -180,16 +178,20 @@ class Daemon:
         ------
         BundleError
             The bundle of the settings cannot be used.
-        JournalError
-            A volume that was kept cannot be read.
+        JournalError, SettingsError
+            A volume that was kept cannot be read; a prediction, mask or label image is another than it was.
         """
         if past is not None:
+            past.check_sources(self._sources)
             if not self._refold(past, stop or threading.Event()):
                 return False
-        elif self._blind is not None:
-            self._recording.decision("blinded", **structs.asdict(self._blind.seal))
-        if past is None and self._settings.decode.bundle is not None:
-            self.desk.decode_with(str(self._settings.decode.bundle))
+        else:
+            if self._sources:
+                self._recording.decision("sources", hashes=self._sources)
+            if self._blind is not None:
+                self._recording.decision("blinded", **structs.asdict(self._blind.seal))
+            if self._settings.decode.bundle is not None:
+                self.desk.decode_with(str(self._settings.decode.bundle))
         self.desk.busy = None
         self.desk.tell_session("running")
         return True

@@ -79,6 +79,7 @@ class TrialEntry(_Entry, frozen=True, kw_only=True, tag="trial"):
     duration_s: float
     stimulus: str | None
     condition: str | None
+    candidates: tuple[str, ...] = ()
 
 
 class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
@@ -90,6 +91,7 @@ class AmendEntry(_Entry, frozen=True, kw_only=True, tag="amend"):
     duration_s: float
     stimulus: str | None
     condition: str | None
+    candidates: tuple[str, ...] = ()
 
 
 class CancelEntry(_Entry, frozen=True, kw_only=True, tag="cancel"):
@@ -153,6 +155,12 @@ class UnblindedEntry(_Entry, frozen=True, kw_only=True, tag="unblinded"):
     reason: str
 
 
+class SourcesEntry(_Entry, frozen=True, kw_only=True, tag="sources"):
+    """What the settings name besides values, by name of the setting: SHA-256 when the session began."""
+
+    hashes: dict[str, str]
+
+
 class BundleLoadedEntry(_Entry, frozen=True, kw_only=True, tag="bundle_loaded"):
     """It was loaded."""
 
@@ -189,6 +197,7 @@ Input = (
     | BlindedEntry
     | SealedEntry
     | UnblindedEntry
+    | SourcesEntry
     | BundleLoadedEntry
     | SupersededEntry
 )

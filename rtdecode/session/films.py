@@ -51,6 +51,10 @@ class Films:
             for name, one in self._predictions.items()
         )
 
+    def identities(self) -> dict[str, str]:
+        """Return the identity of each prediction, by the name of its film."""
+        return {name: one.identity for name, one in self._predictions.items()}
+
     def begin(self, start: FilmStart) -> None:
         """Take note that a film is on from here, or goes on after a pause."""
         self._start, self._match, self._moved = start, None, False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,35 @@ def check_unchanged(settings: Settings, folder: Path, root: Path) -> None:
         raise SettingsError(problems)
 
 
+def sources(settings: Settings, predictions: Mapping[str, str]) -> dict[str, str]:
+    """Return the SHA-256 of film predictions, masks and label images, by the settings that name them.
+
+    Parameters
+    ----------
+    settings : Settings
+    predictions : mapping of str to str
+        Identities by the name of the film.
+
+    Raises
+    ------
+    SettingsError
+        A file cannot be read.
+    """
+    estimate = settings.estimate
+    files = {f"estimate.parcels.{name}": path for name, path in estimate.parcels.items()}
+    files |= {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}
+    if isinstance(estimate.mask, Path):
+        files["estimate.mask"] = estimate.mask
+    found = {f"film.predictions.{name}": identity for name, identity in predictions.items()}
+    for name, path in files.items():
+        try:
+            with path.open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise SettingsError([f"$.{name}: expected a readable file: {error}"]) from None
+    return found
+
+
 def _worded(value: Any) -> str:
     return repr(str(value) if isinstance(value, Path) else value)
 
@@ -138,6 +168,29 @@ class Past:
         """Folder of the last ParticipantBundle that was asked for."""
         folders = [entry.folder for entry in self._inputs if isinstance(entry, entries.BundleEntry)]
         return folders[-1] if folders else None
+
+    def check_sources(self, now: Mapping[str, str]) -> None:
+        """Hold predictions, masks and label images to those that the session began with.
+
+        Parameters
+        ----------
+        now : mapping of str to str
+            Of `sources`.
+
+        Raises
+        ------
+        SettingsError
+            One is another; both hashes are told.
+        """
+        began = next((entry.hashes for entry in self._inputs if isinstance(entry, entries.SourcesEntry)), now)
+        problems = [
+            f"$.{name}: expected content {was} as when the session began, got {now.get(name, 'none')}: put back what "
+            "was there, or begin another session"
+            for name, was in began.items()
+            if now.get(name) != was
+        ]
+        if problems:
+            raise SettingsError(problems)
 
     def runs(self) -> list[KnownRun]:
         """Every run of which a volume came, in order."""

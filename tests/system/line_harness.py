@@ -16,6 +16,7 @@ from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.decode.loading import load_candidates, load_decoder
 from rtdecode.decode.service import DecodeService, LocalService
+from rtdecode.errors import SettingsError
 from rtdecode.estimate.calibrated import calibration_of
 from rtdecode.packs import EnginePack, open_pack
 from rtdecode.protocol_file import read_protocol
@@ -201,9 +202,8 @@ class Rig:
         pack = open_pack(settings.decode.pack)
         calibrated = calibration_of(settings, pack)
         past = Past(session_folder(settings.session)) if resume else None
-        self._recording = Recording(
-            settings.session, f"[calibration]\nruns = {settings.calibration.runs}\n", clock, resume=resume
-        )
+        text = f'[calibration]\nruns = {settings.calibration.runs}\n[film]\nparcels = "{settings.film.parcels}"\n'
+        self._recording = Recording(settings.session, text, clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
         self._decoder = self._service(pack, settings)
@@ -220,7 +220,11 @@ class Rig:
             protocol=None if settings.session.protocol is None else read_protocol(settings.session.protocol),
         )
         self.recorder.answer = self._daemon.desk.answer
-        self.begun = self._daemon.begin(past, self._stop)
+        try:
+            self.begun = self._daemon.begin(past, self._stop)
+        except SettingsError:
+            self.leave()
+            raise
 
     def _restart(self) -> None:
         while True:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from msgspec import structs
 
+from calibration.film_readout_fit import fit_session
 from rtdecode import client as wire
-from rtdecode.errors import BundleError, ProtocolError, SettingsError
-from rtdecode.packs.film_prediction import write_prediction
+from rtdecode.__main__ import main
+from rtdecode.errors import BundleError, CalibrationError, ProtocolError, SettingsError
+from rtdecode.evaluate.recorded_films import read_films
+from rtdecode.packs.film_prediction import FilmPrediction, open_prediction, read_trunk, write_prediction
+from rtdecode.packs.film_readout import open_readout
 from rtdecode.publish import requests
 from rtdecode.session.films import open_films
 from rtdecode.session.journal import read
@@ -43,8 +51,26 @@ def prepared(people: list[Participant], tmp_path_factory: pytest.TempPathFactory
     write_labels(people[0], labels, folder / "parcels.nii.gz")
     people[0].write_region(folder / "region.nii.gz")
     for run in (1, 2):
-        write_prediction(folder / PLAN.film(run), predict_film(PLAN, run, labels, people))
+        predicted = predict_film(PLAN, run, labels, people)
+        write_prediction(folder / PLAN.film(run), with_model(predicted), trunk_of(predicted))
     return folder
+
+
+def with_model(found: FilmPrediction) -> FilmPrediction:
+    return replace(found, about=structs.replace(found.about, sources={"model": "m" * 64}))
+
+
+def trunk_of(found: FilmPrediction) -> np.ndarray:
+    """What heads might read: the prediction, mixed, and time courses that have nothing to do with it."""
+    rng = np.random.default_rng(5)
+    mixed = found.predicted @ rng.standard_normal((found.predicted.shape[1], 12))
+    return np.hstack([mixed, rng.standard_normal((len(mixed), 8))]).astype(np.float32)
+
+
+def columnwise(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Correlation of each column; 0 where one does not vary."""
+    pairs = zip(one.T, other.T, strict=True)
+    return np.array([np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 0.0 for a, b in pairs])
 
 
 def settings_for(prepared: Path, out: Path) -> Settings:
@@ -145,6 +171,30 @@ def test_lost_volumes_do_not_shift_the_film(
     assert np.mean(ranks) > 0.9
 
 
+def test_a_session_is_not_resumed_with_another_prediction_or_atlas(prepared: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(prepared, own)
+    settings = settings_for(own, tmp_path / "out")
+    rig = Rig(settings, FakeClock())
+    rig.leave()
+    began = open_prediction(own / "film1")
+    again = write_prediction(own / "film1", replace(began, predicted=2 * began.predicted))
+    with pytest.raises(SettingsError) as refused:
+        Rig(settings, FakeClock(), resume=True)
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"$.film.predictions.film1: expected content {began.identity} as when the session began")
+    assert f"got {again}:" in problem
+    shutil.rmtree(own)
+    shutil.copytree(prepared, own)
+    Rig(settings, FakeClock(), resume=True).leave()
+    digest = hashlib.sha256((own / "parcels.nii.gz").read_bytes()).hexdigest()
+    image = nib.load(own / "parcels.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), own / "parcels.nii.gz")
+    other = hashlib.sha256((own / "parcels.nii.gz").read_bytes()).hexdigest()
+    with pytest.raises(SettingsError, match=rf"estimate\.parcels\.blocks: expected content {digest} .* got {other}"):
+        Rig(settings, FakeClock(), resume=True)
+
+
 def test_a_film_that_nobody_predicted_is_refused_before_it_counts(prepared: Path, tmp_path: Path) -> None:
     rig = Rig(settings_for(prepared, tmp_path), FakeClock())
     with pytest.raises(ProtocolError, match=r"film 'other': expected one of film.predictions in the settings: film1"):
@@ -188,3 +238,30 @@ def test_parcels_that_are_not_predicted_are_told_of(prepared: Path, people: list
     found = rig.recorder.of(wire.StimulusMatch)
     assert len(found) == 12
     assert all("got 0 of" in (one.invalid or "") for one in found)
+
+
+def test_a_participants_own_parcels_are_fitted_to_the_film_they_watched(
+    whole: tuple[Recorder, Path], prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = whole[1]
+    assert (
+        main(["fit-encoder", str(session), "--film", f"film1={prepared / 'film1'}", "--out", str(tmp_path / "own")])
+        == 0
+    )
+    found = open_readout(tmp_path / "own")
+    first, second = read_films(session)
+    assert found.about.participant == "sim"
+    assert found.about.parcels == list(first.parcels)
+    assert found.about.films == {"film1": open_prediction(prepared / "film1").identity}
+    used = [one for one in whole[0].of(wire.StimulusMatch) if one.run == 1 and one.invalid != "the film is not on"]
+    assert found.about.volumes == sum("left out" not in (one.invalid or "") for one in used)
+    assert f"{len(found.held_out)} parcels, held-out correlation" in capsys.readouterr().out
+    truth = open_prediction(prepared / "film2")
+    true = truth.predicted[:, [truth.about.parcels.index(name) for name in found.about.parcels]]
+    values, on = second.at_volumes(true, PLAN.t_r_s)
+    responds = columnwise(values[on], second.measured[on]) > 0.3  # in the other film, which was not learned from
+    assert responds.sum() >= 8
+    assert found.held_out[responds].mean() > 0.2 > found.held_out[~responds].mean()
+    assert columnwise(found(read_trunk(prepared / "film2")), true)[responds].mean() > 0.5
+    with pytest.raises(CalibrationError, match="expected that film 'other' was shown and announced in it"):
+        fit_session(session, {"other": prepared / "film2"})

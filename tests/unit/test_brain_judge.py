@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -13,13 +14,15 @@ from scipy.stats import pearsonr
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.clock import SystemClock
+from rtdecode.decode.score.voxel_encoder import open_picture_responses
 from rtdecode.derivatives import DECODED_COLUMNS
 from rtdecode.errors import SettingsError
 from rtdecode.evaluate.brain_judge import open_judge
 from rtdecode.evaluate.evaluation import embedded, evaluate
 from rtdecode.evaluate.recorded_session import PX, load_pictures, read_betas, read_pairs
-from rtdecode.packs import open_pack
+from rtdecode.packs import open_pack, open_participant
 from rtdecode.session.journal import Journal
+from tests.decode_small import write_category_bundle
 
 SHAPE = (8, 8, 6)
 PICTURES, REPEATS = 30, 2
@@ -105,6 +108,37 @@ def test_the_evaluation_tells_brain_correlation_by_region(session: Path, tmp_pat
     for name in names:
         assert found[name].value < found[f"{name}, of the pictures shown"].value
         assert found[name].n == len(pairs.trials)
+
+
+def test_all_pictures_of_the_folder_are_predicted_and_a_bundle_carries_it(
+    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(session.parent / "images", images)
+    Image.fromarray(np.full((96, 96, 3), 90, np.uint8)).save(images / "never-shown.png")
+    region = np.zeros(SHAPE, np.uint8)
+    region[:4] = 1
+    nib.save(nib.Nifti1Image(region, np.eye(4)), tmp_path / "v1.nii.gz")
+    write_category_bundle(tmp_path / "bundle")
+    own = tmp_path / "sub-a_ses-01"
+    shutil.copytree(session, own)
+    journal = Journal(own / "journal" / "inputs.journal", SystemClock())
+    journal.append("session", session="01")
+    journal.close()
+    command = ["fit-encoder", str(own), "--images", str(images), "--out", str(tmp_path / "encoder")]
+    more = ["--region", f"V1={tmp_path / 'v1.nii.gz'}", "--bundle", str(tmp_path / "bundle")]
+    assert main([*command, *more]) == 0
+    assert "the bundle with this encoder in it" in capsys.readouterr().out
+    carried = open_participant(tmp_path / "encoder-bundle").encoder
+    assert carried is not None
+    found = open_picture_responses(carried)
+    paths = sorted(images.glob("*.png"))
+    assert found.names == tuple(path.stem for path in paths)
+    tokens = embedded(open_pack("tiny"), load_pictures(paths, PX))
+    np.testing.assert_allclose(found.predicted, found.encoder.predict(tokens), atol=1e-6)
+    mask = np.zeros(SHAPE, bool)
+    mask[1:7, 1:7, 1:5] = True
+    np.testing.assert_array_equal(found.regions["V1"], np.argwhere(mask)[found.encoder.voxels][:, 0] < 4)
 
 
 def test_a_mask_of_another_grid_is_refused(session: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rtdecode.decode.networks.build import empty, load
 from rtdecode.decode.networks.film_encoder import MODALITIES, FilmEncoder, averaging, rotary_frequencies
 from rtdecode.decode.networks.gnet import GNet
 from rtdecode.errors import CheckpointError, EngineError
+from rtdecode.evaluate.evaluation import embedded
 from rtdecode.packs import open_pack
 from rtdecode.settings import DecodeSettings
 from tests.golden import Golden, close, read
@@ -227,6 +228,25 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     torch.save({"best_params": {"enc": Path("x")}}, tmp_path / "gnet.pt")
     with pytest.raises(CheckpointError, match="holds more than tensors"):
         draft_gnet(str(tmp_path / "gnet.pt"))
+
+
+@torch.no_grad()
+def test_gnet_describes_pictures_by_what_its_participants_share(shared: Path, tmp_path: Path) -> None:
+    golden = read(shared / "golden" / "gnet_small.json")
+    pack = sealed(draft_gnet(str(gnet_file(golden, tmp_path / "gnet.pt", arrays=True))), tmp_path / "pack")
+    pictures = (golden.tensors["x_uint8"] / 255).astype(np.float32)
+    found = embedded(pack, pictures)
+    network = load(pack, "gnet", device="cpu", dtype=torch.float32)
+    maps = [one.numpy() for one in network.enc(torch.from_numpy(pictures))]
+    maps = [np.log1p(np.abs(one)) * np.tanh(one) for one in maps]
+    assert found.shape == (len(pictures), 25, sum(one.shape[1] for one in maps))
+    for row, column in ((0, 0), (2, 3), (4, 4)):
+        expected = []
+        for one in maps:
+            side = one.shape[-1]
+            down, right = (slice(n * side // 5, -(-(n + 1) * side // 5)) for n in (row, column))
+            expected.append(one[:, :, down, right].mean((2, 3)))
+        np.testing.assert_allclose(found[:, 5 * row + column], np.concatenate(expected, 1), atol=1e-5)
 
 
 def test_a_session_does_not_take_a_pack_that_encodes(shared: Path, tmp_path: Path) -> None:

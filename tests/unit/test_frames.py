@@ -37,7 +37,7 @@ REPLIES: tuple[frames.Reply, ...] = (
 REQUESTS: tuple[frames.Request, ...] = (
     frames.Load(folder="/x"),
     frames.Predict(volumes=(registered(0), registered(1))),
-    frames.Decode(beta=np.ones(4, np.float32), truth=("cat7", None), trial="t1"),
+    frames.Decode(beta=np.ones(4, np.float32), truth=("cat7", None), trial="t1", candidates=("cat7", "dog1")),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
 from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
@@ -78,14 +79,24 @@ class _Unet(StableCascadeUNet):  # type: ignore[misc]
     """The network with sines of the noise level in single precision, whatever its weights are in."""
 
     def get_timestep_ratio_embedding(self, timestep_ratio: Tensor, max_positions: int = 10000) -> Tensor:
-        width = self.config.timestep_ratio_embedding_dim
-        falls = torch.arange(width // 2).float().mul(-math.log(max_positions) / (width // 2 - 1)).exp().tolist()
+        falls = _falls(self.config.timestep_ratio_embedding_dim // 2, max_positions)
         # Products rounded to single one by one, as published, and sines in double: what runs exported networks joins or
         # rounds them otherwise, and it shows at angles of thousands.
         turned = (timestep_ratio.double() * max_positions).float()
         constant = torch.tensor(falls, device=timestep_ratio.device).double()
         angle = (turned.double()[:, None] * constant).float().double()
         return torch.cat([angle.sin(), angle.cos()], 1).to(self.dtype)
+
+
+def _falls(count: int, most: int) -> list[float]:
+    """Frequencies of the sines, from 1 down to 1 / `most`: exponentials to the last bit of single precision.
+
+    Numbers and not tensors: those an exporter works out anew, by an exponential that is a bit off, and at angles of
+    thousands the network then gives 1e-4 another answer.
+    """
+    powers = np.arange(count, dtype=np.float32) * np.float32(-math.log(most) / (count - 1))
+    falls: list[float] = np.exp(powers.astype(np.float64)).astype(np.float32).tolist()
+    return falls
 
 
 def _ratio(level: Tensor) -> Tensor:

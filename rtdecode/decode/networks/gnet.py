@@ -11,6 +11,7 @@ from torch.nn import functional
 GNET_PX = 227
 _AT_ONCE = 2048
 _FIRST, _SECOND = 25, 13
+_PLACES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,11 @@ class GNet(nn.Module):  # type: ignore[misc]
         """Predict every participant's voxels, (b, voxels) each."""
         maps = self.enc(picture)
         return tuple(readout(maps) for readout in self.fwrfs)
+
+    def seen(self, picture: Tensor) -> Tensor:
+        """Return what all participants' readouts look at, coarsely: both maps in 5 x 5 places, (b, 25, channels)."""
+        maps = [functional.adaptive_avg_pool2d(_compressed(one), _PLACES).flatten(2) for one in self.enc(picture)]
+        return torch.cat(maps, 1).transpose(1, 2)
 
 
 class GNetTrunk(nn.Module):  # type: ignore[misc]

@@ -5,7 +5,7 @@ The voxels that select a picture never judge it: an encoder's voxels are in two 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from rtdecode.decode.score.adapter import components_of
 from rtdecode.decode.score.from_tensors import from_tensors
-from rtdecode.errors import EngineError
+from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs.sealed import read_tensors, verify
 
 ENCODER_SCHEMA = "rtdecode.voxel-encoder/1"
 ENCODER_TENSORS = "encoder.safetensors"
+ENCODER_PICTURES = "pictures.safetensors"
+REGION = "region."
+"""Before the name of a region's tensor in the file of pictures."""
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 FEWEST_VOXELS = 10
@@ -73,6 +76,38 @@ class VoxelEncoder:
     def standardized(self, beta: NDArray[np.floating[Any]]) -> Float32:
         """Standardised responses (..., s) of betas (..., v) of the mask."""
         return np.asarray((beta[..., self.voxels] - self.centre) / self.scale, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PictureResponses:
+    """What an encoder predicts of pictures that have names.
+
+    Attributes
+    ----------
+    encoder : VoxelEncoder
+    names : tuple of n str
+    predicted : ndarray of shape (n, s), float32
+        Standardised responses.
+    regions : mapping of str to array of shape (s,), bool
+        Which of the encoder's voxels each holds.
+    """
+
+    encoder: VoxelEncoder
+    names: tuple[str, ...]
+    predicted: Float32
+    regions: Mapping[str, NDArray[np.bool_]]
+
+    def choose(self, beta: NDArray[np.floating[Any]], candidates: Sequence[str]) -> CandidateScore:
+        """Say which of some pictures fits a response (v,) best; all others are decoys.
+
+        Raises
+        ------
+        EngineError
+            As of `score_candidates`.
+        """
+        rows = [self.names.index(name) for name in candidates]
+        decoys = np.delete(self.predicted, rows, 0)
+        return score_candidates(self.encoder, beta, self.predicted[rows], decoys=decoys, regions=self.regions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -190,6 +225,42 @@ def open_voxel_encoder(folder: Path) -> VoxelEncoder:
     """
     verify(folder, ENCODER_SCHEMA)
     return from_tensors(VoxelEncoder, read_tensors(folder / ENCODER_TENSORS), part="voxel encoder")
+
+
+def open_picture_responses(folder: Path) -> PictureResponses:
+    """Open a sealed encoder with what it predicts of pictures.
+
+    Raises
+    ------
+    BundleError
+        As of `open_voxel_encoder`, or it holds no pictures: it was fitted by an earlier version.
+    """
+    encoder = open_voxel_encoder(folder)
+    path = folder / ENCODER_PICTURES
+    if not path.is_file():
+        raise BundleError(f"{folder}: expected what the encoder predicts of pictures ({path.name}): fit it anew")
+    tensors = read_tensors(path)
+    predicted = tensors.get("predicted", np.zeros((0, 0), np.float32))
+    names = tuple(bytes(tensors.get("names", np.zeros(0, np.uint8))).decode().split("\n"))
+    if predicted.shape != (len(names), len(encoder.voxels)):
+        raise BundleError(
+            f"{path}: expected predictions of {len(names)} pictures in {len(encoder.voxels)} voxels, got an array of "
+            f"shape {predicted.shape}"
+        )
+    regions = {name.removeprefix(REGION): one for name, one in tensors.items() if name.startswith(REGION)}
+    return PictureResponses(
+        encoder=encoder,
+        names=names,
+        predicted=predicted.astype(np.float32),
+        regions={name: one.astype(bool) for name, one in regions.items()},
+    )
+
+
+def picture_tensors(responses: PictureResponses) -> dict[str, NDArray[Any]]:
+    """Return what `open_picture_responses` reads beside the encoder's own tensors."""
+    names = np.frombuffer("\n".join(responses.names).encode(), np.uint8)
+    regions = {REGION + name: one.astype(np.uint8) for name, one in responses.regions.items()}
+    return {"names": names, "predicted": responses.predicted, **regions}
 
 
 def _p_decoy(best: float, decoys: Float32 | None, some: NDArray[np.bool_], response: Float32, candidates: int) -> float:

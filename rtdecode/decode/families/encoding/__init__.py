@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rtdecode.decode.families.family import Embedder
 from rtdecode.decode.families.published_pack import PublishedDescription
 from rtdecode.decode.pipeline import Pipeline
-from rtdecode.decode.runtime.backends import Backend
+from rtdecode.decode.runtime.backends import Backend, import_torch_runtime, torch_place
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
@@ -61,8 +64,28 @@ class EncodingFamily:
         raise _other_way(pack)
 
 
+class GNetFamily(EncodingFamily):
+    """GNet describes pictures as well: by the features that it predicts all of its participants by."""
+
+    def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
+        """Load it; a participant of one's own is fitted to its tokens (n, 25, channels) by ``fit-encoder --pack``."""
+        with import_torch_runtime(pack, threads):
+            import torch
+
+            from rtdecode.decode.networks.build import load
+            from rtdecode.decode.networks.gnet import GNET_PX
+        device, _ = torch_place()
+        network = load(pack, "gnet", device=device, dtype=torch.float32)
+
+        def run(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return np.asarray(network.seen(torch.from_numpy(pictures).to(device)).cpu().numpy())
+
+        return Embedder(run=run, picture_px=(GNET_PX, GNET_PX))
+
+
 MIRAGE_ENCODING = EncodingFamily(MirageEncodingDescription)
-GNET = EncodingFamily(GNetDescription)
+GNET = GNetFamily(GNetDescription)
 
 
 def _other_way(pack: EnginePack) -> EngineError:
