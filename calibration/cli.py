@@ -32,7 +32,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "report", help="what a session did, with checks whether decoding is more than it seems"
     )
     report.add_argument(
-        "session", type=Path, metavar="SESSION", help="session folder, with a calibration of its own or with feedback"
+        "session", type=Path, metavar="SESSION", help="session folder, with a calibration of its own, feedback or films"
     )
     report.add_argument("--stimuli", type=Path, help="folder of the pictures, where it has moved")
     report.add_argument(
@@ -80,13 +80,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _report(args: argparse.Namespace) -> int:
     from calibration.report.checks import run_checks
+    from calibration.report.films import shown_films
     from calibration.report.other_brain import other_betas
     from calibration.report.page import write
     from calibration.report.regulation import feedback_runs
     from calibration.report.session_trials import read_calibration
 
     session, checks = None, []
-    if (args.session / "bundle").is_dir() or args.other is not None or not feedback_runs(args.session):
+    alone = bool(feedback_runs(args.session) or shown_films(args.session))
+    if (args.session / "bundle").is_dir() or args.other is not None or not alone:
         session = read_calibration(args.session, args.stimuli)
         other = None if args.other is None else other_betas(session.folder, args.other)
         checks = run_checks(session, other)

@@ -31,6 +31,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="cores to use; another number gives other weights, and may be slower beside other work",
     )
     train.add_argument("--effort", type=float, default=1.0, help="multiplies the number of steps; 1 is the recipe")
+    train.add_argument(
+        "--lose",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="of two-way identification that the students may lose against their teachers; else nothing is sealed",
+    )
     train.set_defaults(handler=_train_tiny)
 
     film.register(subparsers)
@@ -51,6 +58,8 @@ def _train_tiny(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"training needs torch, open_clip and onnx ({error}): pip install '.[gpu]'")
         return 2
-    identity = make_pack(args.out, seed=args.seed, effort=args.effort, resume=args.resume, threads=args.threads)
+    identity = make_pack(
+        args.out, seed=args.seed, effort=args.effort, resume=args.resume, threads=args.threads, lose=args.lose
+    )
     print(f"{args.out / 'pack'}: sealed as {identity}")
     return 0

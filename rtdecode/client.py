@@ -294,10 +294,13 @@ class Embedding(Message):
         Shape (tokens, width).
     nearest : dict of str to float
         Pictures of the session's pool (``decode.pool``) that are most like the tokens, and their cosines, best first.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     tokens: Optional[Array] = None
     nearest: Dict[str, float] = field(default_factory=dict)
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,14 @@ class Score(Message):
     claim : float or None
         Evidence that this session decodes, over its trials so far: 20 or more may be claimed whenever one looks, and
         stays.
+    shown : int
+        Trials of the stimulus so far, this one included, of whose mean beta picture, caption and embedding are made
+        (``decode.average_repeats``); 1: of this one alone.
+    average_predicted : str or None
+        Best category by that mean; None where the stimulus was not shown before. No evidence is stated of it: all else
+        here is of this trial alone.
+    average_rank : float or None
+        As `rank`, by that mean.
     shift : float or None
         Median over voxels of the distance of the mean; about .67 / sqrt(trials) without drift.
     spread : float or None
@@ -370,6 +381,9 @@ class Score(Message):
     plausible: Tuple[str, ...] = ()
     null: str = ""
     claim: Optional[float] = None
+    shown: int = 1
+    average_predicted: Optional[str] = None
+    average_rank: Optional[float] = None
     shift: Optional[float] = None
     spread: Optional[float] = None
     stimulus: Optional[str] = None
@@ -421,9 +435,12 @@ class Caption(Message):
     ----------
     text : str
         The sentence.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     text: str = ""
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -440,6 +457,8 @@ class Preview(Message):
         Pixels.
     color_space : str
         ``"sRGB"``.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     image: bytes = b""
@@ -447,6 +466,7 @@ class Preview(Message):
     width: int = 0
     height: int = 0
     color_space: str = ""
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -463,6 +483,8 @@ class Reconstruction(Message):
         Pixels.
     color_space : str
         ``"sRGB"``.
+    shown : int
+        Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     image: bytes = b""
@@ -470,6 +492,7 @@ class Reconstruction(Message):
     width: int = 0
     height: int = 0
     color_space: str = ""
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -521,6 +544,11 @@ class StimulusMatch(Message):
         By how much the film began later than announced, as estimated once, seconds; None before that.
     claim : float
         Evidence that the participant follows the film: 20 or more may be claimed whenever one looks, and stays.
+    asks : str
+        What the protocol's rule asks of the film from here on, as it is not followed: ``pause`` or ``switch``; empty:
+        nothing. It holds until a film is announced anew.
+    next_film : str
+        The film to show instead, with ``switch``.
     """
 
     film: str = ""
@@ -533,6 +561,8 @@ class StimulusMatch(Message):
     calibrated: bool = False
     offset_s: Optional[float] = None
     claim: float = 1.0
+    asks: str = ""
+    next_film: str = ""
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,8 @@ def _run(args: argparse.Namespace) -> int:
     backend = choose(settings.decode.backend, pack)
     _log.info("pack %s is run by %s: %s", pack.name, backend.name, backend.reason)
     calibrated = calibration_of(settings, pack)
-    films = open_films(settings.film)
     protocol = None if settings.session.protocol is None else read_protocol(settings.session.protocol)
+    films = open_films(settings.film, None if protocol is None else protocol.film)
     open_blind(settings.blinding, protocol, settings.session.participant, "", lambda *_: None)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -69,6 +69,7 @@ class DecodedPart:
     tells_trial: ClassVar[bool] = False
 
 
+_Shown = Annotated[int, Told("Trials of the stimulus that it is made of the mean beta of; 1: of this one alone")]
 _DEVIATIONS = "standard deviations of the calibration"
 
 
@@ -167,6 +168,27 @@ class Score(DecodedPart):
             column="claim",
         ),
     ] = None
+    shown: Annotated[
+        int,
+        Told(
+            "Trials of the stimulus so far, this one included, of whose mean beta the picture is made; 1: of this one "
+            "alone",
+            column="shown",
+        ),
+    ] = 1
+    average_predicted: Annotated[
+        str | None,
+        Told(
+            "Category that the decoder names from the mean beta; None where the stimulus was not shown before. No "
+            "evidence is stated of it",
+            column="average_predicted",
+            page="averaged",
+        ),
+    ] = None
+    average_rank: Annotated[
+        float | None,
+        Told("Mid-rank of the shown stimulus in the pool by the mean beta, 1 is best", column="average_rank"),
+    ] = None
     shift: Annotated[
         float | None,
         Told(
@@ -206,6 +228,7 @@ class Embedding(DecodedPart):
         Mapping[str, float],
         Told("Pictures of the session's pool that are most like the tokens and their cosines, best first"),
     ]
+    shown: _Shown = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -247,6 +270,7 @@ class Caption(DecodedPart):
     absent_as: ClassVar[str] = "caption"
 
     text: Annotated[str, Told("Decoded sentence", column="caption")]
+    shown: _Shown = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -254,6 +278,7 @@ class Picture(DecodedPart):
     """A picture. Its message holds it encoded: see `rtdecode.publish.messages`."""
 
     image: Annotated[NDArray[np.uint8], Told("Array of shape (height, width, 3), sRGB")]
+    shown: _Shown = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -111,6 +111,28 @@ class ShamPlan(Table, frozen=True, kw_only=True):
     target: str = ""
 
 
+class FilmRule(Table, frozen=True, kw_only=True):
+    """What becomes of a film that is no longer followed.
+
+    Attributes
+    ----------
+    below_z : float
+        The stimulus match of a whole window has fallen where its `z` is below this.
+    volumes : int
+        For so many volumes one after another.
+    action : {"pause", "switch"}
+        Pause: the session asks for a pause of the film, and decodes no trials until somebody resumes it. Switch: it
+        asks for another film.
+    film : str
+        The other film, with ``switch``.
+    """
+
+    below_z: float
+    volumes: Times
+    action: Literal["pause", "switch"]
+    film: str = ""
+
+
 class Question(Table, frozen=True, kw_only=True):
     """Something that the software cannot know, and a report is to tell.
 
@@ -140,6 +162,7 @@ class _Plan(Table, frozen=True, kw_only=True):
     stimuli: dict[Word, Annotated[tuple[Word, ...], Meta(min_length=1)]] = field(default_factory=dict)
     runs: Annotated[tuple[PlannedRun, ...], Meta(min_length=1)]
     sham: ShamPlan | None = None
+    film: FilmRule | None = None
     questions: tuple[Question, ...] = ()
 
 
@@ -162,6 +185,7 @@ class Protocol:
     feedback : FeedbackSettings
         The score; a session of this protocol has it, and none of its own.
     sham : ShamPlan or None
+    film : FilmRule or None
     questions : tuple of Question
     hash : str
         First digits of the SHA-256 of the file: in every message.
@@ -179,6 +203,7 @@ class Protocol:
     runs: tuple[PlannedRun, ...]
     feedback: FeedbackSettings
     sham: ShamPlan | None
+    film: FilmRule | None
     questions: tuple[Question, ...]
     hash: str
     text: bytes
@@ -224,6 +249,7 @@ def read_protocol(path: Path) -> Protocol:
         runs=tuple(run for run in plan.runs for _ in range(run.repeats)),
         feedback=feedback,
         sham=plan.sham,
+        film=plan.film,
         questions=plan.questions,
         hash=hashlib.sha256(text).hexdigest()[:HASH_DIGITS],
         text=text,
@@ -259,6 +285,8 @@ def _problems(plan: _Plan, feedback: FeedbackSettings) -> Iterator[str]:
         known = ", ".join(plan.stimuli) or "none"
         for name in {feedback.target, feedback.foil or feedback.target} - plan.stimuli.keys():
             yield f"feedback.target: expected a set of stimuli ({known}), got {name!r}"
+    if plan.film is not None and (plan.film.action == "switch") != bool(plan.film.film):
+        yield f"film.film: expected the name of a film for switch alone, got {plan.film.film!r} for {plan.film.action}"
     if plan.sham is not None:
         yield from _sham_problems(plan.sham, feedback, plan)
 
@@ -332,5 +360,8 @@ def follow(path: Path, raw: Mapping[str, Any], sections: dict[str, Any]) -> Iter
     if estimate is not None and sham is not None:
         for name in set(sham.regions) - set(estimate.regions):
             yield f"$.session.protocol: {path}: sham.regions: expected names of estimate.regions, got {name!r}"
+    films, rule = sections.get("film"), protocol.film
+    if films is not None and rule is not None and rule.film not in ("", *films.predictions):
+        yield f"$.session.protocol: {path}: film.film: expected one of film.predictions, got {rule.film!r}"
     if blinding is not None and blinding.allocation is not None and sham is None:
         yield "$.blinding.allocation: expected a section [sham] in session.protocol, got none"

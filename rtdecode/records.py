@@ -251,7 +251,8 @@ class Command:
     ----------
     token : str
         Names the command: one of the same token is not carried out again.
-    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop"}
+    command : {"pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"}
+        Film: the protocol's rule asks for another film, `target`.
     reason : str
         Why, in words.
     run : int or None
@@ -261,7 +262,7 @@ class Command:
     last_run : int or None
         The last run that calibrates again.
     target : str or None
-        Of the score for feedback; None: as it was.
+        Of the score for feedback; None: as it was. Or the film.
     regions : tuple of str or None
         The same.
     threshold, half_life_s : float or None
@@ -269,7 +270,7 @@ class Command:
     """
 
     token: str
-    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"]
     reason: str = ""
     run: int | None = None
     onset_s: float | None = None
@@ -347,6 +348,11 @@ class BetaUpdate:
         Why there is no usable estimate (then `beta` is all nan), else None.
     standard_error : array of shape (v,), float32, or None
         Of `beta`, where the estimator was asked for it.
+    average : array of shape (v,), float32, or None
+        Mean of `beta` and the final betas of the stimulus's earlier trials; None where there are none, or none are
+        wanted.
+    shown : int
+        Trials that `average` is of.
     """
 
     stamp: Stamp
@@ -357,6 +363,8 @@ class BetaUpdate:
     beta: NDArray[np.float32]
     invalid: str | None = None
     standard_error: NDArray[np.float32] | None = None
+    average: NDArray[np.float32] | None = None
+    shown: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,6 +224,10 @@ class DecodeSettings:
     undecoded_conditions : list of str
         Trials of these conditions are modelled, so that they are told apart from others, and not decoded: the cue of
         an imagery trial.
+    average_repeats : bool
+        Picture, caption and embedding of a trial are made of the mean of the betas of its stimulus so far, where it was
+        shown before and decoded; ``shown`` of their messages says of how many. Its score and evidence stay those of
+        the trial alone. Trials of calibration runs are no part of it.
     """
 
     pack: str = "tiny"
@@ -237,6 +241,7 @@ class DecodeSettings:
     best_of: Count = 1
     finish: Literal["none", "blend", "refine"] = "none"
     undecoded_conditions: tuple[str, ...] = ()
+    average_repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,6 +370,10 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     if estimate is not None:
         problems += film_problems(sections.get("film", FilmSettings()), estimate.parcels)
         problems += feedback_problems(sections.get("feedback", FeedbackSettings()), estimate.regions)
+    if decode is not None and decode.average_repeats and raw.get("feedback", {}).get("score") == "similarity":
+        problems.append(
+            "$.decode.average_repeats: expected false beside the score similarity, which is of single trials"
+        )
     follows = session is not None and session.protocol is not None
     problems += blinding_problems(sections.get("blinding", BlindingSettings()), protocol=follows)
     scanner: ScannerSettings | None = sections.get("scanner")

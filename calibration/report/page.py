@@ -17,6 +17,8 @@ from PIL import Image
 from calibration.report.checklist import cred_nf
 from calibration.report.checks import Check
 from calibration.report.feedback_plots import feedback_html
+from calibration.report.film_plots import films_html
+from calibration.report.films import ShownFilm, shown_films
 from calibration.report.planned import planned
 from calibration.report.regulation import feedback_rule, feedback_runs
 from calibration.report.session_trials import RecordedCalibration
@@ -63,17 +65,18 @@ def write(
         The page.
     """
     out.mkdir(parents=True, exist_ok=True)
-    content = gathered(folder, session, checks, earlier)
+    films = shown_films(folder)
+    content = {**gathered(folder, session, checks, earlier), "films": [film.told() for film in films]}
     (out / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     page = out / "report.html"
-    page.write_text(_page(content, checks, folder), encoding="utf-8")
+    page.write_text(_page(content, checks, folder, films), encoding="utf-8")
     return page
 
 
 def gathered(
     folder: Path, session: RecordedCalibration | None, checks: list[Check], earlier: Sequence[Path]
 ) -> dict[str, Any]:
-    """Everything that the page shows, but for the pictures."""
+    """Everything that the page shows, but for pictures and films."""
     quality = sorted(folder.glob("sub-*/ses-*/func/*_desc-quality_summary.json"))
     rows = list(decoded_rows(folder))
     runs = [run for one in (*earlier, folder) for run in feedback_runs(one)]
@@ -108,7 +111,7 @@ def _points(session: RecordedCalibration) -> list[dict[str, Any]]:
     return [msgspec.to_builtins(point) for point in msgspec.json.decode(path.read_bytes(), type=list[CurvePoint])]
 
 
-def _page(content: dict[str, Any], checks: list[Check], folder: Path) -> str:
+def _page(content: dict[str, Any], checks: list[Check], folder: Path, films: Sequence[ShownFilm]) -> str:
     title = f"Report of {content['session']}"
     told = {
         **content["versions"],
@@ -132,6 +135,7 @@ def _page(content: dict[str, Any], checks: list[Check], folder: Path) -> str:
 <h2>Calibration</h2>{_curve(content["curve"]) if content["calibration"] else "<p>None in this session.</p>"}
 <h2>Checks</h2>{"".join(_check(check) for check in checks) or "<p>They want a calibration.</p>"}
 <h2>Feedback</h2>{feedback_html(content["feedback"])}
+<h2>Films</h2>{films_html(films)}
 <h2>Quality</h2>{_table(["run", "volumes", "censored", "mean FD, mm", "median tSNR", "trials"], quality)}
 <h2>Trials</h2>{_table(_TRIALS, trials, "text")}
 <h2>CRED-nf</h2>

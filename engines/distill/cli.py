@@ -1,4 +1,4 @@
-"""`engines distill`."""
+"""`engines distill` and `engines compare`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SKIP = {"prior": 5, "unclip": 20}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command; its stages set ``handler``."""
+    """Add the commands; they and the stages of ``distill`` set ``handler``."""
     distill = commands.add_parser("distill", help="distil a pack's prior or unCLIP into a student of few steps")
     stages = distill.add_subparsers(required=True, metavar="STAGE")
     for stage in ("prior", "unclip"):
@@ -45,6 +45,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
         parser.set_defaults(handler=_distill, stage=stage)
 
+    comparing = commands.add_parser("compare", help="a teacher's pack beside its student's, on what a visit decoded")
+    comparing.add_argument("teacher", help="pack: its name or folder")
+    comparing.add_argument("student", help="pack that was made of it; one of both is the visit's")
+    comparing.add_argument("--session", type=Path, required=True, help="session folder of a visit with a calibration")
+    comparing.add_argument("--stimuli", type=Path, help="its pictures, where they have moved")
+    comparing.add_argument("--seed", type=int, default=0, help="of the noise that both draw from")
+    comparing.set_defaults(handler=_compare)
+
 
 def _distill(args: argparse.Namespace) -> int:
     try:
@@ -66,3 +74,14 @@ def _distill(args: argparse.Namespace) -> int:
     )
     distil = imported_packs.distil_prior if args.stage == "prior" else imported_packs.distil_unclip
     return told(args.out, *distil(args.pack, order))
+
+
+def _compare(args: argparse.Namespace) -> int:
+    try:
+        from engines.distill.compared_packs import compare_packs
+        from engines.distill.judging import told as worded
+    except ImportError as error:
+        return missing(error)
+    judged = compare_packs(args.teacher, args.student, args.session, args.stimuli, seed=args.seed, tell=print)
+    print(worded(judged))
+    return 0

@@ -129,12 +129,15 @@ def told(judged: JudgedStudent) -> str:
     low, high = judged.interval
     on = "decoded" if judged.decoded else "true"
     return (
-        f"on {on} tokens of {judged.pictures} held-out pictures: two-way identification {judged.student:.1%}, its "
-        f"teacher {judged.teacher:.1%}: {judged.points_lost:.1f} points lost [{low:.1f} to {high:.1f}]"
+        f"on {on} tokens of {judged.pictures} held-out pictures: two-way identification (chance 50%) "
+        f"{judged.student:.1%}, its teacher {judged.teacher:.1%}: {judged.points_lost:.1f} points lost "
+        f"[{low:.1f} to {high:.1f}]"
     )
 
 
-def gate(judged: JudgedStudent, allowed: float) -> None:
+def gate(
+    judged: JudgedStudent, allowed: float, remedy: str = "train longer, with a lower --rate, or state more points"
+) -> None:
     """Let a student pass that lost no more than so many points.
 
     Raises
@@ -144,8 +147,7 @@ def gate(judged: JudgedStudent, allowed: float) -> None:
     """
     if judged.points_lost > allowed or not np.isfinite(judged.points_lost):
         raise TrainingError(
-            f"the student is not sealed: {told(judged)}; expected at most {allowed:g} points (--lose): train longer, "
-            "with a lower --rate, or state more points"
+            f"the student is not sealed: {told(judged)}; expected at most {allowed:g} points (--lose): {remedy}"
         )
 
 

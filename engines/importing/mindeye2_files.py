@@ -147,10 +147,13 @@ def check_layout(draft: Draft, first: str, others: Sequence[str]) -> None:
 
 
 def open_ledger(name: str) -> tuple[Path, dict[str, Any], Ledger]:
-    """Path, content and ledger of a file."""
+    """Path, content and ledger of a file, or of a folder of shards."""
     path = locate(name)
     content = read(path)
-    return path, content, Ledger(path.name, content)
+    ledger = Ledger(path.name, content)
+    if path.is_dir():
+        ledger.drop("(?!model_state_dict$).*", "state of the training")
+    return path, content, ledger
 
 
 def add_prior(draft: Draft, ledger: Ledger, network: str, schedule: str) -> None:

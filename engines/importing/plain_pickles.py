@@ -24,7 +24,7 @@ class _Mark:
     """Where a group of values on the stack begins."""
 
 
-class _Name:
+class PickleName:
     """Something that the file asks for by name; it is never looked up."""
 
     def __init__(self, module: str, name: str) -> None:
@@ -70,7 +70,7 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as stream:
-            found = _finished(_Machine().run(genops(stream)))
+            found = _finished(PickleMachine().run(genops(stream)))
     except CheckpointError as error:
         raise CheckpointError(
             f"{path}: {error}; reading it would run code of the file: save its arrays as {path.stem}.safetensors"
@@ -82,14 +82,24 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
     return found
 
 
-class _Machine:
-    """The stack and the memo that opcodes work on."""
+class PickleMachine:
+    """The stack and the memo that opcodes work on: arrays of numpy, and containers of them.
+
+    Whoever understands more adds a method for each further operation.
+    """
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def run(self, operations: Any) -> Any:
+        """Follow operations as `pickletools.genops` yields them; return what is left.
+
+        Raises
+        ------
+        CheckpointError
+            One is not understood, or asks for more than data.
+        """
         for opcode, argument, _ in operations:
             name = opcode.name
             if name == "STOP":
@@ -152,15 +162,15 @@ class _Machine:
         self._stack[-1].update(zip(group[::2], group[1::2], strict=True))
 
     def _global(self, argument: str) -> None:
-        self._stack.append(_Name(*argument.split(" ", 1)))
+        self._stack.append(PickleName(*argument.split(" ", 1)))
 
     def _stack_global(self, _: None) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._stack.append(_Name(module, name))
+        self._stack.append(PickleName(module, name))
 
     def _reduce(self, _: None) -> None:
         arguments, called = self._stack.pop(), self._stack.pop()
-        if not isinstance(called, _Name) or called.text not in _CALLS:
+        if not isinstance(called, PickleName) or called.text not in _CALLS:
             raise CheckpointError(f"expected arrays only, got a call of {getattr(called, 'text', called)}")
         self._stack.append(_CALLS[called.text](*arguments))
 
@@ -175,7 +185,7 @@ def _filled(raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np
     return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)
 
 
-def _array(kind: _Name, *_: Any) -> _Array:
+def _array(kind: PickleName, *_: Any) -> _Array:
     if kind.text != "numpy.ndarray":
         raise CheckpointError(f"expected arrays only, got {kind.text}")
     return _Array()
@@ -216,6 +226,6 @@ def _finished(value: Any) -> Any:
         return value.value
     if isinstance(value, dict):
         return {key: _finished(one) for key, one in value.items()}
-    if isinstance(value, _Name | _Dtype | _Mark):
+    if isinstance(value, PickleName | _Dtype | _Mark):
         raise CheckpointError("expected arrays only, got something else")
     return value

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from engines.importing.sharded_files import read_folder
 from rtdecode.errors import CheckpointError
 
 _FILE = re.compile(r"(?P<dataset>datasets/)?(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
@@ -70,7 +71,7 @@ def _array_parts() -> list[Any]:
 
 
 def read(path: Path, *, arrays: bool = False) -> dict[str, Any]:
-    """Read a checkpoint: a safetensors file, or a torch file of tensors and plain containers.
+    """Read a checkpoint: a safetensors file, a torch file of tensors and plain containers, or a folder of shards.
 
     Parameters
     ----------
@@ -81,13 +82,10 @@ def read(path: Path, *, arrays: bool = False) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        It is a folder of shards, needs code to be read, or is damaged.
+        It needs code to be read or is damaged; or, of a folder, see `read_folder`.
     """
     if path.is_dir():
-        raise CheckpointError(
-            f"{path}: expected one file, got a folder. A DeepSpeed ZeRO checkpoint is put together by the script that "
-            f"lies in it: python {path}/zero_to_fp32.py {path.parent} pytorch_model.bin; give that file"
-        )
+        return read_folder(path, read)
     try:
         if path.suffix == ".safetensors":
             tensors: dict[str, Any] = load_file(path)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.distill.judging import gate
 from engines.tiny import picture_figures as metrics
 from engines.tiny.conditions import through_noise
 from engines.tiny.data import draw_sample
@@ -17,6 +18,7 @@ from engines.tiny.few_steps import FewSteps
 from engines.tiny.pipelines import reconstruct
 from engines.tiny.train import Trained, embed_all
 from engines.tiny.training_report import N_HELD_OUT, R2_LEVELS, sheet, to_uint8
+from rtdecode.decode.families.mindeye2.mindeye2_description import JudgedStudent
 from rtdecode.simulate.world import CATEGORIES
 
 COMPARED = ("identification", "two_way", "pix_corr", "ssim", "category")
@@ -59,6 +61,35 @@ def compare(trained: Trained, networks: FewSteps, seed: int) -> dict[str, Any]:
             key: _summary(values["student_2"][key] - values["teacher"][key]) for key in COMPARED
         }
     return figures
+
+
+def gate_students(figures: Mapping[str, Any], allowed: float) -> None:
+    """Let the students of prior and unCLIP pass that together lost no more than so many points on decoded tokens.
+
+    Parameters
+    ----------
+    figures : mapping
+        Of `compare`.
+    allowed : float
+        Points of two-way identification at each level of noise.
+
+    Raises
+    ------
+    TrainingError
+        They lost more.
+    """
+    for level in R2_LEVELS:
+        each = figures[f"r2_{level:g}"]
+        more, low, high = each["student_2_minus_teacher"]["two_way"]
+        judged = JudgedStudent(
+            pictures=figures["n"],
+            decoded=True,
+            teacher=each["teacher"]["two_way"][0],
+            student=each["student_2"]["two_way"][0],
+            points_lost=-100 * more,
+            interval=(-100 * high, -100 * low),
+        )
+        gate(judged, allowed, "train longer (--effort), or state more points; --resume goes on from the checkpoints")
 
 
 def contact_sheet(trained: Trained, networks: FewSteps, path: Path, seed: int) -> None:

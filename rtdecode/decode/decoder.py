@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,14 @@ class Decoder:
         return self._person("a beta", beta).likelihood(beta, self.candidates.tokens[np.array(rows)])
 
     def decode(
-        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str, candidates: Sequence[str] = ()
+        self,
+        beta: NDArray[np.float32],
+        truth: Sequence[str | None],
+        trial: str,
+        candidates: Sequence[str] = (),
+        *,
+        average: NDArray[np.float32] | None = None,
+        shown: int = 1,
     ) -> Iterator[DecodedPart]:
         """Yield the embedding, preview, picture and caption of a beta as they become ready, as far as there are.
 
@@ -172,25 +180,30 @@ class Decoder:
             Fixes the noise: revisions of its beta change the picture no more than the beta does.
         candidates : sequence of str
             Pictures to choose from.
+        average : ndarray of shape (v,), float32, or None
+            Mean of the betas of the stimulus so far, this one included: all but the scores is made of it.
+        shown : int
+            How many it is the mean of.
 
         Raises
         ------
         EngineError
             As `embed`.
         """
-        embedded, embedding = self._embed(beta, truth)
+        embedded, embedding = self._embed(beta, truth, average, shown)
         yield embedding
         if candidates:
             yield self._person("a beta", beta).choose(beta, candidates)
-        settled = self._pipeline.settle(embedded, embedding.score.predicted, trial)
+        score = embedding.score
+        settled = self._pipeline.settle(embedded, score.average_predicted or score.predicted, trial)
         if isinstance(self._pipeline, Previews) and (early := self._pipeline.preview(settled)) is not None:
-            yield Preview(image=frozen(early))
+            yield Preview(image=frozen(early), shown=shown)
         picture = self._pipeline.picture(settled, trial)
         if picture is not None:
-            yield Reconstruction(image=frozen(picture))
+            yield Reconstruction(image=frozen(picture), shown=shown)
         caption = self._pipeline.caption(settled)
         if caption is not None:
-            yield Caption(text=caption)
+            yield Caption(text=caption, shown=shown)
 
     def predict(self, volumes: Sequence[RegisteredVolume]) -> Prediction:
         """Predict of the last of some volumes of a run, `window` of them or fewer.
@@ -218,13 +231,23 @@ class Decoder:
             )
         return person
 
-    def _embed(self, beta: NDArray[np.float32], truth: Sequence[str | None]) -> tuple[Embedded, Embedding]:
+    def _embed(
+        self,
+        beta: NDArray[np.float32],
+        truth: Sequence[str | None],
+        average: NDArray[np.float32] | None = None,
+        shown: int = 1,
+    ) -> tuple[Embedded, Embedding]:
         person = self._person("a beta", beta)
-        embedded = self._pipeline.embed(person.adapter.chosen(beta))
+        score = person.score(beta, truth)
+        if average is not None:
+            score = self._person("a mean", average).with_average(score, average, shown, truth)
+        embedded = self._pipeline.embed(person.adapter.chosen(beta if average is None else average))
         return embedded, Embedding(
             tokens=frozen(embedded.tokens),
             components=frozen(embedded.components),
-            score=person.score(beta, truth),
+            score=score,
+            shown=shown,
             nearest={} if self._pool is None else dict(self._pool.nearest(embedded.tokens, _TOP)),
         )
 
@@ -273,13 +296,13 @@ class _Participant:
         p_signal = self._evidence.p_signal(reading.signal)
         refused = self._evidence.refusal(p_content, p_motion, p_signal)
         plausible = self._evidence.plausible(shares) & (not self._evidence.is_outlier(p_motion))
-        known = [row for row in map(self._pool.index, truth) if row is not None]
+        known = self._known(truth)
         best = np.argsort(-by_candidate, kind="stable")[:_TOP]
         return Score(
             predicted=categories[int(np.argmax(by_category))],
             probabilities=dict(zip(categories, tempered(by_category, evidence).tolist(), strict=True)),
             top=tuple(self._pool.names[int(i)] for i in best),
-            rank=float(mid_ranks(by_candidate)[known[0]]) if known else None,
+            rank=None if known is None else float(mid_ranks(by_candidate)[known]),
             pool=len(self._pool.names),
             posterior=dict(zip(self._pool.names, np.exp(log_softmax(by_candidate)).tolist(), strict=True)),
             evidence=evidence,
@@ -294,6 +317,25 @@ class _Participant:
             plausible=tuple(name for name, kept in zip(categories, plausible, strict=True) if kept),
             null=self._null,
         )
+
+    def with_average(
+        self, score: Score, average: NDArray[np.float32], shown: int, truth: Sequence[str | None]
+    ) -> Score:
+        """Add what the mean (v,) of so many trials names; what was learned of single trials says nothing of it."""
+        reading = self._encoding.read(average)
+        by_category = self._encoding.categories_of(reading, shown)
+        row = self._known(truth)
+        ranks = mid_ranks(self._encoding.pictures_of(reading, self._components))
+        return replace(
+            score,
+            shown=shown,
+            average_predicted=self._pool.categories[int(np.argmax(by_category))],
+            average_rank=None if row is None else float(ranks[row]),
+        )
+
+    def _known(self, truth: Sequence[str | None]) -> int | None:
+        """Row of the first name of what was shown that is in the pool."""
+        return next((row for row in map(self._pool.index, truth) if row is not None), None)
 
     def choose(self, beta: NDArray[np.float32], candidates: Sequence[str]) -> CandidateScore:
         """Say which of some pictures fits a beta (v,) best, or why that cannot be told."""
@@ -324,11 +366,11 @@ class _Participant:
             refused="",
         )
 
-    def _agreement(self, by_candidate: NDArray[np.float64], known: list[int]) -> float | None:
+    def _agreement(self, by_candidate: NDArray[np.float64], known: int | None) -> float | None:
         """Exact p-value of the announced candidate: its place among the others, if calibration showed none of these."""
-        if not known or self._pool_was_shown:
+        if known is None or self._pool_was_shown:
             return None
-        return p_value(np.delete(by_candidate, known[0]), float(by_candidate[known[0]]))
+        return p_value(np.delete(by_candidate, known), float(by_candidate[known]))
 
 
 def _responses(bundle: ParticipantBundle, folder: Path) -> PictureResponses:

@@ -10,6 +10,7 @@ taken for another.
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Hashable, Mapping
 from functools import cache
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from rtdecode import decoded
 from rtdecode.decoded import DecodedPart, topic_of
 from rtdecode.errors import BundleError, EngineError, RtdecodeError
-from rtdecode.records import RegisteredVolume, frozen
+from rtdecode.records import BetaUpdate, RegisteredVolume, frozen
 from rtdecode.typed import Table, checked
 
 END = b""
@@ -40,13 +41,16 @@ class Load(Table, frozen=True, kw_only=True, tag_field="kind", tag="load"):
 class Decode(Table, frozen=True, kw_only=True, tag_field="kind", tag="decode"):
     """Request to decode the values (v,) of a beta of a trial.
 
-    `truth` names what was shown, where known; `candidates` the pictures to choose from, if any.
+    `truth` names what was shown, where known; `candidates` the pictures to choose from, if any; `average` is the mean
+    over the trials of the stimulus so far, `shown` their number.
     """
 
     beta: NDArray[np.float32]
     truth: tuple[str | None, ...]
     trial: str
     candidates: tuple[str, ...]
+    average: NDArray[np.float32] | None
+    shown: int
 
 
 class Predict(Table, frozen=True, kw_only=True, tag_field="kind", tag="predict"):
@@ -123,6 +127,19 @@ def pack(frame: Request | Reply) -> bytes:
     return msgspec.msgpack.encode(frame, enc_hook=_plain)
 
 
+def decode_request(beta: BetaUpdate) -> Decode:
+    """Return the request to decode a beta."""
+    event = beta.event
+    return Decode(
+        beta=beta.beta,
+        average=beta.average,
+        shown=beta.shown,
+        truth=(event.stimulus, event.condition),
+        trial=event.trial,
+        candidates=event.candidates,
+    )
+
+
 def answer(part: DecodedPart, milliseconds: float, gpu_bytes: int | None) -> Answer:
     """Return the frame of one part of what was decoded."""
     return Answer(topic=topic_of(type(part)), part=part, ms=milliseconds, gpu_bytes=gpu_bytes)
@@ -183,11 +200,15 @@ def _typed(name: str, raw: object, kind: type[T]) -> T:
 
 def _hold(raw: object, hint: Any, path: str) -> None:
     """Hold records to their fields, and arrays to their type: msgspec leaves the one open and knows not the other."""
+    if isinstance(hint, types.UnionType):
+        if raw is not None:
+            _hold(raw, typing.get_args(hint)[0], path)
+        return
     if dataclasses.is_dataclass(hint) and isinstance(raw, Mapping):
-        types = _types(typing.cast(Hashable, hint))
-        for name in raw.keys() - types.keys():
+        kinds = _types(typing.cast(Hashable, hint))
+        for name in raw.keys() - kinds.keys():
             raise EngineError(f"{_SOURCE}: {path}.{name}: expected no such field")
-        for name, one in types.items():
+        for name, one in kinds.items():
             if name not in raw:
                 raise EngineError(f"{_SOURCE}: {path}.{name}: expected a value, got none")
             _hold(raw[name], one, f"{path}.{name}")

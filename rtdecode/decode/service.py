@@ -16,9 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rtdecode.decode import frames
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
@@ -169,15 +166,14 @@ class LocalService:
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        event = beta.event
-        return self.decode_array(beta.beta, (event.stimulus, event.condition), event.trial, event.candidates)
+        return self.decode_asked(frames.decode_request(beta))
 
-    def decode_array(
-        self, beta: NDArray[np.float32], truth: Sequence[str | None], trial: str, candidates: Sequence[str]
-    ) -> Iterator[tuple[DecodedPart, float]]:
-        """Decode the values (v,) of a beta of a trial; see `Decoder.decode`."""
+    def decode_asked(self, asked: frames.Decode) -> Iterator[tuple[DecodedPart, float]]:
+        """Decode as a request asks."""
         began = time.perf_counter()
-        for part in self._decoder.decode(beta, truth, trial, candidates):
+        for part in self._decoder.decode(
+            asked.beta, asked.truth, asked.trial, asked.candidates, average=asked.average, shown=asked.shown
+        ):
             yield part, 1e3 * (time.perf_counter() - began)
             began = time.perf_counter()
 
@@ -255,8 +251,8 @@ def _answer(outlet: Outlet, service: LocalService, number: int, frame: bytes) ->
         match frames.read_request(frame):
             case frames.Load(folder=folder):
                 outlet.send(number, frames.Loaded(identity=service.load(Path(folder))))
-            case frames.Decode(beta=beta, truth=truth, trial=trial, candidates=candidates):
-                for part, milliseconds in service.decode_array(beta, truth, trial, candidates):
+            case frames.Decode() as asked:
+                for part, milliseconds in service.decode_asked(asked):
                     outlet.send(number, frames.answer(part, milliseconds, service.gpu_bytes))
                 outlet.send(number, frames.Decoded())
             case frames.Predict(volumes=volumes):

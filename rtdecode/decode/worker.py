@@ -128,14 +128,7 @@ class WorkerService:
 
     def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
         """Decode one beta; see `DecodeService.decode`."""
-        event = beta.event
-        request = frames.Decode(
-            beta=beta.beta,
-            truth=(event.stimulus, event.condition),
-            trial=event.trial,
-            candidates=event.candidates,
-        )
-        for reply in self._ask(request, last=frames.Decoded):
+        for reply in self._ask(frames.decode_request(beta), last=frames.Decoded):
             if isinstance(reply, frames.Answer):
                 self._gpu_bytes = reply.gpu_bytes
                 yield reply.part, reply.ms

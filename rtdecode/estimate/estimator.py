@@ -13,6 +13,7 @@ from rtdecode.estimate import design, registration
 from rtdecode.estimate.calibrated import Calibrated, Learned
 from rtdecode.estimate.glm import Expectation, apply_weights
 from rtdecode.estimate.inputs import filled, motion_row, repetition_time, scaled
+from rtdecode.estimate.labels import sums_by_place
 from rtdecode.estimate.learning import FinishedRun, Prior, first_scales
 from rtdecode.estimate.quality import Censoring, RunQuality, framewise_displacement
 from rtdecode.estimate.reestimate import CalibrationBetas, Reestimator
@@ -118,6 +119,7 @@ class Estimator:
     def warm_up(self) -> None:
         """Compile the inner loops, so that the first volume is not slow."""
         apply_weights(np.zeros((1, 1)), np.zeros((1, 1), np.float32))
+        sums_by_place(np.zeros(1, np.int64), np.zeros(1, np.float32), 1)
         if self._settings.registration == "rigid":
             registration.warm_up()
 

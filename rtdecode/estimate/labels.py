@@ -12,6 +12,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from rtdecode.errors import SettingsError
+from rtdecode.estimate.compiled import compiled
 
 FEWEST_VOXELS = 3
 _AFFINE_MM = 1e-2
@@ -40,8 +41,7 @@ class Parcels:
 
     def means(self, masked: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the mean over each parcel, shape (p,), of a volume's values, shape (v,)."""
-        sums = np.bincount(self.places, weights=masked, minlength=len(self.names) + 1)
-        return np.asarray(sums[:-1] / self.sizes)
+        return np.asarray(sums_by_place(self.places, masked, len(self.names) + 1)[:-1] / self.sizes)
 
 
 def read_mask(name: str, path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -102,6 +102,15 @@ def read_parcels(
         places=np.where(kept[found] == inside, found, len(kept)),
         sizes=counts[counts >= FEWEST_VOXELS],
     )
+
+
+@compiled
+def sums_by_place(places: NDArray[np.int64], values: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """Sum values by place, as `numpy.bincount` does, without a copy of either in float64."""
+    found = np.zeros(count)
+    for voxel in range(len(places)):
+        found[places[voxel]] += values[voxel]
+    return found
 
 
 def _read(name: str, path: Path, what: str, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[Any]:

@@ -94,7 +94,14 @@ def _told(found: DecodedPart, encoding: Encoding = "jpeg") -> dict[str, Any]:
         return {name: _plain(getattr(found, name)) for name, note in told(type(found)).items() if note.streamed}
     height, width = found.image.shape[:2]
     image = encoded(found.image, encoding)
-    return {"image": image, "format": encoding, "width": width, "height": height, "color_space": "sRGB"}
+    return {
+        "image": image,
+        "format": encoding,
+        "width": width,
+        "height": height,
+        "color_space": "sRGB",
+        "shown": found.shown,
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -91,7 +91,6 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._source = source
-        self._pack = pack
         self._decoder = decoder
         self._recording = recording
         self._transport = transport
@@ -128,6 +127,7 @@ class Daemon:
             predicts=decoder.window > 0,
             films=films,
             blind=self._blind,
+            decide=lambda command: self.desk.decided(command),
         )
 
         self._decoding = Decoding(
@@ -192,7 +192,7 @@ class Daemon:
                 self._recording.decision("blinded", **structs.asdict(self._blind.seal))
             if self._settings.decode.bundle is not None:
                 self.desk.decode_with(str(self._settings.decode.bundle))
-        self.desk.busy = None
+        self.desk.open()
         self.desk.tell_session("running")
         return True
 

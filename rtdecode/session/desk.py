@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
-from rtdecode.errors import BundleError, Busy, Late
+from rtdecode.errors import BundleError, Busy, Late, ProtocolError
 from rtdecode.estimate.calibrated import expected_provenance, strangeness
 from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
@@ -91,6 +92,8 @@ class Desk:
         self.steering = Steering(settings)
         self.busy: str | None = None
         self.stop = threading.Event()
+        self._due: deque[Command] = deque()
+        self._lock = threading.Lock()
 
     def answer(self, request: requests.AnyRequest) -> dict[str, Any]:
         """Answer one request of a client.
@@ -112,6 +115,10 @@ class Desk:
                 return self._publisher.replay(request.topic, request.since_seq)
         if self.busy is not None:
             raise Busy(self.busy)
+        with self._lock:
+            return self._answer(request)
+
+    def _answer(self, request: requests.AnyRequest) -> dict[str, Any]:
         match request:
             case requests.Mode():
                 return self._mode(request)
@@ -127,6 +134,27 @@ class Desk:
                 return {}
             case requests.Event():
                 return self._event(request)
+        raise AssertionError(request)  # answered before
+
+    def open(self) -> None:
+        """Take requests from here on, and carry out what rules have decided while there was no time for it."""
+        self.busy = None
+        while self._due:
+            self.decided(self._due.popleft())
+
+    def decided(self, command: Command) -> None:
+        """Carry out what a rule of the protocol has decided, unless an interrupted session has done so; any thread."""
+        if self.busy is not None:
+            self._due.append(command)
+            return
+        with self._lock:
+            done = self.steering.answered(command.token, command.command) is not None
+            if done or (command.command == "pause" and self.steering.paused):
+                return
+            try:
+                self._carry_out(command)
+            except ProtocolError as error:  # the session is ending
+                _log.info("%s: %s", command.token, error)
 
     def _mode(self, asked: requests.Mode) -> dict[str, Any]:
         kind = "recalibrate" if asked.mode == "calibrate" else "decode"

@@ -122,7 +122,7 @@ class CommandEntry(_Entry, frozen=True, kw_only=True, tag="command"):
     """See `rtdecode.records.Command`."""
 
     token: str
-    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop"]
+    command: Literal["pause", "resume", "feedback", "bad_run", "recalibrate", "stop", "film"]
     reason: str
     run: int | None
     onset_s: float | None

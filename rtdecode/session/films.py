@@ -14,7 +14,8 @@ from rtdecode.decode.score.claim import CLAIM
 from rtdecode.decode.score.film_rows import MatchCalibration, calibrate_match
 from rtdecode.decode.score.stimulus_match import FilmMatch, Matched
 from rtdecode.packs.film_prediction import FilmPrediction, open_prediction
-from rtdecode.records import FilmStart, RegisteredVolume
+from rtdecode.protocol_file import FilmRule
+from rtdecode.records import Command, FilmStart, RegisteredVolume, Stamp
 from rtdecode.score_settings import FilmSettings
 
 FEWEST_PARCELS = 8
@@ -31,10 +32,18 @@ class Films:
     settings : FilmSettings
     predictions : mapping of str to FilmPrediction
         By the name of the film.
+    rule : FilmRule or None
+        What becomes of a film that is no longer followed.
     """
 
-    def __init__(self, settings: FilmSettings, predictions: Mapping[str, FilmPrediction]) -> None:
+    def __init__(
+        self, settings: FilmSettings, predictions: Mapping[str, FilmPrediction], rule: FilmRule | None = None
+    ) -> None:
         self._settings = settings
+        self._rule = rule
+        self._low = 0
+        self._asks = False
+        self._decided: list[Command] = []
         self._predictions = predictions
         self._start: FilmStart | None = None
         self._match: FilmMatch | None = None
@@ -58,6 +67,7 @@ class Films:
     def begin(self, start: FilmStart) -> None:
         """Take note that a film is on from here, or goes on after a pause."""
         self._start, self._match, self._moved = start, None, False
+        self._low, self._asks = 0, False
 
     def end(self, run: int) -> None:
         """Take note that a run is over; learn from it if its film was followed."""
@@ -94,12 +104,41 @@ class Films:
             offset_s=match.offset_s,
             claim=match.claim,
         )
-        return _with(told, found)
+        return self._ruled(_with(told, found), volume.stamp)
+
+    def decisions(self) -> Iterator[Command]:
+        """Yield what the protocol's rule has decided since the last time."""
+        while self._decided:
+            yield self._decided.pop(0)
 
     def faults(self) -> Iterator[wire.Fault]:
         """Yield what is to be told of the films since the last time."""
         while self._faults:
             yield self._faults.pop(0)
+
+    def _ruled(self, told: wire.StimulusMatch, stamp: Stamp) -> wire.StimulusMatch:
+        """Count the volumes for which the match has been low, decide by the rule, and tell what it asks."""
+        rule = self._rule
+        if rule is None:
+            return told
+        if told.invalid is None and not self._asks:
+            full = told.window == self._settings.window
+            self._low = self._low + 1 if full and told.z < rule.below_z else 0
+            if self._low >= rule.volumes:
+                self._asks = True
+                reason = (
+                    f"film {told.film} is not followed: its match was below {rule.below_z:g} for {self._low} volumes"
+                )
+                _log.info("run %d, volume %d: %s", stamp.run, stamp.volume, reason)
+                self._decided.append(
+                    Command(
+                        token=f"film rule, run {stamp.run}, volume {stamp.volume}",
+                        command="pause" if rule.action == "pause" else "film",
+                        reason=reason,
+                        target=rule.film or None,
+                    )
+                )
+        return replace(told, asks=rule.action, next_film=rule.film) if self._asks else told
 
     def _open(self, start: FilmStart, measured: tuple[str, ...], t_r_s: float | None) -> str | None:
         """Begin to follow a film with the parcels that are both predicted and measured; say why that cannot be."""
@@ -158,7 +197,7 @@ class Films:
         )
 
 
-def open_films(settings: FilmSettings) -> Films:
+def open_films(settings: FilmSettings, rule: FilmRule | None = None) -> Films:
     """Open all predictions of the settings.
 
     Raises
@@ -166,7 +205,7 @@ def open_films(settings: FilmSettings) -> Films:
     BundleError
         One cannot be used.
     """
-    return Films(settings, {name: open_prediction(folder) for name, folder in settings.predictions.items()})
+    return Films(settings, {name: open_prediction(folder) for name, folder in settings.predictions.items()}, rule)
 
 
 def _with(told: wire.StimulusMatch, found: Matched | str) -> wire.StimulusMatch:

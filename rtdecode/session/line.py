@@ -7,7 +7,7 @@ volume lane. What leaves are messages, records in the session folder, and betas 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from rtdecode import client as wire
@@ -40,6 +40,7 @@ from rtdecode.session.memory import give_back_memory
 from rtdecode.session.outcomes import Outcomes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording
+from rtdecode.session.repeats import Repeats
 from rtdecode.session.run_state import Progress, RunState, last_word
 from rtdecode.session.steering import Steering
 from rtdecode.settings import Settings
@@ -66,6 +67,8 @@ class Line:
         Follows the films that are shown.
     blind : Blind or None
         Decides what is shown for feedback.
+    decide : callable
+        Told what a rule of the protocol has decided; it comes back as an input.
 
     Attributes
     ----------
@@ -85,6 +88,7 @@ class Line:
         predicts: bool = False,
         films: Films | None = None,
         blind: Blind | None = None,
+        decide: Callable[[Command], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._estimator = estimator
@@ -94,8 +98,10 @@ class Line:
         self._predicts = predicts
         self._films = films
         self._steering = Steering(settings)
+        self._repeats = Repeats(settings.decode.average_repeats)
         self._feedback = follow_feedback(settings.feedback, blind, settings.calibration.runs)
         self._blind = blind
+        self._decide = decide
         self._clock = clock
         self._run: RunState | None = None
         self._announced: dict[int, RunStart] = {}
@@ -227,6 +233,8 @@ class Line:
             self._tell(self._films.faults())
             if match is not None:
                 self._publish(stamp, stages, match)
+            for command in self._films.decisions():
+                self._decide(command)
         if self._feedback is not None:
             took_s = self._clock.monotonic() - stamp.received_mono_s
             self._publish(stamp, stages, self._feedback.add(registered, took_s=took_s))
@@ -292,7 +300,8 @@ class Line:
                 self._publish(beta.stamp, stages, replace(shown, trial=event.trial, revision=beta.revision))
             self._publish(beta.stamp, stages, messages.no_score(beta))
         else:
-            replaced = self._waiting.pictures.put(beta)
+            followed = beta if self._steering.calibrates(event.run) else self._repeats.follow(beta)
+            replaced = self._waiting.pictures.put(followed)
             if replaced is not None:
                 self._recording.decision("superseded", trial=event.trial, revision=replaced.revision)
 
@@ -305,6 +314,7 @@ class Line:
             case "bad_run":
                 assert command.run is not None
                 self._estimator.leave_out(command.run)
+                self._repeats.leave_out(command.run)
                 self._recording.run(command.run).mark_bad(self._steering.bad_runs[command.run])
             case "recalibrate":
                 self._estimator.end_calibration(self._steering.calibration_runs, anew=True)

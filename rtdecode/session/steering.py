@@ -107,6 +107,10 @@ class Steering:
         """Whether trials of a run are to be decoded, once there is a bundle."""
         return self.bundle is not None or run > self.calibration_runs
 
+    def calibrates(self, run: int) -> bool:
+        """Whether a decoder of this session is fitted to trials of a run."""
+        return self._settings.decode.bundle is None and run <= self.calibration_runs
+
     def withheld(self, run: int) -> str | None:
         """Why a trial of a run that becomes due now is not decoded; None if it is."""
         return self.bad_runs.get(run) or ("decoding is paused" if self.paused else None)

@@ -1,7 +1,8 @@
 """A film that does not exist, a participant who watches it, and what an encoding model predicts of other brains.
 
-The film is a string of shots, several of each place: pictures of the project's own world. The prediction knows the
-shots and the responses of other people of the population, not those of the participant: as a published encoder does.
+The film is a string of shots, several of each place: pictures of the project's own world, with noises and spoken words
+where it has sound. The prediction knows the shots, what is heard, and the responses of other people of the population,
+not those of the participant: as a published encoder does.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from rtdecode.simulate.acquisition import sampled_at, time_courses
 from rtdecode.simulate.participant import Participant
 from rtdecode.simulate.playback import Announce
 from rtdecode.simulate.seeds import generator
-from rtdecode.simulate.visit import Trial
+from rtdecode.simulate.visit import Kind, Trial
 
 _SHOTS_A_SCENE = 3
+_HEARD_SHARE = 0.5
+_SAID = "there is a {}"
+_WORD_S = 0.4
 _FEWEST_VOXELS = 5
 
 
@@ -42,6 +46,8 @@ class FilmPlan:
         When the film begins in each run, seconds from its first volume.
     closed_s : tuple of (int, float, float)
         Run, and seconds of the run from and to which the eyes are closed.
+    sound : bool
+        Whether there is something to hear, and with it a transcript; it is heard with closed eyes as well.
     """
 
     seed: int = 0
@@ -51,10 +57,15 @@ class FilmPlan:
     shot_s: float = 3.0
     onset_s: float = 6.0
     closed_s: tuple[tuple[int, float, float], ...] = ()
+    sound: bool = False
     trials: tuple[Trial, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        made = [trial for run in range(1, self.runs + 1) for trial in self._shots(run)]
+        made = [
+            trial
+            for run in range(1, self.runs + 1)
+            for trial in (*self._shots(run), *(self._sounds(run) if self.sound else ()))
+        ]
         object.__setattr__(self, "trials", tuple(made))
 
     @property
@@ -68,8 +79,17 @@ class FilmPlan:
         return f"film{run}"
 
     def of_run(self, run: int) -> tuple[Trial, ...]:
-        """Shots of one run, in order."""
+        """Shots of one run in their order, then what is heard in it."""
         return tuple(trial for trial in self.trials if trial.run == run)
+
+    def transcript(self, run: int) -> list[tuple[float, float, str]]:
+        """Onset and length of each word, seconds of the film of a run, and the word; none without sound."""
+        return [
+            (trial.onset_s - self.onset_s + place * _WORD_S, _WORD_S, word)
+            for trial in self.of_run(run)
+            if trial.kind == "speech"
+            for place, word in enumerate(_SAID.format(trial.condition).split())
+        ]
 
     def announcing(self, announce: Announce) -> Announce:
         """Return what announces the films of this plan in place of their shots."""
@@ -106,6 +126,29 @@ class FilmPlan:
                     kind="blank" if closed else "picture",
                 )
             )
+        return made
+
+    def _sounds(self, run: int) -> list[Trial]:
+        """Noises in some of the shots, and words about what others show."""
+        rng = generator(self.seed, "sound", run)
+        made: list[Trial] = []
+        for number, shot in enumerate(self._shots(run)):
+            kind: Kind = "noise" if rng.random() < 0.5 else "speech"
+            length_s = float(rng.uniform(0.5, 2.5)) if kind == "noise" else _WORD_S * len(_SAID.split())
+            since_s = float(rng.uniform(0.0, max(self.shot_s - length_s, 0.0)))
+            if rng.random() < _HEARD_SHARE:
+                made.append(
+                    Trial(
+                        run=run,
+                        trial=f"r{run:02d}h{number:03d}",
+                        onset_s=shot.onset_s + since_s,
+                        duration_s=length_s,
+                        scene=None,
+                        stimulus=self.film(run),
+                        condition=shot.condition,
+                        kind=kind,
+                    )
+                )
         return made
 
 
@@ -163,13 +206,14 @@ def predict_film(plan: FilmPlan, run: int, labels: NDArray[np.int16], people: Se
             scene=shot.scene,
             stimulus=shot.stimulus,
             condition=shot.condition,
+            kind="picture" if shot.kind == "blank" else shot.kind,
         )
         for shot in plan.of_run(run)
     ]
     count = int(labels.max())
     total = np.zeros((volumes, count))
     for person in people:
-        evoked = person.responses([shot.scene for shot in shots])
+        evoked = person.responses([shot.scene for shot in shots], [shot.kind for shot in shots])
         courses = time_courses(person, tuple(shots), evoked, volumes * plan.t_r_s)
         at = sampled_at(courses, np.asarray((np.arange(volumes) + 0.5) * plan.t_r_s, np.float64))
         of_voxels = labels[tuple(person.voxels.T)]
@@ -184,8 +228,8 @@ def predict_film(plan: FilmPlan, run: int, labels: NDArray[np.int16], people: Se
         delay_s=0.0,
         parcels=names,
         networks=["Vis"] * count,
-        modalities=["vision"],
-        absent={"text": "the simulated film has none", "audio": "the simulated film has none"},
+        modalities=["text", "audio", "vision"] if plan.sound else ["vision"],
+        absent={} if plan.sound else {"text": "the simulated film has none", "audio": "the simulated film has none"},
     )
     predicted = (total / len(people)).astype(np.float32)
     return FilmPrediction(about=about, predicted=predicted, profiles={})

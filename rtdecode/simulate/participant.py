@@ -24,7 +24,7 @@ from rtdecode.simulate.population import LAPSED_RESPONSE, LAPSES, Population
 from rtdecode.simulate.protocol import Protocol
 from rtdecode.simulate.seeds import generator
 from rtdecode.simulate.trial_noise import TrialNoise
-from rtdecode.simulate.visit import Kind
+from rtdecode.simulate.visit import HEARD, Kind
 
 HRF_STEP_S = 0.25
 HRF_LENGTH_S = 32.0
@@ -55,6 +55,8 @@ class Imagined:
 IMAGINED = Imagined()
 CUE_RESPONSE = 0.3
 """Response to a letter, as a share of the mean one to pictures."""
+HEARD_RESPONSE = 0.25
+"""Response to what is heard in a film, in the voxels that answer to it, as a share of the mean one to pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,22 @@ class Participant:
             for stage, gain in ((EARLY, IMAGINED.early), (MIDDLE, IMAGINED.middle), (FRONT, IMAGINED.front)):
                 features[np.ix_(imagined, np.arange(stage.start, stage.stop))] *= gain
             evoked[shown] += features @ self.weights
+        for one in HEARD:
+            if (kind == one).any():
+                evoked[kind == one] = self._heard(speech=one == "speech")
         return evoked
+
+    def _heard(self, *, speech: bool) -> NDArray[np.float64]:
+        """Response to what is heard: of the foremost third of the voxels; to speech, of those on the left alone.
+
+        All people have it at the same place. Only the back of this brain responds to anything: what is heard has no
+        cortex of its own.
+        """
+        ras = self.protocol.affine[:3, :3] @ self.voxels.T + self.protocol.affine[:3, 3:]
+        answers = ras[1] > np.quantile(ras[1], 2 / 3)
+        if speech:
+            answers &= ras[0] < 0
+        return np.where(answers, HEARD_RESPONSE * self.parameters.mean_response, 0.0)
 
     def trials(self, evoked: NDArray[np.float64], run: int, kinds: Sequence[Kind] = ()) -> NDArray[np.float64]:
         """Turn noiseless responses of the trials of a run into what happens: trial noise and lapses.
@@ -153,7 +170,8 @@ class Participant:
         run : int
         kinds : sequence of Kind
             Of each trial; all are "picture" when omitted. To "half" the picture's part of the response is halved,
-            "lapsed" trials are not looked at, at "blank" ones nothing happens but what happens at rest.
+            "lapsed" trials are not looked at, at "blank" ones nothing happens but what happens at rest. What is heard
+            has no trial noise: it adds to what is seen, which has.
 
         Returns
         -------
@@ -164,8 +182,9 @@ class Participant:
         lapsed = (rng.random((len(evoked), 1)) < self.parameters.lapses) | (kind == "lapsed")
         half = self.mean + 0.5 * (evoked - self.mean)
         seen = np.where(lapsed, LAPSED_RESPONSE * self.mean, np.where(kind == "half", half, evoked))
-        blank = kind == "blank"
-        happened: NDArray[np.float64] = np.where(blank, 0.0, seen) + self.noise.draw(rng, ~blank[:, 0])
+        blank, heard = kind == "blank", np.isin(kind, HEARD)
+        seen = np.where(heard, evoked, seen)
+        happened: NDArray[np.float64] = np.where(blank, 0.0, seen) + self.noise.draw(rng, ~(blank | heard)[:, 0])
         return happened
 
     def region(self) -> NDArray[np.bool_]:

@@ -14,9 +14,10 @@ from PIL import Image
 from rtdecode.simulate import world
 from rtdecode.simulate.seeds import generator
 
-Kind = Literal["picture", "null", "half", "lapsed", "blank", "imagery", "cue"]
+Kind = Literal["picture", "null", "half", "lapsed", "blank", "imagery", "cue", "noise", "speech"]
 """What a trial is to the brain: a picture, one without content, half the signal, no look at it, nothing at all, a
-picture that is imagined (or, without a scene, nothing in particular), or the cue for that."""
+picture that is imagined (or, without a scene, nothing in particular), the cue for that, or what is heard in a film."""
+HEARD: Final = ("noise", "speech")
 NULL: Final = "null"
 """Stimulus and condition of announced pictures without content."""
 

@@ -65,3 +65,24 @@ def test_a_file_in_half_precision_takes_and_gives_single(tmp_path: Path) -> None
         np.testing.assert_array_equal(total, 2 * a.astype(np.float16).astype(np.float32))
     with pytest.raises(EngineError):
         engine.run({"a": a.astype(np.int64), "b": a})
+
+
+def test_large_weights_that_are_not_copied_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, half = onnx.helper, onnx.TensorProto.FLOAT16
+    rng, path = np.random.default_rng(1), tmp_path / "layer.onnx"
+    weight = (rng.standard_normal((200, 30)) / 14).astype(np.float16)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "layer",
+        [helper.make_tensor_value_info("x", half, ["batch", 200])],
+        [helper.make_tensor_value_info("y", half, ["batch", 30])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path, save_as_external_data=True, location="layer.onnx.data")
+    x = rng.standard_normal((3, 200)).astype(np.float16).astype(np.float32)
+    for limit in (2**30, 0):
+        monkeypatch.setattr("rtdecode.decode.runtime.engine.LARGE_BYTES", limit)
+        found = OnnxEngine(path, name="layer", threads=1).run({"x": x})["y"]
+        np.testing.assert_allclose(found, x @ weight.astype(np.float32), rtol=0, atol=5e-3)

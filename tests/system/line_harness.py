@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from calibration.calibrator import Calibrator
 from calibration.visit_client import TOPICS, CalibrationRun
 from rtdecode import client as wire
@@ -201,8 +203,14 @@ class Rig:
         settings, clock = self._settings, self._clock
         pack = open_pack(settings.decode.pack)
         calibrated = calibration_of(settings, pack)
+        protocol = None if settings.session.protocol is None else read_protocol(settings.session.protocol)
         past = Past(session_folder(settings.session)) if resume else None
-        text = f'[calibration]\nruns = {settings.calibration.runs}\n[film]\nparcels = "{settings.film.parcels}"\n'
+        told: dict[str, Any] = {"calibration": {"runs": settings.calibration.runs}}
+        if settings.film.predictions:
+            predictions = {name: str(path) for name, path in settings.film.predictions.items()}
+            told["film"] = {"parcels": settings.film.parcels, "predictions": predictions}
+            told["estimate"] = {"parcels": {name: str(path) for name, path in settings.estimate.parcels.items()}}
+        text = tomli_w.dumps(told)
         self._recording = Recording(settings.session, text, clock, resume=resume)
         known = past.runs() if past else ()
         self._source = FolderWatcher(settings.scanner, self._recording.session, clock, known=known)
@@ -216,8 +224,8 @@ class Rig:
             self.recorder,
             clock,
             calibrated=calibrated,
-            films=open_films(settings.film),
-            protocol=None if settings.session.protocol is None else read_protocol(settings.session.protocol),
+            films=open_films(settings.film, None if protocol is None else protocol.film),
+            protocol=protocol,
         )
         self.recorder.answer = self._daemon.desk.answer
         try:

@@ -194,7 +194,7 @@ def test_a_daemon_keeps_the_protocol_and_is_stopped_by_a_client(participant: Par
     folder = tmp_path / "sub-sim_ses-01"
     assert (folder / "protocol.toml").read_bytes() == (tmp_path / "protocol.toml").read_bytes()
     kinds = [r["kind"] if r["kind"] != "command" else r["command"] for r in read(folder / "journal" / "inputs.journal")]
-    assert kinds == ["session", "blinded", "pause", "stop"]
+    assert kinds == ["session", "sources", "blinded", "pause", "stop"]
     text = (tmp_path / "protocol.toml").read_text()
     (tmp_path / "protocol.toml").write_text(text.replace('version = "1"', 'version = "2"'))
     again = subprocess.run([*command, "--resume", "--reopen"], capture_output=True, text=True, check=False)

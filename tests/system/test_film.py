@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import re
 import shutil
+import sys
+import tomllib
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import tomli_w
 from msgspec import structs
+from PIL import Image
 
 from calibration.film_readout_fit import fit_session
+from calibration.report.film_plots import strongest
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.errors import BundleError, CalibrationError, ProtocolError, SettingsError
@@ -23,6 +32,9 @@ from rtdecode.evaluate.recorded_films import read_films
 from rtdecode.packs.film_prediction import FilmPrediction, open_prediction, read_trunk, write_prediction
 from rtdecode.packs.film_readout import open_readout
 from rtdecode.publish import requests
+from rtdecode.records import Command
+from rtdecode.session.desk import Desk
+from rtdecode.session.entries import CommandEntry, read_inputs
 from rtdecode.session.films import open_films
 from rtdecode.session.journal import read
 from rtdecode.settings import Settings, parse
@@ -31,7 +43,7 @@ from rtdecode.simulate.film import FilmPlan, parcel_labels, predict_film, write_
 from rtdecode.simulate.participant import Participant, ResponseParameters, make_participant
 from rtdecode.simulate.scanner import Scanner
 from tests.conftest import FakeClock
-from tests.system.line_harness import PROTOCOL, Recorder, Rig
+from tests.system.line_harness import PROTOCOL, Killed, Recorder, Rig
 from tests.system.test_resume import content, published
 
 PLAN = FilmPlan(seed=3, runs=2, volumes_per_run=130, closed_s=((2, 96.0, 150.0),))
@@ -73,10 +85,22 @@ def columnwise(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.array([np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 0.0 for a, b in pairs])
 
 
-def settings_for(prepared: Path, out: Path) -> Settings:
+PROTOCOL_TEXT = """
+format = 1
+name = "Films"
+version = "1"
+task = "film"
+t_r_s = 1.5
+film = {below_z = 1.0, volumes = 6, action = "pause"}
+runs = [{name = "film", purpose = "decoding", repeats = 2, blocks = [{condition = "film", duration_s = 180.0}]}]
+"""
+
+
+def settings_for(prepared: Path, out: Path, protocol: str = PROTOCOL_TEXT) -> Settings:
     (out / "export").mkdir(parents=True)
+    (out / "protocol.toml").write_text(protocol)
     raw = {
-        "session": {"participant": "sim", "output": ".", "seed": 3},
+        "session": {"participant": "sim", "output": ".", "seed": 3, "protocol": "protocol.toml"},
         "scanner": {"export_dir": "export", "gap_timeout_s": 4.0, "watch": "polling"},
         "estimate": {
             "mask": str(prepared / "region.nii.gz"),
@@ -148,6 +172,7 @@ def test_after_kills_every_volume_has_one_match_with_the_same_bytes(
     people: list[Participant],
     tmp_path: Path,
     kill_at: Callable[[list[int], random.Random], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reference = whole[1]
     outputs = list(read(reference / "journal" / "outputs.journal"))
@@ -155,8 +180,92 @@ def test_after_kills_every_volume_has_one_match_with_the_same_bytes(
     own = [place for place, record in enumerate(outputs) if record["topic"] == "stimulusmatch"]
     rng = random.Random(4)
     kill_at(sorted(inputs + place for place in rng.sample(own, 2)), rng)
+    carry_out, deaths = Desk._carry_out, iter([True])
+
+    def dying(self: Desk, command: Command) -> dict[str, Any]:
+        if next(deaths, False):
+            raise Killed  # the rule has decided, and nothing of it is on the disk
+        return carry_out(self, command)
+
+    monkeypatch.setattr(Desk, "_carry_out", dying)
     _, folder = watch(prepared, people, tmp_path)
     assert content(published(folder, "stimulusmatch")) == content(published(reference, "stimulusmatch"))
+    assert next(deaths, None) is None
+    assert [one.token for one in commands(folder)] == [one.token for one in commands(reference)]
+
+
+def test_the_rule_pauses_a_film_that_is_no_longer_followed(whole: tuple[Recorder, Path]) -> None:
+    found = [one for one in whole[0].of(wire.StimulusMatch) if one.run == 2]
+    usable = [one for one in found if one.invalid is None]
+    low = [one.window == 20 and one.z < 1.0 for one in usable]
+    (first, *_) = [place for place in range(5, len(low)) if all(low[place - 5 : place + 1])]
+    at = usable[first].volume
+    assert 64 < at < 100  # the eyes are closed from volume 64 to 100
+    assert [one.asks for one in found] == ["pause" if one.volume >= at else "" for one in found]
+    assert not any(one.asks for one in whole[0].of(wire.StimulusMatch) if one.run == 1)
+    (decided,) = commands(whole[1])
+    assert (decided.command, decided.token) == ("pause", f"film rule, run 2, volume {at}")
+    assert "film film2 is not followed: its match was below 1 for 6 volumes" in decided.reason
+    assert [one.paused for one in whole[0].of(wire.Session)][-1]
+
+
+def commands(folder: Path) -> list[CommandEntry]:
+    return [one for one in read_inputs(folder / "journal" / "inputs.journal") if isinstance(one, CommandEntry)]
+
+
+@pytest.mark.parametrize("nilearn", [True, False])
+def test_the_report_shows_the_measured_brain_beside_the_predicted_one(
+    whole: tuple[Recorder, Path],
+    prepared: Path,
+    tmp_path: Path,
+    nilearn: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not nilearn:
+        monkeypatch.setitem(sys.modules, "nilearn.plotting", None)
+    assert main(["report", str(whole[1]), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text()
+    pictures = re.findall(r'<img class="brain" alt="([^"]*)" src="data:image/png;base64,([^"]*)">', text)
+    each = ["measured", "predicted", "measured", "predicted", "correlation over time"]
+    assert [alt for alt, _ in pictures] == 2 * each
+    drawn = [np.asarray(Image.open(BytesIO(b64decode(content))).convert("RGB"), np.int64) for _, content in pictures]
+    assert all((one.max(2) - one.min(2) > 60).sum() > 100 for one in drawn)  # something in colour
+    assert 'src="http' not in text
+    films = json.loads((tmp_path / "report.json").read_text())["films"]
+    assert [(one["film"], one["run"], one["asked"]) for one in films] == [("film1", 1, ""), ("film2", 2, "pause")]
+    told = {one.volume: one for one in whole[0].of(wire.StimulusMatch) if one.run == 2}
+    second = films[1]
+    for volume, z, network in zip(second["volumes"], second["z"], second["networks"]["Vis"], strict=True):
+        one = told[volume]
+        assert (z, network) == ((one.z, one.networks["Vis"]) if one.invalid is None else (None, None))
+    truth = open_prediction(prepared / "film2")
+    recorded = read_films(whole[1])[1]
+    names = list(second["correlation"])
+    values, on = recorded.at_volumes(truth.predicted[:, [truth.about.parcels.index(n) for n in names]], PLAN.t_r_s)
+    expected = columnwise(values[on], recorded.measured[on][:, [recorded.parcels.index(n) for n in names]])
+    np.testing.assert_allclose(list(second["correlation"].values()), expected, atol=1e-8)
+
+
+def test_a_report_without_the_prediction_says_so(
+    whole: tuple[Recorder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "sub-sim_ses-01"
+    shutil.copytree(whole[1], own)
+    settings = tomllib.loads((own / "settings.toml").read_text())
+    settings["film"]["predictions"] = {"film1": "gone/film1"}
+    (own / "settings.toml").write_text(tomli_w.dumps(settings))
+    assert main(["report", str(own)]) == 0
+    text = (own / "report" / "report.html").read_text()
+    assert "gone/film1: expected a sealed folder" in text
+    assert "the settings name no prediction or label image" in text
+    assert text.count("stimulus match over time") == 2
+
+
+def test_what_is_strongest_along_an_axis_keeps_its_sign() -> None:
+    volume = np.random.default_rng(0).standard_normal((4, 5, 6))
+    for axis in range(3):
+        low, high = volume.min(axis), volume.max(axis)
+        np.testing.assert_array_equal(strongest(volume, axis), np.where(-low > high, low, high))
 
 
 def test_lost_volumes_do_not_shift_the_film(
@@ -200,6 +309,19 @@ def test_a_film_that_nobody_predicted_is_refused_before_it_counts(prepared: Path
     with pytest.raises(ProtocolError, match=r"film 'other': expected one of film.predictions in the settings: film1"):
         rig.request(requests.Event, kind="film", run=1, stimulus="other", onset_s=0.0)
     rig.leave()
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ('action = "switch"', r"film.film: expected the name of a film for switch alone, got '' for switch"),
+        ('action = "pause", film = "film1"', r"film.film: expected the name of a film for switch alone, got 'film1'"),
+        ('action = "switch", film = "calm"', r"film.film: expected one of film.predictions, got 'calm'"),
+    ],
+)
+def test_a_rule_that_cannot_be_carried_out_is_refused(prepared: Path, tmp_path: Path, rule: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        settings_for(prepared, tmp_path / "out", PROTOCOL_TEXT.replace('action = "pause"', rule))
 
 
 def test_settings_that_do_not_fit_together_are_refused(prepared: Path, tmp_path: Path) -> None:

@@ -85,16 +85,16 @@ def test_the_message_of_a_score_says_what_is_declared_and_the_trial() -> None:
         assert not note.streamed or getattr(message, name) == getattr(SCORE, name)
 
 
-def test_the_columns_of_the_table_are_those_that_were_written_before() -> None:
+def test_the_columns_of_the_table_are_those_that_are_told() -> None:
     assert DECODED_COLUMNS == (
         "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
         "supported", "refused", "p_content", "p_category", "p_motion", "p_signal", "p_agreement", "plausible", "null",
-        "claim",
+        "claim", "shown", "average_predicted", "average_rank",
         "shift", "spread", "caption", "revisions", "recon", "latency_ms",
     )  # fmt: skip
     assert decoded.row([decoded.Caption(text="a cat"), SCORE]) == [
         "cat", 2.5, 2, 0.6, 0.5, 1, "", "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats",
-        None, "0.123", None, "a cat",
+        None, 1, None, None, "0.123", None, "a cat",
     ]  # fmt: skip
 
 

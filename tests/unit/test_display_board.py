@@ -330,6 +330,15 @@ def test_a_film_has_a_strip_with_gaps_where_there_is_no_match() -> None:
     assert board.now()["doing"] == "watching"
 
 
+def test_what_the_protocol_asks_of_a_film_is_shown() -> None:
+    board = board_of(session(), wire.Run(session="01-01", run=1, state="started"), match(0))
+    assert board.state()["match"]["asks"] == ""
+    board.apply(match(1, asks="pause"))
+    assert board.state()["match"]["asks"] == "pause"
+    board.apply(match(2, asks="switch", next_film="calm"))
+    assert board.state()["match"]["asks"] == "switch to calm"
+
+
 def test_the_next_run_begins_without_a_film() -> None:
     board = board_of(session(), wire.Run(session="01-01", run=1, state="started"), match(0))
     board.apply(wire.Run(session="01-01", run=2, state="started"))

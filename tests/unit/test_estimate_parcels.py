@@ -15,7 +15,7 @@ from scipy import ndimage
 from rtdecode.errors import SettingsError
 from rtdecode.estimate import Estimator
 from rtdecode.estimate.design import RunTiming
-from rtdecode.estimate.labels import read_parcels
+from rtdecode.estimate.labels import read_parcels, sums_by_place
 from rtdecode.estimate.learning import first_scales
 from rtdecode.estimate.region import RegionSignal
 from rtdecode.records import RegisteredVolume, Stamp, Volume
@@ -100,6 +100,12 @@ def test_parcels_are_the_means_that_nilearn_takes_of_the_resampled_volumes(
     for place, volume in enumerate(registered):
         means = parcels.means(volume.masked)
         np.testing.assert_allclose(means, [known[name][place] for name in parcels.names], rtol=1e-6)
+
+
+def test_sums_by_place_are_numpys_to_the_last_bit() -> None:
+    rng = np.random.default_rng(3)
+    places, values = rng.integers(0, 9, 4000), rng.standard_normal(4000).astype(np.float32)
+    np.testing.assert_array_equal(sums_by_place(places, values, 12), np.bincount(places, values, 12))
 
 
 def test_their_percent_signal_change_goes_the_way_of_regions(

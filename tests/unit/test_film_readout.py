@@ -16,7 +16,7 @@ from engines.film.encoding import FilmOrder, encode_film
 from rtdecode.__main__ import main
 from rtdecode.decode.networks.build import load
 from rtdecode.errors import BundleError, CalibrationError, EngineError
-from rtdecode.packs.film_prediction import open_prediction
+from rtdecode.packs.film_prediction import open_prediction, read_trunk, write_prediction
 from rtdecode.packs.film_readout import FilmReadout, ReadoutTable, open_readout, write_readout
 from tests.film_small import SHAPE, small_features, small_pack
 
@@ -146,12 +146,20 @@ def test_a_film_is_predicted_for_a_fitted_participant(tmp_path: Path, capsys: py
             with torch.no_grad():
                 parts.append(network(*given, keep).trunk[0].numpy())
         hidden.append(np.concatenate(parts)[: round(160.0 / 1.49)])
+    np.testing.assert_allclose(read_trunk(tmp_path / "P"), np.mean(hidden, axis=0), atol=1e-4)
     expected = np.mean(hidden, axis=0) @ own.weights + own.constant
     np.testing.assert_allclose(found.predicted, expected, atol=1e-4)
     assert (found.about.subject, found.about.parcels) == ("nina", ["5", "6", "7"])
     assert found.about.networks == ["Vis"] * 3
     assert found.about.sources["readout"] == identity
     assert "107 volumes of 3 parcels" in capsys.readouterr().out
+
+
+def test_a_prediction_without_what_the_heads_read_cannot_be_fitted_to(tmp_path: Path) -> None:
+    pack, features = small_pack(tmp_path), small_features(tmp_path / "features", 160.0)
+    write_prediction(tmp_path / "P", encode_film(pack, features, FilmOrder(ablate=False)).prediction)
+    with pytest.raises(BundleError, match=r"expected trunk\.safetensors, what the model's heads read of the film"):
+        read_trunk(tmp_path / "P")
 
 
 def test_a_participant_who_was_fitted_to_another_pack_is_refused(tmp_path: Path) -> None:

@@ -37,7 +37,14 @@ REPLIES: tuple[frames.Reply, ...] = (
 REQUESTS: tuple[frames.Request, ...] = (
     frames.Load(folder="/x"),
     frames.Predict(volumes=(registered(0), registered(1))),
-    frames.Decode(beta=np.ones(4, np.float32), truth=("cat7", None), trial="t1", candidates=("cat7", "dog1")),
+    frames.Decode(
+        beta=np.ones(4, np.float32),
+        truth=("cat7", None),
+        trial="t1",
+        candidates=("cat7", "dog1"),
+        average=np.zeros(4, np.float32),
+        shown=2,
+    ),
 )
 
 
@@ -154,6 +161,8 @@ def test_what_was_packed_is_read_to_the_last_bit() -> None:
     request = frames.read_request(frames.pack(REQUESTS[-1]))
     assert isinstance(request, frames.Decode)
     assert (request.truth, request.trial, request.beta.tolist()) == (("cat7", None), "t1", [1.0] * 4)
+    assert request.average is not None
+    assert (request.average.tolist(), request.shown) == ([0.0] * 4, 2)
 
 
 def test_a_request_that_cannot_be_read_is_answered_with_its_fault() -> None:

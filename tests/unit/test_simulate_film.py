@@ -40,6 +40,33 @@ def test_its_film_is_announced_in_place_of_the_shots() -> None:
     assert told[1] == {"kind": "film", "run": 1, "stimulus": "film1", "onset_s": 6.0}
 
 
+def test_what_is_heard_comes_with_its_words_and_is_heard_with_closed_eyes() -> None:
+    plan = FilmPlan(seed=2, runs=1, volumes_per_run=60, sound=True, closed_s=((1, 30.0, 60.0),))
+    heard = [one for one in plan.trials if one.kind in ("noise", "speech")]
+    assert [one for one in plan.trials if one not in heard] == list(
+        FilmPlan(seed=2, runs=1, volumes_per_run=60, closed_s=((1, 30.0, 60.0),)).trials
+    )
+    assert {one.kind for one in heard} == {"noise", "speech"}
+    assert any(30 <= one.onset_s < 60 for one in heard)
+    said = [one for one in heard if one.kind == "speech"]
+    words = plan.transcript(1)
+    assert [word for _, _, word in words] == [word for one in said for word in ("there", "is", "a", one.condition)]
+    onsets = [one.onset_s - 6.0 + 0.4 * place for one in said for place in range(4)]
+    np.testing.assert_allclose([onset for onset, _, _ in words], onsets)
+    assert plan.transcript(1)[-1][0] < plan.duration_s
+    assert PLAN.transcript(1) == []
+
+
+def test_the_prediction_tells_what_it_rests_on_and_what_is_missing(person: Participant) -> None:
+    labels = parcel_labels(person, side_mm=20.0)
+    silent = predict_film(PLAN, 1, labels, [person])
+    loud = predict_film(FilmPlan(seed=2, runs=1, volumes_per_run=60, sound=True), 1, labels, [person])
+    assert (silent.about.modalities, silent.about.absent.keys()) == (["vision"], {"text", "audio"})
+    assert (loud.about.modalities, loud.about.absent) == (["text", "audio", "vision"], {})
+    more = np.abs(loud.predicted - silent.predicted).max(0) > 1e-6
+    assert 0 < more.sum() < len(more)  # some parcels hear
+
+
 def test_parcels_have_voxels_enough_and_lie_in_the_region(person: Participant) -> None:
     labels = parcel_labels(person, side_mm=20.0)
     sizes = np.bincount(labels.ravel())[1:]
@@ -48,14 +75,16 @@ def test_parcels_have_voxels_enough_and_lie_in_the_region(person: Participant) -
     assert person.region()[labels > 0].all()
 
 
-def test_the_prediction_of_a_brain_is_what_its_volumes_do_without_noise(person: Participant) -> None:
+@pytest.mark.parametrize("sound", [False, True])
+def test_the_prediction_of_a_brain_is_what_its_volumes_do_without_noise(person: Participant, sound: bool) -> None:
+    plan = FilmPlan(seed=2, runs=1, volumes_per_run=60, sound=sound)
     labels = parcel_labels(person, side_mm=20.0)
-    found = predict_film(PLAN, 1, labels, [person])
+    found = predict_film(plan, 1, labels, [person])
     quiet = NoiseParameters(
         thermal_tsnr=1e6, autoregressive=0.0, physiological=0.0, common=0.0, drift=0.0, motion_walk_mm=0.0, spikes=0
     )
-    evoked = person.responses([shot.scene for shot in PLAN.trials])
-    volumes = np.array(list(Acquisition(person, quiet).run(1, PLAN.trials, evoked, PLAN.volumes_per_run)), float)
+    evoked = person.responses([shot.scene for shot in plan.trials], [shot.kind for shot in plan.trials])
+    volumes = np.array(list(Acquisition(person, quiet).run(1, plan.trials, evoked, plan.volumes_per_run)), float)
     first = round(PLAN.onset_s / PLAN.t_r_s)
     correlations = []
     for label, predicted in enumerate(found.predicted.T, 1):

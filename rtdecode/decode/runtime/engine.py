@@ -29,6 +29,9 @@ _FAILURES: tuple[type[Exception], ...] = (
 )
 CRASHES_ON_HALVES = "MatmulTransposeFusion"
 """ONNX Runtime 1.32 ends the process where this meets attention in float16."""
+LARGE_BYTES = 2**30
+"""Weights above this are kept but once, as the file has them. ONNX Runtime would take five times the memory for those
+in float16: as read, in float32, and laid out anew. Runs then take longer: float32 is made of one after the other."""
 
 
 class Engine(Protocol):
@@ -96,9 +99,14 @@ class OnnxEngine:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = 3
+        disabled = [CRASHES_ON_HALVES]
+        weights = path.with_name(f"{path.name}.data")
+        if weights.exists() and weights.stat().st_size > LARGE_BYTES:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            disabled.append("ConstantFolding")
         try:
             self._session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[CRASHES_ON_HALVES]
+                path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
         except _FAILURES as error:
             raise EngineError(f"{name}: {path} cannot be loaded: {error}") from None

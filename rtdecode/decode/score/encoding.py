@@ -143,10 +143,18 @@ class EncodingModel:
         """Log-likelihood (n,), up to a constant, of pictures with components (n, k)."""
         return self._likelihood(reading.components, components)
 
-    def categories_of(self, reading: Reading) -> Float64:
-        """Log-likelihood (c,) of each category: of its calibration pictures, and by the linear heads."""
-        by_category = mean_likelihood(reading.pictures[None], self.picture_category, len(reading.categories))[0]
-        return np.asarray(float(self.encoder_weight[0]) * by_category + reading.categories)
+    def categories_of(self, reading: Reading, shown: int = 1) -> Float64:
+        """Log-likelihood (c,) of each category: of its calibration pictures, and by the linear heads.
+
+        Parameters
+        ----------
+        reading : Reading
+        shown : int
+            Trials that the beta is the mean of: with noise of their own, their log-likelihoods add up.
+        """
+        pictures, heads = shown * reading.pictures, shown * reading.categories
+        by_category = mean_likelihood(pictures[None], self.picture_category, len(heads))[0]
+        return np.asarray(float(self.encoder_weight[0]) * by_category + heads)
 
     def content_of(self, reading: Reading) -> float:
         """How much likelier the beta is with a picture of calibration in it than with the average picture, in nats.

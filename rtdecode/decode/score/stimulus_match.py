@@ -77,12 +77,18 @@ class _Times:
             self._own = 0.5 * (self._rows * expected).sum(1)
 
     def of(self, values: Float64) -> Float64:
+        return np.asarray(self._rows @ self._chosen(values) - self._own)
+
+    def at(self, values: Float64, place: int) -> float:
+        return float(self._rows[place] @ self._chosen(values) - self._own[place])
+
+    def _chosen(self, values: Float64) -> Float64:
         chosen = values[self._members]
         if not self._calibrated:
             chosen = chosen - chosen.mean()
             length = float(np.linalg.norm(chosen))
             chosen = chosen / length if length > 0 else chosen
-        return np.asarray(self._rows @ chosen - self._own)
+        return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,13 +104,16 @@ class _Film:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Past:
-    """What is kept of a volume: where in the film it lies, its correlation, its scores at every time."""
+    """What is kept of a volume: where in the film it lies, its correlation, its scores at every time.
+
+    `aligned` holds these scores, and those of each network, by the shift of the film from the true time.
+    """
 
     place: int
     index: int
     plain: float
     scores: Float64
-    networks: list[Float64]
+    aligned: Float64
 
 
 class FilmMatch:
@@ -235,12 +244,14 @@ class FilmMatch:
         return np.asarray(values / self._scale)
 
     def _scored(self, place: int, index: int, values: Float64) -> _Past:
+        scores = np.array([times.of(values) for times in (self._film.judge, *self._film.networks.values())])
+        count = scores.shape[1]
         return _Past(
             place=place,
             index=index,
-            plain=float(self._film.plain.of(values)[place]),
-            scores=self._film.judge.of(values),
-            networks=[times.of(values) for times in self._film.networks.values()],
+            plain=self._film.plain.at(values, place),
+            scores=scores[0],
+            aligned=scores[:, (place + np.arange(count)) % count],
         )
 
     def _settle(self) -> bool:
@@ -250,8 +261,8 @@ class FilmMatch:
         """
         step_s = self._t_r_s / _OFFSETS_A_VOLUME
         reach = int(LATEST_S / step_s)
-        candidates = np.arange(-reach, reach + 1) * step_s
-        best = float(candidates[np.argmax([self._whole(offset_s) for offset_s in candidates])])
+        candidates = np.asarray(np.arange(-reach, reach + 1) * step_s, np.float64)
+        best = float(candidates[np.argmax(self._whole(candidates))])
         if not self._sure(best):
             return False
         self._settled = True
@@ -261,20 +272,20 @@ class FilmMatch:
         self._past = []
         return True
 
-    def _whole(self, offset_s: float) -> float:
-        """Score of all volumes so far at an offset from where they are taken to lie."""
+    def _whole(self, offsets_s: Float64) -> Float64:
+        """Score of all volumes so far at each offset from where they are taken to lie."""
         scores = np.array([one.scores for one in self._past])
-        places = np.array([one.place for one in self._past]) - offset_s / self._t_r_s
+        places = np.array([one.place for one in self._past]) - offsets_s[:, None] / self._t_r_s
         low = np.floor(places).astype(np.intp)
         share = places - low
-        volumes, last = np.arange(len(places)), scores.shape[1] - 1
+        volumes, last = np.arange(len(scores)), scores.shape[1] - 1
         before, after = (scores[volumes, np.clip(each, 0, last)] for each in (low, low + 1))
-        return float(((1 - share) * before + share * after).sum())
+        return np.asarray(((1 - share) * before + share * after).sum(1))
 
     def _sure(self, offset_s: float) -> bool:
         """Whether a match at this offset stands out of those at other times of the film."""
         shift = round(-offset_s / self._t_r_s)
-        totals = _shifted(self._past)
+        totals = _shifted(self._past)[0]
         true = totals[shift % len(totals)]
         decoys = totals[self._decoys(len(totals), shift)]
         return len(decoys) > 1 and decoys.std() > 0 and (true - decoys.mean()) / decoys.std() >= _SURE_Z
@@ -286,7 +297,8 @@ class FilmMatch:
 
     def _matched(self, newest: _Past) -> Matched | str:
         recent = [one for one in self._past[-self._window :] if newest.index - one.index < self._window]
-        totals = _shifted(recent)
+        every = _shifted(recent)
+        totals = every[0]
         decoys = self._decoys(len(totals))
         if len(decoys) < 2:
             return f"the film is too short to have decoys {DECOY_S:g} s away"
@@ -296,7 +308,9 @@ class FilmMatch:
             z=_z(float(totals[0]), others),
             rank=float((others < totals[0]).mean() + 0.5 * (others == totals[0]).mean()),
             volumes=len(recent),
-            networks={name: _network_z(recent, place, decoys) for place, name in enumerate(self._film.networks)},
+            networks={
+                name: _z(float(own[0]), own[decoys]) for name, own in zip(self._film.networks, every[1:], strict=True)
+            },
         )
 
     def _bet(self, one: _Past) -> None:
@@ -312,7 +326,7 @@ class FilmMatch:
         self._block.append(one)
         if len(self._block) < self._window:
             return
-        totals = _shifted(self._block)
+        totals = _shifted(self._block)[0]
         others = totals[self._decoys(len(totals))]
         if len(others):
             p = (1 + np.count_nonzero(others >= totals[0])) / (1 + len(others))
@@ -321,17 +335,9 @@ class FilmMatch:
         self._rest = math.ceil(_GAP_S / self._t_r_s)
 
 
-def _shifted(some: Sequence[_Past], network: int | None = None) -> Float64:
-    """Sum of scores of volumes at every shift of the film, which is taken as a ring."""
-    rows = np.array([one.scores if network is None else one.networks[network] for one in some])
-    count = rows.shape[1]
-    places = (np.array([one.place for one in some])[:, None] + np.arange(count)) % count
-    return np.asarray(np.take_along_axis(rows, places, 1).sum(0))
-
-
-def _network_z(some: Sequence[_Past], network: int, decoys: NDArray[np.intp]) -> float:
-    totals = _shifted(some, network)
-    return _z(float(totals[0]), totals[decoys])
+def _shifted(some: Sequence[_Past]) -> Float64:
+    """Sum of scores of volumes at every shift of the film, which is taken as a ring; a row each of all and networks."""
+    return np.asarray(np.array([one.aligned for one in some]).sum(0))
 
 
 def _z(true: float, others: Float64) -> float:

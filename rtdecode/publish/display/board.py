@@ -237,6 +237,7 @@ class Board:
             "claim": _finite(message.claim),
             "networks": {text(name): _finite(value) for name, value in message.networks.items()},
             "invalid": "" if known else text(message.invalid),
+            "asks": " to ".join(filter(None, (text(message.asks), text(message.next_film)))),
         }
         self._timed("match", message)
 

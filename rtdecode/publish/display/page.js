@@ -115,7 +115,8 @@ function showMatch({ match }) {
   text("match-z", known ? `z ${last[1].toFixed(1)}` : "–");
   const late = match.offset_s ? `began ${match.offset_s.toFixed(1)} s later than announced` : "";
   const claim = `evidence that it is followed ${Number(match.claim.toPrecision(2))}${match.claim >= CLAIM ? " (it is)" : ` of ${CLAIM}`}`;
-  text("match-note", [match.invalid || `better than ${percent(last[2])} of other times of the film, chance 50%`, `${match.film}, last ${match.window} volumes`,
+  const asks = match.asks ? `the protocol asks: ${match.asks}` : "";
+  text("match-note", [asks, match.invalid || `better than ${percent(last[2])} of other times of the film, chance 50%`, `${match.film}, last ${match.window} volumes`,
     `${match.parcels} parcels`, match.calibrated ? "calibrated" : "not calibrated", late, claim].filter(Boolean).join(" · "));
   text("match-networks", Object.entries(match.networks).map(([name, z]) => `${name} ${z === null ? "–" : z.toFixed(1)}`).join(" · "));
   traces($("match"), match.points, [{ column: 1, label: "z" }], { least: 4 });
