@@ -231,7 +231,10 @@ def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
     assert without.can_support
     assert taught.can_support
     for name, tensor in without.encoding.tensors().items():
-        np.testing.assert_array_equal(tensor, taught.encoding.tensors()[name])
+        if name != "noise_range":  # of evidence: only null trials are scaled by noise
+            np.testing.assert_array_equal(tensor, taught.encoding.tensors()[name])
+    assert without.encoding.noise_range.tolist() == [1, 1]
+    assert 0 < taught.encoding.noise_range[0] < taught.encoding.noise_range[1] == np.inf
 
 
 def test_noise_seldom_passes_for_signal() -> None:

@@ -72,8 +72,8 @@ class EncodingModel:
         Of each of these, its place among the categories.
     own_noise : ndarray of shape (r,), float32
         Diagonal of S, of the first `r` voxels.
-    least_distance : ndarray of shape (1,), float32
-        Of `Reading.distance`, that content allows for.
+    noise_range : ndarray of shape (2,), float32
+        Least and most of `Reading.distance` that content allows for; both 1 where it does not look at it.
     whitener : ndarray of shape (q, r), float32
         W of ``S^-1 = diag(1 / own_noise) - W' W``.
     signal_weights : ndarray of shape (r,), float32
@@ -97,7 +97,7 @@ class EncodingModel:
     pictures: Float32
     picture_category: NDArray[np.int64]
     own_noise: Float32
-    least_distance: Float32
+    noise_range: Float32
     whitener: Float32
     signal_weights: Float32
     category_weights: Float32
@@ -161,7 +161,7 @@ class EncodingModel:
 
         Runs differ in noise, and what it says of pictures grows with it: it is divided by how strong the beta's own is.
         """
-        noise = np.sqrt(max(reading.distance, float(self.least_distance[0])))
+        noise = np.sqrt(np.clip(reading.distance, *self.noise_range))
         scores = self._likelihood(reading.components / noise, self.pictures)
         return float(logsumexp(scores) - np.log(len(scores)))
 
