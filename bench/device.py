@@ -4,7 +4,8 @@ The shipped pack, and MindEye2's shapes with random weights. On a GPU the full s
 steps with a small autoencoder beside the published 38 in the same run; without one the same is done at cut-down shapes
 on the CPU, and the figures of the GPU are owed. The device's own rates are measured first, and what they make the floor
 of each part. Then a small pack must give on the device what it gives on the CPU, part by part in each precision, and
-every picture must be finite and the same twice, or nothing is timed.
+every picture must be finite and the same twice, or nothing is timed. What may make the unCLIP faster (channels_last,
+torch.compile, FP8) stands beside it as it is, each with the difference that it makes; fine-tuning tells steps a second.
 
     python bench/device.py [--json FILE] [--quick] [--dims small|cut|full] [--precision float16|bfloat16] [--trace FILE]
 """
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from _card import Card, least_ms, measure, waited
 from _card import timed as time_it
+from _moves import TRIALS, moves, tuning
 from _report import print_table, write_json
 
 from engines.compile.onnx_export import loaded, parts_of
@@ -59,6 +61,7 @@ STEPS = (1, 2, 4)
 SIDES = (64, 96)  # of the latents of 512 and 768 px
 ALIKE = 1e-2
 GOAL, FLOOR_GOAL, EXTRA_MS, GIB_GOAL = 20.0, 2.5, 10.0, 16.0
+TUNED_S = 180.0
 MESSAGE = "beta to encoded message, 2 steps"
 
 
@@ -193,6 +196,7 @@ def mindeye2(dims: str, precision: str | None, times: int, folder: Path, trace: 
     beta = np.random.default_rng(0).standard_normal(stages.ridge[0].shape[1]).astype(np.float32)
     sides = SIDES if dims == "full" else (stages.latent_side,)
     gpu = torch.cuda.is_available()
+    unclip = loaded(pack, "unclip", "unclip")
     return {
         "dims": dims,
         "backend": backend.name,
@@ -209,6 +213,8 @@ def mindeye2(dims: str, precision: str | None, times: int, folder: Path, trace: 
             }
             for side in sides
         ],
+        "moves": moves(unclip, backend.device, DTYPES[precision], max(2, times // 3), **{**sizes_of(pack), "batch": 1}),
+        "finetune": tuning(pack, backend.device, 20 if gpu else 2),
         "peak_gpu_gib": torch.cuda.max_memory_reserved() / 2**30 if gpu else None,
     }
 
@@ -234,6 +240,18 @@ def report(tiny: Sequence[Any], found: dict[str, Any]) -> None:
         print(f"{MESSAGE}: {got:.1f} ms, goal on a GPU {FLOOR_GOAL:g} x floor + {EXTRA_MS:g} ms: ", end="")
         print(f"{FLOOR_GOAL * floor + EXTRA_MS:.1f} ms")
         print("of {wall_ms:.1f} ms for a picture, profiled, {kernel_ms:.1f} are kernels".format(**side["two_steps"]))
+    rows = [
+        [one["move"], f"{one['median_ms']:.1f}", f"{one['difference']:.1e}"]
+        if "median_ms" in one
+        else [one["move"], "", one["skipped"]]
+        for one in found["moves"]
+    ]
+    print_table("One step of the unCLIP at the pack's own size", ["", "median ms", "difference, or why not"], rows)
+    tuned = found["finetune"]
+    print(
+        f"\nfine-tuning, rank 8, {tuned['batch']} of {TRIALS} trials a step: {tuned['steps_s']:.2f} steps/s; ", end=""
+    )
+    print(f"all trainings of a visit: {tuned['whole_s']:.0f} s (goal on a GPU {TUNED_S:g} s)")
     if found["peak_gpu_gib"] is None:
         print("No GPU: its figures, beside the floors, are owed.")
     else:

@@ -96,11 +96,18 @@ def draft_mindeye1(
         draft.tables["generator"] = {**_GENERATORS[versatile], **(generator or {})}
     check_layout(draft, "brain", ("prior",))
     if sources.scaling is not None:
-        _add_scaling(draft, locate(sources.scaling))
+        add_scaling(draft, locate(sources.scaling))
     return draft
 
 
-def _add_scaling(draft: Draft, path: Path) -> None:
+def add_scaling(draft: Draft, path: Path) -> None:
+    """Add mean and scale of the betas that the brain network takes.
+
+    Raises
+    ------
+    CheckpointError
+        The file holds something else.
+    """
     content, voxels = read(path), draft.stages["brain"].sizes["voxels"]
     for name in ("mean", "scale"):
         if not isinstance(content.get(name), Tensor) or tuple(content[name].shape) != (voxels,):

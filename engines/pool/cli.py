@@ -21,9 +21,18 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("embeddings", type=Path, nargs="+", help="files of rtdecode engines embed")
         parser.set_defaults(handler=_build if name == "build" else _add)
     search = what.add_parser("search", help="name the pictures of a pool that are most like others")
-    search.add_argument("pool", type=Path, help="folder of the pool")
+    search.add_argument("pool", help="folder of the pool, or the address of a knn-service of clip-retrieval")
     search.add_argument("queries", type=Path, help="file of rtdecode engines embed")
     search.add_argument("-k", type=int, default=5, help="pictures to name")
+    search.add_argument("--index", help="with an address: which of its indexes, the first by default")
+    search.add_argument(
+        "--rerank",
+        type=Path,
+        nargs=2,
+        metavar=("POOL_TOKENS", "QUERY_TOKENS"),
+        help="files of hidden tokens of the pool's pictures and of the queries, by the same names: 16 candidates of a "
+        "query are told in the order of these",
+    )
     search.set_defaults(handler=_search)
 
 
@@ -49,9 +58,16 @@ def _add(args: argparse.Namespace) -> int:
 def _search(args: argparse.Namespace) -> int:
     from engines.pool.disk_index import open_source
     from rtdecode.decode.score.disk_pool import DiskPool
+    from rtdecode.decode.score.remote_pool import RemotePool
+    from rtdecode.decode.score.reranking import CANDIDATES, reranked
 
-    pool, queries = DiskPool(args.pool), open_source(args.queries)
+    remote = "://" in args.pool
+    pool = RemotePool(args.pool, index=args.index) if remote else DiskPool(Path(args.pool))
+    queries = open_source(args.queries)
+    tokens = [open_source(path).by_name() for path in args.rerank or ()]
     for i, name in enumerate(queries.names):
-        found = ", ".join(f"{other} {cosine:.3f}" for other, cosine in pool.nearest(queries.rows(i, i + 1), args.k))
-        print(f"{name}: {found}")
+        near = pool.nearest(queries.rows(i, i + 1), max(args.k, CANDIDATES) if tokens else args.k)
+        if tokens and name in tokens[1]:
+            near = reranked(near, tokens[1][name], tokens[0])
+        print(f"{name}: {', '.join(f'{other} {cosine:.3f}' for other, cosine in near[: args.k])}")
     return 0

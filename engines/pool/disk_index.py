@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from rtdecode.decode.score.disk_pool import (
     import_faiss,
     read_pool,
 )
+from rtdecode.decode.score.mapped import map_tensor
 from rtdecode.errors import TrainingError
 
 SHARD_ROWS = 250_000
@@ -58,6 +60,10 @@ class Source:
             name = self.names[first + int(np.argmax(wrong))]
             raise TrainingError(f"{self.path}: {name}: expected an embedding, got zeros or NaN")
         return np.ascontiguousarray(found / lengths)
+
+    def by_name(self) -> Mapping[str, NDArray[Any]]:
+        """Return the rows by their names, mapped from the disk."""
+        return dict(zip(self.names, map_tensor(self.path, "tokens"), strict=True))
 
 
 def open_source(path: Path) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; each sets ``handler``."""
-    train = commands.add_parser("train", help="train ridge, backbone and prior of MindEye2 on several participants")
-    train.add_argument("settings", type=Path, help="TOML file; see engines/training/multi_participant.py")
+    train = commands.add_parser("train", help="train MindEye2's networks on several participants, or MindEye1's on one")
+    train.add_argument(
+        "settings",
+        type=Path,
+        help='TOML file; see engines/training/multi_participant.py, and with kind = "mindeye1" mindeye1_training.py',
+    )
     train.add_argument("--out", type=Path, required=True, help="folder of the pack; checkpoints go beside it")
     train.add_argument("--licence", required=True, help="licence of the weights, for whoever gets the pack")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints")
@@ -34,10 +39,20 @@ def missing(error: ImportError) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     try:
+        from engines.training.mindeye1_training import train_mindeye1
         from engines.training.multi_participant import train_from
     except ImportError as error:
         return missing(error)
-    return told(args.out, *train_from(args.settings, args.out, licence=args.licence, resume=args.resume))
+    train = train_mindeye1 if _kind(args.settings) == "mindeye1" else train_from
+    return told(args.out, *train(args.settings, args.out, licence=args.licence, resume=args.resume))
+
+
+def _kind(settings: Path) -> object:
+    """Tell what is to be trained; what cannot be read is told by whoever reads all of it."""
+    try:
+        return tomllib.loads(settings.read_text(encoding="utf-8")).get("kind")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
 
 
 def _carry(args: argparse.Namespace) -> int:

@@ -87,7 +87,9 @@ def contrastive_features(tokens: Tensor) -> Tensor:
     return functional.normalize(tokens.float().flatten(1), dim=-1)
 
 
-def bimixco(predicted: Tensor, target: Tensor, *, temperature: float, mix: Mix | None = None) -> Tensor:
+def bimixco(
+    predicted: Tensor, target: Tensor, *, temperature: float, mix: Mix | None = None, one_way: bool = False
+) -> Tensor:
     """Contrastive loss in both directions, with the targets of mixed samples shared.
 
     Parameters
@@ -97,6 +99,8 @@ def bimixco(predicted: Tensor, target: Tensor, *, temperature: float, mix: Mix |
     temperature : float
     mix : Mix, optional
         None for the plain contrastive loss.
+    one_way : bool
+        Only from what is predicted to the targets, as MixCo and InfoNCE.
     """
     logits = _logits(predicted, target, temperature)
     if mix is None:
@@ -105,6 +109,8 @@ def bimixco(predicted: Tensor, target: Tensor, *, temperature: float, mix: Mix |
         shares = torch.diag(mix.betas.float())
         # Assigned, not added, as published: a sample that is its own partner keeps 1 - beta only.
         shares[torch.arange(len(logits), device=logits.device), mix.perm] = 1 - mix.betas.float()
+    if one_way:
+        return _cross_entropy(logits, shares)
     return (_cross_entropy(logits, shares) + _cross_entropy(logits.T, shares.T)) / 2
 
 

@@ -130,10 +130,18 @@ class ImageryVisit(SimulatedVisit):
         self._begin(out, clock, plan)
         cues = {chr(ord("A") + i): stimulus for i, stimulus in enumerate(plan.targets)}
         self.imagery = ImageryProtocol(targets=cues, cue=CUE, catch=CATCH)
-        self.settings["decode"] |= {"pack": "tiny-imagery", "undecoded_conditions": [CUE]}
-        self.settings["calibration"]["null_stimuli"] = [NULL, CUE, CATCH]
+        for section, values in imagery_settings(plan).items():
+            self.settings[section] |= values
+
+
+def imagery_settings(plan: ImageryPlan) -> dict[str, dict[str, Any]]:
+    """Sections of the settings of a visit in which pictures are imagined."""
+    return {
+        "decode": {"pack": "tiny-imagery", "undecoded_conditions": [CUE]},
+        "calibration": {"null_stimuli": [NULL, CUE, CATCH]},
         # Nothing is drawn before the epoch is over: what is seen would take the place of what is imagined.
-        self.settings["estimate"] |= {"revise_at_s": [], "final_at_s": plan.epoch_s + _AFTER_EPOCH_S}
+        "estimate": {"revise_at_s": [], "final_at_s": plan.epoch_s + _AFTER_EPOCH_S},
+    }
 
 
 class RecordedVisit:

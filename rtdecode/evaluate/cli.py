@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtdecode.evaluate.evaluation import Figure, Unavailable
 
 
 def register(subparsers: Any) -> None:
@@ -12,7 +16,18 @@ def register(subparsers: Any) -> None:
     from rtdecode.evaluate.judges import default_weights
 
     parser = subparsers.add_parser("evaluate", help="compare what a session decoded with what was shown")
-    parser.add_argument("session", type=Path, metavar="SESSION", help="session folder")
+    parser.add_argument("session", type=Path, nargs="?", metavar="SESSION", help="session folder")
+    parser.add_argument(
+        "--betas",
+        type=Path,
+        metavar="FILE",
+        help="instead of a session: recorded betas, which the networks of --pack decode (betas, and in the metadata "
+        "stimuli and tasks)",
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="with --betas: pictures drawn of each stimulus")
+    parser.add_argument(
+        "--legacy", action="store_true", help="two-way also as the notebook of NSD-Imagery counts it: 1 / (n - 1) low"
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of shown pictures, <stimulus>.png or .jpg")
     parser.add_argument("--captions", type=Path, help="JSON of stimulus to its caption, or a list of them")
     parser.add_argument("--pack", help="pack whose embedder judges too; the session's by default")
@@ -27,27 +42,73 @@ def register(subparsers: Any) -> None:
         metavar="NAME=MASK",
         help="with --encoder: also over the voxels of a NIfTI mask on the session's grid; may be repeated",
     )
-    parser.add_argument("--out", type=Path, help="folder of the report; SESSION/evaluation by default")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the report; SESSION/evaluation by default, with --betas FILE/../evaluation"
+    )
     parser.set_defaults(handler=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
+    from rtdecode.errors import SettingsError
     from rtdecode.evaluate.brain_judge import open_judge
     from rtdecode.evaluate.evaluation import evaluate, read_references
     from rtdecode.evaluate.recorded_session import read_pairs
     from rtdecode.evaluate.results_page import write
 
-    pairs = read_pairs(args.session, args.images)
+    if (args.session is None) == (args.betas is None):
+        raise SettingsError(["expected either a session folder or --betas FILE"])
     references = None if args.captions is None else read_references(args.captions)
+    if args.betas is not None:
+        return _evaluate_betas(args, references)
+    pairs = read_pairs(args.session, args.images)
     judge = None if args.encoder is None else open_judge(args.encoder, args.session, args.region)
     figures, missing = evaluate(
-        pairs, pack=_pack(args.session, args.pack), weights=args.weights, references=references, judge=judge
+        pairs,
+        pack=_pack(args.session, args.pack),
+        weights=args.weights,
+        references=references,
+        judge=judge,
+        legacy=args.legacy,
     )
     page = write(pairs, figures, missing, args.out or args.session / "evaluation", f"Evaluation of {args.session.name}")
-    table = Table("measure", "mean", "95 % interval", "chance", "trials", title=str(args.session))
+    _tell(str(args.session), figures, missing, pairs.left_out)
+    print(page)
+    return 0
+
+
+def _evaluate_betas(args: argparse.Namespace, references: Mapping[str, Sequence[str]] | None) -> int:
+    """Decode recorded betas, task by task, and judge what was drawn."""
+    from rtdecode.decode.families.family import record_decoder
+    from rtdecode.errors import SettingsError
+    from rtdecode.evaluate.evaluation import evaluate
+    from rtdecode.evaluate.recorded_betas import decoded_pairs, read_recorded
+    from rtdecode.evaluate.results_page import write
+    from rtdecode.packs import open_pack
+
+    problems = ["--betas goes with --pack, whose networks decode them"] if args.pack is None else []
+    problems += ["--encoder judges sessions"] if args.encoder is not None else []
+    problems += [f"--repeats: expected at least 1, got {args.repeats}"] if args.repeats < 1 else []
+    if problems:
+        raise SettingsError(problems)
+    pack = open_pack(args.pack)
+    recorded = read_recorded(args.betas, args.images)
+    decode = record_decoder(pack)
+    for one in recorded:
+        pairs = list(decoded_pairs(one, decode, repeats=args.repeats))
+        figures, missing = evaluate(*pairs, pack=pack, weights=args.weights, references=references, legacy=args.legacy)
+        title = f"{args.betas.stem}{f', {one.task}' if one.task else ''}, {args.repeats} times by {pack.name}"
+        out = args.out or args.betas.parent / "evaluation"
+        page = write(pairs[0], figures, missing, out / one.task, f"Evaluation of {title}")
+        _tell(title, figures, missing, one.left_out)
+        print(page)
+    return 0
+
+
+def _tell(title: str, figures: Sequence[Figure], missing: Sequence[Unavailable], left_out: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("measure", "mean", "95 % interval", "chance", "trials", title=title)
     for one in figures:
         interval = f"{one.interval[0]:.3f} to {one.interval[1]:.3f}"
         better = " (lower is better)" if one.lower_is_better else ""
@@ -56,10 +117,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     Console().print(table)
     for absent in missing:
         print(f"not taken: {absent.name}: {absent.reason}")
-    if pairs.left_out:
-        print(f"{len(pairs.left_out)} trials left out, for example {pairs.left_out[0]}")
-    print(page)
-    return 0
+    if left_out:
+        print(f"{len(left_out)} trials left out, for example {left_out[0]}")
 
 
 def _pack(session: Path, wanted: str | None) -> Any:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +52,16 @@ class Figure:
     lower_is_better: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Measured:
+    """A measure of each trial, before it is a figure."""
+
+    name: str
+    each: NDArray[np.float64]
+    chance: float | None = None
+    lower_is_better: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unavailable:
     """A measure that could not be taken, and why."""
@@ -63,17 +72,20 @@ class Unavailable:
 
 def evaluate(
     pairs: Pairs,
-    *,
+    *further: Pairs,
     pack: EnginePack | None,
     weights: Path,
     references: Mapping[str, Sequence[str]] | None = None,
     judge: BrainJudge | None = None,
+    legacy: bool = False,
 ) -> tuple[list[Figure], list[Unavailable]]:
     """Take the papers' measures, as far as their weights are on this machine.
 
     Parameters
     ----------
     pairs : Pairs
+    *further : Pairs
+        The same trials decoded again: of each trial the mean over all of them counts.
     pack : EnginePack or None
         Whose embedder judges too.
     weights : Path
@@ -82,10 +94,29 @@ def evaluate(
         Captions of each stimulus.
     judge : BrainJudge or None
         Judges the pictures by the brain that they were decoded from.
+    legacy : bool
+        Tell two-way identification also as `two_way_each` counts it with `legacy`.
     """
+    missing: list[Unavailable] = []
+    each_time: list[list[_Measured]] = []
+    for one in (pairs, *further):
+        found, missing = _measured(one, pack, weights, references or {}, judge, legacy=legacy)
+        each_time.append(found)
+    return [_figure(same) for same in zip(*each_time, strict=True)], missing
+
+
+def _measured(
+    pairs: Pairs,
+    pack: EnginePack | None,
+    weights: Path,
+    references: Mapping[str, Sequence[str]],
+    judge: BrainJudge | None,
+    *,
+    legacy: bool,
+) -> tuple[list[_Measured], list[Unavailable]]:
     found = [
-        _figure("PixCorr", metrics.pixcorr(pairs.true, pairs.made)),
-        _figure("SSIM", metrics.ssim(pairs.true, pairs.made)),
+        _Measured(name="PixCorr", each=metrics.pixcorr(pairs.true, pairs.made)),
+        _Measured(name="SSIM", each=metrics.ssim(pairs.true, pairs.made)),
     ]
     missing: list[Unavailable] = []
     for feature in networks.FEATURES:
@@ -96,7 +127,8 @@ def evaluate(
         except (ImportError, RuntimeError, ValueError, KeyError) as error:
             missing.append(Unavailable(name=feature.name, reason=f"{type(error).__name__}: {error}"))
         else:
-            found.append(_compared(feature.name, compute(pairs.true), compute(pairs.made), distance=feature.distance))
+            true, made = compute(pairs.true), compute(pairs.made)
+            found += _compared(feature.name, true, made, distance=feature.distance, legacy=legacy)
     try:
         if pack is None:
             raise EngineError("the session's pack is not on this machine (--pack NAME)")
@@ -104,25 +136,25 @@ def evaluate(
     except EngineError as error:
         missing += [Unavailable(name=name, reason=str(error)) for name in ("pack's embedder", "retrieval")]
     else:
-        found.append(_compared("pack's embedder", true, made, distance=False))
+        found += _compared("pack's embedder", true, made, distance=False, legacy=legacy)
         if pairs.tokens is None or pairs.tokens.shape != true.shape:
             missing.append(Unavailable(name="retrieval", reason="the session's journal holds no such embeddings"))
         else:
             found += _retrieval(pairs.tokens, true)
     if judge is not None:
         found += _brain(pairs, judge, pack)
-    _captions(pairs, references or {}, weights, found, missing)
+    _captions(pairs, references, weights, found, missing)
     return found, missing
 
 
-def _brain(pairs: Pairs, judge: BrainJudge, pack: EnginePack | None) -> list[Figure]:
+def _brain(pairs: Pairs, judge: BrainJudge, pack: EnginePack | None) -> list[_Measured]:
     """Correlation over voxels of what an encoder predicts of the pictures with what was measured, per region."""
     if pack is None:
         raise EngineError("brain correlation: expected the pack that the encoder was fitted with (--pack NAME)")
     figures = []
     for name, shown in (("", pairs.made), (", of the pictures shown", pairs.true)):
         for region, each in judge.correlations(pairs, embedded(pack, shown)).items():
-            figures.append(_figure(f"brain correlation, {region}{name}", each, 0.0))
+            figures.append(_Measured(name=f"brain correlation, {region}{name}", each=each, chance=0.0))
     return figures
 
 
@@ -143,26 +175,36 @@ def read_references(path: Path) -> dict[str, list[str]]:
     return {name: [said] if isinstance(said, str) else [str(one) for one in said] for name, said in content.items()}
 
 
-def _figure(name: str, each: NDArray[Any], chance: float | None = None, *, lower_is_better: bool = False) -> Figure:
-    each = np.asarray(each, np.float64)
+def _figure(same: Sequence[_Measured]) -> Figure:
+    """Make a figure of a measure that was taken once or several times of the same trials."""
+    first = same[0]
+    each = np.mean([np.asarray(one.each, np.float64) for one in same], axis=0)
     each = each[np.isfinite(each)]
     return Figure(
-        name=name,
+        name=first.name,
         value=float(each.mean()),
         interval=bootstrap_interval(each, np.random.default_rng(0), resamples=_RESAMPLES),
-        chance=chance,
+        chance=first.chance,
         n=len(each),
-        lower_is_better=lower_is_better,
+        lower_is_better=first.lower_is_better,
     )
 
 
-def _compared(name: str, true: NDArray[np.float32], made: NDArray[np.float32], *, distance: bool) -> Figure:
+def _compared(
+    name: str, true: NDArray[np.float32], made: NDArray[np.float32], *, distance: bool, legacy: bool
+) -> list[_Measured]:
     if distance:
-        return _figure(f"{name}, distance", metrics.correlation_distance(true, made), lower_is_better=True)
-    return _figure(f"{name}, two-way", metrics.two_way_counts(true, made) / (len(true) - 1), 0.5)
+        away = metrics.correlation_distance(true, made)
+        return [_Measured(name=f"{name}, distance", each=away, lower_is_better=True)]
+    found = [_Measured(name=f"{name}, two-way", each=metrics.two_way_each(true, made), chance=0.5)]
+    if legacy:
+        each = metrics.two_way_each(true, made, legacy=True)
+        chance = 0.5 - 1 / (len(true) - 1)
+        found.append(_Measured(name=f"{name}, two-way, legacy", each=each, chance=chance))
+    return found
 
 
-def _retrieval(brain: NDArray[np.float32], images: NDArray[np.float32]) -> list[Figure]:
+def _retrieval(brain: NDArray[np.float32], images: NDArray[np.float32]) -> list[_Measured]:
     """Top-1 both ways among 300 candidates, 30 draws of them, or among all where there are fewer."""
     n = len(brain)
     size = min(n, CANDIDATES)
@@ -174,7 +216,7 @@ def _retrieval(brain: NDArray[np.float32], images: NDArray[np.float32]) -> list[
             total[rows] += hits(brain[rows], images[rows])
             seen[rows] += 1
         drawn = seen > 0
-        figures.append(_figure(f"{name}, top-1 of {size}", total[drawn] / seen[drawn], 1 / size))
+        figures.append(_Measured(name=f"{name}, top-1 of {size}", each=total[drawn] / seen[drawn], chance=1 / size))
     return figures
 
 
@@ -196,7 +238,7 @@ def _captions(
     pairs: Pairs,
     references: Mapping[str, Sequence[str]],
     weights: Path,
-    found: list[Figure],
+    found: list[_Measured],
     missing: list[Unavailable],
 ) -> None:
     known = [i for i, name in enumerate(pairs.stimuli) if references.get(name)]
@@ -211,6 +253,6 @@ def _captions(
     for name, alike in measures.items():
         if known:
             each = [alike(pairs.captions[i], references[pairs.stimuli[i]]) for i in known]
-            found.append(_figure(name, np.array(each)))
+            found.append(_Measured(name=name, each=np.array(each, np.float64)))
         else:
             missing.append(Unavailable(name=name, reason="no captions of the shown pictures (--captions FILE)"))

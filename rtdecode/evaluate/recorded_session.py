@@ -19,7 +19,8 @@ from rtdecode.stimuli import picture_of
 
 PX = 256
 """Height and width at which published pictures are judged."""
-_FEWEST = 3
+FEWEST = 3
+"""Trials that can be compared."""
 
 Float32 = NDArray[np.float32]
 
@@ -80,9 +81,9 @@ def read_pairs(session: Path, images: Path) -> Pairs:
             rows.append(row)
             shown.append(true)
             made.append(own)
-    if len(rows) < _FEWEST:
+    if len(rows) < FEWEST:
         raise SettingsError(
-            [f"{session}: expected at least {_FEWEST} decoded trials to compare, got {len(rows)}", *left_out[:5]]
+            [f"{session}: expected at least {FEWEST} decoded trials to compare, got {len(rows)}", *left_out[:5]]
         )
     embedded = _tokens(session)
     tokens = [embedded.get(row["trial"]) for row in rows]

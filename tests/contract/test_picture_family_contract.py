@@ -12,6 +12,7 @@ from PIL import Image
 
 from engines.compile.plan_building import export_pack
 from rtdecode.__main__ import main
+from rtdecode.decode.families.family import record_decoder
 from rtdecode.decode.families.mindeye1 import FAMILY as MINDEYE1
 from rtdecode.decode.families.mindeye1 import load_mindeye1
 from rtdecode.decode.families.mirage_imagery import FAMILY as MIRAGE_IMAGERY
@@ -50,6 +51,19 @@ def stimuli(made: tuple[Any, EnginePack], tmp_path: Path) -> Path:
 
 def test_the_family_keeps_the_contract(made: tuple[Any, EnginePack], stimuli: Path) -> None:
     check_family(*made, stimuli)
+
+
+def test_recorded_betas_are_decoded_by_the_networks_of_the_pack(made: tuple[Any, EnginePack]) -> None:
+    family, pack = made
+    betas = np.random.default_rng(6).standard_normal((3, 40)).astype(np.float32)
+    load: Callable[..., Any] = load_mindeye1 if family is MINDEYE1 else load_mirage_imagery
+    found, right = record_decoder(pack)(betas, 5), load(pack).decode(betas, seed=5)
+    np.testing.assert_array_equal(found.picture, right.picture)
+    assert found.tokens is not None
+    tokens = right.retrieval if family is MINDEYE1 else right.heads["retrieval"]
+    np.testing.assert_array_equal(found.tokens, tokens.reshape(-1))
+    other = record_decoder(pack)(betas, 6)
+    assert np.any(other.picture != found.picture)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from calibration import cross_fitting  # noqa: E402
 from calibration.adapter_fit import Trials  # noqa: E402
 from calibration.calibrator import Calibrator, write_bundle  # noqa: E402
 from calibration.report.session_trials import RecordedCalibration  # noqa: E402
-from engines.finetune import order  # noqa: E402
+from engines.finetune import mindeye2_tunable, order  # noqa: E402
 from engines.finetune.lora import LowRank, add_low_rank, merged_state  # noqa: E402
 from engines.finetune.mindeye2_tunable import MindEye2Tunable  # noqa: E402
 from engines.finetune.tiny_tunable import TinyTunable  # noqa: E402
@@ -337,3 +337,41 @@ def test_backbone_and_prior_of_mindeye2_are_tuned_sealed_and_taken_back(
     with torch.no_grad():
         start = network.found(torch.from_numpy(hidden.apart_decoded)).numpy()
     np.testing.assert_allclose(start, shared.reshape(start.shape), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_in_bfloat16_products_are_halved_and_the_network_goes_where_it_goes_in_single_precision(
+    fake: EnginePack, crossed: Both, rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that computes in bfloat16, but on the CPU: frozen weights are kept in it, what is trained is not."""
+    adapter = crossed[0].adapter
+    hidden, tokens = hidden_trials(fake, adapter, n=16)
+    found, read = {}, mindeye2_tunable.load
+    for half in (False, True):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.cuda, "is_available", lambda half=half: half)
+            patched.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+            patched.setattr(
+                mindeye2_tunable, "load", lambda *given, device, dtype: read(*given, device="cpu", dtype=dtype)
+            )
+            network = MindEye2Tunable(fake, rank)
+        assert network.precision == (torch.bfloat16 if half else None)
+        layers: set[torch.dtype] = set()
+        for module in network.network.modules():
+            if isinstance(module, LowRank if rank else torch.nn.Linear):
+                module.register_forward_hook(lambda _m, _g, out, layers=layers: layers.add(out.dtype))
+        told = train(
+            network, hidden, np.arange(16), tokens, replace(QUICK, steps=4, every=2, rate=3e-3), number=0, last=4
+        )
+        assert layers == {torch.bfloat16 if half else torch.float32}
+        trained = [value for value in network.parameters() if value.requires_grad]
+        assert {value.dtype for value in trained} == {torch.float32}
+        kept = {value.dtype for value in network.network.parameters() if not value.requires_grad and value.dim() > 1}
+        assert rank is None or kept == {torch.bfloat16 if half else torch.float32}
+        assert all(bool(torch.isfinite(value).all()) for value in trained)
+        found[half] = told
+    moved = [one.errors[2] - one.errors[0] for one in (found[False], found[True])]
+    assert np.abs(moved[0]).max() > 0
+    assert np.corrcoef(moved[0], moved[1])[0, 1] > 0.9
+    np.testing.assert_allclose(found[True].errors, found[False].errors, rtol=0.1)
+    assert np.any(found[True].errors != found[False].errors)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rtdecode.decode.pipeline import Pipeline
 from rtdecode.decode.runtime.backends import Backend
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import PackDescription
 from rtdecode.packs.installed import installed_family
@@ -35,6 +36,28 @@ class Embedder:
 
     run: Callable[[Float32], Float32]
     picture_px: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodedRecord:
+    """What recorded betas gave.
+
+    Attributes
+    ----------
+    picture : ndarray of shape (h, w, 3), uint8
+    caption : str
+        Empty where the pack writes none.
+    tokens : ndarray of shape (m,), float32, or None
+        For retrieval, in the order of the embedder's.
+    """
+
+    picture: NDArray[np.uint8]
+    caption: str
+    tokens: Float32 | None
+
+
+RecordDecoder = Callable[[Float32, int], DecodedRecord]
+"""Betas (repeats, voxels) of one stimulus, standardised as the pack's networks want them, and a seed."""
 
 
 class Family(Protocol):
@@ -107,3 +130,21 @@ def family_of(pack: EnginePack) -> Family:
     """
     family: Family = installed_family(pack.description.kind, source=f"pack {pack.name}: kind")
     return family
+
+
+def record_decoder(pack: EnginePack, *, threads: int = 1) -> RecordDecoder:
+    """Load what decodes recorded betas with the networks of the pack alone, without a calibration.
+
+    Raises
+    ------
+    EngineError
+        Packs of its kind, or this one, decode nothing without a participant's calibration, or draw no picture.
+    """
+    load = getattr(family_of(pack), "record_decoder", None)
+    if load is None:
+        raise EngineError(
+            f"pack {pack.name}: expected one that holds a participant's networks, as mindeye1 and mirage-imagery may, "
+            f"got kind {pack.description.kind}, which decodes by a session's calibration alone"
+        )
+    found: RecordDecoder = load(pack, threads=threads)
+    return found

@@ -27,7 +27,9 @@ class BrainShape:
     projector : int
         Hidden values of the retrieval projector.
     blocks : int
-        Residual layers.
+        Layers between the first and the last.
+    skips : bool
+        Whether these are residual, as published.
     """
 
     voxels: int
@@ -36,6 +38,7 @@ class BrainShape:
     dim: int = 768
     projector: int = 2048
     blocks: int = 4
+    skips: bool = True
 
 
 class BrainNetwork(nn.Module):  # type: ignore[misc]
@@ -72,7 +75,7 @@ class BrainNetwork(nn.Module):  # type: ignore[misc]
         """Decode betas."""
         x = self.lin0(betas)
         for block in self.mlp:
-            x = x + block(x)
+            x = x + block(x) if self.shape.skips else block(x)
         tokens = self.lin1(x).unflatten(1, (self.shape.tokens, self.shape.dim))
         return tokens, self.projector(tokens)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from msgspec import structs
 
-from rtdecode.decode.families.family import Embedder
+from rtdecode.decode.arrays import Float32
+from rtdecode.decode.families.family import DecodedRecord, Embedder, RecordDecoder
 from rtdecode.decode.families.mindeye1.mindeye1_decoder import INTERNAL, MindEye1, OwnNetwork, own_network
 from rtdecode.decode.families.mindeye1.mindeye1_description import GeneratorTable, MindEye1Description
 from rtdecode.decode.families.mindeye1.mindeye1_pipeline import MindEye1Pipeline
@@ -15,6 +16,7 @@ from rtdecode.decode.families.stimulus_folder import read_token_candidates
 from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
 from rtdecode.decode.runtime.runner import Runner, compiled_runner
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
@@ -57,6 +59,19 @@ class MindEye1Family:
         """Load what embeds pictures; see `Family.embedder`."""
         one = pack.description.tokens.count == 1
         return network_embedder(pack, threads=threads, output=_POOLED if one else _TOKENS)
+
+    def record_decoder(self, pack: EnginePack, *, threads: int) -> RecordDecoder:
+        """Load what decodes recorded betas; see `rtdecode.decode.families.family.record_decoder`."""
+        mind = load_mindeye1(pack, threads=threads)
+        if "picture" in mind.absent:
+            raise EngineError(f"pack {pack.name}: draws no picture: import it with --generator")
+
+        def decode(betas: Float32, seed: int) -> DecodedRecord:
+            found = mind.decode(betas, seed=seed)
+            assert found.picture is not None
+            return DecodedRecord(picture=found.picture, caption="", tokens=found.retrieval.reshape(-1))
+
+        return decode
 
 
 FAMILY = MindEye1Family()

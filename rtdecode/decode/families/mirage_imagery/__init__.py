@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rtdecode.decode.families.family import Embedder
+from rtdecode.decode.arrays import Float32
+from rtdecode.decode.families.family import DecodedRecord, Embedder, RecordDecoder
 from rtdecode.decode.families.mirage_imagery.frozen_statistics import FrozenStatistics
 from rtdecode.decode.families.mirage_imagery.head_targets import head_embedder
 from rtdecode.decode.families.mirage_imagery.mirage_imagery_decoder import INTERNAL, MirageImagery
@@ -18,6 +19,7 @@ from rtdecode.decode.families.stimulus_folder import read_token_candidates
 from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
 from rtdecode.decode.runtime.runner import compiled_runner
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
 
@@ -40,6 +42,26 @@ class MirageImageryFamily:
     def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
         """Load what makes the heads' targets of pictures."""
         return head_embedder(pack, threads=threads)
+
+    def record_decoder(self, pack: EnginePack, *, threads: int) -> RecordDecoder:
+        """Load what decodes recorded betas; see `rtdecode.decode.families.family.record_decoder`."""
+        mind = load_mirage_imagery(pack, threads=threads)
+        if not mind.draws or not mind.voxels:
+            raise EngineError(
+                f"pack {pack.name}: expected heads and Stable Cascade: import it with --ridges and stages"
+            )
+
+        def decode(betas: Float32, seed: int) -> DecodedRecord:
+            found = mind.decode(betas, seed=seed)
+            assert found.picture is not None
+            tokens = found.heads.get("retrieval")
+            return DecodedRecord(
+                picture=found.picture,
+                caption=found.caption or "",
+                tokens=None if tokens is None else tokens.reshape(-1),
+            )
+
+        return decode
 
 
 FAMILY = MirageImageryFamily()
