@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from calibration import linear_heads
 from calibration.adapter_fit import Trials, fit_adapter_to, known
@@ -36,6 +36,8 @@ ALPHA = 0.02
 finished scores do not know: on pure noise in 32 blocks, this level is passed in 4 % of cases (.05 in 10 %).
 """
 N_PERMUTATIONS = 1999
+_LEAST_NOISE = 0.5
+"""Of what is usual in calibration, that a response's noise is taken for: nothing is divided by next to nothing."""
 _FEWEST_GROUPS = 4
 """Of trials held out together, from which the token ridge is nested."""
 
@@ -106,6 +108,8 @@ def fit_participant(
     nulls = find_nulls(
         encoder, responses, scaling(trials.null_betas), trials.null_places, null_alone, trials.shown, judged.category
     )
+    if nulls.kind == "null trials":
+        judged.scale_by_noise()
     signal = find_signal(encoder, responses, trials.run, scaling(trials.rest_betas), trials.rest_run, trials.parts)
     evidence = _evidence(judged, nulls, signal, p_category, rng)
     fitted = fit_adapter_to(targets, responses, encoder, trials.parts, scaling)
@@ -195,9 +199,14 @@ class _Judged:
             own, places = np.unique(trials.shown[part], return_inverse=True)
             among = held.scores(responses[part], self._pictures(own))
             self.identified.append((among[:, places], trials.shown[part]))
+        self._noise_range = (1.0, 1.0)
         self.weights = weigh(heads, self.category)
         self.categories = weighed_apart(heads, self.category, trials.parts)
         self._linear_heads = self._linear(every, encoder.whole)
+
+    def scale_by_noise(self) -> None:
+        """From now on divide what responses say of pictures by how strong their noise is."""
+        self._noise_range = (_LEAST_NOISE * float(np.median(self.distances)), np.inf)
 
     def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
         """Content, and certainty of the best category, of other responses (m, v): two arrays of shape (m,).
@@ -208,10 +217,11 @@ class _Judged:
         if fold is not None:
             rest = np.setdiff1d(np.arange(len(self._responses)), self._encoder.parts[fold])
             inverted, linear, shown = self._encoder.held[fold], self._held_heads[fold], shown[rest]
-        scores = inverted.scores(responses, self._pictures(shown))
+        pictures = self._pictures(shown)
+        scores = inverted.scores(responses, pictures)
         by_head = [self._by_category(scores, shown), *(head(responses[:, inverted.voxels]) for head in linear)]
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
-        return logsumexp(scores, axis=1) - np.log(scores.shape[1]), certain
+        return inverted.content(responses, pictures, noise_range=self._noise_range), certain
 
     def on_one_scale(self, responses: Float32, fold: int | None, rng: np.random.Generator) -> tuple[Float64, Float64]:
         """`statistics` on the scale of the model of all trials."""
@@ -248,6 +258,7 @@ class _Judged:
             pictures=single(self._pictures(shown)),
             picture_category=self._category_of[shown].astype(np.int64),
             own_noise=single(whole.noise.own),
+            noise_range=single(np.array(self._noise_range)),
             whitener=single(whole.noise.whitener()),
             signal_weights=single(signal.weights),
             category_weights=single(sum(w * head.weights for w, head in zip(self.weights[1:], linear, strict=True))),

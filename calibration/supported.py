@@ -15,7 +15,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-COUNTS = (8, 16, 32, 64, 128)
+COUNTS = (8, 16, 32, 64)
 """Of each token group, that are compared."""
 USUAL = 32
 """Where nothing can be held out, where no other number is surely better, and of the figures that are told after every

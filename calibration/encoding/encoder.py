@@ -66,6 +66,16 @@ class Inverted:
         shared = np.square(own @ self.noise.whitener().T).sum(1, dtype=np.float64)
         return np.asarray((plain - shared) / own.shape[1])
 
+    def content(self, responses: Float32, pictures: Float64, *, noise_range: tuple[float, float]) -> Float64:
+        """How much likelier responses (n, v) are with one of the pictures (m, k) in them, in nats, (n,).
+
+        See `rtdecode.decode.score.encoding.EncodingModel.content_of`.
+        """
+        noise = np.sqrt(np.clip(self.distances(responses), *noise_range))
+        evidence = self.inverse.evidence(responses[:, self.voxels]) / noise[:, None]
+        scores = evidence @ pictures.T - penalty(self.inverse.information, pictures)
+        return np.asarray(logsumexp(scores, axis=1) - np.log(len(pictures)))
+
     def draw(self, n: int, n_voxels: int, rng: np.random.Generator) -> Float32:
         """Draw responses (n, n_voxels) to the average picture with the noise of this model."""
         own = self.voxels[: len(self.noise.own)]

@@ -203,8 +203,8 @@ def test_better_estimates_take_the_place_of_those_before() -> None:
 
 
 def test_responses_without_a_picture_pass_as_often_as_promised() -> None:
-    """Null trials in a run of their own: p-values of content without a picture are uniform."""
-    values = []
+    """Null trials in a run of their own: p-values of content without a picture are uniform, in noisier runs as well."""
+    values: dict[float, list[float]] = {1.0: [], 1.5: []}
     for seed in range(6):
         calibrator = category_calibrator(noise=1.0, seed=seed)
         rng = np.random.default_rng(100 + seed)
@@ -212,10 +212,12 @@ def test_responses_without_a_picture_pass_as_often_as_promised() -> None:
             calibrator.add_null(rng.standard_normal(60).astype(np.float32), trial=f"n{trial}", run=9)
         fit = calibrator.fit()
         betas = rng.standard_normal((60, 60)).astype(np.float32)
-        values += [fit.evidence.p_content(fit.encoding.content_of(fit.encoding.read(beta))) for beta in betas]
-    found = np.array(values)
-    for level in (0.05, 0.25, 0.5, 0.75):
-        assert np.mean(found <= level) == pytest.approx(level, abs=0.07)
+        for noise, found in values.items():
+            readings = [fit.encoding.read(np.float32(noise) * beta) for beta in betas]
+            found += [fit.evidence.p_content(fit.encoding.content_of(reading)) for reading in readings]
+    for found in values.values():
+        for level in (0.05, 0.25, 0.5, 0.75):
+            assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.07)
 
 
 def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
@@ -229,7 +231,10 @@ def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
     assert without.can_support
     assert taught.can_support
     for name, tensor in without.encoding.tensors().items():
-        np.testing.assert_array_equal(tensor, taught.encoding.tensors()[name])
+        if name != "noise_range":  # of evidence: only null trials are scaled by noise
+            np.testing.assert_array_equal(tensor, taught.encoding.tensors()[name])
+    assert without.encoding.noise_range.tolist() == [1, 1]
+    assert 0 < taught.encoding.noise_range[0] < taught.encoding.noise_range[1] == np.inf
 
 
 def test_noise_seldom_passes_for_signal() -> None:

@@ -185,6 +185,7 @@ def encoding(v: int = 9, s: int = 6, k: int = 3, c: int = 3, p: int = 5) -> Enco
         pictures=single(p, k),
         picture_category=np.array([0, 0, 1, 1, 1]),
         own_noise=rng.uniform(0.5, 2, 4).astype(np.float32),
+        noise_range=np.array([0.1, np.inf], np.float32),
         whitener=0.1 * single(2, 4),
         signal_weights=single(4),
         category_weights=single(c, s),
@@ -209,7 +210,13 @@ def test_a_reading_is_what_its_parts_are_declared_to_be() -> None:
     mean = [np.log(np.mean(np.exp(scores[rows]))) for rows in ([0, 1], [2, 3, 4], [0, 1, 2, 3, 4])]
     linear = model.category_weights @ z + model.category_intercept
     np.testing.assert_allclose(model.categories_of(reading), 0.7 * np.array(mean) + linear, rtol=1e-4, atol=1e-4)
-    assert model.content_of(reading) == pytest.approx(logsumexp(scores) - np.log(5))
+    weak = replace(reading, components=reading.components / np.sqrt(reading.distance))
+    by_noise = model.pictures_of(weak, model.pictures.astype(np.float64))
+    assert model.content_of(reading) == pytest.approx(logsumexp(by_noise) - np.log(5))
+    quiet = replace(reading, distance=0.0)
+    assert model.content_of(quiet) == model.content_of(replace(reading, distance=float(model.noise_range[0])))
+    blind = replace(model, noise_range=np.ones(2, np.float32))
+    assert blind.content_of(reading) == pytest.approx(logsumexp(scores) - np.log(5))
     tokens = (components @ model.basis + model.token_mean).reshape(6, 7, 1)
     np.testing.assert_allclose(model.describe(tokens), components, atol=1e-4)
 

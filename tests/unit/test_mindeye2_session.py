@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from calibration.calibrator import Calibrator, write_bundle
@@ -148,6 +149,14 @@ def test_stimuli_are_hidden_vectors_with_categories(pack: EnginePack, stimuli: P
     np.testing.assert_allclose(found.prototypes[2, 0], hidden[2::4].mean(0), atol=1e-6)
 
 
+def without_numbers(folder: Path) -> None:
+    path = folder / EMBEDDINGS
+    with safe_open(path, framework="np") as file:
+        facts, hidden = file.metadata(), file.get_tensor("latents")
+    hidden[3, 0] = np.nan
+    save_file({"latents": hidden}, path, metadata=facts)
+
+
 def remake(folder: Path, **facts: str) -> None:
     hidden, _ = latents(120)
     save_file({"latents": hidden}, folder / EMBEDDINGS, metadata=facts)
@@ -164,6 +173,7 @@ def remake(folder: Path, **facts: str) -> None:
         (lambda f: (f / EMBEDDINGS).write_bytes(b"x" * 40), "expected embeddings of the pictures"),
         (lambda f: remake(f, names="[]", latents="another"), "by the map of pack"),
         (lambda f: remake(f, names="["), "rtdecode engines embed"),
+        (without_numbers, "not numbers in s003"),
         (lambda f: Image.new("RGB", (4, 4)).save(f / "later.png"), r"changed since \(later\)"),
         (lambda f: Image.new("RGB", (4, 4)).save(f / "s000.png"), "one picture of s000"),
     ],

@@ -81,8 +81,10 @@ def candidates_of(
     Raises
     ------
     BundleError
-        A picture has no category, or a category no picture.
+        A picture has no category, or a category no picture, or tokens of a picture are not numbers.
     """
+    if bad := [name for name, own in zip(names, tokens, strict=True) if not np.isfinite(own).all()]:
+        raise BundleError(f"{folder / EMBEDDINGS}: tokens are not numbers in {', '.join(bad[:5])}: embed them anew")
     if lost := [name for name in names if name not in category_of]:
         raise BundleError(f"{folder / CATEGORIES}: expected a category of every picture, none of {', '.join(lost[:5])}")
     categories = tuple(sorted(set(category_of.values())))

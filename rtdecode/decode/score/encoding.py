@@ -72,6 +72,8 @@ class EncodingModel:
         Of each of these, its place among the categories.
     own_noise : ndarray of shape (r,), float32
         Diagonal of S, of the first `r` voxels.
+    noise_range : ndarray of shape (2,), float32
+        Least and most of `Reading.distance` that content allows for; both 1 where it does not look at it.
     whitener : ndarray of shape (q, r), float32
         W of ``S^-1 = diag(1 / own_noise) - W' W``.
     signal_weights : ndarray of shape (r,), float32
@@ -95,6 +97,7 @@ class EncodingModel:
     pictures: Float32
     picture_category: NDArray[np.int64]
     own_noise: Float32
+    noise_range: Float32
     whitener: Float32
     signal_weights: Float32
     category_weights: Float32
@@ -154,8 +157,13 @@ class EncodingModel:
         return np.asarray(float(self.encoder_weight[0]) * by_category + heads)
 
     def content_of(self, reading: Reading) -> float:
-        """How much likelier the beta is with a picture of calibration in it than with the average picture, in nats."""
-        return float(logsumexp(reading.pictures) - np.log(len(reading.pictures)))
+        """How much likelier the beta is with a picture of calibration in it than with the average picture, in nats.
+
+        Runs differ in noise, and what it says of pictures grows with it: it is divided by how strong the beta's own is.
+        """
+        noise = np.sqrt(np.clip(reading.distance, *self.noise_range))
+        scores = self._likelihood(reading.components / noise, self.pictures)
+        return float(logsumexp(scores) - np.log(len(scores)))
 
     def _likelihood(self, told: Float64, components: NDArray[np.floating[Any]]) -> Float64:
         pictures, information = components.astype(np.float64), self.information.astype(np.float64)
