@@ -29,7 +29,7 @@ SHARD_ROWS = 250_000
 _A_CELL = 39
 """Rows of each cell to train on; fewer make faiss warn."""
 _MOST_CELLS = 2048
-_PROBED = 1 / 48
+_PROBED = 1 / 96
 _ROUNDS = 10
 """Of the clustering that finds the cells."""
 _BLOCK = 16_384
