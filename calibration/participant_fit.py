@@ -38,6 +38,8 @@ finished scores do not know: on pure noise in 32 blocks, this level is passed in
 N_PERMUTATIONS = 1999
 _LEAST_NOISE = 0.5
 """Of what is usual in calibration, that a response's noise is taken for: nothing is divided by next to nothing."""
+_MOST_NOISE = float(np.finfo(np.float32).max)
+"""No limit; a bundle with an infinity in it would be refused."""
 _FEWEST_GROUPS = 4
 """Of trials held out together, from which the token ridge is nested."""
 
@@ -206,7 +208,7 @@ class _Judged:
 
     def scale_by_noise(self) -> None:
         """From now on divide what responses say of pictures by how strong their noise is."""
-        self._noise_range = (_LEAST_NOISE * float(np.median(self.distances)), np.inf)
+        self._noise_range = (_LEAST_NOISE * float(np.median(self.distances)), _MOST_NOISE)
 
     def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
         """Content, and certainty of the best category, of other responses (m, v): two arrays of shape (m,).

@@ -234,7 +234,9 @@ def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
         if name != "noise_range":  # of evidence: only null trials are scaled by noise
             np.testing.assert_array_equal(tensor, taught.encoding.tensors()[name])
     assert without.encoding.noise_range.tolist() == [1, 1]
-    assert 0 < taught.encoding.noise_range[0] < taught.encoding.noise_range[1] == np.inf
+    assert 0 < taught.encoding.noise_range[0] < 1 < taught.encoding.noise_range[1]
+    for tensor in (*taught.encoding.tensors().values(), *taught.evidence.tensors().values()):
+        assert np.isfinite(tensor).all(), "a bundle is refused else"
 
 
 def test_noise_seldom_passes_for_signal() -> None:

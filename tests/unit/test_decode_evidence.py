@@ -185,7 +185,7 @@ def encoding(v: int = 9, s: int = 6, k: int = 3, c: int = 3, p: int = 5) -> Enco
         pictures=single(p, k),
         picture_category=np.array([0, 0, 1, 1, 1]),
         own_noise=rng.uniform(0.5, 2, 4).astype(np.float32),
-        noise_range=np.array([0.1, np.inf], np.float32),
+        noise_range=np.array([0.1, 1e30], np.float32),
         whitener=0.1 * single(2, 4),
         signal_weights=single(4),
         category_weights=single(c, s),
