@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.publish.display.board import NO_CATEGORY, REPLACED_PICTURES, TRIALS, Board
+from rtdecode.publish.display.board import NO_CATEGORY, Board
 from rtdecode.publish.display.phase import PHASES
+from rtdecode.publish.display.trials import REPLACED_PICTURES, TRIALS
 from tests.conftest import FakeClock
 
 FOUND: dict[str, Any] = {
