@@ -48,6 +48,8 @@ class Page:
     ----------
     board, now : dict
         What it was told last, held to JSON's own numbers.
+    changed : list of dict
+        The trials that were told with the last that changed.
     """
 
     def __init__(self, address: str) -> None:
@@ -55,6 +57,8 @@ class Page:
         self._socket = websocket.create_connection(f"ws{origin.removeprefix('http')}/stream", origin=origin, timeout=60)
         self.board: dict[str, Any] = {}
         self.now: dict[str, Any] = {}
+        self.changed: list[dict[str, Any]] = []
+        self._trials: dict[int, dict[str, Any]] = {}
         self._asked = 0
 
     def __enter__(self) -> Page:
@@ -68,7 +72,14 @@ class Page:
         while True:
             told = self._told()
             if "answer" not in told:
-                self.board |= told["board"]
+                new = told["board"]
+                if "trials" in new:
+                    self.changed = new["trials"]["changed"]
+                    self._trials |= {one["number"]: one for one in new["trials"]["changed"]}
+                    kept = [one for number, one in self._trials.items() if number >= new["trials"]["first"]]
+                    self._trials = {one["number"]: one for one in kept}
+                    new = {**new, "trials": kept}
+                self.board |= new
                 self.now = told["now"]
                 return list(told["board"])
 

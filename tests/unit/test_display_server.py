@@ -20,6 +20,7 @@ from PIL import Image
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
 from rtdecode.publish.display import guard, web
+from rtdecode.publish.display.trials import TRIALS
 from rtdecode.publish.display.web import ASSETS, bound, plain
 from tests.page import Page, Told, served
 
@@ -199,6 +200,26 @@ def test_only_what_has_changed_is_told_again(port: int, watcher: Told) -> None:
             told = page.follow()
         assert told == ["notices"]
         assert page.board == json.loads(json.dumps(watcher.board.state()))
+
+
+def test_of_trials_only_those_that_changed_are_told_and_the_page_has_them_all(port: int, watcher: Told) -> None:
+    def caption(number: int, words: str, session: str = "s") -> wire.Caption:
+        return wire.Caption(session=session, run=1, trial=f"t{number}", text=words)
+
+    with Page(f"http://127.0.0.1:{port}/") as page:
+        page.follow()
+        watcher.tell(*(caption(number, "first") for number in range(TRIALS + 3)))
+        page.until("trials")
+        watcher.tell(caption(0, "again"), caption(50, "other"))  # the first one was forgotten, and is new
+        page.until("trials")
+        assert [one["number"] for one in page.changed] == [51, TRIALS + 4]
+        assert page.board["trials"] == watcher.board.state()["trials"]
+        assert [one["trial"] for one in page.board["trials"][-2:]] == [f"t{TRIALS + 2}", "t0"]
+        watcher.tell(wire.Session(session="another"))
+        assert page.until("trials") == []
+        watcher.tell(caption(1, "first", "another"))
+        page.until("trials")
+        assert page.board["trials"] == watcher.board.state()["trials"]
 
 
 def test_a_notice_is_acknowledged_by_the_page_and_nobody_else(port: int, watcher: Told) -> None:

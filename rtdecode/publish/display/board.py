@@ -46,13 +46,14 @@ class Board:
     contact : Contact
         Told of heartbeats apart from the fold, at their receipt.
     notices : Notices
+    trials : Trials
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time) -> None:
         self.version = 0
         self.contact = Contact(clock, wall)
         self._clock = clock
-        self._trials = Trials()
+        self.trials = Trials()
         self._clear("")
 
     def _clear(self, session: str) -> None:
@@ -73,7 +74,7 @@ class Board:
         self._left_out = Counted()
         self._stimulus: dict[str, Any] = {}
         self._feedback: dict[str, Any] = {}
-        self._trials = Trials(self._trials.pictured)
+        self.trials = Trials(self.trials)
         self._latency: dict[str, deque[float]] = {}
 
     def apply(self, message: wire.Message) -> None:
@@ -116,21 +117,21 @@ class Board:
                 self._beta(message)
             case wire.Score() if message.invalid is not None:
                 self.notices.invalid(message)
-                self._trials.score(message, ())
+                self.trials.score(message, ())
             case wire.Score():
-                self._trials.score(message, self._session.get("categories", ()))
+                self.trials.score(message, self._session.get("categories", ()))
                 self._timed("score", message)
             case wire.Caption():
-                self._trials.caption(message)
+                self.trials.caption(message)
                 self._timed("caption", message)
             case wire.Preview() | wire.Reconstruction():
-                self._trials.drawn(message)
+                self.trials.drawn(message)
                 self._timed("preview" if isinstance(message, wire.Preview) else "picture", message)
             case wire.Feedback():
                 self._fed(message)
             case _ if not decoded.figures(wire.topic_of(message)):
                 return
-        self._trials.figures(message)
+        self.trials.figures(message)
         self.version += 1
 
     def acknowledge(self, key: str, number: int, count: int) -> bool:
@@ -158,7 +159,7 @@ class Board:
         key, number
             As `state` gives them. No two sessions share a key, so that no browser takes one's picture for the other's.
         """
-        return self._trials.picture(number) if key == self._key else None
+        return self.trials.picture(number) if key == self._key else None
 
     def state(self) -> dict[str, Any]:
         """Return what the page needs of the fold."""
@@ -177,8 +178,8 @@ class Board:
             "left_out": self._left_out.totals.total(),
             "stimulus": self._stimulus,
             "feedback": self._feedback,
-            "trials": self._trials.state(),
-            "tally": self._trials.tally(),
+            "trials": self.trials.state(),
+            "tally": self.trials.tally(),
             "latency": {name: _quantiles(values) for name, values in self._latency.items()},
         }
 

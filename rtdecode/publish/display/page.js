@@ -130,12 +130,14 @@ function showMatch({ match }) {
   traces($("match"), match.points, [{ column: 1, label: "z" }], { least: 4 });
 }
 
+const showPicture = (trial, { key }) => image($("picture"), pictureURL(key, trial), $("no-picture"));
+
 function showTrial(trial, { key, session }) {
   const absent = session.absent && session.absent.includes("picture");
   $("decoding").classList.toggle("weak", trial.supported === false);
   image($("stimulus"), stimulusURL(trial.stimulus), $("no-stimulus"));
   text("no-stimulus", trial.stimulus || trial.condition || (trial.trial ? "not known" : ""));
-  image($("picture"), pictureURL(key, trial), $("no-picture"));
+  showPicture(trial, { key });
   text("no-picture", trial.invalid ? "no result" : absent ? `the ${session.pack} pack makes no pictures` : trial.trial ? "no picture yet" : "");
   const drawn = trial.pictured === undefined ? trial.revision : trial.pictured;
   text("revision", trial.revision === undefined ? "" : `· revision ${drawn}${trial.final && drawn === trial.revision ? ", final" : ""}`);
@@ -169,9 +171,8 @@ function showTrials({ trials, tally, key }) {
       rows.set(trial.trial, row);
       list.prepend(row);
     }
-    const told = JSON.stringify([key, trial]);
-    if (row.dataset.told === told) continue;
-    row.dataset.told = told;
+    if (row.told === trial) continue;  // a trial that has changed is another object
+    row.told = trial;
     const [thumb, name, sure] = row.children;
     image(thumb.firstChild, pictureURL(key, trial), thumb.lastChild);
     const known = trial.predicted !== undefined && !trial.invalid, hit = known && trial.condition && trial.predicted === trial.condition;
@@ -278,6 +279,7 @@ follow((board, now, parts) => {
   latest = { board, now };
   heard = { at: performance.now(), wall: Date.now() / 1000 };
   for (const part of parts) changed.add(part);
+  if (changed.has("trials") && board.trials.length) showPicture(board.trials[board.trials.length - 1], board);  // asked for a frame sooner
   check();
   soon();
 });

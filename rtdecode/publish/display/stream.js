@@ -8,11 +8,17 @@ const waiting = new Map();
 export function follow(take) {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   let board = {};
+  const trials = new Map();
   socket = new WebSocket(`${scheme}://${location.host}/stream`);
   socket.onmessage = (event) => {
     const told = JSON.parse(event.data);
     if (told.answer !== undefined) return settle(told.answer, told);
     board = { ...board, ...told.board };
+    if (told.board.trials) {  // of these, only what has changed
+      for (const number of trials.keys()) if (number < told.board.trials.first) trials.delete(number);
+      for (const trial of told.board.trials.changed) trials.set(trial.number, trial);
+      board.trials = [...trials.values()];
+    }
     take(board, told.now, Object.keys(told.board));
   };
   socket.onclose = () => {

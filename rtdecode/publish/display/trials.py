@@ -23,25 +23,40 @@ class Trials:
 
     Parameters
     ----------
-    pictured : int
-        Number of the last picture before; each is used once, whatever the session.
+    after : Trials or None
+        Those of the session before: numbers are used once, whatever the session.
 
     Attributes
     ----------
-    pictured : int
-        Number of the last picture.
+    pictured, entered, touches : int
+        Number of the last picture, of the last trial, and of the last change of a trial.
     """
 
-    def __init__(self, pictured: int = 0) -> None:
+    def __init__(self, after: Trials | None = None) -> None:
         self._entries: dict[str, dict[str, Any]] = {}
         self._named = Counted()
         self._pictures: dict[int, bytes] = {}
         self._replaced: deque[int] = deque()
-        self.pictured = pictured
+        self._touched: dict[str, int] = {}
+        self.pictured: int = 0 if after is None else after.pictured
+        self.entered: int = 0 if after is None else after.entered
+        self.touches: int = 0 if after is None else after.touches + 1  # that those before are gone
 
     def state(self) -> list[dict[str, Any]]:
         """Return the trials, the latest last, ready for JSON."""
         return list(self._entries.values())
+
+    def since(self, touch: int) -> dict[str, Any]:
+        """Return what has changed after that change, ready for JSON.
+
+        Returns
+        -------
+        dict
+            ``first``, the number of the oldest trial that is kept; ``changed``, trials that are new or other than
+            before, each with its ``number``.
+        """
+        first = next(iter(self._entries.values()))["number"] if self._entries else self.entered + 1
+        return {"first": first, "changed": [e for name, e in self._entries.items() if self._touched[name] > touch]}
 
     def tally(self) -> list[int] | None:
         """Return how many final trials had their category named, and how many could; None if none could."""
@@ -118,7 +133,13 @@ class Trials:
         trial, revision = text(message.trial), int(message.revision or 0)
         if trial not in self._entries and len(self._entries) >= TRIALS:
             oldest = self._entries.pop(next(iter(self._entries)))
+            del self._touched[oldest["trial"]]
             self._pictures.pop(oldest.get("picture", 0), None)
-        entry = self._entries.setdefault(trial, {"trial": trial})
+        if trial not in self._entries:
+            self.entered += 1
+            self._entries[trial] = {"trial": trial, "number": self.entered}
+        entry = self._entries[trial]
+        self.touches += 1
+        self._touched[trial] = self.touches
         entry.update(revision=revision, final=bool(message.final))
         return entry

@@ -76,14 +76,13 @@ def application(
     written: tuple[int, dict[str, str]] = (-1, {})
 
     def snapshot() -> tuple[dict[str, str], str]:
-        """Return the parts of the board by their names, and the moment, as JSON."""
+        """Return the parts of the board but for the trials by their names, and the moment, as JSON."""
         nonlocal written
-        with watcher.lock:
-            version, now = watcher.board.version, watcher.board.now()
-            state = watcher.board.state() if written[0] != version else None
-            if state is not None:
-                written = version, {name: _json(part) for name, part in state.items()}
-        return written[1], _json({**now, "operator": [watcher.steering.name, watcher.steering.role]})
+        version = watcher.board.version
+        if written[0] != version:
+            state = watcher.board.state()
+            written = version, {name: _json(part) for name, part in state.items() if name != "trials"}
+        return written[1], _json({**watcher.board.now(), "operator": [watcher.steering.name, watcher.steering.role]})
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", _PAGES.get(request.url.path, ""))
@@ -97,14 +96,18 @@ def application(
         came = _Signal()
         hearing = asyncio.ensure_future(_hear(socket, watcher))
         known: dict[str, str] = {}
+        touches = 0
         try:
             with watcher.telling(came.tell):
                 while not ending() and not hearing.done():
                     came.event.clear()
-                    parts, now = snapshot()
-                    new = ",".join(f'"{name}":{text}' for name, text in parts.items() if known.get(name) != text)
-                    known = parts
-                    await _send(socket, f'{{"board":{{{new}}},"now":{now}}}')
+                    with watcher.lock:
+                        parts, now, trials = *snapshot(), watcher.board.trials
+                        new = [f'"{name}":{text}' for name, text in parts.items() if known.get(name) != text]
+                        if trials.touches > touches or not known:
+                            new.append(f'"trials":{_json(trials.since(touches))}')
+                        known, touches = parts, trials.touches
+                    await _send(socket, f'{{"board":{{{",".join(new)}}},"now":{now}}}')
                     await asyncio.sleep(LEAST_S)
                     await came.wait(TICK_S)
         except (WebSocketDisconnect, RuntimeError, TimeoutError):
@@ -230,7 +233,10 @@ async def _answer(socket: WebSocket, watcher: Watcher, text: str) -> None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(plain(value), allow_nan=False)
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):  # rarely; looking through all of it would take several times as long
+        return json.dumps(plain(value), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
