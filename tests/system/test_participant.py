@@ -107,7 +107,7 @@ def test_a_view_whose_browser_was_busy_does_not_catch_up_with_old_pictures(page:
 
 
 def test_a_view_without_contact_says_so(browser: Any, told: Told) -> None:
-    tell(told, wire.Heartbeat)
+    tell(told, wire.Heartbeat, every_s=20.0)
     with served(told) as address:
         browser.get(f"{address}participant")
         tell(told, wire.Feedback, state="shown", step=5, steps=20)
