@@ -1,23 +1,21 @@
-"""Makes the pictures of the page in the documentation: a whole demo, looked at in headless Chromium.
+"""Makes the pictures of the page in the documentation, over the messages of a demo, in headless Chromium.
 
-    python docs/screenshots.py [--out docs]
+    rtdecode demo --no-browser --speed max --out DEMO
+    python docs/screenshots.py DEMO [--out docs]
 
-The operator's page, dark and light, while a simulated participant is decoded and calibrated, and its controls; the
+The operator's page, dark and light, while a simulated participant is calibrated and decoded, and its controls; the
 participant's page in each of its states, dark above, light below. Look at each picture before it is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,25 +27,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 from rtdecode import client as wire
 from rtdecode.publish.display.follower import Watcher
 from rtdecode.publish.display.web import bound
+from rtdecode.session.entries import read_outputs
 
 SIZE = (1280, 800)
 PARTICIPANT_SIZE = (400, 172)
 THEMES = ("dark", "light")
 CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-CALIBRATED = """
-const run = document.getElementById("run").textContent;
-return document.getElementById("rank").textContent.endsWith("%") && run > "run 5";
-"""
-CONFIRMED = """
-document.querySelector("[data-command=pause]").click();
-return !document.getElementById("confirm").hidden;
-"""
-LAST_SUPPORTED = """
-const rows = [...document.querySelectorAll("#list li")], picture = document.getElementById("picture");
-const hit = rows.length > 12 && rows[0].className === "hit";
-return hit && rows[0].querySelector(".sure").textContent.endsWith("%") && !picture.hidden && picture.complete
-  && document.getElementById("revision").textContent.endsWith("final");
-"""
 
 
 def browser(size: tuple[int, int]) -> Any:
@@ -61,103 +46,137 @@ def browser(size: tuple[int, int]) -> Any:
     return chrome
 
 
-def until(chrome: Any, script: str, seconds: float = 900.0) -> None:
+def until(chrome: Any, script: str, seconds: float = 120.0) -> None:
     """Wait until a script of the page returns true."""
     WebDriverWait(chrome, seconds, 0.02).until(lambda b: b.execute_script(script))
 
 
-def in_themes(chrome: Any, save: Callable[[str], object]) -> None:
-    """Show the page in each theme, and save it."""
-    for theme in THEMES:
+def keep(chrome: Any, pictures: dict[str, Path]) -> None:
+    """Show the page in each of these themes, and keep a picture of it."""
+    for theme, path in pictures.items():
         shown = f"document.documentElement.dataset.theme = '{theme}'"
         chrome.execute_script(f"{shown}; window.dispatchEvent(new Event('resize'))")
         chrome.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
-        save(theme)
+        with Image.open(BytesIO(chrome.get_screenshot_as_png())) as taken:
+            taken.convert("RGB").save(path, optimize=True)
 
 
-def operator(out: Path) -> None:
-    """Take pictures of the operator's page while a demo runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "rtdecode", "demo", "--no-browser", "--port", "0"]
-        demo = subprocess.Popen([*command, "--out", f"{folder}/demo"], stdout=subprocess.PIPE, text=True)
-        assert demo.stdout is not None
-        address = next(found[0] for line in demo.stdout if (found := re.search(r"http://[\d.]+:\d+/", line)))
-        threading.Thread(target=demo.stdout.read, daemon=True).start()
-        chrome = browser(SIZE)
-        try:
-            chrome.get(address)
-            until(chrome, CALIBRATED)
-            in_themes(chrome, lambda theme: chrome.save_screenshot(str(out / f"page-calibrating-{theme}.png")))
-            until(chrome, LAST_SUPPORTED)
-            in_themes(chrome, lambda theme: chrome.save_screenshot(str(out / f"page-{theme}.png")))
-            chrome.execute_script("document.getElementById('open-controls').click()")
-            until(chrome, CONFIRMED)
-            in_themes(chrome, lambda theme: chrome.save_screenshot(str(out / f"page-controls-{theme}.png")))
-        finally:
-            chrome.quit()
-            demo.send_signal(signal.SIGINT)
-            demo.wait()
+class Told(Watcher):
+    """A watcher that follows nothing: it is told what was received."""
+
+    def __init__(self) -> None:
+        super().__init__("inproc://none", "inproc://none")
+
+    def start(self) -> None:
+        """Follow nothing."""
+
+    def stop(self) -> None:
+        """Follow nothing."""
+
+    def tell(self, *messages: wire.Message) -> None:
+        """Show messages, and that the daemon lives."""
+        with self.lock:
+            for message in messages:
+                self.take(message)
+            last = messages[-1]
+            self.board.contact.beat(wire.Heartbeat(session=last.session, t_published=last.t_published, every_s=20.0))
+            self.changed()
 
 
-def participant(out: Path) -> None:
-    """Put together what the participant's page shows: fixation, values, a picture, and a view that lags."""
-    watcher = Watcher("inproc://none", "inproc://none")
-    watcher.start = watcher.stop = lambda: None  # type: ignore[method-assign]
-    server, listening, address = bound(watcher, None, 0)
+@contextmanager
+def opened(size: tuple[int, int], stimuli: Path | None = None) -> Iterator[tuple[Told, Any, str]]:
+    """Serve a page and open a browser; yield what it is told by, the browser, and the address."""
+    told = Told()
+    server, listening, address = bound(told, stimuli, 0)
     serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     serving.start()
-    chrome = browser(PARTICIPANT_SIZE)
-
-    def tell(kind: type[wire.Message], **more: Any) -> None:
-        message = kind(session="s", t_published=time.time(), **more)
-        with watcher.lock:
-            if isinstance(message, wire.Heartbeat):
-                watcher.board.contact.beat(message)
-            watcher.take(message)
-
-    buffer = BytesIO()
-    Image.radial_gradient("L").save(buffer, "png")
-    of = {"trial": "t1", "revision": 0}
-
-    def supported() -> None:
-        tell(wire.Score, **of, supported=True)
-        tell(wire.Reconstruction, **of, image=buffer.getvalue())
-
-    late = "const real = performance.now.bind(performance); performance.now = () => real() + 900"
-    steps: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("fixation", lambda: tell(wire.Run, run=1, state="started")),
-        ("thermometer", lambda: tell(wire.Feedback, state="shown", step=13, steps=20)),
-        ("thermometer", lambda: tell(wire.Feedback, state="held", steps=20)),
-        ("picture", supported),
-        ("fixation", lambda: chrome.execute_script(late)),
-    )
-    gap, (width, height) = 6, PARTICIPANT_SIZE
-    sheet = Image.new("RGB", (len(steps) * (width + gap) - gap, 2 * height + gap), (120, 120, 120))
+    chrome = browser(size)
     try:
-        for row, theme in enumerate(THEMES):
-            tell(wire.Heartbeat, every_s=20.0)
-            chrome.get(f"{address}participant?theme={theme}")
-            for column, (shown, step) in enumerate(steps):
-                step()
-                held = "document.body.hasAttribute('data-held')" if column == 2 else "true"
-                told = "document.getElementById('trouble').textContent.startsWith('late')" if column == 4 else "true"
-                until(chrome, f"return document.body.dataset.shows === '{shown}' && {held} && {told}")
-                with Image.open(BytesIO(chrome.get_screenshot_as_png())) as taken:
-                    sheet.paste(taken, (column * (width + gap), row * (height + gap)))
-        sheet.save(out / "participant.png", optimize=True)
+        yield told, chrome, address
     finally:
         chrome.quit()
         server.should_exit = True
         serving.join()
 
 
+def published(session: Path) -> list[wire.Message]:
+    """Return what a session has published, in order."""
+    outputs = read_outputs(session / "journal" / "outputs.journal")
+    return [wire.unpack(entry.topic.encode(), entry.payload) for _, entry in outputs]
+
+
+def operator(out: Path, demo: Path) -> None:
+    """Take pictures of the operator's page over the messages of a demo."""
+    messages = published(next(demo.glob("sub-*_ses-*")))
+    fifth = next(
+        i for i, m in enumerate(messages) if isinstance(m, wire.Calibration) and m.run is None and m.trials > 140
+    )
+    sure = {
+        m.trial
+        for m in messages
+        if isinstance(m, wire.Score) and m.final and m.supported and m.predicted == m.condition
+    }
+    captions = [i for i, m in enumerate(messages) if isinstance(m, wire.Caption) and m.final]
+    shown = next(i for i in captions[len(captions) // 2 :] if messages[i].trial in sure)
+    with opened(SIZE, demo / "stimuli") as (told, chrome, address):
+        chrome.get(address)
+        told.tell(*messages[: fifth + 1])
+        until(chrome, "return document.body.dataset.view === 'calibrating'")
+        keep(chrome, {"light": out / "page-calibrating.png"})
+        told.tell(*messages[fifth + 1 : shown + 1])
+        until(chrome, "return document.body.dataset.view === 'decoding'")
+        until(chrome, "return [...document.images].every(image => image.complete)")
+        keep(chrome, {"dark": out / "page.png", "light": out / "page-light.png"})
+        chrome.execute_script("document.getElementById('open-controls').click()")
+        until(chrome, "return !document.querySelector('[data-command=pause]').disabled")
+        chrome.execute_script("document.querySelector('[data-command=pause]').click()")
+        keep(chrome, {"dark": out / "page-controls.png"})
+
+
+def participant(out: Path, demo: Path) -> None:
+    """Put together what the participant's page shows: fixation, values, a picture, and a view that lags."""
+    messages = published(next(demo.glob("sub-*_ses-*")))
+    sure = {m.trial for m in messages if isinstance(m, wire.Score) and m.final and m.supported}
+    drawn = next(m.image for m in messages if isinstance(m, wire.Reconstruction) and m.final and m.trial in sure)
+    gap, (width, height) = 6, PARTICIPANT_SIZE
+    sheet = Image.new("RGB", (5 * (width + gap) - gap, 2 * height + gap), (120, 120, 120))
+    with opened(PARTICIPANT_SIZE) as (told, chrome, address):
+
+        def tell(kind: type[wire.Message], **more: Any) -> None:
+            told.tell(kind(session="s", t_published=time.time(), **more))
+
+        def supported() -> None:
+            tell(wire.Score, trial="t1", revision=0, supported=True)
+            tell(wire.Reconstruction, trial="t1", revision=0, image=drawn)
+
+        late = "const real = performance.now.bind(performance); performance.now = () => real() + 900"
+        steps: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("fixation", lambda: tell(wire.Run, run=1, state="started")),
+            ("thermometer", lambda: tell(wire.Feedback, state="shown", step=13, steps=20)),
+            ("thermometer", lambda: tell(wire.Feedback, state="held", steps=20)),
+            ("picture", supported),
+            ("fixation", lambda: chrome.execute_script(late)),
+        )
+        for row, theme in enumerate(THEMES):
+            chrome.get(f"{address}participant?theme={theme}")
+            for column, (shown, step) in enumerate(steps):
+                step()
+                held = "document.body.hasAttribute('data-held')" if column == 2 else "true"
+                says = "document.getElementById('trouble').textContent.startsWith('late')" if column == 4 else "true"
+                until(chrome, f"return document.body.dataset.shows === '{shown}' && {held} && {says}")
+                with Image.open(BytesIO(chrome.get_screenshot_as_png())) as taken:
+                    sheet.paste(taken, (column * (width + gap), row * (height + gap)))
+    sheet.save(out / "participant.png", optimize=True)
+
+
 def main() -> int:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path, help="folder of a finished demo")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    out = parser.parse_args().out
-    participant(out)
-    operator(out)
+    arguments = parser.parse_args()
+    participant(arguments.out, arguments.demo)
+    operator(arguments.out, arguments.demo)
     return 0
 
 

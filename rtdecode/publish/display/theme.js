@@ -4,19 +4,18 @@ import { $ } from "./dom.js";
 const KEPT = "rtdecode-theme";
 const root = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");
-let inks = {};
+const inks = { dark: {}, light: {} };
 
 const shown = () => root.dataset.theme || (dark.matches ? "dark" : "light");
 
 function changed() {
-  inks = {};
   $("theme").setAttribute("aria-pressed", String(shown() === "light"));
   window.dispatchEvent(new Event("resize"));  // drawings are drawn anew
 }
 
 /** Return a colour of the stylesheet by its name. */
 export function ink(name) {
-  return inks[name] ??= getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+  return inks[shown()][name] ??= getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 }
 
 /** Show the other theme. */
