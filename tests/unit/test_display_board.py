@@ -140,7 +140,7 @@ def test_two_hours_of_messages_leave_the_board_as_large_as_one() -> None:
     sizes = []
     for at in range(3 * 2100):  # trials; each of another category, as an experiment's mistake may make them
         trial = f"t{at}"
-        board.apply(wire.Run(session="01-01", run=1 + at // 500, state="started"))
+        board.apply(wire.Run(session="01-01", run=1 + at // 300, state="started"))
         board.apply(volume(at, regions={"ffa": 0.5}))
         board.apply(beta(f"c{at}", condition=f"category {at}"))
         board.apply(beta(f"d{at}", invalid="no volumes"))
