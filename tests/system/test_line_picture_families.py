@@ -55,7 +55,7 @@ def first(mindeye1: EnginePack, shown: Path, tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("first")
     path = shown / "embeddings.safetensors"
     with safe_open(path, framework="np") as file:
-        final, said = file.get_tensor("tokens")[:, :1], file.metadata()
+        final, said = np.ascontiguousarray(file.get_tensor("tokens")[:, :1]), file.metadata()
     save_file({"tokens": final}, out / "final.safetensors", metadata=said)
     pool = shown.parent / "pool"
     build_pool([out / "final.safetensors"], pool)
