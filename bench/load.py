@@ -3,7 +3,8 @@
 50 subscribers at ten messages a second of 100 kB: 47 read, one is stopped, one reads a byte a second, one sends random
 bytes. The daemon's part (journal, numbers, sockets) and a bare PUB socket publish by turns to subscribers of the same
 kind. Every one that reads must have each message once and in order. Latency is from publishing to receipt; memory is
-the resident set of the publishing process.
+the resident set of the publishing process. After that the same process estimates a volume twice a second as well, alone
+and then with the subscribers: the time of each, by the clock and of its thread's processor time.
 
     python bench/load.py [--json FILE] [--quick] [--seconds N] [--disk DIR]
 """
@@ -20,8 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import msgpack
 import numpy as np
 import zmq
 from _report import print_table, write_json
+from _volume_path import VolumePath
 
 from rtdecode import client as wire
 from rtdecode.clock import SystemClock
@@ -41,6 +43,7 @@ READERS = 47
 BYTES = 100_000
 PERIOD_S = 0.1
 GOAL_RATIO = 2.0
+Publish = Callable[[int, bool], None]
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + bytes(32)  # of ZMTP 3.0
 _READY = b"\x05READY\x0bSocket-Type" + (3).to_bytes(4, "big") + b"SUB"
 
@@ -93,7 +96,7 @@ def garbage(address: str, over: threading.Event) -> None:
             peer.sendall(draw.randbytes(2000))
 
 
-def measured(address: str, publish: Callable[[int, bool], None], messages: int, readers: int) -> dict[str, float]:
+def measured(address: str, publish: Publish, messages: int, readers: int) -> dict[str, float]:
     """Publish to all subscribers; return latencies, gaps, and how the memory grew."""
     ways = multiprocessing.get_context("spawn")
     ready, results, over = ways.Event(), ways.Queue(), threading.Event()
@@ -133,8 +136,9 @@ def resident() -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) * 1024
 
 
-def with_daemon(messages: int, readers: int, folder: Path) -> dict[str, float]:
-    """Publish as the daemon does."""
+@contextmanager
+def publishing(folder: Path) -> Iterator[tuple[Server, Publisher, Publish]]:
+    """Sockets, numbers and journal as the daemon has them, and what publishes a picture by them."""
     clock = SystemClock()
     recording = Recording(SessionSettings(participant="load", output=folder), "", clock)
     server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
@@ -145,11 +149,37 @@ def with_daemon(messages: int, readers: int, folder: Path) -> dict[str, float]:
     def publish(number: int, final: bool) -> None:
         out.publish(wire.Reconstruction(volume=number, image=image, final=final, t_acquired=time.monotonic()))
 
-    found = measured(server.stream, publish, messages, readers)
-    found["strangers"] = server.strangers
+    yield server, out, publish
     recording.close()
     server.close()
-    return found
+
+
+def with_daemon(messages: int, readers: int, folder: Path) -> dict[str, float]:
+    """Publish as the daemon does."""
+    with publishing(folder) as (server, _, publish):
+        return {**measured(server.stream, publish, messages, readers), "strangers": server.strangers}
+
+
+def volumes_meanwhile(messages: int, readers: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Estimate volumes in the process that publishes, without subscribers and with them."""
+    with publishing(folder) as (server, out, publish):
+        path = VolumePath(lambda number: out.publish(wire.Volume(run=1, volume=number)))
+        with path.going_on() as alone:
+            time.sleep(messages * PERIOD_S)
+        with path.going_on() as loaded:
+            measured(server.stream, publish, messages, readers)
+    return {"alone": of_volumes(alone), "under load": of_volumes(loaded)}
+
+
+def of_volumes(took: list[tuple[float, float]]) -> dict[str, float]:
+    clock, processor = np.transpose(took)
+    return {
+        "volumes": len(took),
+        "median_ms": float(np.median(clock)),
+        "p99_ms": float(np.quantile(clock, 0.99)),
+        "processor_median_ms": float(np.median(processor)),
+        "processor_p99_ms": float(np.quantile(processor, 0.99)),
+    }
 
 
 def with_bare(messages: int, readers: int) -> dict[str, float]:
@@ -178,6 +208,7 @@ def main() -> int:
     messages, readers = (10, 5) if arguments.quick else (int(arguments.seconds / PERIOD_S), READERS)
     with tempfile.TemporaryDirectory(dir=arguments.disk) as folder:
         found = {"rtdecode": with_daemon(messages, readers, Path(folder)), "bare pyzmq": with_bare(messages, readers)}
+        volumes = volumes_meanwhile(messages, readers, Path(folder) / "volumes")
     print_table(
         f"{readers} subscribers and three that mean no good, {messages} messages of {BYTES // 1000} kB",
         ["", "median ms", "p99 ms", "received", "gaps", "memory, MiB"],
@@ -197,8 +228,13 @@ def main() -> int:
     print(
         f"\nMedian: {ratio:.2f} x that of bare pyzmq (goal {GOAL_RATIO:g}); strangers: {found['rtdecode']['strangers']}"
     )
+    print_table(
+        "a volume of 64 x 64 x 36 in the daemon's process",
+        ["", *volumes["alone"]],
+        [[name, *(f"{value:.4g}" for value in one.values())] for name, one in volumes.items()],
+    )
     if arguments.json:
-        write_json(arguments.json, {**found, "ratio": ratio})
+        write_json(arguments.json, {**found, "ratio": ratio, "volumes": volumes})
     wrong = [name for name, one in found.items() if one["gaps"] or one["received"] != messages * readers]
     if wrong:
         print(f"FAILED: messages are missing or out of order: {', '.join(wrong)}")
