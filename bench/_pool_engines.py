@@ -16,7 +16,7 @@ from rtdecode.decode.score.mapped import map_tensor
 Search = Callable[[NDArray[np.float32]], int]
 """Query of length 1 to the place of the nearest row."""
 BLOCK = 20_000
-CELLS, PROBED = 2048, 21
+CELLS, PROBED = 2048, 11
 """Of the inverted files of all engines, as `build_pool` takes them for a million rows."""
 
 

@@ -171,7 +171,9 @@ def missing(settings: Settings) -> dict[str, str]:
     files = {f"estimate.regions.{name}": path for name, path in estimate.regions.items()}
     files |= {f"estimate.parcels.{name}": path for name, path in estimate.parcels.items()}
     files |= {} if settings.publish.keys is None else {"publish.keys": settings.publish.keys}
-    files |= {} if settings.decode.pool is None else {"decode.pool": settings.decode.pool}
+    tokens, pool = settings.decode.pool_tokens, settings.decode.pool
+    files |= {} if tokens is None else {"decode.pool_tokens": tokens}
+    files |= {} if pool is None or pool.is_dir() else {"decode.pool": pool}
     files |= {} if estimate.mask == "auto" else {"estimate.mask": estimate.mask}
     found = {name: f"expected a folder, found none at {path}" for name, path in folders.items() if not path.is_dir()}
     return found | {

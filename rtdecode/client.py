@@ -294,12 +294,15 @@ class Embedding(Message):
         Shape (tokens, width).
     nearest : dict of str to float
         Pictures of the session's pool (``decode.pool``) that are most like the tokens, and their cosines, best first.
+    unsearched : str
+        Why the pool named none; empty where it did, and without a pool.
     shown : int
         Trials of the stimulus so far of whose mean beta it is made (``decode.average_repeats``); 1: of this one alone.
     """
 
     tokens: Optional[Array] = None
     nearest: Dict[str, float] = field(default_factory=dict)
+    unsearched: str = ""
     shown: int = 1
 
 

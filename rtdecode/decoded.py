@@ -228,6 +228,7 @@ class Embedding(DecodedPart):
         Mapping[str, float],
         Told("Pictures of the session's pool that are most like the tokens and their cosines, best first"),
     ]
+    unsearched: Annotated[str, Told("Why the session's pool named none; empty where it did, and without a pool")] = ""
     shown: _Shown = 1
 
 

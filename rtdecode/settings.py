@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Meta
 
 from rtdecode.errors import SettingsError
+from rtdecode.pool_settings import pool_problems
 from rtdecode.protocol_file import follow
 from rtdecode.publish_settings import PublishSettings, publish_problems
 from rtdecode.score_settings import (
@@ -208,8 +209,13 @@ class DecodeSettings:
         retrieval pool; a MindEye2 pack wants ``embeddings.safetensors`` and ``categories.json`` beside them. None:
         stimulus identifiers are the pack's categories and its prototypes are the targets.
     pool : Path or None
-        File of ``rtdecode engines embed``, or folder of ``rtdecode engines pool build`` for more pictures than memory
-        holds: each embedding then names the most similar of these pictures.
+        File of ``engines embed``, or folder of ``engines pool build``: each embedding names the most similar pictures.
+    pool_service : str
+        Address of a ``knn-service`` of clip-retrieval to search instead; what is decoded is sent to it.
+    pool_timeout_s : float
+        What it has to answer in; scores wait as long, and without an answer no picture is named.
+    pool_tokens : Path or None
+        File of ``rtdecode engines embed``: the 16 pictures that a pool finds are told in the order of their tokens.
     backend : {"auto", "onnx", "torch", "tensorrt"}
         What runs the networks; ``auto`` is told in the log and by ``rtdecode check``.
     threads : int
@@ -234,6 +240,9 @@ class DecodeSettings:
     bundle: Path | None = None
     stimuli: Path | None = None
     pool: Path | None = None
+    pool_service: str = ""
+    pool_timeout_s: Positive = 1.0
+    pool_tokens: Path | None = None
     backend: Literal["auto", "onnx", "torch", "tensorrt"] = "auto"
     threads: Count = 1
     prior_steps: Count | None = None
@@ -370,6 +379,8 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     if estimate is not None:
         problems += film_problems(sections.get("film", FilmSettings()), estimate.parcels)
         problems += feedback_problems(sections.get("feedback", FeedbackSettings()), estimate.regions)
+    if decode is not None:
+        problems += pool_problems(decode.pool_service, decode.pool, decode.pool_tokens)
     if decode is not None and decode.average_repeats and raw.get("feedback", {}).get("score") == "similarity":
         problems.append(
             "$.decode.average_repeats: expected false beside the score similarity, which is of single trials"

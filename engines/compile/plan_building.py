@@ -24,6 +24,7 @@ from rtdecode.decode.runtime.engine import OnnxEngine
 from rtdecode.decode.runtime.parts import Part
 from rtdecode.decode.runtime.plans import SCHEMA, PlanKey, PlanRuntime, Profile, exported, plan_keys, sizes_of
 from rtdecode.errors import EngineError
+from rtdecode.memory import give_back_memory
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import PackDescription, PartPrecision, PartTable
 
@@ -145,6 +146,7 @@ def _with_onnx_runtime(
     """
     if precision == "bfloat16":
         return found
+    give_back_memory()  # of torch's weights, which are freed by now: the runtime's own need the room
     return worse(found, compare(right, OnnxEngine(path, name=right.part, threads=threads)))
 
 

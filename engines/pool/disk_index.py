@@ -29,7 +29,9 @@ SHARD_ROWS = 250_000
 _A_CELL = 39
 """Rows of each cell to train on; fewer make faiss warn."""
 _MOST_CELLS = 2048
-_PROBED = 1 / 96
+_PROBED = 1 / 186
+_LEAST_PROBED = 8
+"""Of small pools, whose cells are quickly looked into."""
 _ROUNDS = 10
 """Of the clustering that finds the cells."""
 _BLOCK = 16_384
@@ -166,7 +168,7 @@ def _trained(sources: Sequence[Source], out: Path, cells: int | None) -> PoolDes
         schema="rtdecode.pool/1",
         width=width,
         cells=n_cells,
-        probed=max(1, round(_PROBED * n_cells)),
+        probed=min(n_cells, max(_LEAST_PROBED, round(_PROBED * n_cells))),
         embedder=sources[0].embedder,
         shards=[],
     )

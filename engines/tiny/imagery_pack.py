@@ -18,7 +18,7 @@ def seal_imagery_pack(out: Path) -> str:
     """Seal the pack for the tiny pack that is shipped; returns its identity."""
     tiny = open_pack(str(pack_path()))
     said = tiny.described(TinyDescription)
-    semantic, words = said.tokens.groups["semantic"], len(said.caption.vocabulary)
+    semantic = said.tokens.groups["semantic"]
     width = semantic[1] - semantic[0]
 
     def write(folder: Path) -> None:
@@ -27,10 +27,9 @@ def seal_imagery_pack(out: Path) -> str:
             name="tiny-imagery",
             kind="tiny-imagery",
             licence=said.licence,
-            description="what a picture is of and what is said of it, from linear heads; drawn by the tiny pack",
-            tokens=TokenTable(
-                count=1, channels=width + words, groups={"image": (0, width), "text": (width, width + words)}
-            ),
+            description="what kind of thing it is and how it differs from its kind, from linear heads; drawn by the "
+            "tiny pack",
+            tokens=TokenTable(count=1, channels=2 * width, groups={"kind": (0, width), "own": (width, 2 * width)}),
             stages={},
             generator=TINY,
             generator_identity=tiny.identity,

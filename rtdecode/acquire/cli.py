@@ -1,4 +1,4 @@
-"""``rtdecode inspect``: what the files of a scanner hold."""
+"""``rtdecode inspect`` tells what the files of a scanner hold, ``rtdecode receive`` takes what it pushes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,69 @@ Subparsers = Any  # argparse keeps the type of its sub-parsers private
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
+    """Add the commands to the parser."""
     parser = subparsers.add_parser("inspect", help="tell what the files of a scanner hold, volume by volume")
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="file or folder, packed with gzip or not")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per volume")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write a picture of the first volume, all slices")
     parser.add_argument("--settings", type=Path, help="take what files do not tell from [scanner] of this TOML file")
     parser.set_defaults(handler=_inspect)
+
+    receive = subparsers.add_parser("receive", help="take images that a console pushes, as a DICOM storage service")
+    receive.add_argument(
+        "settings", type=Path, nargs="?", metavar="SETTINGS", help="TOML file: images go to its scanner.export_dir"
+    )
+    receive.add_argument("--out", type=Path, metavar="DIR", help="folder that images go to")
+    receive.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
+    receive.add_argument("--port", type=int, default=11112, help="port; 0 takes a free one (default 11112)")
+    receive.add_argument(
+        "--ae-title", default="RTDECODE", metavar="TITLE", help="AE title that the console must call (default RTDECODE)"
+    )
+    receive.add_argument(
+        "--calling",
+        action="append",
+        default=[],
+        metavar="TITLE",
+        help="AE title that may call, again for others (default: all)",
+    )
+    receive.add_argument(
+        "--from",
+        dest="addresses",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address that may connect, again for others; needed beside a --host that other machines reach",
+    )
+    receive.set_defaults(handler=_receive)
+
+
+def _receive(args: argparse.Namespace) -> int:
+    import signal
+    import threading
+
+    from rtdecode.acquire.receiver import Receiver, Reception
+    from rtdecode.errors import SettingsError
+    from rtdecode.settings import load_settings
+
+    if (args.settings is None) == (args.out is None):
+        raise SettingsError(["receive: expected either SETTINGS or --out, got both or neither"])
+    reception = Reception(
+        folder=args.out or load_settings(args.settings).scanner.export_dir,
+        host=args.host,
+        port=args.port,
+        title=args.ae_title,
+        callers=tuple(args.calling),
+        addresses=tuple(args.addresses),
+    )
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    with Receiver(reception) as receiver:
+        print(
+            f"rtdecode receive: {args.ae_title} at {args.host} port {receiver.port}, to {reception.folder}", flush=True
+        )
+        over.wait()
+    return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -21,10 +21,9 @@ from rtdecode.decode.pipeline import (
 )
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.disk_pool import DiskPool
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
-from rtdecode.decode.score.pool import ImagePool
+from rtdecode.decode.score.search import Found, PictureSearch
 from rtdecode.decode.score.voxel_encoder import PictureResponses, open_picture_responses
 from rtdecode.decoded import CandidateScore, Caption, DecodedPart, Embedding, Prediction, Preview, Reconstruction, Score
 from rtdecode.errors import BundleError, EngineError
@@ -33,6 +32,7 @@ from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.statistics import mid_ranks, p_value
 
 _TOP = 5
+_NOT_ASKED = Found(nearest={})
 
 
 class Decoder:
@@ -45,16 +45,16 @@ class Decoder:
         What a trial may have shown.
     pipeline : Pipeline
         The pack's networks.
-    pool : ImagePool, DiskPool or None
-        Pictures to name the nearest of, for every beta.
+    search : PictureSearch or None
+        Names the pictures of a pool that are most like what was decoded, for every beta.
     """
 
     def __init__(
-        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, pool: ImagePool | DiskPool | None = None
+        self, pack: EnginePack, candidates: Candidates, pipeline: Pipeline, search: PictureSearch | None = None
     ) -> None:
         self._pack, self._kind = pack.identity, pack.description.kind
         self._pipeline = pipeline
-        self._pool = pool
+        self._search = search
         self.candidates = candidates
         self._participant: _Participant | None = None
 
@@ -66,7 +66,7 @@ class Decoder:
     @property
     def pool(self) -> str:
         """How the pool of other pictures is searched; empty without one."""
-        return "" if self._pool is None else self._pool.how
+        return "" if self._search is None else self._search.how
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -243,12 +243,14 @@ class Decoder:
         if average is not None:
             score = self._person("a mean", average).with_average(score, average, shown, truth)
         embedded = self._pipeline.embed(person.adapter.chosen(beta if average is None else average))
+        found = _NOT_ASKED if self._search is None else self._search.of(embedded.tokens)
         return embedded, Embedding(
             tokens=frozen(embedded.tokens),
             components=frozen(embedded.components),
             score=score,
             shown=shown,
-            nearest={} if self._pool is None else dict(self._pool.nearest(embedded.tokens, _TOP)),
+            nearest=found.nearest,
+            unsearched=found.unsearched,
         )
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.families.family import Embedder, family_of
+from rtdecode.decode.pipeline import HasFinal, Pipeline
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.disk_pool import DiskPool
-from rtdecode.decode.score.pool import ImagePool, open_pool
+from rtdecode.decode.score.pool import ImagePool, open_pool, tokens_in
+from rtdecode.decode.score.remote_pool import RemotePool
+from rtdecode.decode.score.search import PictureSearch
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.settings import DecodeSettings
@@ -38,9 +41,37 @@ def load_decoder(pack: EnginePack, settings: DecodeSettings | None = None, *, se
             f"pack {pack.name}: decode.best_of and decode.finish are for MindEye2's pictures, this is a pack of kind "
             f"{pack.description.kind}: leave them out"
         )
-    pool = None if settings.pool is None else _open_pool(settings.pool, pack)
+    pool = _pool(settings, pack)
     candidates = family.candidates(pack, settings.stimuli, threads=settings.threads)
-    return Decoder(pack, candidates, family.pipeline(pack, settings, backend, seed=seed), pool)
+    pipeline = family.pipeline(pack, settings, backend, seed=seed)
+    return Decoder(pack, candidates, pipeline, None if pool is None else _search(pool, settings, pack, pipeline))
+
+
+def _pool(settings: DecodeSettings, pack: EnginePack) -> ImagePool | DiskPool | RemotePool | None:
+    if settings.pool_service:
+        return RemotePool(settings.pool_service, timeout_s=settings.pool_timeout_s)
+    return None if settings.pool is None else _open_pool(settings.pool, pack)
+
+
+def _search(
+    pool: ImagePool | DiskPool | RemotePool, settings: DecodeSettings, pack: EnginePack, pipeline: Pipeline
+) -> PictureSearch:
+    """Ask a pool of final embeddings with these, and any other with all tokens."""
+    shape = pack.description.tokens.count, pack.description.tokens.channels
+    final_width = pipeline.final_width if isinstance(pipeline, HasFinal) else 0
+    width = pool.description.width if isinstance(pool, DiskPool) else 0
+    if width not in (0, shape[0] * shape[1], final_width):
+        final = f", or {final_width} of the final embedding" if final_width else ""
+        raise EngineError(
+            f"{settings.pool}: expected a pool of {shape[0]} x {shape[1]} values as pack {pack.name} decodes{final}, "
+            f"got one of {width}"
+        )
+    by_final = final_width if isinstance(pool, RemotePool) else width == final_width != shape[0] * shape[1]
+    return PictureSearch(
+        pool=pool,
+        final=pipeline.final if by_final and isinstance(pipeline, HasFinal) else None,
+        tokens=None if settings.pool_tokens is None else tokens_in(settings.pool_tokens, pack),
+    )
 
 
 def _open_pool(path: Path, pack: EnginePack) -> ImagePool | DiskPool:

@@ -39,7 +39,7 @@ class Embedded:
 class Pipeline(Protocol):
     """Runs the networks of a pack; loaded and warm when made.
 
-    It may be a `VolumePredictor` as well, `Previews`, `TakesNetwork` and `TellsFallbacks`.
+    It may be a `VolumePredictor` as well, `Previews`, `TakesNetwork`, `HasFinal` and `TellsFallbacks`.
     """
 
     @property
@@ -95,6 +95,20 @@ class TakesNetwork(Protocol):
         BundleError
             It is of other networks, or of another mask.
         """
+        ...
+
+
+@runtime_checkable
+class HasFinal(Protocol):
+    """What a `Pipeline` offers besides whose tokens hold the final embedding that public pools are made of."""
+
+    @property
+    def final_width(self) -> int:
+        """Values of that embedding."""
+        ...
+
+    def final(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """Take the final embedding (final_width,) out of the tokens (t, d) of an `Embedded`."""
         ...
 
 

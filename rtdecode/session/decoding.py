@@ -86,6 +86,7 @@ class Decoding:
         self._gate_limit = 1.0
         self._alarm: ContentAlarm | None = None
         self._alarmed = False
+        self._unsearched = ""
         self._claim = recording.claim()
         self._times: deque[dict[str, float]] = deque(maxlen=_REMEMBERED)
         self._earlier_volumes: deque[RegisteredVolume] = deque(maxlen=max(decoder.window - 1, 0))
@@ -212,6 +213,8 @@ class Decoding:
                         tokens = next((one.tokens for one in (part, *found) if isinstance(one, Embedding)), _NOTHING)
                         shown = self.feedback.of(beta, piece, tokens, took_s=1e-3 * stages["total"])
                         self._show(shown, beta, stages)
+                    elif isinstance(piece, Embedding):
+                        self._watch_pool(piece.unsearched)
                     found.append(piece)
                     if self.feedback.withholds:
                         if isinstance(piece, Score):
@@ -295,6 +298,21 @@ class Decoding:
         self._publisher.publish(
             wire.Fault(part="decode", kind="content", reason=reason, degraded=degraded, remedy=remedy)
         )
+
+    def _watch_pool(self, unsearched: str) -> None:
+        """Say once that the pool does not answer, and when it does again."""
+        if bool(unsearched) == bool(self._unsearched):
+            return
+        fault = wire.Fault(
+            part="decode",
+            kind="pool",
+            reason=unsearched or self._unsearched,
+            degraded="" if not unsearched else "no pictures of the pool are named; all else goes on",
+            remedy="" if not unsearched else "see to the service; rtdecode engines pool search asks it by hand",
+            over=not unsearched,
+        )
+        self._unsearched = unsearched
+        self._publisher.publish(fault)
 
     def _since_ms(self, stamp: Stamp) -> float:
         return 1e3 * (self._clock.monotonic() - stamp.received_mono_s)

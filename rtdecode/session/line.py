@@ -14,6 +14,7 @@ from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.errors import VolumeError
 from rtdecode.estimate.estimator import Estimator
+from rtdecode.memory import give_back_memory
 from rtdecode.publish import messages
 from rtdecode.publish.publisher import Publisher
 from rtdecode.records import (
@@ -36,7 +37,6 @@ from rtdecode.session.blind import Blind, withheld
 from rtdecode.session.feedback import follow_feedback, no_trial
 from rtdecode.session.films import Films
 from rtdecode.session.lanes import DecodeLanes
-from rtdecode.session.memory import give_back_memory
 from rtdecode.session.outcomes import Outcomes
 from rtdecode.session.past import Input
 from rtdecode.session.recording import Recording

@@ -13,6 +13,7 @@ from rtdecode.simulate import render
 from rtdecode.simulate.head import smooth_noise
 from rtdecode.simulate.mosaic_writer import LARGEST_VALUE
 from rtdecode.simulate.participant import HRF_STEP_S, Participant, hrf_library
+from rtdecode.simulate.regulation import Regulator
 from rtdecode.simulate.seeds import generator
 from rtdecode.simulate.visit import Trial
 
@@ -91,7 +92,12 @@ class Acquisition:
         self._responds = ndimage.binary_dilation(self._nodes >= 0, iterations=2)[near]
 
     def run(
-        self, run: int, trials: tuple[Trial, ...], evoked: NDArray[np.float64], n_volumes: int
+        self,
+        run: int,
+        trials: tuple[Trial, ...],
+        evoked: NDArray[np.float64],
+        n_volumes: int,
+        regulator: Regulator | None = None,
     ) -> Iterator[NDArray[np.uint16]]:
         """Yield the volumes of a run as the scanner stores them.
 
@@ -102,6 +108,8 @@ class Acquisition:
         evoked : array of shape (n_trials, n_responsive)
             Noiseless response to each trial, percent signal change.
         n_volumes : int
+        regulator : Regulator, optional
+            Asked, when the volume before has been taken, what the participant does in a trial of the kind "regulate".
 
         Yields
         ------
@@ -122,7 +130,11 @@ class Acquisition:
         rho = rho.astype(np.float32)
         innovation = self._noise.autoregressive * np.sqrt(1 - rho**2)
         state = self._noise.autoregressive * rng.standard_normal(len(self._active), dtype=np.float32)
+        tries = [trial for trial in trials if trial.kind == "regulate"] if regulator is not None else []
         for volume in range(n_volumes):
+            while regulator is not None and tries and tries[0].onset_s < (volume + 1) * protocol.t_r_s:
+                tried = regulator.attempt() * regulator.target[None]
+                response += time_courses(participant, (tries.pop(0),), tried, n_volumes * protocol.t_r_s)
             moments = volume * protocol.t_r_s + protocol.slice_times_s
             moved = motion[volume] @ protocol.affine
             clean = render.volume(

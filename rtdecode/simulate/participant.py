@@ -170,8 +170,9 @@ class Participant:
         run : int
         kinds : sequence of Kind
             Of each trial; all are "picture" when omitted. To "half" the picture's part of the response is halved,
-            "lapsed" trials are not looked at, at "blank" ones nothing happens but what happens at rest. What is heard
-            has no trial noise: it adds to what is seen, which has.
+            "lapsed" trials are not looked at, at "blank" ones nothing happens but what happens at rest, nor at
+            "regulate" ones but for what a `Regulator` adds. What is heard has no trial noise: it adds to what is seen,
+            which has.
 
         Returns
         -------
@@ -182,7 +183,7 @@ class Participant:
         lapsed = (rng.random((len(evoked), 1)) < self.parameters.lapses) | (kind == "lapsed")
         half = self.mean + 0.5 * (evoked - self.mean)
         seen = np.where(lapsed, LAPSED_RESPONSE * self.mean, np.where(kind == "half", half, evoked))
-        blank, heard = kind == "blank", np.isin(kind, HEARD)
+        blank, heard = np.isin(kind, ("blank", "regulate")), np.isin(kind, HEARD)
         seen = np.where(heard, evoked, seen)
         happened: NDArray[np.float64] = np.where(blank, 0.0, seen) + self.noise.draw(rng, ~(blank | heard)[:, 0])
         return happened

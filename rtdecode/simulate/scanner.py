@@ -25,6 +25,7 @@ from rtdecode.simulate.playback import (
     free,
     nothing,
 )
+from rtdecode.simulate.regulation import Regulator
 from rtdecode.simulate.visit import Trial
 
 FIRST_SERIES = 3
@@ -81,6 +82,8 @@ class Scanner:
     noise : NoiseParameters, optional
     live_dates : bool
         Date each run by the clock instead of by a fixed day.
+    regulator : Regulator, optional
+        Decides what the participant does in trials of the kind "regulate".
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Scanner:
         *,
         noise: NoiseParameters | None = None,
         live_dates: bool = False,
+        regulator: Regulator | None = None,
     ) -> None:
         if plan.t_r_s != participant.protocol.t_r_s:
             raise ValueError(f"expected a repetition time of {plan.t_r_s} s, got {participant.protocol.t_r_s} s")
@@ -106,6 +110,7 @@ class Scanner:
         self._export_dir = export_dir
         self._clock = clock
         self._live_dates = live_dates
+        self._regulator = regulator
         self._player = Player(clock, speed)
         self._acquisition = Acquisition(participant, noise)
         self._evoked = participant.responses([t.scene for t in plan.trials], [t.kind for t in plan.trials])
@@ -156,7 +161,7 @@ class Scanner:
     def volumes(self, run: int) -> Iterator[NDArray[np.uint16]]:
         """Render the volumes of a run without writing them."""
         evoked = self._evoked[[trial.run == run for trial in self._plan.trials]]
-        return self._acquisition.run(run, self._plan.of_run(run), evoked, self._plan.volumes_per_run)
+        return self._acquisition.run(run, self._plan.of_run(run), evoked, self._plan.volumes_per_run, self._regulator)
 
     def true_betas(self, affine: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return what each picture evokes in this brain, without trial noise or lapses: the oracle's betas.

@@ -14,9 +14,10 @@ from PIL import Image
 from rtdecode.simulate import world
 from rtdecode.simulate.seeds import generator
 
-Kind = Literal["picture", "null", "half", "lapsed", "blank", "imagery", "cue", "noise", "speech"]
+Kind = Literal["picture", "null", "half", "lapsed", "blank", "imagery", "cue", "noise", "speech", "regulate"]
 """What a trial is to the brain: a picture, one without content, half the signal, no look at it, nothing at all, a
-picture that is imagined (or, without a scene, nothing in particular), the cue for that, or what is heard in a film."""
+picture that is imagined (or, without a scene, nothing in particular), the cue for that, what is heard in a film, or a
+try to raise what is shown for feedback, of which a `Regulator` decides."""
 HEARD: Final = ("noise", "speech")
 NULL: Final = "null"
 """Stimulus and condition of announced pictures without content."""
@@ -256,7 +257,7 @@ def _trials(plan: VisitPlan) -> tuple[Trial, ...]:
                     trial=f"r{run + 1:02d}t{order + 1:03d}",
                     onset_s=plan.lead_in_s + order * (plan.trial_s + plan.pause_s),
                     duration_s=plan.trial_s,
-                    scene=pictures[true] if true and kind not in ("null", "blank") else None,
+                    scene=pictures[true] if true and kind not in ("null", "blank", "regulate") else None,
                     stimulus=told or NULL,
                     condition=pictures[told].category if told else NULL,
                     kind=kind,

@@ -18,8 +18,8 @@ from rtdecode.demo.processes import free_port
 pytestmark = pytest.mark.system
 
 
-def start_demo(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rtdecode", "demo", "--no-browser", "--speed", "max", "--out", str(out / "demo")]
+def start_demo(out: Path, *arguments: str, program: tuple[str, ...] = ("-m", "rtdecode")) -> subprocess.Popen[str]:
+    command = [sys.executable, *program, "demo", "--no-browser", "--speed", "max", "--out", str(out / "demo")]
     return subprocess.Popen(
         [*command, "--json", str(out / "demo.json"), *arguments],
         stdout=subprocess.PIPE,
@@ -121,6 +121,34 @@ def test_a_real_participant_is_replayed(tmp_path: Path, shared: Path) -> None:
     assert sorted({t["run"] for t in summary["trials"]}) == [5, 6]
     assert sorted(t["true"] for t in summary["trials"]) == sorted(summary["categories"] * 2)
     assert all(t["rank"] is not None for t in summary["trials"])
+
+
+SMALL_IMAGERY = """
+import functools, sys
+from rtdecode.__main__ import main
+from rtdecode.demo import demo_visits
+demo_visits.ImageryPlan = functools.partial(
+    demo_visits.ImageryPlan, calibration_runs=2, decoding_runs=1, trials_per_run=16, volumes_per_run=84,
+    repeats_per_run=2,
+)
+sys.exit(main(sys.argv[1:]))
+"""
+"""A demo short enough for a test: that imagery is decoded above chance is held to by `test_imagery_identified`."""
+
+
+def test_a_demo_of_imagery_says_of_every_epoch_what_was_named(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path, "--mode", "imagery", "--seed", "1", "--port", "0", program=("-c", SMALL_IMAGERY))
+    summary = finished(demo, tmp_path)
+    check_whole(summary, decoded=12, volumes=252)  # beside two without a target
+    found = summary["imagery"]
+    assert (found["targets"], found["chance"]) == (6, 1 / 6)
+    said = [trial for trial in summary["trials"] if trial["trial"] >= "r03t012"]  # after the warm-up
+    assert [one["trial"] for one in found["epochs"]] == [trial["trial"] for trial in said]
+    hits = sum(one["alone"] == one["target"] for one in found["epochs"])
+    assert found["alone"]["n"] == len(said) >= 1
+    assert found["alone"]["share"] == hits / len(said)
+    low, high = found["alone"]["interval"]
+    assert low <= found["alone"]["share"] <= high
 
 
 def test_a_demo_of_films_tells_when_the_eyes_are_closed(tmp_path: Path) -> None:

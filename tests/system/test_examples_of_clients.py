@@ -1,10 +1,8 @@
-"""The examples of clients close a loop with a participant that really regulates."""
+"""The example of PsychoPy closes a loop with a stand-in of the daemon; the others do with the daemon itself."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
-import re
 import sys
 import time
 import types
@@ -42,15 +40,6 @@ def assert_regulated(session: RegulatingSession) -> None:
     assert session.levels == sorted(set(session.levels))
     seen = [event.condition for event in session.events if event.kind == "trial"]
     assert seen == ["seen-0", *(f"seen-{step}" for step in session.steps[:2])]
-
-
-def test_asyncio_closes_the_loop(session: RegulatingSession) -> None:
-    shown: list[str] = []
-    asyncio.run(example("asyncio_loop/loop.py").main(*session.addresses, show=shown.append))
-    assert [re.findall(r"step (\d+) of (\d+)", line) for line in shown] == [
-        [(str(step), str(STEPS))] for step in session.steps
-    ]
-    assert_regulated(session)
 
 
 class FakePsychopy(types.ModuleType):

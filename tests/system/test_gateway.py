@@ -6,10 +6,8 @@ import base64
 import json
 import random
 import re
-import shutil
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -102,18 +100,6 @@ def test_a_browser_closes_the_loop(browser: Any, gateway: Gateway, session: Regu
     assert_regulated(session)
     assert browser.find_element("id", "screen").text == f"step {session.steps[2]} of {STEPS}"
     assert browser.get_log("browser") == []
-
-
-def test_octave_closes_the_loop(gateway: Gateway, session: RegulatingSession, tmp_path: Path) -> None:
-    octave = shutil.which("octave-cli")
-    if octave is None:
-        pytest.skip("no octave-cli on this machine; the same requests are made by the next test")
-    script = (EXAMPLES / "matlab_loop" / "loop.m").read_text(encoding="utf-8")
-    (tmp_path / "loop.m").write_text(script.replace(":8766", f":{gateway.port}").replace("r01t", "o01t"))
-    done = subprocess.run([octave, "loop.m"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"step (\d+)", done.stdout) == list(map(str, session.steps))
-    assert_regulated(session)
 
 
 def test_the_requests_of_the_matlab_example_close_the_loop(gateway: Gateway, session: RegulatingSession) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from engines.pool.disk_index import build_pool
 from engines.training.carried_network import carry, widened
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.decode.score.adapter import adapter_from
+from rtdecode.decode.score.disk_pool import DiskPool
 from rtdecode.errors import BundleError
 from rtdecode.packs import EnginePack, open_participant
 from tests.conftest import FakeClock
@@ -46,9 +51,16 @@ def shown(mindeye1: EnginePack, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def first(mindeye1: EnginePack, shown: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
+    """With a pool of the final embeddings of all pictures, whose candidates are told in the order of all tokens."""
     out = tmp_path_factory.mktemp("first")
+    path = shown / "embeddings.safetensors"
+    with safe_open(path, framework="np") as file:
+        final, said = np.ascontiguousarray(file.get_tensor("tokens")[:, :1]), file.metadata()
+    save_file({"tokens": final}, out / "final.safetensors", metadata=said)
+    pool = shown.parent / "pool"
+    build_pool([out / "final.safetensors"], pool)
     decode = {"pack": str(mindeye1.folder), "stimuli": str(shown), "unclip_steps": 2}
-    return run_visit(out, FakeClock(), decode=decode)
+    return run_visit(out, FakeClock(), decode=decode | {"pool": str(pool), "pool_tokens": str(path)})
 
 
 def test_a_first_visit_is_decoded_by_its_own_ridge(first: tuple[Recorder, Path]) -> None:
@@ -58,6 +70,27 @@ def test_a_first_visit_is_decoded_by_its_own_ridge(first: tuple[Recorder, Path])
         assert [m.trial for m in recorder.of(kind) if m.final] == [t.trial for t in DECODED]
     assert not recorder.of(wire.Preview)
     assert recorder.of(wire.Session)[-1].absent == ("caption",)
+
+
+def test_candidates_of_a_pool_of_final_embeddings_are_told_in_the_order_of_their_tokens(
+    first: tuple[Recorder, Path], shown: Path
+) -> None:
+    with safe_open(shown / "embeddings.safetensors", framework="np") as file:
+        tokens, names = file.get_tensor("tokens").astype(np.float64), json.loads(file.metadata()["names"])
+
+    pool, moved = DiskPool(shown.parent / "pool"), 0
+    for message in first[0].of(wire.Embedding):
+        assert message.tokens is not None
+        query = np.frombuffer(message.tokens.data, message.tokens.dtype).reshape(message.tokens.shape)
+        near = [name for name, _ in pool.nearest(query[0], 16)]
+        flat, one = tokens[[names.index(name) for name in near]].reshape(16, -1), query.astype(np.float64).ravel()
+        by_tokens = flat @ one / np.linalg.norm(flat, axis=1) / np.linalg.norm(one)
+        best = np.argsort(-by_tokens)[:5]
+        assert list(message.nearest) == [near[i] for i in best]
+        np.testing.assert_allclose(list(message.nearest.values()), by_tokens[best], atol=1e-4)
+        moved += near[best[0]] != near[0]
+        assert message.unsearched == ""
+    assert moved  # the tokens choose others than the final embedding alone
 
 
 def test_a_later_visit_is_decoded_by_the_network_that_the_bundle_carries(

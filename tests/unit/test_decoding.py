@@ -130,6 +130,39 @@ def test_a_score_stands_though_the_picture_failed(tmp_path: Path) -> None:
     assert found[1].predicted == "cat"
 
 
+class Searching(FailingService):
+    """Names pictures of a pool, or says why not."""
+
+    def __init__(self, *unsearched: str) -> None:
+        super().__init__()
+        self._unsearched = iter(unsearched)
+
+    def decode(self, beta: BetaUpdate) -> Iterator[tuple[DecodedPart, float]]:
+        empty = np.zeros((2, 3), np.float32)
+        why = next(self._unsearched)
+        yield Embedding(tokens=empty, components=empty[0], score=SCORE, nearest={}, unsearched=why), 1.0
+
+
+def test_a_pool_that_does_not_answer_is_told_once_and_so_is_its_return(tmp_path: Path) -> None:
+    kept, lane = Kept(), DecodeLanes()
+    write_category_bundle(tmp_path / "bundle")
+    service: Any = Searching("", "no answer", "no answer", "", "")
+    decoding = Decoding(service, lane, kept, kept, FakeClock(), lambda: None)  # type: ignore[arg-type]
+    decoding.ask(open_participant(tmp_path / "bundle"))
+    assert decoding.once(0)
+    told = []
+    for number in range(5):
+        beta = category_update(3)
+        lane.pictures.put(replace(beta, event=replace(beta.event, trial=f"t{number}")))
+        assert decoding.once(0)
+        told.append([(m.kind, m.reason, m.over) for m in kept.messages if isinstance(m, wire.Fault)])
+        kept.messages = [m for m in kept.messages if not isinstance(m, wire.Fault)]
+    assert told == [[], [("pool", "no answer", False)], [], [("pool", "no answer", True)], []]
+    embeddings = [m for m in kept.messages if isinstance(m, wire.Embedding)]
+    assert [m.unsearched for m in embeddings] == ["", "no answer", "no answer", "", ""]
+    assert sum(isinstance(m, wire.Score) for m in kept.messages) == 5
+
+
 class Scoring(FailingService):
     """Finds one trial after the other supported or not."""
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import engines.tiny
 from engines.tiny.imagery_pack import seal_imagery_pack
 from rtdecode.decode.families.tiny.stimulus_tokens import embed_candidates
 from rtdecode.decode.families.tiny_imagery import FAMILY
-from rtdecode.decode.families.tiny_imagery.what_is_imagined import said
 from rtdecode.decode.loading import load_candidates
-from rtdecode.errors import EngineError
+from rtdecode.decode.runtime.backends import choose
+from rtdecode.decode.score.adapter import Adapter
+from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import open_pack
 from rtdecode.packs.description import write_description
+from rtdecode.settings import DecodeSettings
+from rtdecode.simulate import world
 from rtdecode.testing import check_family
 from tests.decode_small import tiny_pack, tiny_stages
 
@@ -30,19 +35,46 @@ def test_the_family_keeps_the_contract() -> None:
     check_family(FAMILY, open_pack(str(engines.tiny.imagery_pack_path())))
 
 
-def test_heads_predict_semantic_tokens_and_words() -> None:
+def test_heads_predict_the_kind_and_what_a_picture_is_more_than_its_kind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    for i in range(6):
+        Image.fromarray(world.render(world.sample_scene(rng))[0]).save(tmp_path / f"p{i}.png")
     stages = tiny_stages()
-    whole, heads = embed_candidates(stages, None), load_candidates(open_pack("tiny-imagery"), None)
+    whole, heads = embed_candidates(stages, tmp_path), load_candidates(open_pack("tiny-imagery"), tmp_path)
     assert heads.names == whole.names
-    image, text = (heads.tokens[:, 0, group] for group in heads.groups)
-    np.testing.assert_array_equal(image, whole.tokens.reshape(len(whole.tokens), -1)[:, stages.groups[0]])
-    words = said(stages, whole.tokens)
-    assert set(np.unique(words)) == {0, 1}
-    np.testing.assert_allclose(text.var(0).sum(), image.var(0).sum(), rtol=1e-4)
-    assert (np.argsort(text, 1)[:, ::-1][:, :1] == words.argmax(1)[:, None]).shape == (len(words), 1)
-    for row, name in enumerate(whole.names):
-        spoken = [stages.vocabulary[i] for i in np.flatnonzero(words[row])]
-        assert name in " ".join(spoken)
+    semantic = whole.tokens.reshape(len(whole.tokens), -1)[:, stages.groups[0]]
+    centres = stages.prototypes.reshape(len(stages.prototypes), -1)[:, stages.groups[0]]
+    nearest = np.square(semantic[:, None] - centres).sum(2).argmin(1)
+    kind, own = (heads.tokens[:, 0, group] for group in heads.groups)
+    np.testing.assert_array_equal(kind, centres[nearest])
+    np.testing.assert_allclose(kind + own, semantic, atol=1e-6)
+    kinds, none = (heads.prototypes[:, 0, group] for group in heads.groups)
+    np.testing.assert_array_equal(kinds, centres)
+    assert not none.any()
+
+
+def test_both_heads_together_are_the_tokens_that_are_drawn() -> None:
+    rng = np.random.default_rng(5)
+    pack, stages = open_pack("tiny-imagery"), tiny_stages()
+    n = stages.groups[0].stop - stages.groups[0].start
+    basis = np.zeros((5, 2 * n), np.float32)
+    basis[:2, :n], basis[2:, n:] = rng.standard_normal((2, n)), 0.3 * rng.standard_normal((3, n))
+    adapter = Adapter(
+        voxels=np.arange(4), mean=np.zeros(4, np.float32), scale=np.ones(4, np.float32),
+        weights=rng.standard_normal((4, 5)).astype(np.float32), intercept=rng.standard_normal(5).astype(np.float32),
+        basis=basis, token_mean=rng.standard_normal(2 * n).astype(np.float32), r2=np.full(5, 0.4, np.float32),
+        group_r2=np.array([0.4, 0.4], np.float32),
+    )  # fmt: skip
+    pipeline = FAMILY.pipeline(pack, DecodeSettings(), choose("auto", pack), seed=0)
+    pipeline.take(adapter)
+    beta = rng.standard_normal(4).astype(np.float32)
+    predicted = (beta @ adapter.weights + adapter.intercept) @ basis + adapter.token_mean
+    tokens = pipeline.embed(beta).tokens.ravel()
+    np.testing.assert_allclose(tokens[stages.groups[0]], predicted[:n] + predicted[n:], rtol=1e-3, atol=1e-3)
+    average = stages.prototypes.mean(0).ravel()
+    np.testing.assert_allclose(tokens[stages.groups[1]], average[stages.groups[1]], rtol=1e-3, atol=1e-3)
+    with pytest.raises(BundleError, match=r"expected .* values, semantic tokens of a kind and of one of it"):
+        pipeline.take(replace(adapter, basis=basis[:, 1:]))
 
 
 def test_another_generator_than_it_was_sealed_for_is_refused(tmp_path: Path) -> None:

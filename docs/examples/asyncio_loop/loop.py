@@ -1,27 +1,37 @@
-"""Three trials of feedback in asyncio: the screen goes on while the daemon is asked and its answer is waited for."""
+"""Three blocks of feedback in asyncio: the screen goes on while the daemon is asked and its answer is waited for."""
 
 import asyncio
 import sys
 
 from client import AsyncClient, Feedback
 
-RUN, TRIALS = 1, 3
+RUN, T_R_S = 1, 1.5
+BLOCKS, FIRST, VOLUMES, EVERY = 3, 8, 8, 14  # volumes before the first block, in each, and from one to the next
 
 
 async def main(stream, requests, show=print, key=None):
-    """Announce trials; show each one's step of the thermometer; tell with the next trial what was seen."""
+    """Announce blocks; show a step of the thermometer after every volume; tell with the next block what was seen."""
     async with AsyncClient(stream, requests, topics=["feedback"], key=key) as client:
         await client.event(kind="run_start", run=RUN)
         seen = 0
-        for number in range(TRIALS):
-            trial = f"r{RUN:02d}t{number:02d}"
+        for block in range(BLOCKS):
+            begins = FIRST + EVERY * block
             await client.event(
-                kind="trial", run=RUN, trial=trial, onset_s=20.0 * number, duration_s=2.0, condition=f"seen-{seen}"
+                kind="trial",
+                run=RUN,
+                trial=f"r{RUN:02d}b{block:02d}",
+                onset_s=T_R_S * begins,
+                duration_s=T_R_S * VOLUMES,
+                condition=f"seen-{seen}",
             )
             async for message in client.messages():
-                if isinstance(message, Feedback) and message.trial == trial and message.state == "shown":
+                if not isinstance(message, Feedback) or message.run != RUN:
+                    continue
+                if message.state == "shown":  # where it is held, the last step stays
                     seen = message.step
-                    show(f"{trial}: step {seen} of {message.steps}")
+                step = "+" if message.state == "baseline" else f"step {seen} of {message.steps}"
+                show(f"volume {message.volume}: {step}")
+                if message.volume == begins + EVERY - 1:
                     break
         await client.event(kind="run_end", run=RUN)
 

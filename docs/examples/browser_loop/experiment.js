@@ -1,4 +1,4 @@
-// Three trials of feedback. In jsPsych, `trial` is the body of a call-function trial with `async: true`.
+// Three trials of feedback.
 import { Rtdecode } from "./rtdecode.js";
 
 const RUN = 1, TRIALS = 3, screen = document.getElementById("screen");

@@ -7,7 +7,7 @@ that a search takes at most 50 ms on one core that makes 0.75 GB/s of float16 in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,21 @@ def embedding_in(path: Path, pack: EnginePack, name: str) -> NDArray[Any] | None
     """Return the tokens (t, d) of one picture of such a file; None if it is not in it; errors as of `open_pool`."""
     names = _described(path, pack)[1]
     return map_tensor(path, "tokens")[names.index(name)] if name in names else None
+
+
+def tokens_in(path: Path, pack: EnginePack) -> Mapping[str, NDArray[Any]]:
+    """Return the tokens (t, d) of every picture of such a file by its name, mapped; errors as of `open_pool`.
+
+    Raises
+    ------
+    EngineError
+        As of `open_pool`, or they are of another shape than those of the pack.
+    """
+    names, rows = _described(path, pack)[1], map_tensor(path, "tokens")
+    wanted = pack.description.tokens.count, pack.description.tokens.channels
+    if rows.shape[1:] != wanted:
+        raise EngineError(f"{path}: expected tokens of shape {wanted} as pack {pack.name} has, got {rows.shape[1:]}")
+    return dict(zip(names, rows, strict=True))
 
 
 def _described(path: Path, pack: EnginePack) -> tuple[set[str], list[str]]:

@@ -105,6 +105,15 @@ class MindEye1Pipeline:
             state = None, retrieval, None
         return Embedded(components=components, tokens=retrieval.astype(np.float16), state=state)
 
+    @property
+    def final_width(self) -> int:
+        """Values of CLIP's final embedding; see `HasFinal`."""
+        return int(self._shape[1])
+
+    def final(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """CLIP's final embedding: of the normed and projected tokens it is the first."""
+        return np.asarray(tokens[0])
+
     def settle(self, embedded: Embedded, predicted: str, trial: str) -> Settled:
         """Sample clean tokens with the participant's prior, or take those that the ridge predicted."""
         said, retrieval, blurry = embedded.state

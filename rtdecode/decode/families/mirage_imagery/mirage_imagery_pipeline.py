@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,16 @@ class MirageImageryPipeline:
         components = self._adapter.predict(beta)
         values = np.asarray(components @ self._adapter.basis + self._adapter.token_mean, np.float32)
         return Embedded(components=components, tokens=values[None].astype(np.float16), state=values)
+
+    @property
+    def final_width(self) -> int:
+        """Values of CLIP's final embedding, which the image head predicts; see `HasFinal`. 0 without that head."""
+        ends = self._groups.get("image", slice(0, 0))
+        return int(ends.stop - ends.start)
+
+    def final(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """Values of the image head."""
+        return np.asarray(tokens.reshape(-1)[self._groups["image"]])
 
     def settle(self, embedded: Embedded, predicted: str, trial: str) -> Settled:
         """Normalise the predictions, and draw the low-level picture."""

@@ -20,14 +20,13 @@ from rtdecode.settings import DecodeSettings
 
 
 class TinyImageryFamily:
-    """A `Family` that predicts what a picture is of and what is said of it, and leaves out where everything lies."""
+    """A `Family` that predicts what a picture is of and how that differs from its kind, not where it lies."""
 
     description = TinyImageryDescription
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Embed the pictures of a folder, or take the categories where there is none."""
-        stages = _stages(pack, threads)
-        return head_candidates(stages, embed_candidates(stages, stimuli))
+        return head_candidates(embed_candidates(_stages(pack, threads), stimuli))
 
     def pipeline(
         self, pack: EnginePack, settings: DecodeSettings, backend: Backend, *, seed: int

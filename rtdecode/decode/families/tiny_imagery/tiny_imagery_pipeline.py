@@ -13,6 +13,8 @@ from rtdecode.decode.pipeline import Embedded, Float32
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.errors import BundleError
 
+_LEAST_VARIANCE = 1e-9
+
 
 class TinyImageryPipeline:
     """A `Pipeline` that widens the heads' predictions to the tokens that a tiny pack draws.
@@ -31,22 +33,23 @@ class TinyImageryPipeline:
         self._semantic = stages.groups[0]
         self._groups = len(stages.groups)
         self._mean = stages.prototypes.mean(0).reshape(-1)
-        self._width = self._semantic.stop - self._semantic.start + len(stages.vocabulary)
+        self._width = self._semantic.stop - self._semantic.start
 
     def take(self, adapter: Adapter) -> None:
         """Take a participant; see `Pipeline.take`."""
-        if adapter.basis.shape[1] != self._width:
+        n = self._width
+        if adapter.basis.shape[1] != 2 * n:
             raise BundleError(
-                f"adapter: expected {self._width} values, semantic tokens and words, got {adapter.basis.shape[1]}: was "
-                "it calibrated for another pack?"
+                f"adapter: expected {2 * n} values, semantic tokens of a kind and of one of it, got "
+                f"{adapter.basis.shape[1]}: was it calibrated for another pack, or before? Calibrate again"
             )
-        n = self._semantic.stop - self._semantic.start
         basis = np.zeros((len(adapter.basis), len(self._mean)), np.float32)
-        basis[:, self._semantic] = adapter.basis[:, :n]
+        basis[:, self._semantic] = adapter.basis[:, :n] + adapter.basis[:, n:]
         mean = self._mean.copy()
-        mean[self._semantic] = adapter.token_mean[:n]
+        mean[self._semantic] = adapter.token_mean[:n] + adapter.token_mean[n:]
         reliable = np.zeros(self._groups, np.float32)
-        reliable[0] = adapter.group_r2[0]
+        variance = np.square(adapter.basis).sum(1)  # of components of variance 1
+        reliable[0] = adapter.r2 @ variance / max(float(variance.sum()), _LEAST_VARIANCE)
         self._tiny.take(replace(adapter, basis=basis, token_mean=mean, group_r2=reliable))
 
     def embed(self, beta: Float32) -> Embedded:
