@@ -25,8 +25,8 @@ def told() -> Told:
 
 @pytest.fixture
 def page(browser: Any, told: Told) -> Iterator[Any]:
-    """The open page of a daemon that has just sent a heartbeat."""
-    told.tell(wire.Heartbeat(session="01-01"))
+    """The open page of a daemon that lives."""
+    told.tell(ALIVE)
     with served(told) as address:
         browser.get(address)
         yield browser
@@ -235,7 +235,7 @@ def test_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
 
 
 def test_a_dead_daemon_makes_the_whole_page_stale_and_a_reload_does_not_revive_it(page: Any, told: Told) -> None:
-    told.tell(session(), run(3), score("t1", 0))
+    told.tell(wire.Heartbeat(session="01-01"), session(), run(3), score("t1", 0))
     settled(page, says="decoding", evidence="cat, 80% sure")
     assert body(page, "lamp") == "good"
     opacity = "parseFloat(getComputedStyle(document.querySelector('main')).opacity)"
@@ -301,7 +301,7 @@ def test_a_fault_is_on_top_until_acknowledged_or_over(page: Any, told: Told) -> 
     settled(page, says="fault")
     told.tell(wire.Fault(part="decode", kind="worker", over=True))
     settled(page, says="decoding")
-    told.tell(wire.Heartbeat(session="01-01"), wire.Fault(part="acquire", kind="no-volume", reason="none for 4 s"))
+    told.tell(wire.Fault(part="acquire", kind="no-volume", reason="none for 4 s"))
     reaches(page, "document.body.dataset.phase", "no-volume")
 
 
