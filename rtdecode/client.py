@@ -901,7 +901,7 @@ def read_key(path: str) -> Dict[str, str]:
             found = json.load(stream)
             if found["rtdecode"] != "client key" or found["v"] != 1:
                 raise KeyError("rtdecode")
-            return {name: str(found[name]) for name in ("name", "server", "public", "secret")}
+            return {name: str(found[name]) for name in ("name", "role", "server", "public", "secret")}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected a client's file of `rtdecode keys new`, got another: {error!r}"

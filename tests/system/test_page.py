@@ -15,6 +15,8 @@ from tests.page import Told, served
 
 pytestmark = pytest.mark.system
 
+ALIVE = wire.Heartbeat(session="01-01", every_s=20.0)  # for a minute
+
 
 @pytest.fixture
 def told() -> Told:
@@ -23,8 +25,8 @@ def told() -> Told:
 
 @pytest.fixture
 def page(browser: Any, told: Told) -> Iterator[Any]:
-    """The open page of a daemon that has just sent a heartbeat."""
-    told.tell(wire.Heartbeat(session="01-01"))
+    """The open page of a daemon that lives."""
+    told.tell(ALIVE)
     with served(told) as address:
         browser.get(address)
         yield browser
@@ -159,6 +161,58 @@ def test_what_is_not_supported_is_dimmed_and_says_why(page: Any, told: Told) -> 
     assert page.get_log("browser") == []
 
 
+def test_each_revision_stands_in_its_trials_row(page: Any, told: Told) -> None:
+    told.tell(ALIVE, session(), run(3), score("t1", 0, supported=False), score("t1", 1, evidence=0.6), score("t1", 2))
+    told.tell(score("t2", 0))
+    row = "[...document.querySelectorAll('#list li')].map(li => li.querySelector('.revisions').textContent)"
+    reaches(page, row, ["cat 80%", "cat –→ 60%→ 80%"])
+    title = page.find_elements("css selector", "#list li")[1].find_elements("css selector", ".revisions span")[0]
+    assert title.get_attribute("title") == "revision 0: cat, not supported"
+
+
+def test_states_of_the_session_are_told_in_words(page: Any, told: Told) -> None:
+    told.tell(ALIVE, session(paused=True, bad_runs=(1, 3)), run(3), volume(9, lag=4))
+    settled(page, says="decoding is paused", does="· decoding", flags="bad run4 volumes behind")
+    assert body(page, "lamp") == "trouble"
+    told.tell(
+        wire.Feedback(session="01-01", score="region", regions=("ffa",), state="shown", value=0.456, step=3, steps=20)
+    )
+    reaches(
+        page, "document.getElementById('figures').textContent.includes('feedback region of ffa: step 3 of 20 (0.46)')"
+    )
+    told.tell(session(bad_runs=(1,)), run(4), volume(0))
+    settled(page, says="decoding", flags="")
+    told.tell(wire.Fault(part="acquire", kind="no-volume", reason="none for 4 s", remedy="look at the scanner"))
+    reaches(page, "/^no volume for \\d+ s$/.test(document.getElementById('says').textContent)")
+    assert page.title.startswith("no volume for ")
+
+
+@pytest.mark.parametrize("asked", ["dark", "light"])
+def test_the_theme_follows_the_browser_until_it_is_switched_and_is_remembered(
+    page: Any, told: Told, asked: str
+) -> None:
+    other = "light" if asked == "dark" else "dark"
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": asked}]})
+    told.tell(ALIVE, session(), run(3), *(volume(index) for index in range(20)))
+    grounds = {"dark": "rgb(16, 20, 26)", "light": "rgb(223, 228, 234)"}
+    ground = "getComputedStyle(document.body).backgroundColor"
+    reaches(page, ground, grounds[asked])
+
+    def drawn(theme: str) -> str:
+        """Return a script that tells whether the line of z, which lies on the others here, is in a theme's colour."""
+        line = {"dark": "224,95,180", "light": "125,31,102"}[theme]
+        pixels = "[...document.getElementById('translation').getContext('2d').getImageData(0, 0, 400, 84).data]"
+        return f"{pixels}.some((v, i, all) => i % 4 === 0 && `${{v}},${{all[i + 1]}},${{all[i + 2]}}` === '{line}')"
+
+    reaches(page, drawn(asked))
+    page.find_element("id", "theme").click()
+    reaches(page, ground, grounds[other])
+    reaches(page, drawn(other))
+    page.refresh()
+    reaches(page, ground, grounds[other])
+    page.execute_script("localStorage.clear()")
+
+
 def test_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
     told.tell(
         session(),
@@ -181,7 +235,7 @@ def test_words_of_the_stream_stay_words(page: Any, told: Told) -> None:
 
 
 def test_a_dead_daemon_makes_the_whole_page_stale_and_a_reload_does_not_revive_it(page: Any, told: Told) -> None:
-    told.tell(session(), run(3), score("t1", 0))
+    told.tell(wire.Heartbeat(session="01-01"), session(), run(3), score("t1", 0))
     settled(page, says="decoding", evidence="cat, 80% sure")
     assert body(page, "lamp") == "good"
     opacity = "parseFloat(getComputedStyle(document.querySelector('main')).opacity)"
@@ -247,7 +301,7 @@ def test_a_fault_is_on_top_until_acknowledged_or_over(page: Any, told: Told) -> 
     settled(page, says="fault")
     told.tell(wire.Fault(part="decode", kind="worker", over=True))
     settled(page, says="decoding")
-    told.tell(wire.Heartbeat(session="01-01"), wire.Fault(part="acquire", kind="no-volume", reason="none for 4 s"))
+    told.tell(wire.Fault(part="acquire", kind="no-volume", reason="none for 4 s"))
     reaches(page, "document.body.dataset.phase", "no-volume")
 
 

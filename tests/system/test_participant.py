@@ -31,7 +31,7 @@ def told() -> Told:
 
 @pytest.fixture
 def page(browser: Any, told: Told) -> Iterator[Any]:
-    tell(told, wire.Heartbeat)
+    tell(told, wire.Heartbeat, every_s=20.0)
     with served(told) as address:
         browser.get(f"{address}participant?theme=light")
         yield browser
@@ -80,11 +80,34 @@ def test_a_view_that_lags_says_so_instead_of_showing_old_pictures(page: Any, tol
     shows(page, "fixation")
     reaches(page, "document.getElementById('trouble').textContent.startsWith('late by 0.')")
     page.execute_script("window.delay(0)")
+    tell(told, wire.Feedback, state="shown", step=5, steps=20)  # none stays for longer than ten seconds
     shows(page, "thermometer")
+    tell(told, wire.Score, trial="t1", revision=0, supported=True)
+    tell(told, wire.Reconstruction, trial="t1", revision=0, image=webp(3))
+    shows(page, "picture")
+    page.execute_script("window.delay(2400)")
+    reaches(page, "document.getElementById('trouble').textContent.startsWith('late by 2.')")
+    shows(page, "fixation")
+    assert not page.find_element("id", "picture").is_displayed()
+
+
+def test_a_view_whose_browser_was_busy_does_not_catch_up_with_old_pictures(page: Any, told: Told) -> None:
+    tell(told, wire.Score, trial="t1", revision=0, supported=True)
+    shows(page, "fixation")
+    # What the page shows after each of its turns, once it can work again.
+    page.execute_script(
+        "window.seen = []; new MutationObserver(() => seen.push(document.body.dataset.shows)).observe(document.body,"
+        "{attributes: true}); setTimeout(() => { const end = Date.now() + 1500; while (Date.now() < end); }, 200);"
+    )
+    time.sleep(0.3)
+    tell(told, wire.Reconstruction, trial="t1", revision=0, image=webp(3))
+    tell(told, wire.Score, trial="t2", revision=0, supported=False)  # it must not be seen after this
+    reaches(page, "Number(document.body.dataset.version)", told.view.version)
+    assert "picture" not in page.execute_script("return window.seen")
 
 
 def test_a_view_without_contact_says_so(browser: Any, told: Told) -> None:
-    tell(told, wire.Heartbeat)
+    tell(told, wire.Heartbeat, every_s=20.0)
     with served(told) as address:
         browser.get(f"{address}participant")
         tell(told, wire.Feedback, state="shown", step=5, steps=20)

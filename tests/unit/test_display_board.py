@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.publish.display.board import NO_CATEGORY, REPLACED_PICTURES, TRIALS, Board
+from rtdecode.publish.display.board import NO_CATEGORY, Board
 from rtdecode.publish.display.phase import PHASES
+from rtdecode.publish.display.trials import REPLACED_PICTURES, REVISIONS, TRIALS
 from tests.conftest import FakeClock
 
 FOUND: dict[str, Any] = {
@@ -84,6 +86,75 @@ def test_of_many_trials_the_last_are_kept_and_all_are_counted() -> None:
     assert state["tally"] == [(TRIALS + 5) // 2, TRIALS + 5]
     assert board.picture(state["key"], 1) is None
     assert board.picture(state["key"], 6) is not None
+
+
+def test_each_revision_of_a_trial_is_kept_the_last_ones_of_many() -> None:
+    board = board_of(*(decoded(revision, final=False, evidence=0.1 * revision)[0] for revision in (0, 1, 1, 2)))
+    (trial,) = board.state()["trials"]
+    assert trial["revisions"] == [[0, "cat", 0.0, True], [1, "cat", 0.1, True], [2, "cat", 0.2, True]]
+    for revision in range(3, 30):
+        board.apply(decoded(revision, final=False)[0])
+    (trial,) = board.state()["trials"]
+    assert [one[0] for one in trial["revisions"]] == list(range(30 - REVISIONS, 30))
+
+
+def test_feedback_is_shown_and_a_paused_session_and_a_bad_run_are_told() -> None:
+    fed = wire.Feedback(session="01-01", score="difference", regions=("a", "b"), state="shown", value=math.nan, step=3,
+                        steps=20, threshold=0.5, reached=True)  # fmt: skip
+    board = board_of(wire.Heartbeat(session="01-01"), session(paused=True, bad_runs=(2, 4)), fed)
+    board.contact.beat(wire.Heartbeat(session="01-01"))
+    state = board.state()
+    assert state["feedback"] == {
+        "score": "difference", "regions": ["a", "b"], "target": "", "state": "shown", "value": None, "step": 3,
+        "steps": 20, "threshold": 0.5, "reached": True,
+    }  # fmt: skip
+    assert (state["session"]["paused"], state["session"]["bad_runs"]) == (True, [2, 4])
+    assert (board.now()["phase"], board.now()["says"]) == ("paused", "decoding is paused")
+    board.apply(wire.Fault(session="01-01", part="disk", reason="full"))
+    assert board.now()["phase"] == "fault"
+
+
+def held(thing: object) -> int:
+    """Count everything that an object holds, to the bottom."""
+    seen: set[int] = set()
+    left, count = [thing], 0
+    while left:
+        one = left.pop()
+        if id(one) in seen or callable(one) or isinstance(one, (str, bytes, int, float, type(None))):
+            count += id(one) not in seen
+            continue
+        seen.add(id(one))
+        count += 1
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, (list, tuple, set, deque)):
+            left += one
+        else:
+            names = getattr(type(one), "__slots__", ())
+            left += [getattr(one, name) for name in names] + list(getattr(one, "__dict__", {}).values())
+    return count
+
+
+def test_two_hours_of_messages_leave_the_board_as_large_as_one() -> None:
+    board = board_of(session(mode="decode"))
+    sizes = []
+    for at in range(3 * 2100):  # trials; each of another category, as an experiment's mistake may make them
+        trial = f"t{at}"
+        board.apply(wire.Run(session="01-01", run=1 + at // 300, state="started"))
+        board.apply(volume(at, regions={"ffa": 0.5}))
+        board.apply(beta(f"c{at}", condition=f"category {at}"))
+        board.apply(beta(f"d{at}", invalid="no volumes"))
+        board.apply(wire.Fault(session="01-01", part="disk", reason=f"full {at}"))
+        board.apply(wire.Fault(session="01-01", part=f"part {at}", kind="x", reason="full"))
+        board.apply(wire.Skipped(session="01-01", run=1, volume=at, reason="truncated"))
+        for message in decoded(0, final=True, trial=trial, condition="cat"):
+            board.apply(message)
+        if at % 2100 == 2099:
+            sizes.append(held(board))
+    assert board.state()["tally"] == [6300, 6300]
+    assert board.state()["left_out"] == 6300
+    assert sum(count for _, count in board.state()["collected"]) == 6300
+    assert max(sizes) - min(sizes) < 20, sizes  # empty places of a queue, not one for each trial
 
 
 @pytest.mark.parametrize("supported", [True, False])

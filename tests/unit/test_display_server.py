@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import math
 import socket
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from email.message import Message
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+import websocket
 from PIL import Image
 
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
-from rtdecode.publish.display import guard
+from rtdecode.publish.display import guard, web
+from rtdecode.publish.display.trials import TRIALS
 from rtdecode.publish.display.web import ASSETS, bound, plain
-from tests.page import Told, served
+from tests.page import Page, Told, served
 
-ROUTES = ("/", "/assets/page.js", "/events", "/picture/a/1", "/stimulus/cat01", "/acknowledge", "/nothing")
+ROUTES = ("/", "/assets/page.js", "/stream", "/picture/a/1", "/stimulus/cat01", "/nothing")
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def port(watcher: Told, tmp_path: Path) -> Iterator[int]:
 
 
 class Answer(NamedTuple):
-    """A status, headers, and the body where it ends."""
+    """A status, headers and the body."""
 
     status: int
     headers: Message
@@ -50,8 +52,7 @@ class Answer(NamedTuple):
 def ask(port: int, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
     """Ask once."""
     with asked(port, path, method, body, **headers) as response:
-        endless = response.headers.get_content_type() == "text/event-stream"
-        return Answer(response.status, response.headers, b"" if endless else response.read())
+        return Answer(response.status, response.headers, response.read())
 
 
 @contextmanager
@@ -68,18 +69,6 @@ def asked(
         connection.endheaders(body)
         with connection.getresponse() as response:
             yield response
-
-
-def event(response: HTTPResponse) -> dict[str, Any]:
-    """Return the next state of the event stream, held to JSON's own numbers."""
-
-    def strange(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    line = response.readline()
-    assert response.readline() == b"\n"
-    state: dict[str, Any] = json.loads(line.removeprefix(b"data: "), parse_constant=strange)
-    return state
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -119,7 +108,7 @@ def test_the_page_is_served_under_its_own_names(port: int, name: str) -> None:
 
 
 def test_every_answer_limits_what_a_browser_may_do(port: int) -> None:
-    for path in ("/", "/events", "/nothing", "/picture/a/1", "/stimulus/cat01"):
+    for path in ("/", "/stream", "/nothing", "/picture/a/1", "/stimulus/cat01"):
         headers = ask(port, path).headers
         policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
         assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
@@ -149,8 +138,8 @@ def test_stimuli_are_served_from_their_folder_alone(port: int) -> None:
 
 def test_no_number_of_a_message_breaks_the_page(port: int, watcher: Told) -> None:
     strange = (math.nan, math.inf, -math.inf)
-    with asked(port, "/events") as follow:
-        event(follow)
+    with Page(f"http://127.0.0.1:{port}/") as page:
+        page.follow()
         for value in strange:
             for message in (
                 wire.Session(session="s", mode="calibrate", censor_fd_mm=value),
@@ -167,12 +156,15 @@ def test_no_number_of_a_message_breaks_the_page(port: int, watcher: Told) -> Non
                 wire.Caption(session="s", run=1, trial="t", text="a", stages={"total": value}),
             ):  # fmt: skip
                 watcher.tell(message)
-                assert event(follow)["board"]["session"]["mode"] == "calibrate"
+                page.follow()
+                assert page.board["session"]["mode"] == "calibrate"
         for refused in (wire.Score(session="s", trial="t", evidence=math.nan), wire.Calibration(trials=math.inf)):  # type: ignore[arg-type]
             with pytest.raises((ValueError, OverflowError)):
                 watcher.tell(refused)
         watcher.tell(wire.Caption(session="s", run=1, trial="last", text="\ud800 \x00 </script>"))
-        assert event(follow)["board"]["trials"][-1]["caption"] == "\ud800 \x00 </script>"
+        while page.board["trials"][-1]["trial"] != "last":
+            page.follow()
+        assert page.board["trials"][-1]["caption"] == "\ud800 \x00 </script>"
 
 
 def test_what_is_shown_becomes_what_json_holds() -> None:
@@ -194,29 +186,76 @@ def test_a_picture_is_had_under_the_key_of_its_session_only(port: int, watcher: 
     assert ask(port, other).body == b"second"
 
 
+def test_only_what_has_changed_is_told_again(port: int, watcher: Told) -> None:
+    watcher.tell(wire.Session(session="s", mode="decode"))
+    with Page(f"http://127.0.0.1:{port}/") as page:
+        page.follow()
+        assert page.board.keys() == watcher.board.state().keys()
+        watcher.tell(wire.Caption(session="s", run=1, trial="t", text="a"))
+        assert page.until("trials")[-1]["caption"] == "a"
+        watcher.tell(wire.Fault(session="s", part="disk", kind="low"))
+        told = page.follow()
+        while "notices" not in told:
+            assert not told  # the moment alone
+            told = page.follow()
+        assert told == ["notices"]
+        assert page.board == json.loads(json.dumps(watcher.board.state()))
+
+
+def test_of_trials_only_those_that_changed_are_told_and_the_page_has_them_all(port: int, watcher: Told) -> None:
+    def caption(number: int, words: str, session: str = "s") -> wire.Caption:
+        return wire.Caption(session=session, run=1, trial=f"t{number}", text=words)
+
+    with Page(f"http://127.0.0.1:{port}/") as page:
+        page.follow()
+        watcher.tell(*(caption(number, "first") for number in range(TRIALS + 3)))
+        page.until("trials")
+        watcher.tell(caption(0, "again"), caption(50, "other"))  # the first one was forgotten, and is new
+        page.until("trials")
+        assert [one["number"] for one in page.changed] == [51, TRIALS + 4]
+        assert page.board["trials"] == watcher.board.state()["trials"]
+        assert [one["trial"] for one in page.board["trials"][-2:]] == [f"t{TRIALS + 2}", "t0"]
+        watcher.tell(wire.Session(session="another"))
+        assert page.until("trials") == []
+        watcher.tell(caption(1, "first", "another"))
+        page.until("trials")
+        assert page.board["trials"] == watcher.board.state()["trials"]
+
+
 def test_a_notice_is_acknowledged_by_the_page_and_nobody_else(port: int, watcher: Told) -> None:
     watcher.tell(wire.Fault(session="s", part="disk", kind="low"))
+    key = watcher.board.state()["key"]
     notice = watcher.board.state()["notices"]["new"][0]
-    body = json.dumps({"key": watcher.board.state()["key"], "number": notice["number"], "count": 1}).encode()
-    own = f"http://127.0.0.1:{port}"
-    assert ask(port, "/acknowledge", "POST", body).status == 403
-    assert ask(port, "/acknowledge", "POST", body, Origin="http://evil.example").status == 403
-    assert ask(port, "/acknowledge", Origin=own).status == 405
-    for wrong in (b"", b"[]", b"{}", b'{"key": 1, "number": "x", "count": 1}', b"[" * 900, b"x" * 5000, b"\xff"):
-        assert ask(port, "/acknowledge", "POST", wrong, Origin=own).status == 400
-    for gone in (
-        {"key": "other", "number": 1, "count": 1},
-        {"key": watcher.board.state()["key"], "number": 9, "count": 1},
-    ):
-        assert ask(port, "/acknowledge", "POST", json.dumps(gone).encode(), Origin=own).status == 404
-    assert len(watcher.board.state()["notices"]["new"]) == 1
-    assert ask(port, "/acknowledge", "POST", body, Origin=own).status == 204
-    assert watcher.board.state()["notices"]["new"] == []
+    for headers in ({}, {"origin": "http://evil.example"}, {"host": "evil.example"}):
+        told = {"origin": f"http://127.0.0.1:{port}", "timeout": 60, **headers}
+        if not headers:
+            told = {"suppress_origin": True, "timeout": 60}
+        with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+            websocket.create_connection(f"ws://127.0.0.1:{port}/stream", **told)
+    with Page(f"http://127.0.0.1:{port}/") as page, Page(f"http://127.0.0.1:{port}/") as other:
+        other.follow()
+        for wrong in ("", "[]", "{}", "[1]", '{"id": "x", "request": "acknowledge"}', "[" * 900, '{"id": NaN}',
+                      '{"id": 1, "request": "acknowledge", "key": 1, "number": "x", "count": 1}'):  # fmt: skip
+            assert "expected a JSON object" in page.say(wrong)["error"]
+        assert not page.ask("acknowledge", key="other", number=notice["number"], count=1)["ok"]
+        assert not page.ask("acknowledge", key=key, number=9, count=1)["ok"]
+        assert len(watcher.board.state()["notices"]["new"]) == 1
+        assert page.ask("acknowledge", key=key, number=notice["number"], count=1)["ok"]
+        assert watcher.board.state()["notices"]["new"] == []
+        while other.board["notices"]["new"]:  # another page knows of it as well
+            other.follow()
+
+
+def test_what_is_too_long_ends_the_connection_of_its_page_alone(port: int) -> None:
+    with Page(f"http://127.0.0.1:{port}/") as page, Page(f"http://127.0.0.1:{port}/") as other:
+        with pytest.raises((websocket.WebSocketException, OSError, json.JSONDecodeError)):
+            page.say(json.dumps({"id": 1, "request": "control", "reason": "x" * 20_000}))
+        other.follow()
 
 
 def test_silent_connections_give_way_to_the_operator(port: int) -> None:
-    with asked(port, "/events") as follow, ExitStack() as silent:
-        event(follow)
+    with Page(f"http://127.0.0.1:{port}/") as page, ExitStack() as silent:
+        page.follow()
         many = []
         for number in range(400):
             connection = silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
@@ -224,7 +263,7 @@ def test_silent_connections_give_way_to_the_operator(port: int) -> None:
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: 127")  # half a request
             many.append(connection)
         assert ask(port, "/").status == 200
-        event(follow)  # the page that is open goes on
+        page.follow()  # the page that is open goes on
         assert sum(is_open(connection) for connection in many) < guard.CONNECTIONS
 
 
@@ -249,24 +288,19 @@ def test_who_does_not_finish_a_request_is_let_go(monkeypatch: pytest.MonkeyPatch
 
 
 def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch, watcher: Told) -> None:
-    lost, known = threading.Event(), guard.Door.connection_lost
-
-    def noted(door: guard.Door, error: Exception | None) -> None:
-        known(door, error)
-        lost.set()
-
-    monkeypatch.setattr(guard, "STALL_S", 0.3)
-    monkeypatch.setattr(guard.Door, "connection_lost", noted)
+    monkeypatch.setattr(web, "STALL_S", 0.3)
     watcher.tell(wire.Session(session="s", categories=tuple(f"{n} {'x' * 300}" for n in range(3000))))
-    with served(watcher) as address:
-        port = int(address.rsplit(":", 1)[1].strip("/"))
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(60)
-            connection.connect(("127.0.0.1", port))
-            connection.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port)
-            assert lost.wait(60)
-        assert ask(port, "/").status == 200
+    with served(watcher) as address, ExitStack() as silent:
+        silent.enter_context(Page(address))
+        deadline = time.monotonic() + 60
+        number = 0
+        while watcher.followed:  # its connection is full, and the server gives it up
+            assert time.monotonic() < deadline, "not let go"
+            watcher.tell(wire.Session(session="s", categories=tuple(f"{n} {number} {'x' * 300}" for n in range(3000))))
+            number += 1
+            time.sleep(0.01)
+        with Page(address) as page:
+            page.follow()
 
 
 def test_a_port_that_is_taken_is_told(port: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
@@ -12,16 +12,19 @@ from typing import Any
 from rtdecode import client as wire
 from rtdecode import decoded
 from rtdecode.publish.display.contact import Contact
+from rtdecode.publish.display.counted import Counted
 from rtdecode.publish.display.notices import Notices, text
+from rtdecode.publish.display.numbers import finite, number
 from rtdecode.publish.display.phase import PHASES, doing, phase
+from rtdecode.publish.display.trials import Trials
 
 TRACE_VOLUMES = 240
 LATENCIES = 200
 CURVE = 400
-TRIALS = 200
 REGIONS = 6
-REPLACED_PICTURES = 32  # kept a while: a page may still ask for them
+CATEGORIES = 200
 NO_CATEGORY = "no category told"
+OTHERS = "other categories"
 
 
 class Board:
@@ -43,13 +46,14 @@ class Board:
     contact : Contact
         Told of heartbeats apart from the fold, at their receipt.
     notices : Notices
+    trials : Trials
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time) -> None:
         self.version = 0
         self.contact = Contact(clock, wall)
         self._clock = clock
-        self._pictured = 0
+        self.trials = Trials()
         self._clear("")
 
     def _clear(self, session: str) -> None:
@@ -66,13 +70,11 @@ class Board:
         self._matches: deque[list[float | None]] = deque(maxlen=TRACE_VOLUMES)
         self._quality: dict[str, Any] = {}
         self._heard: tuple[float, float] | None = None
-        self._collected: dict[str, str] = {}
-        self._left_out: set[str] = set()
+        self._collected = Counted()
+        self._left_out = Counted()
         self._stimulus: dict[str, Any] = {}
-        self._trials: dict[str, dict[str, Any]] = {}
-        self._named: dict[str, bool] = {}
-        self._pictures: dict[int, bytes] = {}
-        self._replaced: deque[int] = deque()
+        self._feedback: dict[str, Any] = {}
+        self.trials = Trials(self.trials)
         self._latency: dict[str, deque[float]] = {}
 
     def apply(self, message: wire.Message) -> None:
@@ -95,7 +97,9 @@ class Board:
                     "pack": text(message.pack),
                     "categories": [text(name) for name in message.categories],
                     "absent": [text(name) for name in message.absent],
-                    "censor_fd_mm": _finite(message.censor_fd_mm),
+                    "censor_fd_mm": finite(message.censor_fd_mm),
+                    "paused": bool(message.paused),
+                    "bad_runs": [int(run) for run in message.bad_runs],
                 }
             case wire.Run():
                 self._started(message)
@@ -113,16 +117,21 @@ class Board:
                 self._beta(message)
             case wire.Score() if message.invalid is not None:
                 self.notices.invalid(message)
-                self._entry(message).update(
-                    invalid=text(message.invalid),
-                    stimulus=text(message.stimulus),
-                    condition=text(message.condition),
-                )
-            case wire.Score() | wire.Caption() | wire.Preview() | wire.Reconstruction():
-                self._decoded(message)
+                self.trials.score(message, ())
+            case wire.Score():
+                self.trials.score(message, self._session.get("categories", ()))
+                self._timed("score", message)
+            case wire.Caption():
+                self.trials.caption(message)
+                self._timed("caption", message)
+            case wire.Preview() | wire.Reconstruction():
+                self.trials.drawn(message)
+                self._timed("preview" if isinstance(message, wire.Preview) else "picture", message)
+            case wire.Feedback():
+                self._fed(message)
             case _ if not decoded.figures(wire.topic_of(message)):
                 return
-        self._list(message)
+        self.trials.figures(message)
         self.version += 1
 
     def acknowledge(self, key: str, number: int, count: int) -> bool:
@@ -150,11 +159,10 @@ class Board:
         key, number
             As `state` gives them. No two sessions share a key, so that no browser takes one's picture for the other's.
         """
-        return self._pictures.get(number) if key == self._key else None
+        return self.trials.picture(number) if key == self._key else None
 
     def state(self) -> dict[str, Any]:
         """Return what the page needs of the fold."""
-        named = len(self._named)
         return {
             "key": self._key,
             "session": self._session,
@@ -167,10 +175,11 @@ class Board:
             "match": {**self._match, "points": list(self._matches)} if self._match else {},
             "quality": self._quality,
             "collected": self._counts(),
-            "left_out": len(self._left_out),
+            "left_out": self._left_out.totals.total(),
             "stimulus": self._stimulus,
-            "trials": list(self._trials.values()),
-            "tally": [sum(self._named.values()), named] if named else None,
+            "feedback": self._feedback,
+            "trials": self.trials.state(),
+            "tally": self.trials.tally(),
             "latency": {name: _quantiles(values) for name, values in self._latency.items()},
         }
 
@@ -185,6 +194,7 @@ class Board:
             another=bool(self.session and self.contact.session) and self.session != self.contact.session,
             starved=self.notices.is_open("acquire", "no-volume"),
             alarming=self.notices.alarming,
+            paused=bool(self._session.get("paused")),
         )
         return {
             "phase": shown,
@@ -211,8 +221,8 @@ class Board:
         self._run = {"number": run, "state": text(message.state), "expected": expected}
 
     def _volume(self, message: wire.Volume) -> None:
-        index, fd_mm, motion = int(message.volume or 0), _finite(message.fd_mm), [_finite(m) for m in message.motion]
-        regions = {text(name): _finite(value) for name, value in list(message.regions.items())[:REGIONS]}
+        index, fd_mm, motion = int(message.volume or 0), finite(message.fd_mm), [finite(m) for m in message.motion]
+        regions = {text(name): finite(value) for name, value in list(message.regions.items())[:REGIONS]}
         if tuple(regions) != self._regions:
             self._regions = tuple(regions)
             self._trace.clear()
@@ -220,30 +230,30 @@ class Board:
             [float(index), fd_mm, float(message.censored), *(motion + [None] * 6)[:6], *regions.values()]
         )
         self._heard = (float(message.t_published), self._clock())
-        self._quality = {"volume": index, "fd_mm": fd_mm, "tsnr": _finite(message.tsnr), "lag": int(message.lag)}
+        self._quality = {"volume": index, "fd_mm": fd_mm, "tsnr": finite(message.tsnr), "lag": int(message.lag)}
         self._timed("volume", message)
 
     def _matched(self, message: wire.StimulusMatch) -> None:
         """Take a point of the strip: volume, z and rank of the window; a gap where there is no match."""
         known = message.invalid is None
         index = float(int(message.volume or 0))
-        self._matches.append([index, *(_finite(value) if known else None for value in (message.z, message.rank))])
+        self._matches.append([index, *(finite(value) if known else None for value in (message.z, message.rank))])
         self._match = {
             "film": text(message.film),
             "window": int(message.window),
             "parcels": int(message.parcels),
             "calibrated": bool(message.calibrated),
-            "offset_s": _finite(message.offset_s),
-            "claim": _finite(message.claim),
-            "networks": {text(name): _finite(value) for name, value in message.networks.items()},
+            "offset_s": finite(message.offset_s),
+            "claim": finite(message.claim),
+            "networks": {text(name): finite(value) for name, value in message.networks.items()},
             "invalid": "" if known else text(message.invalid),
             "asks": " to ".join(filter(None, (text(message.asks), text(message.next_film)))),
         }
         self._timed("match", message)
 
     def _calibrated(self, message: wire.Calibration) -> None:
-        share = None if message.percentile is None else _finite(message.percentile)
-        interval = [_finite(end) for end in message.interval]
+        share = None if message.percentile is None else finite(message.percentile)
+        interval = [finite(end) for end in message.interval]
         if len(interval) != 2 or None in interval:
             interval = []
         trials = int(message.trials)
@@ -252,9 +262,9 @@ class Board:
             "percentile": share,
             "interval": interval,
             "note": text(message.note),
-            "top1": [_finite(message.top1), _finite(message.top1_chance)],
-            "two_way": _finite(message.two_way),
-            "ceiling": _finite(message.ceiling),
+            "top1": [finite(message.top1), finite(message.top1_chance)],
+            "two_way": finite(message.two_way),
+            "ceiling": finite(message.ceiling),
             "advice": text(message.advice),
             "why": text(message.why),
             "projected": _projected(message),
@@ -280,9 +290,11 @@ class Board:
             return
         if message.invalid is not None:
             self.notices.invalid(message)
-            self._left_out.add(trial)
+            self._left_out.put(trial, True)
         else:
-            self._collected[trial] = self._category(message)
+            category = self._category(message)
+            known = category in self._collected.totals or len(self._collected.totals) < CATEGORIES
+            self._collected.put(trial, category if known else OTHERS)
 
     def _category(self, message: wire.Beta) -> str:
         """Return a trial's condition, or the category that its stimulus is numbered in."""
@@ -293,73 +305,27 @@ class Board:
 
     def _counts(self) -> list[list[Any]]:
         """Return the names of categories and their trials so far: those that the session names first, then others."""
-        counts = Counter(self._collected.values())
-        names = dict.fromkeys([*self._session.get("categories", ()), *sorted(counts)])
+        counts = self._collected.totals
+        told = sorted(str(name) for name, count in counts.items() if count)
+        names = dict.fromkeys([*self._session.get("categories", ()), *told])
         return [[name, counts[name]] for name in names]
 
-    def _entry(self, message: wire.Message) -> dict[str, Any]:
-        trial, revision = text(message.trial), int(message.revision or 0)
-        if trial not in self._trials and len(self._trials) >= TRIALS:
-            oldest = self._trials.pop(next(iter(self._trials)))
-            self._pictures.pop(oldest.get("picture", 0), None)
-        entry = self._trials.setdefault(trial, {"trial": trial})
-        entry.update(revision=revision, final=bool(message.final))
-        return entry
-
-    def _decoded(self, message: wire.Score | wire.Caption | wire.Preview | wire.Reconstruction) -> None:
-        match message:
-            case wire.Score():
-                evidence, chance, p_content = map(_number, (message.evidence, message.chance, message.p_content))
-                entry = self._entry(message)
-                entry.update(
-                    predicted=text(message.predicted),
-                    evidence=evidence,
-                    chance=chance,
-                    p_content=p_content,
-                    p_motion=_number(message.p_motion),
-                    supported=bool(message.supported),
-                    refused=text(message.refused),
-                    plausible=[text(name) for name in message.plausible],
-                    null=text(message.null),
-                    claim=None if message.claim is None else _number(message.claim),
-                    rank=None if message.rank is None else _number(message.rank),
-                    pool=int(message.pool),
-                    stimulus=text(message.stimulus),
-                    condition=text(message.condition),
-                )
-                if message.final and message.condition in self._session.get("categories", ()):
-                    self._named[entry["trial"]] = message.predicted == message.condition
-                name = "score"
-            case wire.Caption():
-                self._entry(message)["caption"] = text(message.text)
-                name = "caption"
-            case wire.Preview() | wire.Reconstruction():
-                if not isinstance(message.image, bytes):
-                    raise TypeError(f"expected a picture in bytes, got {type(message.image).__name__}")
-                self._draw(self._entry(message), message.image)
-                name = "preview" if isinstance(message, wire.Preview) else "picture"
-        self._timed(name, message)
-
-    def _list(self, message: wire.Message) -> None:
-        """Take the figures of a decoded trial that are declared to be listed, those of unknown topics as well."""
-        values = message.fields if isinstance(message, wire.Other) else vars(message)
-        labels = decoded.figures(wire.topic_of(message))
-        told = {label: values[name] for name, label in labels.items() if values.get(name) is not None}
-        if told and message.invalid is None:
-            shown = {label: text(value) if isinstance(value, str) else _number(value) for label, value in told.items()}
-            self._entry(message).setdefault("figures", {}).update(shown)
-
-    def _draw(self, entry: dict[str, Any], image: bytes) -> None:
-        if "picture" in entry:
-            self._replaced.append(entry["picture"])
-        while len(self._replaced) > REPLACED_PICTURES:
-            self._pictures.pop(self._replaced.popleft(), None)
-        self._pictured += 1
-        self._pictures[self._pictured] = image
-        entry.update(picture=self._pictured, pictured=entry["revision"])
+    def _fed(self, message: wire.Feedback) -> None:
+        """Take what the participant is to be shown."""
+        self._feedback = {
+            "score": text(message.score),
+            "regions": [text(name) for name in message.regions],
+            "target": text(message.target),
+            "state": text(message.state),
+            "value": finite(message.value),
+            "step": None if message.step is None else int(message.step),
+            "steps": int(message.steps),
+            "threshold": finite(message.threshold),
+            "reached": None if message.reached is None else bool(message.reached),
+        }
 
     def _timed(self, name: str, message: wire.Message) -> None:
-        took_ms = _finite(message.stages.get("total"))
+        took_ms = finite(message.stages.get("total"))
         if took_ms is not None:
             self._latency.setdefault(name, deque(maxlen=LATENCIES)).append(took_ms)
 
@@ -369,26 +335,7 @@ def _projected(message: wire.Calibration) -> list[list[float]]:
     parts = (
         message.ahead_min, message.ahead_trials, message.projected, message.projected_low, message.projected_high,
     )  # fmt: skip
-    return [[_number(value) for value in one] for one in zip(*parts, strict=False)]
-
-
-def _finite(value: Any) -> float | None:
-    """Return a number of the stream, None where it is none."""
-    return None if value is None or not math.isfinite(value) else round(float(value), 5)
-
-
-def _number(value: Any) -> float:
-    """Return a number without which a message has no meaning.
-
-    Raises
-    ------
-    ValueError
-        It is not finite.
-    """
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite number, got {value!r}")
-    return number
+    return [[number(value) for value in one] for one in zip(*parts, strict=False)]
 
 
 def _quantiles(values: deque[float]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 // Drawings of the page: every canvas at the size it is seen at, with letters of 12 px and more.
 
-const COLOURS = ["#56b4e9", "#e69f00", "#d98cc0", "#35c4a0", "#f0e442", "#c9d1da"];
-const DIM = "#a3b0bf", LINE = "#2a3441", GOOD = "#35c4a0", BAD = "#ff8058", BLUE = "#6fb1ff";
+import { ink } from "./theme.js";
+
+const TRACES = ["x", "y", "z", "good", "blue", "ink"];
 const LEFT = 42, RIGHT = 16, EDGE = 8;
 const LEAST_VOLUMES = 60;
 
@@ -18,7 +19,7 @@ function paper(canvas) {
   return { pen, width, height };
 }
 
-function rule({ pen, width }, y, label, colour = LINE, dash = []) {
+function rule({ pen, width }, y, label, colour = ink("line"), dash = []) {
   pen.strokeStyle = colour;
   pen.lineWidth = 1;
   pen.setLineDash(dash);
@@ -27,7 +28,7 @@ function rule({ pen, width }, y, label, colour = LINE, dash = []) {
   pen.lineTo(width - RIGHT, y);
   pen.stroke();
   pen.setLineDash([]);
-  pen.fillStyle = DIM;
+  pen.fillStyle = ink("dim");
   pen.textAlign = "right";
   pen.fillText(label, LEFT - 6, y);
   pen.textAlign = "left";
@@ -51,7 +52,7 @@ export function traces(canvas, rows, columns, { factor = 1, least }) {
   for (const value of [-reach, 0, reach]) rule(sheet, y(value), value ? value.toFixed(digits(reach)) : "0");
   columns.forEach(({ column, label }, which) => {
     let drawing = false, end = null;
-    pen.strokeStyle = pen.fillStyle = COLOURS[which % COLOURS.length];
+    pen.strokeStyle = pen.fillStyle = colour(which);
     pen.lineWidth = 1.6;
     pen.beginPath();
     for (const row of rows) {
@@ -77,10 +78,10 @@ export function displacement(canvas, rows, limit) {
   if (!limit) rule(sheet, y(top), top.toFixed(digits(top)));
   const bar = Math.max(1, Math.min(4, (width - LEFT - RIGHT) / Math.max(LEAST_VOLUMES, rows.length) - 0.5));
   for (const row of rows) {
-    pen.fillStyle = row[2] ? BAD : BLUE;
+    pen.fillStyle = row[2] ? ink("bad") : ink("blue");
     pen.fillRect(x(row[0]) - bar / 2, y(row[1] || 0), bar, y(0) - y(row[1] || 0));
   }
-  if (limit) rule(sheet, y(limit), limit.toFixed(digits(limit)), BAD, [5, 4]);
+  if (limit) rule(sheet, y(limit), limit.toFixed(digits(limit)), ink("bad"), [5, 4]);
 }
 
 /** Draw held-out percentile ranks over trials on an axis from 0 to 100 %, with their interval, chance, what is projected of
@@ -95,24 +96,24 @@ export function curve(canvas, points, projected = [], ceiling = null) {
   const x = (trials) => LEFT + (width - LEFT - RIGHT) * trials / Math.max(1, most);
   const y = (share) => base - (base - EDGE) * Math.min(1, Math.max(0, share));
   for (const share of [0, 0.25, 0.75, 1]) rule(sheet, y(share), `${100 * share}%`);
-  rule(sheet, y(0.5), "50%", DIM, [6, 5]);
+  rule(sheet, y(0.5), "50%", ink("dim"), [6, 5]);
   pen.fillText("chance", LEFT + 6, y(0.5) + 10);
   pen.textAlign = "right";
   pen.fillText(most ? `${most} trials` : "trials", width - RIGHT, height - 8);
   pen.textAlign = "left";
   if (!points.length) return;
   if (ceiling !== null && ceiling !== undefined) {
-    rule(sheet, y(ceiling), "", DIM, [2, 4]);
+    rule(sheet, y(ceiling), "", ink("dim"), [2, 4]);
     pen.fillText("noise ceiling", LEFT + 6, y(ceiling) + 10);
   }
   if (ahead.length) {
     const [, share] = points[points.length - 1], rows = [[0, now, share, share, share], ...ahead];
-    pen.fillStyle = `${GOOD}20`;
+    pen.fillStyle = `${ink("good")}20`;
     pen.beginPath();
     for (const [, trials, , low] of rows) pen.lineTo(x(trials), y(low));
     for (const [, trials, , , high] of [...rows].reverse()) pen.lineTo(x(trials), y(high));
     pen.fill();
-    pen.strokeStyle = GOOD;
+    pen.strokeStyle = ink("good");
     pen.lineWidth = 1.5;
     pen.setLineDash([5, 5]);
     pen.beginPath();
@@ -120,12 +121,12 @@ export function curve(canvas, points, projected = [], ceiling = null) {
     pen.stroke();
     pen.setLineDash([]);
   }
-  pen.fillStyle = `${GOOD}40`;
+  pen.fillStyle = `${ink("good")}40`;
   pen.beginPath();
   for (const [trials, , low] of points) pen.lineTo(x(trials), y(low));
   for (const [trials, , , high] of [...points].reverse()) pen.lineTo(x(trials), y(high));
   pen.fill();
-  pen.strokeStyle = pen.fillStyle = GOOD;
+  pen.strokeStyle = pen.fillStyle = ink("good");
   pen.lineWidth = 2;
   pen.beginPath();
   for (const [trials, share] of points) pen.lineTo(x(trials), y(share));
@@ -141,4 +142,4 @@ export function curve(canvas, points, projected = [], ceiling = null) {
 }
 
 /** Return the colour of the n-th trace. */
-export const colour = (which) => COLOURS[which % COLOURS.length];
+export const colour = (which) => ink(TRACES[which % TRACES.length]);

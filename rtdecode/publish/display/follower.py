@@ -15,6 +15,7 @@ from rtdecode import client as wire
 from rtdecode.publish import messages
 from rtdecode.publish.display.board import Board
 from rtdecode.publish.display.participant import ParticipantView
+from rtdecode.publish.display.steering import Steering
 
 TOPICS = tuple(topic for topic in messages.TOPICS if topic not in ("embedding", "prediction"))
 ANSWER_S = 2.0
@@ -43,12 +44,15 @@ class Watcher:
         Used only by whoever holds `lock`.
     view : ParticipantView
         The same.
+    steering : Steering
+        Asks the daemon for what the operator wants.
     unreadable : int
         Messages that could not be read or shown.
     """
 
     def __init__(self, stream: str, requests: str, key: str | None = None) -> None:
         self.board = Board()
+        self.steering = Steering(requests, key)
         self.view = ParticipantView(self.board.contact)
         self._told: set[Callable[[], object]] = set()
         self.lock = threading.Lock()
@@ -77,6 +81,10 @@ class Watcher:
         """Show a message; used by whoever holds `lock`."""
         self.board.apply(message)
         self.view.apply(message)
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell those that `telling` has call; used by whoever holds `lock`."""
         for call in tuple(self._told):
             call()
 
@@ -90,6 +98,7 @@ class Watcher:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        self.steering.close()
 
     def _repeat(self, topics: tuple[str, ...], once: Callable[[wire.Client], None]) -> None:
         while not self._stop.is_set():
@@ -161,7 +170,7 @@ class Watcher:
         }[kind]
         fault = wire.Fault(part="page", kind=kind, reason=reason, remedy=remedy, over=over, t_published=time())
         with self.lock:
-            self.board.apply(fault)
+            self.take(fault)
 
     def _once(self, text: str, level: int) -> None:
         shape = re.sub(r"\d+", "#", text)

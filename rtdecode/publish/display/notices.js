@@ -1,11 +1,11 @@
 // What is wrong, at the top of the page, until acknowledged or mended.
 import { $, clock, made, text } from "./dom.js";
+import { ask } from "./stream.js";
 
 const SIGNS = { fault: "▲", skipped: "●" };
 
-function acknowledge(key, { number, count }) {
-  fetch("/acknowledge", { method: "POST", body: JSON.stringify({ key, number, count }) }).catch(() => {});
-}
+/** Acknowledge the first of what is wrong. */
+export const acknowledgeFirst = () => $("notices").querySelector("button:enabled")?.click();
 
 function row(key, notice) {
   const item = made("li", notice.kind);
@@ -17,7 +17,7 @@ function row(key, notice) {
   what.title = `${notice.title}: ${notice.reason}${times}\n${advice}`;
   const button = made("button", "", "Acknowledge");
   button.type = "button";
-  button.addEventListener("click", () => { button.disabled = true; acknowledge(key, notice); });
+  button.addEventListener("click", () => { button.disabled = true; ask("acknowledge", { key, number: notice.number, count: notice.count }); });
   item.append(made("span", "sign", SIGNS[notice.kind]), made("time", "", clock(notice.latest_s)), what, button);
   return item;
 }

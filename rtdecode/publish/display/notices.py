@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rtdecode import client as wire
+from rtdecode.publish.display.counted import Counted
 
 EARLIER = 30
 GROUPS = 100
@@ -70,7 +71,7 @@ class Notices:
 
     _groups: dict[tuple[str, ...], _Group] = field(default_factory=dict)
     _mended: deque[_Group] = field(default_factory=lambda: deque(maxlen=EARLIER))
-    _invalid: set[str] = field(default_factory=set)
+    _invalid: Counted = field(default_factory=Counted)
     _numbers: int = 0
 
     def fault(self, message: wire.Fault) -> None:
@@ -95,9 +96,8 @@ class Notices:
     def invalid(self, message: wire.Score | wire.Beta) -> None:
         """Take a trial without a result; each is counted once, though its beta and its score tell of it."""
         trial = text(message.trial)
-        if trial in self._invalid:
+        if not self._invalid.put(trial, True):
             return
-        self._invalid.add(trial)
         reason = f"trial {trial}: {text(message.invalid)}"
         self._add(INVALID, "skipped", _TITLE[INVALID], reason, float(message.t_published)).remedy = _REMEDY[INVALID]
 

@@ -1,14 +1,17 @@
 // The operator's page: draws the state that its server sends, and says so when that state is old.
 import { colour, curve, displacement, traces } from "./charts.js";
+import { showControls } from "./controls.js";
 import { $, clock, image, lasting, made, percent, text } from "./dom.js";
 import { showNotices } from "./notices.js";
+import { follow } from "./stream.js";
 
 const CLAIM = 20;  // as rtdecode.decode.score has them
 const SERVER_S = 3;  // the server speaks once a second
 const LAMPS = { calibrating: "good", fitting: "good", decoding: "good", watching: "good", "first-volume": "good", ending: "good", resuming: "good",
-  fault: "trouble", "no-volume": "trouble", lost: "lost" };
-const OPEN = new Set(["fault", "no-volume", "ending", "resuming"]);
-let latest = null;
+  fault: "trouble", "no-volume": "trouble", paused: "trouble", lost: "lost" };
+const OPEN = new Set(["fault", "no-volume", "paused", "ending", "resuming"]);
+let latest = null, due = false, redraw = false;
+const changed = new Set();
 let heard = { at: performance.now(), wall: Date.now() / 1000 };
 let shownKey = "";
 const rows = new Map();
@@ -26,6 +29,11 @@ function showHeader({ session, run, quality }, now) {
   $("progress").hidden = !run.expected;
   $("progress").value = run.expected ? Math.min(1, seen / run.expected) : 0;
   text("volume", !run.number ? "" : run.expected ? `${seen} / ${run.expected}` : `${seen} volumes`);
+  $("flags").replaceChildren(...[
+    session.paused && now.phase !== "paused" && "paused",
+    session.bad_runs?.includes(run.number) && "bad run",
+    quality.lag > 0 && `${quality.lag} ${quality.lag > 1 ? "volumes" : "volume"} behind`,
+  ].filter(Boolean).map((words) => made("span", "flag", words)));
   text("age", now.volume_age_s === null || now.phase === "no-volume" ? "" : `last volume ${lasting(now.volume_age_s)} ago`);
 }
 
@@ -34,7 +42,7 @@ function showPhase(now, unreachable) {
   document.body.dataset.phase = phase;
   document.body.dataset.lamp = LAMPS[phase] || "quiet";
   document.body.classList.toggle("stale", ["lost", "waiting", "asking"].includes(phase));
-  const since = phase === "no-volume" && now.volume_age_s !== null ? ` since ${lasting(now.volume_age_s)}` : "";
+  const since = phase === "no-volume" && now.volume_age_s !== null ? ` for ${lasting(now.volume_age_s)}` : "";
   text("says", unreachable ? "no contact with the page's server" : `${now.says}${since}`);
   document.title = `${$("says").textContent} · rtdecode`;
   text("does", OPEN.has(phase) && now.does && now.doing !== "asking" ? `· ${now.does}` : "");
@@ -122,12 +130,14 @@ function showMatch({ match }) {
   traces($("match"), match.points, [{ column: 1, label: "z" }], { least: 4 });
 }
 
+const showPicture = (trial, { key }) => image($("picture"), pictureURL(key, trial), $("no-picture"));
+
 function showTrial(trial, { key, session }) {
   const absent = session.absent && session.absent.includes("picture");
   $("decoding").classList.toggle("weak", trial.supported === false);
   image($("stimulus"), stimulusURL(trial.stimulus), $("no-stimulus"));
   text("no-stimulus", trial.stimulus || trial.condition || (trial.trial ? "not known" : ""));
-  image($("picture"), pictureURL(key, trial), $("no-picture"));
+  showPicture(trial, { key });
   text("no-picture", trial.invalid ? "no result" : absent ? `the ${session.pack} pack makes no pictures` : trial.trial ? "no picture yet" : "");
   const drawn = trial.pictured === undefined ? trial.revision : trial.pictured;
   text("revision", trial.revision === undefined ? "" : `· revision ${drawn}${trial.final && drawn === trial.revision ? ", final" : ""}`);
@@ -156,26 +166,40 @@ function showTrials({ trials, tally, key }) {
       const thumb = made("div", "thumb"), picture = made("img"), name = made("div", "name");
       picture.alt = "";
       thumb.append(picture, made("span", "", "–"));
-      name.append(made("b"), made("small"));
+      name.append(made("b"), made("small"), made("small", "revisions"));
       row.append(thumb, name, made("span", "sure"));
       rows.set(trial.trial, row);
       list.prepend(row);
     }
-    const told = JSON.stringify([key, trial]);
-    if (row.dataset.told === told) continue;
-    row.dataset.told = told;
+    if (row.told === trial) continue;  // a trial that has changed is another object
+    row.told = trial;
     const [thumb, name, sure] = row.children;
     image(thumb.firstChild, pictureURL(key, trial), thumb.lastChild);
     const known = trial.predicted !== undefined && !trial.invalid, hit = known && trial.condition && trial.predicted === trial.condition;
-    name.firstChild.textContent = trial.invalid ? "no result" : known ? `${hit ? "✓ " : ""}${trial.predicted}` : "…";
-    name.lastChild.textContent = `${trial.trial}${trial.condition ? ` · ${trial.condition}` : ""}${trial.final ? "" : " …"}`;
+    const [first, which, revisions] = name.children;
+    first.textContent = trial.invalid ? "no result" : known ? `${hit ? "✓ " : ""}${trial.predicted}` : "…";
+    which.textContent = `${trial.trial}${trial.condition ? ` · ${trial.condition}` : ""}${trial.final ? "" : " …"}`;
+    revisions.replaceChildren(...(trial.revisions || []).map(([number, predicted, evidence, supported], which, all) => {
+      const same = which && all[which - 1][1] === predicted, certain = supported ? percent(evidence) : "–";
+      const one = made("span", supported ? "supported" : "", `${which ? "→ " : ""}${same ? "" : `${predicted} `}${certain}`);
+      one.title = `revision ${number}: ${predicted}, ${supported ? `${certain} sure` : "not supported"}`;
+      return one;
+    }));
     sure.textContent = !known ? "" : trial.supported ? percent(trial.evidence) : "–";
     row.className = trial.invalid ? "none" : hit ? "hit" : "miss";
     row.title = trial.invalid || trial.caption || "";
   }
 }
 
-function showSignals({ trace, regions, quality, latency, session }) {
+/** Say what the participant is to be shown of the score. */
+function fed({ score, regions, target, state, value, step, steps, threshold, reached }) {
+  if (!score) return "";
+  const about = [...regions, target].filter(Boolean).join(" − ");
+  const goal = threshold === null ? "" : `, threshold ${threshold}${reached ? " reached" : ""}`;
+  return `feedback ${score}${about ? ` of ${about}` : ""}: ${state === "baseline" ? "baseline" : step === null ? "nothing new, held" : `step ${step} of ${steps}`}${value === null ? "" : ` (${value.toFixed(2)})`}${goal}`;
+}
+
+function showSignals({ trace, regions, quality, latency, session, feedback }) {
   const limit = session.censor_fd_mm || 0, known = quality.fd_mm !== undefined && quality.fd_mm !== null;
   const leftOut = trace.filter((row) => row[2]).length;
   text("fd", `${known ? `${quality.fd_mm.toFixed(2)} ` : ""}${limit ? `· limit ${limit} ` : ""}mm`);
@@ -196,47 +220,69 @@ function showSignals({ trace, regions, quality, latency, session }) {
   text("figures", [
     `tSNR ${typeof quality.tsnr === "number" ? Math.round(quality.tsnr) : "–"}`,
     leftOut ? `${leftOut} of ${trace.length} volumes left out: the head moved` : "",
-    quality.lag ? `${quality.lag} volumes behind` : "",
+    fed(feedback),
     took ? `median ms from volume to: ${took}` : "",
   ].filter(Boolean).join("  ·  "));
 }
 
-function show({ board, now }) {
+const VIEWS = {
+  watching: [[["match"], showMatch]],
+  calibrating: [[["calibration", "collected", "left_out", "stimulus", "session", "curve"], showCalibration]],
+  decoding: [
+    [["trials", "session"], (board) => showTrial(board.trials[board.trials.length - 1] || {}, board)],
+    [["trials", "tally"], showTrials],
+    [["calibration", "session", "run"], showMeanwhile],
+  ],
+};
+
+/** Draw what has changed of the board since the last time. */
+function draw() {
+  due = false;
+  const { board, now } = latest;
   if (board.key !== shownKey) {  // another session: nothing of the last one stays
     shownKey = board.key;
     rows.clear();
     $("list").replaceChildren();
     $("earlier").open = false;
+    redraw = true;
   }
   const decoding = board.trials.length > 0 || (board.session.mode === "decode" && !board.calibration.trials);
   const film = board.match.film !== undefined;
   const view = !board.run.number ? "idle" : film ? "watching" : decoding ? "decoding" : "calibrating";
+  redraw ||= document.body.dataset.view !== view || now.doing !== draw.doing;
   document.body.dataset.view = view;
+  draw.doing = now.doing;
+  const touched = (names) => redraw || names.some((name) => changed.has(name));
   showHeader(board, now);
-  showNotices(board);
+  if (touched(["notices"])) showNotices(board);
   if (view === "idle") showIdle(board, now);
-  else showSignals(board);
-  if (view === "watching") showMatch(board);
-  if (view === "calibrating") showCalibration(board, now);
-  if (view === "decoding") {
-    showTrial(board.trials[board.trials.length - 1] || {}, board);
-    showTrials(board);
-    showMeanwhile(board);
-  }
+  else if (touched(["trace", "regions", "quality", "latency", "session", "feedback"])) showSignals(board);
+  for (const [names, show] of VIEWS[view] || []) if (touched(names)) show(board, now);
+  changed.clear();
+  redraw = false;
+}
+
+function soon() {
+  if (due || !latest) return;
+  due = true;
+  requestAnimationFrame(draw);
 }
 
 function check() {
   const unreachable = performance.now() - heard.at > 1000 * SERVER_S;
-  if (latest || unreachable) showPhase(latest ? latest.now : {}, unreachable);
+  if (!latest && !unreachable) return;
+  showPhase(latest ? latest.now : {}, unreachable);
+  if (latest) showControls(latest.board, latest.now, !unreachable && latest.now.contact.alive);
 }
 
-const stream = new EventSource("/events");
-stream.onmessage = (event) => {
-  latest = JSON.parse(event.data);
+follow((board, now, parts) => {
+  latest = { board, now };
   heard = { at: performance.now(), wall: Date.now() / 1000 };
+  for (const part of parts) changed.add(part);
+  if (changed.has("trials") && board.trials.length) showPicture(board.trials[board.trials.length - 1], board);  // asked for a frame sooner
   check();
-  show(latest);
-};
+  soon();
+});
 setInterval(check, 500);
 document.addEventListener("visibilitychange", check);
-window.addEventListener("resize", () => latest && show(latest));
+window.addEventListener("resize", () => { redraw = true; soon(); });

@@ -14,6 +14,7 @@ PHASES = {
     "watching": "comparing with the film",
     "fault": "fault",
     "no-volume": "no volume",
+    "paused": "decoding is paused",
     "resuming": "resuming the session",
     "ending": "ending the session",
     "ended": "session ended",
@@ -46,7 +47,17 @@ def doing(session: dict[str, Any], run: dict[str, Any], note: str, *, film: bool
     return "fitting" if collected or note.startswith("fitting") else "calibrating"
 
 
-def phase(does: str, state: str, *, known: bool, alive: bool, another: bool, starved: bool, alarming: bool) -> str:
+def phase(
+    does: str,
+    state: str,
+    *,
+    known: bool,
+    alive: bool,
+    another: bool,
+    starved: bool,
+    alarming: bool,
+    paused: bool = False,
+) -> str:
     """Return the key of `PHASES` that the lamp shows.
 
     Parameters
@@ -63,6 +74,8 @@ def phase(does: str, state: str, *, known: bool, alive: bool, another: bool, sta
         Whether volumes have stopped coming.
     alarming : bool
         Whether there is a fault that nobody has acknowledged.
+    paused : bool
+        Whether the operator, or a rule, has paused decoding.
     """
     if alive and another:
         return "asking"
@@ -74,4 +87,6 @@ def phase(does: str, state: str, *, known: bool, alive: bool, another: bool, sta
         return state
     if starved:
         return "no-volume"
-    return "fault" if alarming else does
+    if alarming:
+        return "fault"
+    return "paused" if paused else does

@@ -23,7 +23,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -34,10 +34,9 @@ from rtdecode.publish.pictures import media_type
 from rtdecode.stimuli import picture_of
 
 _FOR_GOOD = {"Cache-Control": "private, max-age=3600, immutable"}
-PUSH_S = 0.2
+LEAST_S = 0.01  # between two states: what comes in a flood is told together
 TICK_S = 1.0
-BODY_BYTES = 1000
-BODY_S = 5.0
+ASKED_BYTES = 8000
 _PAGES = {"/": "page.html", "/participant": "participant.html"}
 ASSETS = {
     "page.html": "text/html",
@@ -46,6 +45,9 @@ ASSETS = {
     "charts.js": "text/javascript",
     "dom.js": "text/javascript",
     "notices.js": "text/javascript",
+    "stream.js": "text/javascript",
+    "controls.js": "text/javascript",
+    "theme.js": "text/javascript",
     "participant.html": "text/html",
     "participant.css": "text/css",
     "participant.js": "text/javascript",
@@ -71,17 +73,16 @@ def application(
         How it is reached from other machines.
     """
     assets = files("rtdecode.publish.display")
-    written = (-1, "")
+    written: tuple[int, dict[str, str]] = (-1, {})
 
-    def snapshot() -> tuple[int, str]:
-        """Return the board's version, and the board and the moment as JSON."""
+    def snapshot() -> tuple[dict[str, str], str]:
+        """Return the parts of the board but for the trials by their names, and the moment, as JSON."""
         nonlocal written
-        with watcher.lock:
-            version, now = watcher.board.version, watcher.board.now()
-            if written[0] != version:
-                written = version, json.dumps(plain(watcher.board.state()), allow_nan=False)
-            text = written[1]
-        return version, f'{{"board":{text},"now":{json.dumps(plain(now), allow_nan=False)}}}'
+        version = watcher.board.version
+        if written[0] != version:
+            state = watcher.board.state()
+            written = version, {name: _json(part) for name, part in state.items() if name != "trials"}
+        return written[1], _json({**watcher.board.now(), "operator": [watcher.steering.name, watcher.steering.role]})
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", _PAGES.get(request.url.path, ""))
@@ -90,28 +91,29 @@ def application(
         content = assets.joinpath(name).read_text(encoding="utf-8")
         return Response(content, media_type=ASSETS[name], headers={"Cache-Control": "no-cache"})
 
-    async def events(request: Request) -> Response:
-        async def push() -> AsyncIterator[str]:
-            shown, quiet_s = -1, 0.0
-            while not ending() and not await request.is_disconnected():
-                version, text = snapshot()
-                if version != shown or quiet_s >= TICK_S:
-                    shown, quiet_s = version, 0.0
-                    yield f"data: {text}\n\n"
-                await asyncio.sleep(PUSH_S)
-                quiet_s += PUSH_S
-
-        return StreamingResponse(push(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    async def acknowledge(request: Request) -> Response:
+    async def operator(socket: WebSocket) -> None:
+        await socket.accept()
+        came = _Signal()
+        hearing = asyncio.ensure_future(_hear(socket, watcher))
+        known: dict[str, str] = {}
+        touches = 0
         try:
-            asked = json.loads(await _body(request))
-            key, number, count = str(asked["key"]), int(asked["number"]), int(asked["count"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, TimeoutError):
-            return JSONResponse({"error": "expected a JSON object of key, number and count"}, 400)
-        with watcher.lock:
-            found = watcher.board.acknowledge(key, number, count)
-        return Response(status_code=204 if found else 404)
+            with watcher.telling(came.tell):
+                while not ending() and not hearing.done():
+                    came.event.clear()
+                    with watcher.lock:
+                        parts, now, trials = *snapshot(), watcher.board.trials
+                        new = [f'"{name}":{text}' for name, text in parts.items() if known.get(name) != text]
+                        if trials.touches > touches or not known:
+                            new.append(f'"trials":{_json(trials.since(touches))}')
+                        known, touches = parts, trials.touches
+                    await _send(socket, f'{{"board":{{{",".join(new)}}},"now":{now}}}')
+                    await asyncio.sleep(LEAST_S)
+                    await came.wait(TICK_S)
+        except (WebSocketDisconnect, RuntimeError, TimeoutError):
+            pass
+        finally:
+            hearing.cancel()
 
     async def shown(request: Request) -> Response:
         with watcher.lock:
@@ -121,19 +123,17 @@ def application(
         return Response(image, media_type=media_type(image), headers=_FOR_GOOD)
 
     async def participant(socket: WebSocket) -> None:
-        loop, came = asyncio.get_running_loop(), asyncio.Event()
         await socket.accept()
+        loop, came = asyncio.get_running_loop(), _Signal()
         gone = asyncio.ensure_future(_gone(socket))
         try:
-            with watcher.telling(lambda: loop.call_soon_threadsafe(came.set)):
+            with watcher.telling(came.tell):
                 while not ending() and not gone.done():
-                    came.clear()
+                    came.event.clear()
                     with watcher.lock:
                         told = {"version": watcher.view.version, **watcher.view.state()}
-                    async with asyncio.timeout(STALL_S):  # who does not read is let go
-                        await socket.send_json({**told, "sent_ms": 1000 * loop.time()})
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(came.wait(), TICK_S / 2)
+                    await _send(socket, json.dumps({**told, "sent_ms": 1000 * loop.time()}))
+                    await came.wait(TICK_S / 2)
         except (WebSocketDisconnect, RuntimeError, TimeoutError):
             pass
         finally:
@@ -162,18 +162,39 @@ def application(
     return Starlette(
         routes=[
             Route("/", page),
+            WebSocketRoute("/stream", operator),
             Route("/participant", page),
             WebSocketRoute("/participant/stream", participant),
             Route("/participant/picture/{key}/{number:int}", shown),
             Route("/assets/{name}", page),
-            Route("/events", events),
-            Route("/acknowledge", acknowledge, methods=["POST"]),
             Route("/picture/{key}/{number:int}", picture),
             Route("/stimulus/{name}", stimulus),
         ],
         middleware=[Middleware(Guard, port=port, door=door)],
         lifespan=following,
     )
+
+
+class _Signal:
+    """Wakes the sender of a page when the watcher, on threads of its own, has something new."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def tell(self) -> None:
+        """Wake it; any thread."""
+        self._loop.call_soon_threadsafe(self.event.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait to be woken, but not for longer."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.event.wait(), seconds)
+
+
+async def _send(socket: WebSocket, text: str) -> None:
+    async with asyncio.timeout(STALL_S):  # who does not read is let go
+        await socket.send_text(text)
 
 
 async def _gone(socket: WebSocket) -> None:
@@ -183,23 +204,39 @@ async def _gone(socket: WebSocket) -> None:
             pass
 
 
-async def _body(request: Request) -> bytes:
-    """Return the body of a request.
+async def _hear(socket: WebSocket, watcher: Watcher) -> None:
+    """Answer what a page asks, until it has gone; a command may take its time, and holds nothing up."""
+    asked: set[asyncio.Task[None]] = set()
+    with contextlib.suppress(WebSocketDisconnect, KeyError, RuntimeError):  # it went, or sent no text
+        while True:
+            task = asyncio.ensure_future(_answer(socket, watcher, await socket.receive_text()))
+            asked.add(task)
+            task.add_done_callback(asked.discard)
 
-    Raises
-    ------
-    ValueError
-        It is too long.
-    TimeoutError
-        It does not come.
-    """
-    body = b""
-    async with asyncio.timeout(BODY_S):
-        async for piece in request.stream():
-            body += piece
-            if len(body) > BODY_BYTES:
-                raise ValueError("too long")
-    return body
+
+async def _answer(socket: WebSocket, watcher: Watcher, text: str) -> None:
+    number: int | None = None
+    answer: dict[str, Any]
+    try:
+        asked = json.loads(text)
+        number, kind = int(asked.pop("id")), asked.pop("request")
+        if kind == "acknowledge":
+            with watcher.lock:
+                answer = {"ok": watcher.board.acknowledge(str(asked["key"]), int(asked["number"]), int(asked["count"]))}
+                watcher.changed()
+        else:
+            answer = await watcher.steering.ask(kind, asked)
+    except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError):
+        answer = {"ok": False, "error": "expected a JSON object of id, request and its fields", "code": ""}
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        await _send(socket, _json({"answer": number, **answer}))
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):  # rarely; looking through all of it would take several times as long
+        return json.dumps(plain(value), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
@@ -255,7 +292,7 @@ def bound(
         application(watcher, stimuli, taken, lambda: server.should_exit, door),
         http=Door,
         ws="wsproto",
-        ws_max_size=BODY_BYTES,
+        ws_max_size=ASKED_BYTES,
         ssl_certfile=None if door is None else door.certificate,
         ssl_keyfile=None if door is None else door.secret,
         log_level="warning",

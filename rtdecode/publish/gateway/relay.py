@@ -6,26 +6,19 @@ import asyncio
 import base64
 import dataclasses
 import math
-import typing
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from rtdecode import client as wire
 from rtdecode.errors import ProtocolError
-from rtdecode.publish import requests
+from rtdecode.publish import asking
 from rtdecode.publish.messages import TOPICS as ALL
 
 TOPICS = tuple(topic for topic in ALL if topic not in ("beta", "embedding"))
 """All but the large arrays."""
 KEPT = 2000
 KEPT_BYTES = 64 << 20
-_KINDS: dict[str, type[requests.Request]] = {
-    str(kind.__struct_config__.tag): kind for kind in typing.get_args(requests.AnyRequest)
-}
-_NOT_HERE = ("replay", "snapshot")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,25 +100,8 @@ class Relay:
                 continue
 
     async def ask(self, kind: object, fields: Mapping[str, Any], *, words: bool = False) -> dict[str, Any]:
-        """Pass a request on; return its answer: `ok`, and `error` and `code` where it was refused.
-
-        Parameters
-        ----------
-        kind : str
-        fields : mapping
-        words : bool
-            The fields are all texts, to be read as what the request needs.
-        """
-        try:
-            asked = _checked(kind, fields, words=words)
-            answer = await self._client.request(str(kind), **asked)
-        except wire.RequestError as error:
-            return {"ok": False, "error": str(error), "code": error.code}
-        except ProtocolError as error:
-            return {"ok": False, "error": str(error), "code": ""}
-        except TimeoutError as error:
-            return {"ok": False, "error": str(error), "code": "timeout"}
-        return {name: value for name, value in answer.items() if name not in ("v", "id")}
+        """Pass a request on, as `rtdecode.publish.asking.ask` does."""
+        return await asking.ask(self._client.request, kind, fields, words=words)
 
 
 def chosen(names: str) -> tuple[str, ...]:
@@ -141,19 +117,6 @@ def chosen(names: str) -> tuple[str, ...]:
         if topic not in TOPICS:
             raise ProtocolError(f"topics: expected some of {', '.join(TOPICS)}, got {topic[:40]!r}")
     return topics or TOPICS
-
-
-def _checked(kind: object, fields: Mapping[str, Any], *, words: bool) -> dict[str, Any]:
-    struct = _KINDS.get(kind) if isinstance(kind, str) and kind not in _NOT_HERE else None
-    if struct is None:
-        known = ", ".join(name for name in _KINDS if name not in _NOT_HERE)
-        raise ProtocolError(f"request: expected one of {known}, got {str(kind)[:40]!r}")
-    try:
-        asked = msgspec.convert({**fields, "request": kind, "v": 1, "id": 0}, struct, strict=not words)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise ProtocolError(f"request not understood: {error}") from None
-    plain = msgspec.to_builtins(asked)
-    return {name: plain[name] for name in fields if name not in ("request", "v", "id", "expires")}
 
 
 def jsonable(message: wire.Message) -> dict[str, Any]:
