@@ -24,6 +24,7 @@ from rtdecode.statistics import (
     percentile_ranks,
     permutation_p,
     row_cosines,
+    single,
     wilson_interval,
 )
 
@@ -194,6 +195,17 @@ def test_cosines_of_rows_are_what_they_were(dtype: type) -> None:
     in_blocks = np.concatenate([single[i : i + 256] @ unit for i in range(0, 600, 256)]) / norms
     np.testing.assert_array_equal(row_cosines(query, rows, norms=norms, at_once=256), in_blocks)
     np.testing.assert_allclose(one_by_one, 1 - cdist(query[None], single, "cosine")[0], atol=1e-6)
+
+
+def test_every_half_is_made_the_single_that_numpy_makes_of_it() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    for halves in (every, finite, finite[::-3].reshape(1, -1), every[:0]):
+        found = single(halves)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, halves.astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(single(finite)), np.signbit(finite))
+    np.testing.assert_array_equal(single(np.array([1.5, np.pi])), np.array([1.5, np.pi], np.float32))
 
 
 def test_what_has_no_direction_has_no_cosine() -> None:
