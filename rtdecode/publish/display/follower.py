@@ -74,8 +74,10 @@ class Watcher:
     def telling(self, call: Callable[[], object]) -> Iterator[None]:
         """Call a function, on the watcher's thread, whenever something has come."""
         self._told.add(call)
-        yield
-        self._told.discard(call)
+        try:
+            yield
+        finally:
+            self._told.discard(call)
 
     def take(self, message: wire.Message) -> None:
         """Show a message; used by whoever holds `lock`."""
