@@ -190,6 +190,14 @@ class TrialCancelled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOverdue:
+    """A trial was due when the scanner had stopped: it is told of what there is of it, whatever comes later."""
+
+    run: int
+    trial: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart:
     """The experiment says that a run begins, how many volumes it expects and how many seconds apart."""
 

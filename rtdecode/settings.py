@@ -109,6 +109,9 @@ class ScannerSettings:
     n_volumes : int or None
         Volumes of each run as exported, where the files do not announce them: a last volume that is lost is then
         known at once.
+    stopped_after_s : float
+        A run without a volume for so long has stopped: each trial that is due by the clock gets its last word, from the
+        volumes there are or ``invalid``, and keeps it if the run goes on.
     """
 
     export_dir: Path
@@ -123,6 +126,7 @@ class ScannerSettings:
     echo: Count = 1
     first_instance: Annotated[int, Meta(ge=0)] | None = None
     n_volumes: Count | None = None
+    stopped_after_s: Positive = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -307,6 +308,16 @@ class Estimator:
             t_r_s=t_r_s,
         )
         return registered, self._due((self._index + 1) * t_r_s, volume.stamp)
+
+    def give_up(self, run: int, name: str) -> list[BetaUpdate]:
+        """Return the final beta of a trial from the volumes there are, as at its end; none if it is out."""
+        stamp = self._stamp
+        if run != self._run or stamp is None:
+            return []
+        end_s = (self._index + 1) * (self._t_r_s or 0.0)
+        trials = self.trials.begun(run, math.inf)
+        wanted = [(trial, True) for trial in trials if trial.event.trial == name and not trial.closed]
+        return self._publish(wanted, trials, stamp, end_s)
 
     def finish_run(self) -> list[BetaUpdate]:
         """End the run: final betas of the trials still open; later runs learn from it.

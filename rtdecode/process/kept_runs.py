@@ -16,6 +16,7 @@ from rtdecode.estimate import Estimator
 from rtdecode.process.recorded import Recorded, RecordedRun, numbered
 from rtdecode.protocol_file import read_protocol
 from rtdecode.records import (
+    BetaUpdate,
     BundleRequest,
     Command,
     RunEnd,
@@ -23,6 +24,7 @@ from rtdecode.records import (
     TrialAmended,
     TrialCancelled,
     TrialEvent,
+    TrialOverdue,
     Volume,
 )
 from rtdecode.session.entries import BundleEntry, read_inputs
@@ -121,7 +123,9 @@ def _in_order(past: Past, run: int | None) -> Iterator[tuple[int, Recorded]]:
                 yield current, item
             case TrialEvent() | TrialAmended() | TrialCancelled() if item.run > current:
                 waiting[item.run].append(item)
-            case TrialEvent() | TrialAmended() | TrialCancelled() if item.run == current and not closed:
+            case TrialEvent() | TrialAmended() | TrialCancelled() | TrialOverdue() if (
+                item.run == current and not closed
+            ):
                 yield current, item
             case Volume() | Skipped():
                 number, index = (
@@ -154,8 +158,8 @@ def _of(item: Recorded, run: int, was: int) -> Recorded:
             return replace(item, run=run)
 
 
-def take(item: Recorded, estimator: Estimator, announced: list[TrialEvent]) -> None:
-    """Take what the experiment or operator said of a run."""
+def take(item: Recorded, estimator: Estimator, announced: list[TrialEvent]) -> list[BetaUpdate]:
+    """Take what the experiment or operator said of a run, or the clock; return what that made final."""
     match item:
         case TrialEvent():
             announced.append(item)
@@ -164,12 +168,15 @@ def take(item: Recorded, estimator: Estimator, announced: list[TrialEvent]) -> N
             announced[:] = [item.event if event.trial == item.trial else event for event in announced]
         case TrialCancelled() if estimator.trials.cancel(item.run, item.trial) is not None:
             announced[:] = [event for event in announced if event.trial != item.trial]
+        case TrialOverdue():
+            return estimator.give_up(item.run, item.trial)
         case BundleRequest() if item.last_run is not None:
             estimator.end_calibration(item.last_run)
         case Command(command="bad_run", run=int(run)):
             estimator.leave_out(run)
         case Command(command="recalibrate", last_run=int(last)):
             estimator.end_calibration(last, anew=True)
+    return []
 
 
 def _journal(folder: Path) -> Path:

@@ -298,7 +298,7 @@ class _OneRun:
         for item in itertools.chain(self._held, self._items):
             if not isinstance(item, Volume | Skipped):
                 if events is None or isinstance(item, BundleRequest | Command):
-                    take(item, estimator, announced)
+                    betas += take(item, estimator, announced)
                 continue
             done += 1
             if isinstance(item, Volume):

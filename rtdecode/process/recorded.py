@@ -30,6 +30,7 @@ from rtdecode.records import (
     TrialAmended,
     TrialCancelled,
     TrialEvent,
+    TrialOverdue,
     Volume,
     frozen,
 )
@@ -39,7 +40,7 @@ _UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, AttributeError, z
 _MIDDLE = "the middle of a volume stands for all of its slices"
 _QUIET_POLLS = 3  # one to read, one to give up what is unfinished, one to let out what waited behind it
 
-Recorded = Volume | Skipped | TrialEvent | TrialAmended | TrialCancelled | BundleRequest | Command
+Recorded = Volume | Skipped | TrialEvent | TrialAmended | TrialCancelled | TrialOverdue | BundleRequest | Command
 """What a run was made of."""
 
 

@@ -19,7 +19,7 @@ from rtdecode.estimate.calibrated import expected_provenance, strangeness
 from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
-from rtdecode.records import BundleRequest, Command, Skipped, Volume
+from rtdecode.records import BundleRequest, Command, Skipped, TrialOverdue, Volume
 from rtdecode.session.announcements import Announcements, announced
 from rtdecode.session.decoding import Decoding
 from rtdecode.session.inlet import Inlet
@@ -265,7 +265,7 @@ class Desk:
     def take_up(self, item: Input) -> None:
         """Take note of what was asked or announced before a crash."""
         match item:
-            case Volume() | Skipped():
+            case Volume() | Skipped() | TrialOverdue():
                 pass
             case Command() | BundleRequest():
                 self.steering.take(item)

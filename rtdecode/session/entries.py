@@ -101,6 +101,13 @@ class CancelEntry(_Entry, frozen=True, kw_only=True, tag="cancel"):
     trial: str
 
 
+class OverdueEntry(_Entry, frozen=True, kw_only=True, tag="overdue"):
+    """See `rtdecode.records.TrialOverdue`."""
+
+    run: int
+    trial: str
+
+
 class FilmEntry(_Entry, frozen=True, kw_only=True, tag="film"):
     """See `rtdecode.records.FilmStart`."""
 
@@ -191,6 +198,7 @@ Input = (
     | TrialEntry
     | AmendEntry
     | CancelEntry
+    | OverdueEntry
     | FilmEntry
     | BundleEntry
     | CommandEntry

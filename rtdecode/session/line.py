@@ -30,6 +30,7 @@ from rtdecode.records import (
     TrialAmended,
     TrialCancelled,
     TrialEvent,
+    TrialOverdue,
     Volume,
 )
 from rtdecode.session import doubts
@@ -143,6 +144,8 @@ class Line:
                     self._pending[item.trial] = item
             case TrialAmended() | TrialCancelled():
                 self._change(item)
+            case TrialOverdue():
+                self._overdue(item)
             case FilmStart():
                 if self._films is not None:
                     self._films.begin(item)
@@ -176,9 +179,11 @@ class Line:
     def tick(self) -> None:
         """Let time pass: a run that was ended but lacks volumes is closed after the gap time-out.
 
-        The decision is journalled, since it depends on time.
+        In one that has stopped, trials that are due have their last word. What depends on time is journalled.
         """
         run = self._run
+        if run is not None and run.run not in self._ended:
+            self._give_up(run)
         if run is None or run.run not in self._ended:
             return
         if self._clock.monotonic() - self._last_input_mono_s < self._settings.scanner.gap_timeout_s:
@@ -333,6 +338,21 @@ class Line:
             self._beta(self._last_word(withdrawn, "the experiment has withdrawn it", revision), {}, counts=False)
         else:
             self._publisher.publish(doubts.late_change(item.run, item.trial))
+
+    def _give_up(self, run: RunState) -> None:
+        """Let trials have their last word that are due in a run that has stopped."""
+        since_s = self.overdue_s() or 0.0
+        if since_s < self._settings.scanner.stopped_after_s:
+            return
+        reached_s = run.accounted * (self._estimator.t_r_s or 0.0) + since_s - self._settings.estimate.final_at_s
+        for event in [one for one in self._pending.values() if one.run == run.run and one.onset_s <= reached_s]:
+            overdue = TrialOverdue(run=event.run, trial=event.trial)
+            self._recording.decision("overdue", **asdict(overdue))
+            self._overdue(overdue)
+
+    def _overdue(self, item: TrialOverdue) -> None:
+        for beta in self._estimator.give_up(item.run, item.trial):
+            self._beta(beta, {})
 
     def _no_result(self, event: TrialEvent, reason: str) -> None:
         """Give a trial that no volume will tell of its last word."""

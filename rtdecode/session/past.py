@@ -26,6 +26,7 @@ from rtdecode.records import (
     TrialAmended,
     TrialCancelled,
     TrialEvent,
+    TrialOverdue,
     Volume,
 )
 from rtdecode.session import entries
@@ -39,6 +40,7 @@ Input = (
     | TrialEvent
     | TrialAmended
     | TrialCancelled
+    | TrialOverdue
     | RunStart
     | RunEnd
     | FilmStart
@@ -49,6 +51,7 @@ _RECORDS: dict[type, type[Any]] = {
     entries.TrialEntry: TrialEvent,
     entries.AmendEntry: TrialAmended,
     entries.CancelEntry: TrialCancelled,
+    entries.OverdueEntry: TrialOverdue,
     entries.RunStartEntry: RunStart,
     entries.RunEndEntry: RunEnd,
     entries.FilmEntry: FilmStart,

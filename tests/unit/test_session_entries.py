@@ -24,6 +24,7 @@ from rtdecode.records import (
     TrialAmended,
     TrialCancelled,
     TrialEvent,
+    TrialOverdue,
 )
 from rtdecode.session import entries
 from rtdecode.session.entries import read_inputs, read_outputs
@@ -45,6 +46,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "trial": asdict(TrialEvent(run=1, trial="a", onset_s=1.0, duration_s=2.0, stimulus="s")),
     "amend": asdict(TrialAmended(run=1, trial="a", onset_s=1.0, duration_s=2.0, stimulus="s")),
     "cancel": asdict(TrialCancelled(run=1, trial="a")),
+    "overdue": asdict(TrialOverdue(run=1, trial="a")),
     "film": asdict(FilmStart(run=1, film="f", onset_s=6.0)),
     "bundle": {"folder": "b", "identity": "i"},
     "command": asdict(Command(token="t", command="bad_run", run=2, regions=("a",))),
