@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +24,7 @@ from rtdecode.simulate.participant import ResponseParameters, make_participant
 from rtdecode.simulate.playback import Speed
 from rtdecode.simulate.scanner import Scanner
 from rtdecode.simulate.visit import VisitPlan
+from tests.page import Page
 from tests.system.line_harness import PLAN, PROTOCOL
 
 PATIENCE_S = 300.0
@@ -147,10 +146,10 @@ def page(addresses: tuple[str, str]) -> Iterator[str]:
 def comes_to_show_the_second(address: str, plans: tuple[VisitPlan, ...] = DAYS) -> bool:
     """Whether the page shows the second visit and nothing of the first before patience ends."""
     deadline = time.monotonic() + PATIENCE_S / 10
-    with urllib.request.urlopen(f"{address}events", timeout=PATIENCE_S) as stream:
+    with Page(address) as told:
         while time.monotonic() < deadline:
-            line = stream.readline()
-            if line.startswith(b"data: ") and shows_second(json.loads(line.removeprefix(b"data: "))["board"], plans):
+            told.follow()
+            if shows_second(told.board, plans):
                 return True
     return False
 
