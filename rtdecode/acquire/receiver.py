@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rtdecode.acquire.stored import MAX_FILE_BYTES
+from rtdecode.disk import bring_to_disk
 from rtdecode.errors import ProtocolError, SettingsError
 
 if TYPE_CHECKING:
@@ -131,11 +132,7 @@ def keep(folder: Path, uid: str, content: bytes) -> Path:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    names = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(names)
-    finally:
-        os.close(names)
+    bring_to_disk(folder)
     return path
 
 

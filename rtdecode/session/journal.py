@@ -29,8 +29,8 @@ from typing import Any
 import msgpack
 
 from rtdecode.clock import Clock
+from rtdecode.disk import bring_to_disk
 from rtdecode.errors import JournalError
-from rtdecode.session.disk import bring_to_disk
 
 SCHEMA = "rtdecode.session.journal/2"
 HELD_BYTES = 256 << 20

@@ -9,9 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from rtdecode.disk import bring_to_disk
 from rtdecode.errors import JournalError
 from rtdecode.records import Volume
-from rtdecode.session.disk import bring_to_disk
 
 HELD_BYTES = 2 << 30
 

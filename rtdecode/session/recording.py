@@ -42,10 +42,10 @@ from rtdecode.derivatives import (
     session_stem,
     write_reference,
 )
+from rtdecode.disk import bring_to_disk
 from rtdecode.errors import JournalError
 from rtdecode.publish.pictures import KEPT, encoded
 from rtdecode.records import BetaUpdate, TrialEvent, Volume
-from rtdecode.session.disk import bring_to_disk
 from rtdecode.session.entries import SessionEntry, read_inputs
 from rtdecode.session.journal import Journal
 from rtdecode.session.kept import KeptVolumes
