@@ -51,6 +51,10 @@ class Trials:
         What earlier participants taught.
     places_mm : ndarray of shape (v, 3) or None
         Of the voxels in the common space; needed with a prior.
+    earlier : int
+        How many of the trials, the first ones, are of an earlier visit.
+    earlier_session : str
+        Its session; empty without one.
     """
 
     betas: Float32
@@ -65,6 +69,8 @@ class Trials:
     parts: list[Ints]
     prior: LearnedPrior | None = None
     places_mm: Float64 | None = None
+    earlier: int = 0
+    earlier_session: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +13,14 @@ from msgspec import structs
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from calibration import identification, regression, standing
+from calibration import regression
 from calibration.adapter_fit import Trials
-from calibration.advice import Plan, advise, project
-from calibration.encoding.encoder import PriorOf, fit_encoder
-from calibration.encoding.maps import MapPrior
+from calibration.advice import Plan
+from calibration.curve_point import curve_point
+from calibration.earlier_visit import EarlierVisit, of_both
 from calibration.learned_prior import STATISTICS, LearnedPrior
 from calibration.likeness import Likeness
 from calibration.participant_fit import CalibrationFit, fit_participant
-from calibration.ridge import centred
-from calibration.scaling import Scaling
-from calibration.supported import USUAL
-from calibration.targets import components_of_products
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.reestimate import CalibrationBetas
@@ -54,6 +51,13 @@ class Calibrator:
         Seeds permutations and noise.
     prior : LearnedPrior or None
         What earlier participants taught; it has a part once `lies_at` has told where the voxels are.
+    earlier : EarlierVisit or None
+        A calibration of the same participant and voxels whose trials are learned from as well.
+
+    Raises
+    ------
+    CalibrationError
+        The earlier visit had other categories.
     """
 
     def __init__(
@@ -63,8 +67,11 @@ class Calibrator:
         leave_out: Literal["trial", "run"] = "trial",
         seed: int = 0,
         prior: LearnedPrior | None = None,
+        earlier: EarlierVisit | None = None,
     ) -> None:
-        self._candidates = candidates
+        self._candidates, self._earlier = candidates, earlier
+        if earlier is not None:
+            self._candidates, self._earlier_places = of_both(candidates, earlier)
         self._leave_out = leave_out
         self._seed = seed
         self._prior = prior
@@ -77,12 +84,14 @@ class Calibrator:
         self._rest_runs = np.zeros(0, np.int64)
         self._stimuli: list[int] = []
         self._runs: list[int] = []
-        self._likeness = Likeness(candidates)
+        self._likeness = Likeness(self._candidates)
         self._curve: list[CurvePoint] = []
 
     def anew(self) -> Calibrator:
         """Return one of the same candidates and options, without trials."""
-        return Calibrator(self._candidates, leave_out=self._leave_out, seed=self._seed, prior=self._prior)
+        return Calibrator(
+            self._candidates, leave_out=self._leave_out, seed=self._seed, prior=self._prior, earlier=self._earlier
+        )
 
     @property
     def wants_places(self) -> bool:
@@ -94,8 +103,24 @@ class Calibrator:
         self._places_mm = places_mm
 
     @property
+    def has_earlier(self) -> bool:
+        """Whether trials of an earlier visit are learned from as well."""
+        return self._earlier is not None
+
+    def check_voxels(self, mask: Path) -> None:
+        """Check that betas are of the voxels of the earlier visit.
+
+        Raises
+        ------
+        CalibrationError
+            They are not.
+        """
+        if self._earlier is not None:
+            self._earlier.check(mask)
+
+    @property
     def trials(self) -> int:
-        """Trials collected, those without a picture left out."""
+        """Trials collected, those of an earlier visit and those without a picture left out."""
         return len(self._betas)
 
     @property
@@ -222,14 +247,9 @@ class Calibrator:
         """
         if self.trials < LEAST_TRIALS:
             raise CalibrationError(f"expected at least {LEAST_TRIALS} calibration trials, got {self.trials}")
-        parts = self._parts()
-        if len(parts) < 2:
-            raise CalibrationError(
-                f"expected at least 2 groups of trials to hold out in turn (by {self._leave_out}), got {len(parts)}"
-            )
         betas = np.stack(list(self._betas.values()))
         nulls = np.stack(list(self._null_betas.values())) if self._null_betas else betas[:0]
-        return Trials(
+        trials = Trials(
             betas=betas,
             null_betas=nulls,
             null_places=np.array(self._null_places, np.int64),
@@ -239,10 +259,18 @@ class Calibrator:
             run=np.array(self._runs),
             shown=np.array(self._stimuli),
             together=self._held_together(),
-            parts=parts,
+            parts=[],
             prior=self._prior,
             places_mm=self._places_mm,
         )
+        if self._earlier is not None:
+            trials = self._earlier.before(trials, self._earlier_places, leave_out=self._leave_out, seed=self._seed)
+        parts = self._folds_of(trials.together)
+        if len(parts) < 2:
+            raise CalibrationError(
+                f"expected at least 2 groups of trials to hold out in turn (by {self._leave_out}), got {len(parts)}"
+            )
+        return replace(trials, parts=parts)
 
     def collected(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Betas (n, v) of the trials, and the candidate that each showed."""
@@ -250,7 +278,7 @@ class Calibrator:
 
     def folds(self) -> list[NDArray[np.int64]]:
         """Trials that are held out together."""
-        return self._parts()
+        return self._folds_of(self._held_together())
 
     def _held_together(self) -> NDArray[np.int64]:
         if self._leave_out == "trial":
@@ -259,90 +287,15 @@ class Calibrator:
             return np.array(self._runs, dtype=np.int64)
         return np.arange(self.trials) * _BLOCKS // max(self.trials, 1)
 
-    def _parts(self) -> list[NDArray[np.int64]]:
-        return regression.folds(self._held_together(), least=1 if self._leave_out == "run" else _LEAST_STIMULI)
+    def _folds_of(self, together: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return regression.folds(together, least=1 if self._leave_out == "run" else _LEAST_STIMULI)
 
     def _point(self, plan: Plan) -> CurvePoint:
-        parts = self._parts() if self.trials >= LEAST_TRIALS else []
-        if len(parts) < 2:
+        if self.trials < LEAST_TRIALS or len(self.folds()) < 2:
             return CurvePoint(trials=self.trials)
-        betas, shown = np.stack(list(self._betas.values())), np.array(self._stimuli, np.int64)
-        place = self._likeness.places(self._stimuli)
-        folds = identification.make_folds(betas, parts)
-        likeness = centred(self._likeness.products.sum(0))
-        by_ridge = float(identification.percentile(folds, likeness, place))
-        if np.isnan(by_ridge):
-            return CurvePoint(trials=self.trials)
-        runs = self._held_together() if self._leave_out == "run" else None
-        null = identification.shuffled(folds, likeness, place, runs, np.random.default_rng(self._seed))
-        try:
-            scaling = Scaling(betas)
-        except CalibrationError:  # nothing varies
-            return CurvePoint(
-                trials=self.trials, percentile=0.5, interval=null.interval(0.5), p_value=null.p_value(by_ridge)
-            )
-        components, priors = self._components(shown, scaling)
-        return self._standing(scaling(betas), components, priors, shown, parts, null, by_ridge, plan)
-
-    def _standing(
-        self,
-        responses: NDArray[np.float32],
-        components: NDArray[np.float64],
-        priors: list[PriorOf],
-        shown: NDArray[np.int64],
-        parts: list[NDArray[np.int64]],
-        null: identification.Null,
-        by_ridge: float,
-        plan: Plan,
-    ) -> CurvePoint:
-        """Measure by encoding models that were learned without the fold that they are judged on."""
-        shares = standing.SHARES if self.trials >= standing.FEWEST_TO_PROJECT else standing.SHARES[:1]
-        held = [standing.held_out(responses, components, priors, parts, shown, share) for share in shares]
-        rng = np.random.default_rng(self._seed)
-        ranks = [one.ranks() for one in held]
-        percentile = float(np.nanmean(ranks[0]))
-        outlook = None
-        if len(shares) > 1:
-            learned = self.trials - float(np.mean([len(part) for part in parts]))
-            outlook = standing.outlook(ranks, [round(share * learned) for share in shares], rng)
-            percentile = outlook.at(self.trials)  # a fold's model has seen fewer trials than the decoder will
-        p_value = null.p_value(by_ridge)
-        top1, pairs = standing.top_one(held[0]), standing.mean_with_interval(held[0].pairs(), _order(parts, shown), rng)
-        whole = fit_encoder(responses, components, priors, parts=[], shown=shown).whole
-        ceiling = standing.noise_ceiling(responses, shown, whole.voxels[: len(whole.noise.own)], whole.noise, rng)
-        advice, why = advise(self.trials, p_value, outlook, plan)
-        return CurvePoint(
-            trials=self.trials,
-            percentile=percentile,
-            interval=null.interval(percentile),
-            p_value=p_value,
-            top1=None if top1 is None else top1[0],
-            top1_chance=None if top1 is None else top1[2],
-            top1_interval=() if top1 is None else top1[1],
-            two_way=None if pairs is None else pairs[0],
-            two_way_interval=() if pairs is None else pairs[1],
-            ceiling=None if ceiling is None else ceiling[0],
-            ceiling_interval=() if ceiling is None else ceiling[1],
-            projected=project(self.trials, percentile, outlook, plan),
-            advice=advice,
-            why=why,
+        return curve_point(
+            self.taken(), self._likeness, self.folds(), leave_out=self._leave_out, seed=self._seed, plan=plan
         )
-
-    def _components(self, shown: NDArray[np.int64], scaling: Scaling) -> tuple[NDArray[np.float64], list[PriorOf]]:
-        """Components of the picture of each trial, and what is known of maps of them beforehand."""
-        if self._prior is not None and self._places_mm is not None:
-            components = self._prior.pictures(self._candidates.tokens[shown])
-            return components, self._prior.priors(self._places_mm[scaling.voxels])
-        place = self._likeness.places(shown.tolist())
-        products = [one[np.ix_(place, place)] for one in self._likeness.products]
-        components, share = components_of_products(products, most=USUAL)  # chosen for the decoder
-        prior = MapPrior(covariance=np.diag(share))
-        return components, [lambda _: prior]
-
-
-def _order(parts: Sequence[NDArray[np.int64]], shown: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Stimuli of the trials in the order of their folds."""
-    return np.concatenate([shown[part] for part in parts])
 
 
 def write_bundle(

@@ -84,7 +84,7 @@ def _report(args: argparse.Namespace) -> int:
     from calibration.report.other_brain import other_betas
     from calibration.report.page import write
     from calibration.report.regulation import feedback_runs
-    from calibration.report.session_trials import read_calibration
+    from calibration.session_trials import read_calibration
 
     session, checks = None, []
     alone = bool(feedback_runs(args.session) or shown_films(args.session))
@@ -155,23 +155,16 @@ def _held_out(found: NDArray[np.float32], what: str) -> str:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from calibration.calibrator import Calibrator
-    from calibration.learned_prior import load_prior
+    from calibration.session_trials import calibrator_for
     from calibration.visit_client import TOPICS, CalibrationRun
     from rtdecode.client import Client
-    from rtdecode.decode.loading import load_candidates
     from rtdecode.packs import open_pack
     from rtdecode.session.recording import session_folder
     from rtdecode.settings import load_settings
 
     settings = load_settings(args.settings)
     pack = open_pack(settings.decode.pack)
-    calibrator = Calibrator(
-        load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),
-        leave_out=settings.calibration.leave_out,
-        seed=settings.session.seed,
-        prior=None if settings.calibration.group_prior is None else load_prior(settings.calibration.group_prior, pack),
-    )
+    calibrator = calibrator_for(settings, pack)
     with Client(*settings.publish.nearby(), topics=TOPICS, key=args.key) as client:
         folder = session_folder(settings.session)
         calibration = CalibrationRun(

@@ -14,6 +14,7 @@ class Likeness:
     """Inner products of the tokens of the stimuli shown, which grow as stimuli are met."""
 
     def __init__(self, candidates: Candidates) -> None:
+        self._tokens = candidates.tokens
         self._flat = candidates.tokens.reshape(len(candidates.tokens), -1)
         self._groups = candidates.groups
         self._met: dict[int, int] = {}
@@ -34,3 +35,7 @@ class Likeness:
     def places(self, stimuli: Sequence[int]) -> NDArray[np.int64]:
         """Rows of stimuli in `products`."""
         return np.array([self._met[stimulus] for stimulus in stimuli], dtype=np.int64)
+
+    def tokens(self, stimuli: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Tokens (n, t, d) of stimuli (n,)."""
+        return self._tokens[stimuli]

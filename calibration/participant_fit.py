@@ -119,6 +119,8 @@ def fit_participant(
     percentile = float(pooled(judged.identified))
     figures = Figures(
         trials=len(responses),
+        earlier_trials=trials.earlier,
+        earlier_session=trials.earlier_session,
         null_trials=len(trials.null_betas),
         null=nulls.kind,
         null_statistics=len(evidence.content_null),

@@ -86,6 +86,7 @@ class CalibrationRun:
         self._pace = Pace()
         self._measured = self._bundled = 0
         self._advice = ""
+        self._placed = False
         self._bad: set[int] = set()
 
     def run(self) -> Path:
@@ -122,7 +123,7 @@ class CalibrationRun:
                     self._told_run(message)
                     if message.state == "ended" and message.run is not None and self._is_last(message.run):
                         return self._finish(message.run)
-            if isinstance(message, Beta) and self.calibrator.trials and self.calibrator.wants_places:
+            if self.calibrator.trials and not self._placed:
                 self._place()
             if not self._client.pending() and self._measured_anew():
                 self._bundle_if_due()
@@ -189,9 +190,13 @@ class CalibrationRun:
         return int(self._from[0]) if self._from else 1
 
     def _place(self) -> None:
-        """Tell the group prior where the voxels are."""
-        reference, mask = (_only(self._where, f"*_{name}") for name in (derivatives.REFERENCE, derivatives.BRAIN_MASK))
-        self.calibrator.lies_at(common_places(reference, mask))
+        """Tell group prior and earlier visit which voxels these are."""
+        self._placed = True
+        if self.calibrator.has_earlier:
+            self.calibrator.check_voxels(_only(self._where, f"*_{derivatives.BRAIN_MASK}"))
+        if self.calibrator.wants_places:
+            names = (derivatives.REFERENCE, derivatives.BRAIN_MASK)
+            self.calibrator.lies_at(common_places(*(_only(self._where, f"*_{name}") for name in names)))
 
     def _measured_anew(self) -> bool:
         """Tell where the calibration stands, if trials have come since; return whether any have."""

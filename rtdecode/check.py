@@ -17,7 +17,7 @@ from rtdecode.clock import Clock
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.runtime.backends import choose
-from rtdecode.errors import RtdecodeError
+from rtdecode.errors import RtdecodeError, SettingsError
 from rtdecode.estimate.calibrated import Calibrated, calibration_of, open_calibrated
 from rtdecode.packs import EnginePack, open_pack, open_participant
 from rtdecode.packs.group_prior import open_group_prior
@@ -237,6 +237,9 @@ def _engines(settings: Settings) -> list[Checked]:
     if decode.bundle is not None:
         folder = decode.bundle
         findings.append(_attempt("participant bundle", lambda: _bundle(settings, folder, pack, decoder))[1])
+    earlier = settings.calibration.earlier_session
+    if earlier is not None:
+        findings.append(_attempt("earlier session", lambda: _earlier(earlier, settings.session.participant))[1])
     if settings.calibration.group_prior is not None:
         findings.append(_group_prior(settings.calibration.group_prior, pack))
     if decode.bundle is None and settings.calibration.runs == 0:
@@ -261,6 +264,13 @@ def _bundle(settings: Settings, folder: Path, pack: EnginePack | None, decoder: 
     if decoder is not None:
         decoder.load(open_participant(folder))
     return calibrated
+
+
+def _earlier(folder: Path, participant: str) -> None:
+    """Check that a session was calibrated, and of whom."""
+    of = open_participant(folder / "bundle").provenance.participant
+    if of != participant:
+        raise SettingsError([f"{folder}: expected an earlier session of participant {participant}, got one of {of}"])
 
 
 def _group_prior(path: Path, pack: EnginePack | None) -> Checked:

@@ -273,6 +273,9 @@ class CalibrationSettings:
     group_prior : Path or None
         File of ``rtdecode prior learn``: what earlier participants taught of where in the brain which pictures are
         answered to. Held-out trials tell how far it is trusted.
+    earlier_session : Path or None
+        Session folder of an earlier calibration of this participant, whose trials are learned from again: about ten
+        new ones then do, where voxels have changed since. Needs the bundle of that session as `decode.bundle`.
     bundle_every : int
         Trials after which a decoder of those so far is handed to the session, again and again: calibration goes on,
         and each trial that comes is decoded by the last one. 0: one decoder, at the end.
@@ -285,6 +288,7 @@ class CalibrationSettings:
     leave_out: Literal["trial", "run"] = "trial"
     null_stimuli: tuple[str, ...] = ("null",)
     group_prior: Path | None = None
+    earlier_session: Path | None = None
     bundle_every: Annotated[int, Meta(ge=0)] = 0
     stop: Literal["runs", "advice"] = "runs"
 
@@ -380,6 +384,12 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
     decode: DecodeSettings | None = sections.get("decode")
     if estimate is not None and decode is not None and decode.bundle is not None and estimate.mask != "auto":
         problems.append(f"$.estimate.mask: expected none beside decode.bundle, which has its own, got {estimate.mask}")
+    calibration: CalibrationSettings | None = sections.get("calibration")
+    if calibration is not None and calibration.earlier_session is not None and (decode is None or not decode.bundle):
+        problems.append(
+            "$.calibration.earlier_session: expected the bundle of that session as decode.bundle, so that betas are of "
+            "the same voxels; got none"
+        )
     if estimate is not None:
         problems += film_problems(sections.get("film", FilmSettings()), estimate.parcels)
         problems += feedback_problems(sections.get("feedback", FeedbackSettings()), estimate.regions)

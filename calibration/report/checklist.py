@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calibration.report.regulation import FeedbackRun, success
-from calibration.report.session_trials import RecordedCalibration
+from calibration.session_trials import RecordedCalibration
 from rtdecode import version
 
 NOT_STATED = "not stated"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from calibration.encoding.encoder import fit_encoder
 from calibration.encoding.maps import MapPrior
 from calibration.participant_fit import CalibrationFit
-from calibration.report.session_trials import RecordedCalibration
 from calibration.scaling import Scaling
+from calibration.session_trials import RecordedCalibration
 from calibration.targets import make_targets
 from rtdecode.decode.score.adapter import components_of
 from rtdecode.decode.score.encoding import mean_likelihood

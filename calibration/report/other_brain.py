@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from calibration.common_space import common_places
-from calibration.report.session_trials import session_trials
+from calibration.session_trials import session_trials
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.calibrated import MASK, REFERENCE
 

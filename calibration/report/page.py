@@ -21,7 +21,7 @@ from calibration.report.film_plots import films_html
 from calibration.report.films import ShownFilm, shown_films
 from calibration.report.planned import planned
 from calibration.report.regulation import feedback_rule, feedback_runs
-from calibration.report.session_trials import RecordedCalibration
+from calibration.session_trials import RecordedCalibration
 from rtdecode import version
 from rtdecode.derivatives import decoded_rows
 from rtdecode.packs.participant_bundle import CurvePoint

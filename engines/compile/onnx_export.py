@@ -21,6 +21,9 @@ from rtdecode.packs.description import PartPrecision, Shape
 OPSET = 23
 """The first with group normalisation and attention as operations of their own."""
 _LARGE_BYTES = 1 << 30
+_MOST = 8
+"""Of a batch while it is traced; the file takes more. Networks ask whether an array has 2^31 elements, and a batch of
+any size that pictures of 768 px are drawn in would have."""
 
 
 def parts_of(pack: EnginePack) -> Iterator[tuple[str, Part]]:
@@ -91,7 +94,7 @@ def export_part(part: Part, path: Path, *, precision: PartPrecision = "float32")
 
 def _dynamic(inputs: Mapping[str, Shape]) -> tuple[dict[int, torch.export.Dim], ...]:
     names = {size for shape in inputs.values() for size in shape if isinstance(size, str)}
-    sizes = {name: torch.export.Dim(name, min=1, max=1 << 20) for name in names}
+    sizes = {name: torch.export.Dim(name, min=1, max=_MOST if name == "batch" else 1 << 20) for name in names}
     return tuple(
         {axis: sizes[size] for axis, size in enumerate(shape) if isinstance(size, str)} for shape in inputs.values()
     )

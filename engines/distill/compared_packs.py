@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibration.report.session_trials import RecordedCalibration, read_calibration
+from calibration.session_trials import RecordedCalibration, read_calibration
 from engines.distill.judging import judge
 from rtdecode.decode.families.family import family_of
 from rtdecode.decode.families.mindeye2.mindeye2_description import JudgedStudent

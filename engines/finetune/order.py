@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibration import cross_fitting
 from calibration.cross_fitting import Crossed
-from calibration.report.session_trials import RecordedCalibration, read_calibration
+from calibration.session_trials import RecordedCalibration, read_calibration
 from engines.finetune.judging import network_figures
 from engines.finetune.mindeye2_tunable import MindEye2Tunable
 from engines.finetune.tiny_tunable import TinyTunable

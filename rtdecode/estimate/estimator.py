@@ -96,6 +96,8 @@ class Estimator:
             shrinkage=settings.voxel_shrinkage,
         )
         self._calibration_runs = calibration_runs
+        self._reestimates = reestimates
+        self._calibrates = calibrated is None
         self._calibration = Reestimator(settings, calibration_runs if reestimates and not calibrated else 0, scratch)
         self._voxel_model = voxels
         self._finished, self._left_out = set[int](), set[int]()
@@ -142,8 +144,13 @@ class Estimator:
         return self._calibrated
 
     @property
+    def calibrates(self) -> bool:
+        """Whether a decoder is fitted to betas of this session: it has none of an earlier visit, or began again."""
+        return self._calibrates
+
+    @property
     def learned(self) -> Learned | None:
-        """What the runs so far taught, for later visits; None before the first that teaches anything."""
+        """What the runs so far, or the earlier visit, taught, for later ones; None before the first that does."""
         expectation = self._prior.learned
         return None if expectation is None else Learned(expectation=expectation, voxels=self._voxel_model)
 
@@ -154,6 +161,8 @@ class Estimator:
             return None
 
         def expected(run: int) -> Expectation:
+            if self._calibrated is not None:  # betas were of one kind from the start
+                return learned
             return replace(learned, mean_response=self._prior.mean_response(without=run))
 
         return self._calibration.betas(self._space.mask, expected, self._voxel_model)
@@ -166,7 +175,8 @@ class Estimator:
     def end_calibration(self, run: int, *, anew: bool = False) -> None:
         """Let runs after this one teach nothing; if `anew`, `reestimated` is of the open one to this alone."""
         self._calibration_runs = run if anew else min(run, self._calibration_runs)
-        if anew:
+        self._calibrates |= anew
+        if anew and self._reestimates:
             self._calibration.begin_again(run)
 
     @property

@@ -96,9 +96,9 @@ class Reestimator:
         self._runs.pop(run, None)
 
     def begin_again(self, runs: int) -> None:
-        """Forget all that was kept; keep runs up to this one from now on, where any were to be kept."""
+        """Forget all that was kept; keep runs up to this one from now on."""
         self._runs.clear()
-        self._wanted = runs if self._wanted else 0
+        self._wanted = runs
 
     def keep(
         self,

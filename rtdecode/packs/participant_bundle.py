@@ -104,6 +104,10 @@ class Figures(Table, frozen=True, kw_only=True):
     ----------
     trials, voxels, mask_voxels : int
         Trials learned from, voxels used, voxels of the mask.
+    earlier_trials : int
+        Trials of an earlier visit among these.
+    earlier_session : str
+        Its session; empty without one.
     null_trials : int
         Trials that showed a content-free picture.
     null : {"null trials", "repeats", "differences"}
@@ -166,6 +170,8 @@ class Figures(Table, frozen=True, kw_only=True):
     stimuli: list[str]
     group_prior: str
     group_weight: float
+    earlier_trials: int = 0
+    earlier_session: str = ""
 
 
 class NetworkFigures(Table, frozen=True, kw_only=True):

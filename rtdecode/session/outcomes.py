@@ -82,7 +82,7 @@ class Outcomes:
             With which calibration is planned to end.
         """
         learned, settings = self._estimator.learned, self._settings.calibration
-        if learned is None or self._estimator.calibrated is not None or run > self._estimator.calibration_runs:
+        if learned is None or not self._estimator.calibrates or run > self._estimator.calibration_runs:
             return
         with self._recording.leaving_out(self._recording.model_path()) as path:
             learned.save(path, self._settings.estimate)

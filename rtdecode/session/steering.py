@@ -109,7 +109,8 @@ class Steering:
 
     def calibrates(self, run: int) -> bool:
         """Whether a decoder of this session is fitted to trials of a run."""
-        return self._settings.decode.bundle is None and run <= self.calibration_runs
+        begun = self._settings.decode.bundle is None or bool(self.calibration_from)
+        return begun and run <= self.calibration_runs
 
     def withheld(self, run: int) -> str | None:
         """Why a trial of a run that becomes due now is not decoded; None if it is."""
@@ -180,11 +181,6 @@ class Steering:
 
     def judge_recalibration(self, asked: Mode, progress: Progress) -> Command:
         """Turn a request to calibrate again into a command; errors as of `judge`."""
-        if self._settings.decode.bundle is not None:
-            raise ProtocolError(
-                "this session lies in the voxels of an earlier visit (decode.bundle): to calibrate anew, start another "
-                "one without it"
-            )
         runs = asked.runs or self._settings.calibration.runs
         if not runs:
             raise ProtocolError("runs: expected how many runs are to calibrate, as the settings say none")

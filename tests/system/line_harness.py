@@ -12,11 +12,11 @@ from typing import Any
 
 import tomli_w
 
-from calibration.calibrator import Calibrator
+from calibration.session_trials import calibrator_for
 from calibration.visit_client import TOPICS, CalibrationRun
 from rtdecode import client as wire
 from rtdecode.acquire.watcher import FolderWatcher
-from rtdecode.decode.loading import load_candidates, load_decoder
+from rtdecode.decode.loading import load_decoder
 from rtdecode.decode.service import DecodeService, LocalService
 from rtdecode.errors import SettingsError
 from rtdecode.estimate.calibrated import calibration_of
@@ -206,6 +206,8 @@ class Rig:
         protocol = None if settings.session.protocol is None else read_protocol(settings.session.protocol)
         past = Past(session_folder(settings.session)) if resume else None
         told: dict[str, Any] = {"calibration": {"runs": settings.calibration.runs}}
+        if settings.decode.stimuli is not None:
+            told["decode"] = {"stimuli": str(settings.decode.stimuli)}
         if settings.film.predictions:
             predictions = {name: str(path) for name, path in settings.film.predictions.items()}
             told["film"] = {"parcels": settings.film.parcels, "predictions": predictions}
@@ -297,13 +299,8 @@ def run_visit(
 def calibrate(settings: Settings, rig: Rig) -> None:
     """Calibrate as `rtdecode calibrate` does on the stream."""
     pack = open_pack(settings.decode.pack)
-    calibrator = Calibrator(
-        load_candidates(pack, settings.decode.stimuli),
-        leave_out=settings.calibration.leave_out,
-        seed=settings.session.seed,
-    )
     client: Any = RecordedClient(rig.request)
-    CalibrationRun(client, calibrator, pack, session_folder(settings.session)).run()
+    CalibrationRun(client, calibrator_for(settings, pack), pack, session_folder(settings.session)).run()
 
 
 def without_times(message: wire.Message) -> tuple[object, ...]:

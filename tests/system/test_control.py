@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calibration.report.session_trials import session_trials
+from calibration.session_trials import session_trials
 from rtdecode import client as wire
 from rtdecode.derivatives.columns import read_table
 from rtdecode.errors import ProtocolError, RtdecodeError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calibration.calibrator import Calibrator
-from calibration.report.session_trials import read_calibration
+from calibration.session_trials import read_calibration
 from calibration.visit_client import CalibrationRun
 from rtdecode import client as wire
 from rtdecode.decode.loading import load_candidates
@@ -86,7 +86,9 @@ def test_trials_are_decoded_by_the_newest_decoder_while_calibration_goes_on(tmp_
 def test_calibration_that_ends_early_teaches_no_further_run(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calibration.calibrator.advise", lambda trials, *_: ("enough", "") if trials > 20 else ("", ""))
+    monkeypatch.setattr(
+        "calibration.curve_point.advise", lambda trials, *_: ("enough", "") if trials > 20 else ("", "")
+    )
     recorder, folder, bundles = scan(tmp_path, clock, stop="advice")
     assert bundles == [None, folder / "bundle"]
     usable = {m.trial: m.run for m in recorder.of(wire.Beta) if m.final and m.invalid is None}

@@ -211,7 +211,7 @@ def test_calibration_ends_after_the_run_by_which_more_is_not_worth_it(
     def advise(trials: int, *_: object) -> tuple[str, str]:
         return ("enough", "8 more trials add nothing") if trials >= 20 else ("go on", "more add a lot")
 
-    monkeypatch.setattr("calibration.calibrator.advise", advise)
+    monkeypatch.setattr("calibration.curve_point.advise", advise)
     client, lines = ListClient(visit(with_reference(tmp_path))), list[str]()
     folder = calibration_run(client, tmp_path, lines, stop=stop).run()
     last = 3 if stop == "advice" else 4

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom, kstest
 from sklearn.linear_model import Ridge
 
-from calibration import identification, regression
+from calibration import curve_point, identification, regression
 from calibration.calibrator import Calibrator
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.packs.participant_bundle import CurvePoint
@@ -54,27 +54,25 @@ def noise(seed: int, n: int, design: str, n_voxels: int = 60) -> CurvePoint:
 
 
 def by_ridge_alone(
-    calibrator: Calibrator,
     responses: object,
     components: object,
     priors: object,
     shown: object,
     parts: object,
+    n: int,
     null: identification.Null,
     found: float,
-    _: object,
+    *_: object,
 ) -> CurvePoint:
     """Stand in for the encoding model: the figure that the null is of."""
-    return CurvePoint(
-        trials=calibrator.trials, percentile=found, interval=null.interval(found), p_value=null.p_value(found)
-    )
+    return CurvePoint(trials=n, percentile=found, interval=null.interval(found), p_value=null.p_value(found))
 
 
 @pytest.mark.parametrize("design", ["by trial", "repeated", "by run"])
 @pytest.mark.parametrize("n", [20, 40, 80])
 def test_noise_is_at_the_chance_that_is_printed(n: int, design: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identification, "N_SHUFFLES", 199)
-    monkeypatch.setattr(Calibrator, "_standing", by_ridge_alone)
+    monkeypatch.setattr(curve_point, "_standing", by_ridge_alone)
     found = [noise(seed, n, design) for seed in range(N_SETS)]
     assert np.mean([status.percentile for status in found]) == pytest.approx(0.5, abs=0.02)
     covered = sum(status.interval[0] <= 0.5 <= status.interval[1] for status in found)

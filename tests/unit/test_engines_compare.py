@@ -21,7 +21,7 @@ from onnx import numpy_helper  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from calibration.calibrator import write_bundle  # noqa: E402
-from calibration.report.session_trials import RecordedCalibration  # noqa: E402
+from calibration.session_trials import RecordedCalibration  # noqa: E402
 from engines.distill import compared_packs  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from engines.tiny import whole_recipe as recipe  # noqa: E402

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 torch = pytest.importorskip("torch")
 
-from engines.compile.onnx_export import loaded  # noqa: E402
+from diffusers.models.upsampling import Upsample2D  # noqa: E402
+
+from engines.compile.onnx_export import export_part, loaded  # noqa: E402
 from engines.compile.parity import compare, compare_precision, reference  # noqa: E402
 from engines.compile.plan_building import export_pack  # noqa: E402
 from engines.compile.precisions import LEAST, TOLERANCES, borne, in_precision  # noqa: E402
@@ -25,6 +27,7 @@ from rtdecode.decode.networks.prior import Gain  # noqa: E402
 from rtdecode.decode.networks.unclip import autoencoder_config, unclip_config  # noqa: E402
 from rtdecode.decode.runtime.backends import choose  # noqa: E402
 from rtdecode.decode.runtime.engine import OnnxEngine  # noqa: E402
+from rtdecode.decode.runtime.parts import Part  # noqa: E402
 from rtdecode.decode.runtime.runner import onnx_runner  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack  # noqa: E402
@@ -56,6 +59,24 @@ def half(request: pytest.FixtureRequest, weights: EnginePack, tmp_path_factory: 
     out = tmp_path_factory.mktemp(request.param) / "pack"
     export_pack(weights, out, precision=request.param, strict=True, report=lambda _: None)
     return open_pack(str(out))
+
+
+class Doubled(torch.nn.Module):
+    """The autoencoder's step to 768 px: diffusers asks there whether the pictures have 2^31 elements, as 57 would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = Upsample2D(128)
+
+    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.up(*given),)
+
+
+def test_networks_that_ask_how_large_an_array_is_are_exported_for_any_batch(tmp_path: Path) -> None:
+    part = Part(name="up", module=Doubled(), inputs={"x": ["batch", 128, 384, 384]}, outputs=("y",))
+    export_part(part, tmp_path / "up.onnx")
+    (given,) = onnx.load(tmp_path / "up.onnx").graph.input
+    assert [one.dim_param or one.dim_value for one in given.type.tensor_type.shape.dim] == ["batch", 128, 384, 384]
 
 
 def asked_of(pack: EnginePack) -> PartPrecision:

@@ -16,7 +16,7 @@ pytest.importorskip("diffusers")
 from calibration import cross_fitting  # noqa: E402
 from calibration.adapter_fit import Trials  # noqa: E402
 from calibration.calibrator import Calibrator, write_bundle  # noqa: E402
-from calibration.report.session_trials import RecordedCalibration  # noqa: E402
+from calibration.session_trials import RecordedCalibration  # noqa: E402
 from engines.finetune import mindeye2_tunable, order  # noqa: E402
 from engines.finetune.lora import LowRank, add_low_rank, merged_state  # noqa: E402
 from engines.finetune.mindeye2_tunable import MindEye2Tunable  # noqa: E402

@@ -14,7 +14,7 @@ from calibration.calibrator import Calibrator, write_bundle
 from calibration.report import checks
 from calibration.report.checklist import NOT_STATED, cred_nf
 from calibration.report.page import write
-from calibration.report.session_trials import RecordedCalibration, read_calibration
+from calibration.session_trials import RecordedCalibration, read_calibration
 from rtdecode.errors import CalibrationError, SettingsError
 from rtdecode.packs import open_participant
 from tests.decode_small import tiny_pack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibration.calibrator import Calibrator
 from calibration.common_space import common_places
+from calibration.earlier_visit import EarlierVisit, only
 from calibration.learned_prior import load_prior
 from rtdecode import client as wire
 from rtdecode import derivatives
@@ -23,7 +24,7 @@ from rtdecode.estimate.reestimate import open_betas
 from rtdecode.packs import EnginePack, ParticipantBundle, open_pack, open_participant
 from rtdecode.process.kept_runs import calibration_runs
 from rtdecode.session.entries import bad_runs, read_outputs
-from rtdecode.settings import CalibrationSettings
+from rtdecode.settings import CalibrationSettings, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,6 +133,50 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
         nulls=np.stack(without) if without else empty,
         rest=learned.rest,
         decoded=tuple(decoded),
+    )
+
+
+def calibrator_for(settings: Settings, pack: EnginePack) -> Calibrator:
+    """Return the calibrator that the settings of a session ask for, without trials.
+
+    Raises
+    ------
+    SettingsError, CalibrationError, BundleError
+        What they name is not there, or does not fit.
+    """
+    prior, earlier = settings.calibration.group_prior, settings.calibration.earlier_session
+    return Calibrator(
+        load_candidates(pack, settings.decode.stimuli, threads=settings.decode.threads),
+        leave_out=settings.calibration.leave_out,
+        seed=settings.session.seed,
+        prior=None if prior is None else load_prior(prior, pack),
+        earlier=None if earlier is None else open_earlier(earlier, settings.session.participant),
+    )
+
+
+def open_earlier(folder: Path, participant: str) -> EarlierVisit:
+    """Read the calibration of an earlier session, to learn from its trials again.
+
+    Raises
+    ------
+    SettingsError
+        No session folder, or its pictures are not found.
+    CalibrationError
+        It has no calibration of its own, or it is of another participant.
+    """
+    recorded = read_calibration(folder, None)
+    about = recorded.bundle.provenance
+    if about.participant != participant:
+        raise CalibrationError(
+            f"{folder}: expected an earlier session of participant {participant}, got one of {about.participant}"
+        )
+    trials = recorded.calibrator.taken()
+    candidates, places = only(recorded.candidates, trials.shown)
+    return EarlierVisit(
+        session=about.session,
+        mask=recorded.bundle.folder / MASK,
+        candidates=candidates,
+        trials=replace(trials, shown=places),
     )
 
 
