@@ -103,20 +103,9 @@ class Calibrator:
         self._places_mm = places_mm
 
     @property
-    def has_earlier(self) -> bool:
-        """Whether trials of an earlier visit are learned from as well."""
-        return self._earlier is not None
-
-    def check_voxels(self, mask: Path) -> None:
-        """Check that betas are of the voxels of the earlier visit.
-
-        Raises
-        ------
-        CalibrationError
-            They are not.
-        """
-        if self._earlier is not None:
-            self._earlier.check(mask)
+    def earlier(self) -> EarlierVisit | None:
+        """The earlier visit whose trials are learned from as well."""
+        return self._earlier
 
     @property
     def trials(self) -> int:

@@ -192,8 +192,10 @@ class CalibrationRun:
     def _place(self) -> None:
         """Tell group prior and earlier visit which voxels these are."""
         self._placed = True
-        if self.calibrator.has_earlier:
-            self.calibrator.check_voxels(_only(self._where, f"*_{derivatives.BRAIN_MASK}"))
+        earlier = self.calibrator.earlier
+        if earlier is not None:
+            earlier.check(_only(self._where, f"*_{derivatives.BRAIN_MASK}"))
+            self._report(f"{len(earlier.trials.betas)} trials of session {earlier.session} are learned from again")
         if self.calibrator.wants_places:
             names = (derivatives.REFERENCE, derivatives.BRAIN_MASK)
             self.calibrator.lies_at(common_places(*(_only(self._where, f"*_{name}") for name in names)))

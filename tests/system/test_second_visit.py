@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from rtdecode import client as wire
+from rtdecode.__main__ import main
 from rtdecode.errors import RtdecodeError, SettingsError
 from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
 from rtdecode.packs.sealed import seal
@@ -110,6 +111,14 @@ def _copied(source: Path, draft: Path, provenance: dict[str, Any]) -> None:
         if path.name != "manifest.json":
             (draft / path.name).write_bytes(path.read_bytes())
     (draft / "provenance.json").write_text(json.dumps(provenance))
+
+
+def test_packs_are_compared_on_the_session_folder_of_a_visit(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    assert main(["engines", "compare", "tiny", "tiny", "--session", str(first)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == [f"tiny: drawing {len(PLAN.of_run(3))} pictures"] * 2
+    assert re.search(r"two-way identification \(chance 50%\) ([\d.]+)%, its teacher \1%: 0\.0 points lost", told[2])
 
 
 def test_betas_are_of_the_calibrated_voxels(first: Path, second: tuple[Recorder, Path]) -> None:
