@@ -8,17 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from calibration.advice import Plan
+from calibration.earlier_visit import EarlierVisit
 from calibration.visit_client import STARTING, CalibrationRun, Pace
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.reestimate import CalibrationBetas, save_betas
 from rtdecode.packs import open_participant
 from rtdecode.settings import CalibrationSettings
-from tests.decode_small import N_VOXELS, Calibrator, category_beta, tiny_categories, tiny_pack, tiny_stages
+from tests.decode_small import (
+    N_VOXELS,
+    Calibrator,
+    category_beta,
+    category_calibrator,
+    tiny_categories,
+    tiny_pack,
+    tiny_stages,
+)
 
 
 class ListClient:
@@ -107,6 +117,34 @@ def test_final_betas_of_the_calibration_runs_make_a_bundle(tmp_path: Path) -> No
     assert [status["trials"] for status in client.statuses] == [*range(1, 33), 32]
     assert client.statuses[-1]["p_value"] < 0.01
     assert client.statuses[-1]["note"].startswith("fitted: ")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_trials_of_an_earlier_visit_are_learned_from_again_where_voxels_are_the_same(
+    tmp_path: Path, same: bool
+) -> None:
+    messages = visit(with_reference(tmp_path))
+    (now,) = tmp_path.rglob("*_desc-brain_mask.nii.gz")
+    for path, first in ((tmp_path / "then.nii.gz", 0), (now, 0 if same else 1)):
+        voxels = np.zeros((4, 3, 2), np.uint8)
+        voxels[first : first + 2] = 1
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    earlier = EarlierVisit(
+        session="01-00",
+        mask=tmp_path / "then.nii.gz",
+        candidates=tiny_categories(),
+        trials=category_calibrator(runs=3, noise=0.5).taken(),
+    )
+    lines: list[str] = []
+    run = calibration_run(ListClient(messages), tmp_path, lines)
+    run.calibrator = Calibrator(tiny_categories(), leave_out="run", earlier=earlier)
+    if not same:
+        with pytest.raises(CalibrationError, match="expected the 12 voxels of the earlier session 01-00"):
+            run.run()
+        return
+    provenance = open_participant(run.run()).provenance
+    assert (provenance.trials, provenance.earlier_trials, provenance.earlier_session) == (32 + 24, 24, "01-00")
+    assert lines.count("24 trials of session 01-00 are learned from again") == 1
 
 
 def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
