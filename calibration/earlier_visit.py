@@ -1,7 +1,7 @@
 """Trials of an earlier visit, brought to how the same voxels answer today: what a few new trials are added to.
 
-Between visits voxels change in level and in how strongly they vary more than in what they answer to. A few trials tell
-the first two, whatever they show; the maps of the earlier visit stay, and follow the new trials as these come.
+Between visits the level of a voxel changes, how strongly it varies, and what it answers to. A few trials tell the first
+two, whatever they show; the maps of the earlier visit follow as more come.
 """
 
 from __future__ import annotations
