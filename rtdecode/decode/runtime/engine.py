@@ -30,8 +30,8 @@ _FAILURES: tuple[type[Exception], ...] = (
 CRASHES_ON_HALVES = "MatmulTransposeFusion"
 """ONNX Runtime 1.32 ends the process where this meets attention in float16."""
 LARGE_BYTES = 2**30
-"""Weights above this are kept but once, as the file has them. ONNX Runtime would take five times the memory for those
-in float16: as read, in float32, and laid out anew. Runs then take longer: float32 is made of one after the other."""
+"""Weights above this are kept but once, in float32 also where the file has float16: of 4.4 GB in float16, ONNX Runtime
+takes 10. Otherwise it would hold them as read and laid out anew besides, and keep the memory of every call."""
 
 
 class Engine(Protocol):
@@ -103,6 +103,7 @@ class OnnxEngine:
         weights = path.with_name(f"{path.name}.data")
         if weights.exists() and weights.stat().st_size > LARGE_BYTES:
             options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep what one call needed
             disabled.append("ConstantFolding")
         try:
             self._session = onnxruntime.InferenceSession(
