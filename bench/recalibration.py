@@ -96,12 +96,13 @@ def judge(fit: CalibrationFit, test: Scanned, candidates: Candidates) -> dict[st
         ranks.append(float(percentile_ranks(model.pictures_of(reading, pictures)[None])[0, place]))
         right.append(bool(model.categories_of(reading).argmax() == candidates.category[test.shown[place]]))
         supported.append(not evidence.refusal(evidence.p_content(model.content_of(reading)), 1.0, None))
-    empty = [model.content_of(model.read(beta)) for beta in test.null_betas]
+    empty = [evidence.p_content(model.content_of(model.read(beta))) for beta in test.null_betas]
     return {
         "rank": float(np.mean(ranks)),
         "right": float(np.mean(right)),
         "supported": float(np.mean(np.array(supported)[np.array(right)])) if any(right) else 0.0,
-        "false": [bool(evidence.p_content(value) <= NOMINAL and evidence.signal[0]) for value in empty],
+        "false": int(evidence.signal[0]) * sum(value <= NOMINAL for value in empty),
+        "empty": len(empty),
     }
 
 
@@ -167,8 +168,8 @@ def report(found: dict[str, Any]) -> list[str]:
     as_is = [one["rank"] for one in found[AS_IS][0]]
     for name, by_count in found.items():
         for n, people in by_count.items():
-            false = np.concatenate([one["false"] for one in people])
-            low, high = wilson_interval(int(false.sum()), len(false))
+            false, empty = (sum(one[key] for one in people) for key in ("false", "empty"))
+            low, high = wilson_interval(false, empty)
             of = {key: interval([one[key] for one in people]) for key in ("rank", "right", "supported")}
             more = interval([one["rank"] - then for one, then in zip(people, as_is, strict=True)])
             rows.append(
@@ -176,14 +177,14 @@ def report(found: dict[str, Any]) -> list[str]:
                     name,
                     n,
                     *("{:.3f} [{:.3f} {:.3f}]".format(*of[key]) for key in ("rank", "right", "supported")),
-                    f"{false.mean():.1%} [{low:.1%} {high:.1%}] of {len(false)}",
+                    f"{false / empty:.1%} [{low:.1%} {high:.1%}] of {empty}",
                     "{:+.3f} [{:+.3f} {:+.3f}]".format(*more),
                 ]
             )
             if name == BOTH and more[1] <= 0:
                 short.append(f"{n} new trials: not surely better than the earlier bundle as it is")
             if name == BOTH and low > NOMINAL:
-                short.append(f"{n} new trials: {false.mean():.1%} false support, nominal {NOMINAL:.0%}")
+                short.append(f"{n} new trials: {false / empty:.1%} false support, nominal {NOMINAL:.0%}")
     print_table(
         f"{len(as_is)} people; 95 % intervals over people (false support: Wilson, trials pooled); chance .500 and .125",
         ["decoder", "new trials", "rank", "category", "of right ones supported", "false", "rank less as it is"],

@@ -132,6 +132,7 @@ def test_every_key_of_the_provenance_is_needed_and_typed(bundle: Path, tmp_path:
         )
         with pytest.raises(BundleError, match=rf"provenance\.json: {name}: expected a value, got none"):
             open_participant(without)
+    for name in sorted(names | of_some):
         spoilt = resealed(bundle, tmp_path / "b", "provenance.json", lambda p, n=name: {**p, n: [{"no": 1}]})
         with pytest.raises(BundleError, match=rf"provenance\.json: {name}(\[0\])?: expected"):
             open_participant(spoilt)
