@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engines.compile.part_times import BACKENDS
-from rtdecode.decode.families.mindeye2.latent_map import latents_of
+from rtdecode.decode.families.latent_map import latents_of
 from rtdecode.decode.runtime.plans import sidecars
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, open_pack

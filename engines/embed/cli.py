@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from engines.participant_option import add_participants
-from rtdecode.decode.families.mindeye2.latent_map import latents_of
+from rtdecode.decode.families.latent_map import latents_of
 from rtdecode.decode.families.stimulus_folder import EMBEDDINGS
 from rtdecode.packs import open_pack
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rtdecode.decode.families.mindeye2.latent_map import LATENTS, latent_map, latents_of
+from rtdecode.decode.families.latent_map import LATENTS, latent_map, latents_of
 from rtdecode.decode.loading import load_embedder
 from rtdecode.decode.runtime.backends import torch_place
 from rtdecode.decode.score.candidates import read_picture

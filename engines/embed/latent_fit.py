@@ -1,4 +1,4 @@
-"""`engines latents`: what a MindEye2 pack's backbone is given for a picture, learned from its own participants."""
+"""`engines latents`: what a pack's first layer gives for a picture, learned from its own participants."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from safetensors.numpy import save_file
 from engines.embed.components import Float64, fit_ridge, principal
 from engines.embed.file_columns import Columns
 from engines.sealed_copies import seal_copy
+from rtdecode.decode.families.latent_map import LatentsTable, MapsLatents
+from rtdecode.decode.families.linear_layer import linear_layer
+from rtdecode.decode.families.mindeye1.mindeye1_description import FIRST_LAYER, MindEye1Description
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer
-from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.errors import EngineError, TrainingError
 from rtdecode.packs import EnginePack
 
@@ -36,8 +39,8 @@ class LatentOrder:
     pictures : Path
         A safetensors file with ``tokens`` (p, t, d), float16 or float32.
     participants : sequence of (int, Path)
-        Number of a ridge layer of the pack, and a safetensors file with ``betas`` (n, voxels), standardised as that
-        layer wants them, and ``picture`` (n,), rows of `pictures`.
+        Number of a ridge layer of the pack, 0 of MindEye1, and a safetensors file with ``betas`` (n, voxels),
+        standardised as that layer wants them, and ``picture`` (n,), rows of `pictures`.
     components : int
         At most.
     block : int
@@ -72,7 +75,7 @@ class LearnedMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Seen:
-    """Pictures that somebody saw: rows (n,), the mean output (n, hidden) of the ridge layers, and number of trials."""
+    """Pictures that somebody saw: rows (n,), the mean output (n, hidden) of the first layers, and number of trials."""
 
     rows: NDArray[np.int64]
     outputs: Float64
@@ -85,7 +88,7 @@ def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: 
     Parameters
     ----------
     pack : EnginePack
-        Of kind ``mindeye2``, with ridge and backbone.
+        Of kind ``mindeye2``, with ridge and backbone, or ``mindeye1``.
     order : LatentOrder
     out : Path
         Folder of the new pack.
@@ -95,7 +98,7 @@ def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: 
     Raises
     ------
     EngineError
-        The pack has no such ridge layers.
+        The pack has no such layers.
     TrainingError
         The data are not for this pack, too few, or not finite.
     """
@@ -118,7 +121,7 @@ def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: 
     )
     ridge = fit_ridge(found, seen.outputs)
 
-    def change(folder: Path) -> MindEye2Description:
+    def change(folder: Path) -> MapsLatents:
         arrays = {
             "token_mean": found.mean,
             "basis": found.basis,
@@ -135,7 +138,8 @@ def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: 
             penalty=ridge.penalty,
             held_out_r2=ridge.held_out_r2,
         )
-        return replace(pack.described(MindEye2Description), name=out.name, latents=table)
+        assert isinstance(pack.description, MapsLatents)
+        return replace(pack.description, name=out.name, latents=table)
 
     return LearnedMap(
         identity=seal_copy(pack, out, change),
@@ -147,32 +151,45 @@ def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: 
 
 
 def _layout(pack: EnginePack) -> tuple[int, int]:
-    """Return number and width of the backbone's tokens."""
+    """Return number and width of the network's tokens."""
     said = pack.description
-    if not isinstance(said, MindEye2Description) or not {"ridge", "backbone"} <= said.stages.keys():
+    if isinstance(said, MindEye2Description) and {"ridge", "backbone"} <= said.stages.keys():
+        return said.size("backbone", "tokens"), said.size("backbone", "dim")
+    if isinstance(said, MindEye1Description):
+        return said.size("brain", "tokens"), said.size("brain", "dim")
+    raise EngineError(
+        f"pack {pack.name}: expected a pack of kind mindeye1, or mindeye2 with stages ridge and backbone, got kind "
+        f"{said.kind} with {', '.join(said.stages)}: rtdecode engines import"
+    )
+
+
+def _first_layer(pack: EnginePack, participant: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights (hidden, voxels) and bias (hidden,) of a participant's layer."""
+    if isinstance(pack.description, MindEye2Description):
+        return ridge_layer(pack, participant)
+    if participant:
         raise EngineError(
-            f"pack {pack.name}: expected a pack of kind mindeye2 with stages ridge and backbone, got kind {said.kind} "
-            f"with {', '.join(said.stages)}: rtdecode engines import mindeye2"
+            f"pack {pack.name}: expected participant 0, the only one of a MindEye1 network, got {participant}"
         )
-    return said.size("backbone", "tokens"), said.size("backbone", "dim")
+    return linear_layer(pack, "brain", FIRST_LAYER)
 
 
 def _see(pack: EnginePack, order: LatentOrder, pictures: Columns) -> _Seen:
     people = [(number, Columns(path, {"betas": 2, "picture": 1}, "numpy")) for number, path in order.participants]
     for number, table in people:
-        (given,), wanted = table.shape("betas"), ridge_layer(pack, number)[0].shape[1]
+        (given,), wanted = table.shape("betas"), _first_layer(pack, number)[0].shape[1]
         if given != wanted:
             raise TrainingError(
-                f"{table.path}: betas: expected {wanted} voxels, those of ridge layer {number}, got {given}"
+                f"{table.path}: betas: expected {wanted} voxels, those of participant {number}, got {given}"
             )
     shown = [table.refer("picture", pictures) for _, table in people]
     rows, index, counts = np.unique(np.concatenate(shown), return_inverse=True, return_counts=True)
     if len(rows) < FEWEST:
         raise TrainingError(f"expected trials of at least {FEWEST} pictures, got {len(rows)}: give more participants")
-    outputs = np.zeros((len(rows), pack.description.size("ridge", "hidden")))
+    outputs = np.zeros((len(rows), len(_first_layer(pack, order.participants[0][0])[1])))
     done = 0
     for number, table in people:
-        weight, bias = ridge_layer(pack, number)
+        weight, bias = _first_layer(pack, number)
         for at in range(0, len(table), _TRIALS):
             betas = table.part("betas")[at : min(at + _TRIALS, len(table))].astype(np.float32)
             if wrong := int(np.sum(~np.isfinite(betas))):

@@ -17,16 +17,17 @@ from calibration import cross_fitting
 from calibration.cross_fitting import Crossed
 from calibration.session_trials import RecordedCalibration, read_calibration
 from engines.finetune.judging import network_figures
+from engines.finetune.mindeye1_tunable import MindEye1Tunable
 from engines.finetune.mindeye2_tunable import MindEye2Tunable
 from engines.finetune.tiny_tunable import TinyTunable
 from engines.finetune.training import Judged, Tuning, choose, steps_within, train
 from engines.finetune.tunable import Tunable
-from engines.training.carried_network import reseal
+from engines.training.carried_network import carry, reseal
 from rtdecode.decode.families.stimulus_folder import EMBEDDINGS
 from rtdecode.decode.score.adapter import adapter_from
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import TrainingError
-from rtdecode.packs import EnginePack
+from rtdecode.packs import EnginePack, open_pack
 from rtdecode.packs.participant_bundle import NETWORK, NetworkFigures, ParticipantBundle
 
 Ints = NDArray[np.int64]
@@ -117,6 +118,8 @@ def fine_tune(pack: EnginePack, order: FineTuneOrder, tell: Callable[[str], None
         if done.figures.steps:
             network = Path(scratch) / NETWORK
             tunable.write_network(network, f"{pack.name}-{visit.bundle.provenance.participant}")
+            if isinstance(tunable, MindEye1Tunable):
+                return carry(visit.bundle, open_pack(str(network)), order.out, figures=done.figures), done.figures
         return reseal(visit.bundle, network, order.out, figures=done.figures), done.figures
 
 
@@ -136,7 +139,9 @@ def make_tunable(
         return TinyTunable(pack, adapter_from(bundle.adapter).token_mean, float(pictures.std(0).mean()), rank)
     if kind == "mindeye2":
         return MindEye2Tunable(pack, rank)
-    raise TrainingError(f"pack {pack.name}: expected one of kind tiny or mindeye2 to fine-tune, got {kind}")
+    if kind == "mindeye1":
+        return MindEye1Tunable(pack, adapter_from(bundle.adapter), bundle.provenance.mask_voxels, rank)
+    raise TrainingError(f"pack {pack.name}: expected one of kind tiny, mindeye1 or mindeye2 to fine-tune, got {kind}")
 
 
 def target_tokens(pack: EnginePack, visit: RecordedCalibration) -> NDArray[np.float32]:

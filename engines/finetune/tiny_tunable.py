@@ -30,6 +30,7 @@ from engines.training.objective import Weights
 from rtdecode.decode.families.tiny.tiny_description import TinyDescription
 from rtdecode.decode.families.tiny.tiny_pipeline import RETRIEVAL
 from rtdecode.decode.networks.backbone import BackboneOutput
+from rtdecode.decode.score.adapter import Adapter
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
 from rtdecode.packs.description import PACK_SCHEMA, StageTable, write_description
@@ -101,12 +102,12 @@ class TinyTunable(Tunable):
         if rank is None:
             self.train_all()
 
-    def begin(self, group_r2: NDArray[np.floating], draw: torch.Generator) -> None:
+    def begin(self, adapter: Adapter, draw: torch.Generator) -> None:
         """See `Tunable.begin`."""
-        super().begin(group_r2, draw)
+        super().begin(adapter, draw)
         with torch.no_grad():
             self.expected.opening.zero_()
-            self.r2.copy_(torch.from_numpy(np.clip(group_r2, 0, 1)))
+            self.r2.copy_(torch.from_numpy(np.clip(adapter.group_r2, 0, 1)))
 
     def ridge(self, betas: Tensor, participant: int = 0) -> Tensor:  # noqa: ARG002 - one participant
         """Tokens of what the adapter decoded."""

@@ -119,7 +119,7 @@ def train(
         The loss is not finite.
     """
     draw = torch.Generator().manual_seed((tuning.seed << 8) + number)
-    tunable.begin(crossed.adapter.group_r2, draw)
+    tunable.begin(crossed.adapter, draw)
     trained = [value for value in tunable.parameters() if value.requires_grad]
     plan = Plan(name="finetune", steps=tuning.steps, rate=tuning.rate, warm_up=min(20, tuning.steps // 5))
     objective = MindEye2Objective(tunable, tunable.schedule, tunable.weights, tunable.precision)
@@ -128,6 +128,8 @@ def train(
     rows = torch.from_numpy(shown[crossed.rows])
     judge = _Judge(tunable, crossed, shown, tokens)
     judge.look()
+    if last:
+        tunable.leave_start()
     for step in range(last):
         for group in optimizer.param_groups:
             group["lr"] = plan.rate_at(step)

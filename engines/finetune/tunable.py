@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engines.finetune.lora import LowRank
 from engines.training.objective import Weights
 from engines.training.shared_model import Trials
 from rtdecode.decode.sampling.schedule import CosineSchedule
+from rtdecode.decode.score.adapter import Adapter
 
 
 class Tunable(nn.Module):  # type: ignore[misc]
@@ -51,12 +50,15 @@ class Tunable(nn.Module):  # type: ignore[misc]
         self.requires_grad_(True)
         self._untrained = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
 
-    def begin(self, group_r2: NDArray[np.floating], draw: torch.Generator) -> None:  # noqa: ARG002 - for subclasses
-        """Become the closed-form decoder again, of an adapter with this held-out R2 of token groups."""
+    def begin(self, adapter: Adapter, draw: torch.Generator) -> None:  # noqa: ARG002 - for subclasses
+        """Become the closed-form decoder again, of an adapter."""
         for layer in self._low_rank:
             layer.begin(draw)
         if self._untrained is not None:
             self.load_state_dict(self._untrained)
+
+    def leave_start(self) -> None:
+        """Leave the closed-form decoder, where no training leads away from it step by step."""
 
     def ridge(self, betas: Tensor, participant: int = 0) -> Tensor:  # noqa: ARG002 - one participant
         """Return what the backbone reads; the adapter has been applied before."""

@@ -20,7 +20,7 @@ _ADAPTER = "adapter.safetensors"
 _OWN = ("brain", "prior", "low_level")
 
 
-def carry(bundle: ParticipantBundle, network: EnginePack, out: Path) -> str:
+def carry(bundle: ParticipantBundle, network: EnginePack, out: Path, *, figures: NetworkFigures | None = None) -> str:
     """Seal a copy of a bundle with a network in it: a pack with ``brain``, ``prior`` and, if any, ``low_level``.
 
     The adapter is widened to the voxels of the network, and gives the same components as before: scores and evidence
@@ -33,6 +33,8 @@ def carry(bundle: ParticipantBundle, network: EnginePack, out: Path) -> str:
         Of kind mindeye1, with the scaling of its betas.
     out : Path
         Folder of the new bundle.
+    figures : NetworkFigures or None
+        For its provenance.
 
     Returns
     -------
@@ -60,8 +62,7 @@ def carry(bundle: ParticipantBundle, network: EnginePack, out: Path) -> str:
         )
     scaling = network.tensors(said.scaling)
     adapter = widened(adapter_from(bundle.adapter), scaling["mean"], scaling["scale"])
-
-    return reseal(bundle, network.folder, out, adapter=adapter)
+    return reseal(bundle, network.folder, out, adapter=adapter, figures=figures)
 
 
 def reseal(

@@ -196,17 +196,22 @@ def _sealed(
     """Seal the networks as `engines import` does."""
     if not accelerator.is_main_process:
         return ""
-    draft = Draft(kind="mindeye1")
-    brain, prior = averages["high"]["brain"], averages["high"]["prior"]
-    _add(draft, "brain", asdict(brain.shape), interfaces.brain, brain)
-    _add(draft, "prior", asdict(prior.shape), interfaces.prior, prior)
-    if "low" in averages:
-        sizes = {"voxels": brain.shape.voxels, "hidden": brain.shape.hidden, "blocks": brain.shape.blocks}
-        _add(draft, "low_level", {**sizes, "aligned": True}, interfaces.low_level, averages["low"])
-    check_layout(draft, "brain", ("prior",))
+    draft = draft_networks(averages["high"]["brain"], averages["high"]["prior"], averages.get("low"))
     if settings.scaling:
         add_scaling(draft, folder / settings.scaling)
     return draft.seal(out, name=out.name, licence=licence, precision="float32")
+
+
+def draft_networks(brain: BrainNetwork, prior: PriorNetwork, low_level: LowLevel | None) -> Draft:
+    """Begin a pack of one participant's networks, as `engines import` does."""
+    draft = Draft(kind="mindeye1")
+    _add(draft, "brain", asdict(brain.shape), interfaces.brain, brain)
+    _add(draft, "prior", asdict(prior.shape), interfaces.prior, prior)
+    if low_level is not None:
+        sizes = {"voxels": brain.shape.voxels, "hidden": brain.shape.hidden, "blocks": brain.shape.blocks}
+        _add(draft, "low_level", {**sizes, "aligned": True}, interfaces.low_level, low_level)
+    check_layout(draft, "brain", ("prior",))
+    return draft
 
 
 def _add(

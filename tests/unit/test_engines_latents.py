@@ -16,8 +16,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from rtdecode.decode.families.mindeye2.latent_map import latents_of
-from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable
+from rtdecode.decode.families.latent_map import LatentsTable, latents_of
 from rtdecode.packs.description import PackDescription
 
 torch = pytest.importorskip("torch")
@@ -30,8 +29,8 @@ from engines.embed.latent_fit import LatentOrder, learn_latents  # noqa: E402
 from engines.importing.fake import write_fake_mindeye2  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
+from rtdecode.decode.families.latent_map import LatentMap, latent_map  # noqa: E402
 from rtdecode.decode.families.mindeye2.assembly import ridge_layer  # noqa: E402
-from rtdecode.decode.families.mindeye2.latent_map import LatentMap, latent_map  # noqa: E402
 from rtdecode.decode.families.stimulus_folder import EMBEDDINGS  # noqa: E402
 from rtdecode.decode.networks.build import load as load_network  # noqa: E402
 from rtdecode.errors import EngineError, TrainingError  # noqa: E402
@@ -214,7 +213,7 @@ def test_a_map_is_applied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = tokens.reshape(7, 60).astype(np.float64)
     expected = (flat - arrays[0]) @ basis.T.astype(np.float64) @ arrays[1] + arrays[2]
     for block in (1, 7 * 11, 1 << 23):
-        monkeypatch.setattr("rtdecode.decode.families.mindeye2.latent_map._BLOCK", block)
+        monkeypatch.setattr("rtdecode.decode.families.latent_map._BLOCK", block)
         np.testing.assert_allclose(made(tokens), expected, rtol=1e-4, atol=1e-4)
         assert made(tokens).dtype == np.float32
     assert made(tokens[:0]).shape == (0, 3)
@@ -241,7 +240,7 @@ def refused(pack: EnginePack, data: Data, folder: Path, message: str, **settings
 def test_data_that_do_not_fit_are_refused(pack: EnginePack, data: Data, tmp_path: Path) -> None:
     refused(pack, data, tmp_path, "components: expected at least 1, got 0", components=0)
     wrong = {**data, "1": {**data["1"], "betas": data["1"]["betas"][:, 1:]}}
-    refused(pack, wrong, tmp_path, r"1\.safetensors: betas: expected 33 voxels, those of ridge layer 1, got 32")
+    refused(pack, wrong, tmp_path, r"1\.safetensors: betas: expected 33 voxels, those of participant 1, got 32")
     wrong = {**data, "pictures": {"tokens": data["pictures"]["tokens"].reshape(PICTURES, DIM, TOKENS)}}
     refused(pack, wrong, tmp_path, r"tokens: expected \(tokens, dim\) \(16, 104\) for this pack, got \(104, 16\)")
     wrong = {**data, "0": {**data["0"], "picture": data["0"]["picture"].astype(np.float32)}}
@@ -269,7 +268,7 @@ def test_values_that_are_not_finite_are_refused(pack: EnginePack, data: Data, tm
 
 def test_packs_that_cannot_have_a_map_are_refused(pack: EnginePack, data: Data, tmp_path: Path) -> None:
     order = order_of(tmp_path, data)
-    with pytest.raises(EngineError, match="expected a pack of kind mindeye2"):
+    with pytest.raises(EngineError, match="expected a pack of kind mindeye1, or mindeye2 with"):
         learn_latents(open_pack("tiny"), order, tmp_path / "new", progress=silent)
     other = LatentOrder(pictures=order.pictures, participants=[(2, tmp_path / "1.safetensors")])
     with pytest.raises(EngineError, match="expected a participant from 0 to 1, got 2"):

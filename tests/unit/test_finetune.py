@@ -112,7 +112,7 @@ def test_what_is_added_is_nothing_at_first_and_merges_into_the_weights() -> None
 def test_the_start_is_the_closed_form_decoder(seen: tuple[Candidates, Trials, Calibrator], crossed: Both) -> None:
     whole, _ = crossed
     network = tunable(seen[0], whole)
-    network.begin(whole.adapter.group_r2, torch.Generator().manual_seed(0))
+    network.begin(whole.adapter, torch.Generator().manual_seed(0))
     np.testing.assert_array_equal(network.found(torch.from_numpy(whole.decoded)).detach().numpy(), whole.decoded)
 
 
@@ -333,7 +333,7 @@ def test_backbone_and_prior_of_mindeye2_are_tuned_sealed_and_taken_back(
     pipeline.take_network(None, adapter)
     back = pipeline._mind.stages.backbone(torch.from_numpy(hidden.apart_decoded)).retrieval.numpy()
     np.testing.assert_array_equal(back, shared)
-    network.begin(adapter.group_r2, torch.Generator().manual_seed(0))
+    network.begin(adapter, torch.Generator().manual_seed(0))
     with torch.no_grad():
         start = network.found(torch.from_numpy(hidden.apart_decoded)).numpy()
     np.testing.assert_allclose(start, shared.reshape(start.shape), rtol=1e-3, atol=1e-4)

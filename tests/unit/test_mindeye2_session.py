@@ -20,8 +20,9 @@ from engines.importing.fake import write_fake_mindeye2
 from engines.importing.shapes import mindeye2_sizes
 from rtdecode.decode.arrays import in_bytes
 from rtdecode.decode.decoder import Decoder
+from rtdecode.decode.families.latent_map import LatentsTable
 from rtdecode.decode.families.mindeye2 import MindEye2Family, load_mindeye2
-from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.recipe import recipe_of
 from rtdecode.decode.families.stimulus_folder import CATEGORIES, EMBEDDINGS
 from rtdecode.decode.loading import load_candidates, load_decoder

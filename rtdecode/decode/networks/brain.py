@@ -73,7 +73,11 @@ class BrainNetwork(nn.Module):  # type: ignore[misc]
 
     def forward(self, betas: Tensor) -> tuple[Tensor, Tensor]:
         """Decode betas."""
-        x = self.lin0(betas)
+        return self.after_first(self.lin0[0](betas))
+
+    def after_first(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode what the first layer made of betas: (b, hidden)."""
+        x = self.lin0[1:](values)
         for block in self.mlp:
             x = x + block(x) if self.shape.skips else block(x)
         tokens = self.lin1(x).unflatten(1, (self.shape.tokens, self.shape.dim))

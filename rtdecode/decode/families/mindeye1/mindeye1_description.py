@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from rtdecode.decode.families.published_pack import PublishedDescription
+from rtdecode.decode.families.latent_map import MapsLatents
 from rtdecode.packs.description import Count
 from rtdecode.typed import Table
+
+FIRST_LAYER = "lin0.0"
+"""Of the brain network, which reads the voxels."""
 
 
 class GeneratorTable(Table, frozen=True, kw_only=True):
@@ -38,7 +41,7 @@ class GeneratorTable(Table, frozen=True, kw_only=True):
     batch: Count = 8
 
 
-class MindEye1Description(PublishedDescription, frozen=True, kw_only=True, omit_defaults=True):
+class MindEye1Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=True):
     """Content of ``pack.toml``.
 
     Attributes

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from rtdecode.decode.families.git_captions import CAPTION_CONTEXT, git_captions
 from rtdecode.decode.families.guided_prior import guided_prior
+from rtdecode.decode.families.linear_layer import linear_layer
 from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32, Hidden, MindEye2Stages
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, Unclip, size_features
 from rtdecode.decode.runtime.runner import Compute, Runner
@@ -125,23 +124,13 @@ def ridge_layer(pack: EnginePack, participant: int) -> tuple[Float32, Float32]:
     EngineError
         The pack has no such layer, or it is in bfloat16 and there is no torch to read it.
     """
-    path = pack.folder / pack.description.stage("ridge").file
-    weight, bias = (f"linears.{participant}.{part}" for part in ("weight", "bias"))
-    with safe_open(path, framework="numpy") as file:
-        names = file.keys()
-        if weight not in names:
-            raise EngineError(
-                f"pack {pack.name}: expected a participant from 0 to {len(names) // 2 - 1}, got {participant}"
-            )
-        if file.get_slice(weight).get_dtype() != "BF16":
-            return file.get_tensor(weight).astype(np.float32), file.get_tensor(bias).astype(np.float32)
-    if importlib.util.find_spec("torch") is None:
+    try:
+        return linear_layer(pack, "ridge", f"linears.{participant}")
+    except KeyError:
+        people = len(pack.description.stage("ridge").sizes["voxels"])
         raise EngineError(
-            f"pack {pack.name}: expected a ridge in float16 or float32, got bfloat16: rtdecode engines export "
-            f"{pack.folder}, or pip install '.[gpu]'"
-        )
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(weight).float().numpy(), file.get_tensor(bias).float().numpy()
+            f"pack {pack.name}: expected a participant from 0 to {people - 1}, got {participant}"
+        ) from None
 
 
 def _backbone(compute: Compute) -> Callable[[Any], Hidden]:

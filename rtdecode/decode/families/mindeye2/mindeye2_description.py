@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import field
 
-from rtdecode.decode.families.published_pack import PublishedDescription
+from rtdecode.decode.families.latent_map import MapsLatents
 from rtdecode.packs.description import Count
 from rtdecode.typed import Table
 
 Student = Literal["prior", "unclip"]
 """Stages that can be distilled."""
-
-
-class LatentsTable(Table, frozen=True, kw_only=True):
-    """The map from image tokens to hidden values, as ``rtdecode engines latents`` has learned it.
-
-    Attributes
-    ----------
-    file : str
-        Of the map's arrays.
-    components : int
-        Principal components of the tokens.
-    pictures, trials : int
-        Learned from.
-    participants : list of int
-        Ridge layers that the trials are of.
-    penalty : float
-        Of the ridge regression.
-    held_out_r2 : float
-        Over pictures left out, one at a time.
-    """
-
-    file: str
-    components: Count
-    pictures: Count
-    trials: Count
-    participants: list[int]
-    penalty: float
-    held_out_r2: float
 
 
 class JudgedStudent(Table, frozen=True, kw_only=True):
@@ -126,13 +97,11 @@ class LoraTable(Table, frozen=True, kw_only=True):
     fused: Count
 
 
-class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_defaults=True):
+class MindEye2Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=True):
     """Content of ``pack.toml``.
 
     Attributes
     ----------
-    latents : LatentsTable or None
-        None before ``rtdecode engines latents``.
     distilled : dict of str to DistilledTable
         By stage: ``prior``, ``unclip``.
     unclip_lora : LoraTable or None
@@ -143,14 +112,6 @@ class MindEye2Description(PublishedDescription, frozen=True, kw_only=True, omit_
 
     family = "mindeye2"
 
-    latents: LatentsTable | None = None
     distilled: dict[Student, DistilledTable] = field(default_factory=dict)
-
     unclip_lora: LoraTable | None = None
     prior_sampler: str = ""
-
-    def files(self) -> Iterator[tuple[str, str]]:
-        """See `PackDescription.files`."""
-        yield from super().files()
-        if self.latents is not None:
-            yield "latents.file", self.latents.file

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rtdecode.decode.families.mindeye2.latent_map import LATENTS, latents_of
+from rtdecode.decode.families.latent_map import LATENTS, latents_of
 from rtdecode.decode.families.stimulus_folder import (
     EMBEDDINGS,
     candidates_of,

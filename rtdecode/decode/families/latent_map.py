@@ -1,22 +1,71 @@
-"""From image tokens to the backbone's hidden values, without a brain: what a new participant's ridge is fitted to."""
+"""From image tokens to what published participants' first layers give: where a new participant begins."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtdecode.decode.families.mindeye2.mindeye2_description import LatentsTable, MindEye2Description
-from rtdecode.decode.families.mindeye2.mindeye2_stages import Float32
+from rtdecode.decode.arrays import Float32
+from rtdecode.decode.families.published_pack import PublishedDescription
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
+from rtdecode.packs.description import Count
+from rtdecode.typed import Table
 
 LATENTS = "latents"
 """Table of ``pack.toml`` that describes the map, and tensor of the embeddings that holds what it gives."""
 _BLOCK = 1 << 23
+
+
+class LatentsTable(Table, frozen=True, kw_only=True):
+    """The map from image tokens to hidden values, as ``rtdecode engines latents`` has learned it.
+
+    Attributes
+    ----------
+    file : str
+        Of the map's arrays.
+    components : int
+        Principal components of the tokens.
+    pictures, trials : int
+        Learned from.
+    participants : list of int
+        Ridge layers that the trials are of.
+    penalty : float
+        Of the ridge regression.
+    held_out_r2 : float
+        Over pictures left out, one at a time.
+    """
+
+    file: str
+    components: Count
+    pictures: Count
+    trials: Count
+    participants: list[int]
+    penalty: float
+    held_out_r2: float
+
+
+class MapsLatents(PublishedDescription, frozen=True, kw_only=True, omit_defaults=True):
+    """Description of a pack that may hold such a map.
+
+    Attributes
+    ----------
+    latents : LatentsTable or None
+        None before ``rtdecode engines latents``.
+    """
+
+    latents: LatentsTable | None = None
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """See `PackDescription.files`."""
+        yield from super().files()
+        if self.latents is not None:
+            yield "latents.file", self.latents.file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,7 +114,7 @@ class LatentMap:
 def latents_of(pack: EnginePack) -> LatentsTable | None:
     """Return what ``pack.toml`` says of the map; None where the pack has none, or is of another family."""
     said = pack.description
-    return said.latents if isinstance(said, MindEye2Description) else None
+    return said.latents if isinstance(said, MapsLatents) else None
 
 
 def latent_map(pack: EnginePack) -> LatentMap:
