@@ -18,13 +18,11 @@ from engines.compile.parity import compare, compare_precision, reference  # noqa
 from engines.compile.plan_building import export_pack  # noqa: E402
 from engines.compile.precisions import LEAST, TOLERANCES, borne, in_precision  # noqa: E402
 from engines.importing import fake  # noqa: E402
-from engines.importing.shapes import mindeye2_sizes  # noqa: E402
 from engines.sealed_copies import seal_copy  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
 from rtdecode.decode.families.mindeye2 import load_mindeye2  # noqa: E402
 from rtdecode.decode.families.mindeye2.recipe import Recipe  # noqa: E402
 from rtdecode.decode.networks.prior import Gain  # noqa: E402
-from rtdecode.decode.networks.unclip import autoencoder_config, unclip_config  # noqa: E402
 from rtdecode.decode.runtime.backends import choose  # noqa: E402
 from rtdecode.decode.runtime.engine import OnnxEngine  # noqa: E402
 from rtdecode.decode.runtime.parts import Part  # noqa: E402
@@ -32,6 +30,7 @@ from rtdecode.decode.runtime.runner import onnx_runner  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack  # noqa: E402
 from rtdecode.packs.description import PackDescription, PartPrecision  # noqa: E402
+from tests.thin_networks import thin_mindeye2  # noqa: E402
 
 STAGES = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder", "small_autoencoder")
 PARTS = {*STAGES, "embedder", "unclip_context", "captioner_context"}
@@ -43,15 +42,7 @@ QUICK = Recipe(prior_steps=3, unclip_steps=2, small_autoencoder=True)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> EnginePack:
     """All kinds of networks, in float32, each as small as it can be."""
-    sizes = mindeye2_sizes("small")
-    dim = sizes["backbone"][1]["dim"]
-    unet = unclip_config(channels=(32, 64), depth=(1, 1), head_channels=32, context=dim, side=8)
-    tiny = {"unclip": ("denoiser", unet), "autoencoder": ("autoencoder", autoencoder_config((32, 32)))}
-    out = tmp_path_factory.mktemp("weights") / "pack"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake, "mindeye2_sizes", lambda _: {**sizes, **tiny})
-        fake.write_fake_mindeye2(out, dims="small", stages=(*STAGES, "embedder"), precision="float32")
-    return open_pack(str(out))
+    return thin_mindeye2(tmp_path_factory.mktemp("weights") / "pack", (*STAGES, "embedder"))
 
 
 @pytest.fixture(scope="module", params=HALVES)

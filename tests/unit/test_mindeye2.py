@@ -31,6 +31,7 @@ from rtdecode.packs import open_pack
 from tests.fake_tensorrt import Library, install
 from tests.packs import description
 from tests.published import mindeye2_state, random_state, save_last, stripped
+from tests.thin_networks import thin_mindeye2
 
 SIZES = mindeye2_sizes("small")
 VOXELS = SIZES["ridge"][1]["voxels"][0]
@@ -309,8 +310,7 @@ def test_onnx_runtime_and_plans_make_the_picture_of_torch(
     tmp_path: Path, betas: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [name for name in SIZES if name not in ("embedder", "refiner", "refiner_autoencoder", "prompt")]
-    write_fake_mindeye2(tmp_path / "weights", dims="small", stages=wanted, precision="float32")
-    weights = open_pack(str(tmp_path / "weights"))
+    weights = thin_mindeye2(tmp_path / "weights", wanted)
     recipe = replace(QUICK, prior_guidance=2.0)
     expected = load_mindeye2(weights, recipe=recipe).decode(betas[0], seed=7)
     export_pack(weights, tmp_path / "exported", precision="float32", report=lambda _: None)
