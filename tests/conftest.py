@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,13 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("rtdecode")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put whole sessions first, then files of many tests: pytest-xdist takes files in order, the short ones last."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.parent.name != "system", -tests[item.path]))
 
 
 @pytest.fixture(scope="session")
