@@ -83,7 +83,7 @@ def test_an_unknown_key_gets_nothing(session: KeyedSession, tmp_path: Path, who:
 
 
 def test_a_revoked_key_is_cut_off_and_others_stay(session: KeyedSession) -> None:
-    with client(session, "operate", 1.0) as doomed, client(session, "observe") as other:
+    with client(session, "operate") as doomed, client(session, "observe") as other:
         told(session, doomed)
         told(session, other)
         doomed.event(**EVENT)
