@@ -879,6 +879,11 @@ def _token() -> str:
     return uuid.uuid4().hex
 
 
+def _left_ms(deadline: float) -> int:
+    """Milliseconds until a time of `time.monotonic`; 0 when it is over."""
+    return max(0, int(1000 * (deadline - time.monotonic())) + 1)
+
+
 def _plain(value: Any) -> Any:
     """Turn what numpy counts and measures in into plain numbers."""
     if hasattr(value, "tolist"):
@@ -1231,18 +1236,20 @@ class Client:
     def _ask(self, request: str, arguments: Dict[str, Any], deadline: float) -> Dict[str, Any]:
         number = next(self._ids)
         content = {"v": VERSION, "id": number, "request": request, **arguments}
-        dealer = self._dial()
-        dealer.send(msgpack.packb(content, default=_plain))
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0 or not dealer.poll(int(left * 1000) + 1):
-                raise TimeoutError(f"no answer to {request!r} in time: {self._hang_up()}")
+        dealer, payload = self._dial(), msgpack.packb(content, default=_plain)
+        # A socket that was refused has nowhere to send to: without a limit it would wait for ever.
+        try:
+            sent = bool(dealer.poll(_left_ms(deadline), zmq.POLLOUT)) and not dealer.send(payload, zmq.DONTWAIT)
+        except zmq.Again:  # refused just now
+            sent = False
+        while sent and dealer.poll(_left_ms(deadline)):
             answer: Dict[str, Any] = msgpack.unpackb(dealer.recv())
             if answer.get("id") not in (number, None):
                 continue
             if not answer.get("ok"):
                 raise RequestError(str(answer.get("error")), str(answer.get("code", "")))
             return answer
+        raise TimeoutError(f"no answer to {request!r} in time: {self._hang_up()}")
 
     def event(self, **what: Any) -> List[str]:
         """Announce ``kind="run_start"`` (run, expected_volumes, t_r_s), ``"trial"`` (run, trial, onset_s, duration_s,

@@ -82,6 +82,22 @@ def test_an_unknown_key_gets_nothing(session: KeyedSession, tmp_path: Path, who:
     reaches(lambda: session.server.strangers > 0)
 
 
+def test_a_request_by_a_client_that_was_refused_already_ends_in_time(session: KeyedSession, tmp_path: Path) -> None:
+    """Its socket has nowhere to send to any more, and sending would wait for ever."""
+    other = tmp_path / "other"
+    other.mkdir()
+    new_key(other / "keys.toml", "stranger", "operate", other / "stranger.key")
+    theirs, known = (Path(path).read_text() for path in (other / "stranger.key", Path(session.key("operate"))))
+    servers = [text.partition('"server": "')[2][:40] for text in (theirs, known)]
+    (other / "stranger.key").write_text(theirs.replace(*servers))
+    with wire.Client(*session.addresses, key=str(other / "stranger.key"), timeout_s=1.0) as stranger:
+        dealer = stranger._dial()
+        reaches(lambda: not dealer.poll(0, zmq.POLLOUT))
+        with pytest.raises(TimeoutError, match="revoked"):
+            stranger.event(**EVENT)
+    assert not [request for request in session.asked if hasattr(request, "kind")]
+
+
 def test_a_revoked_key_is_cut_off_and_others_stay(session: KeyedSession) -> None:
     with client(session, "operate") as doomed, client(session, "observe") as other:
         told(session, doomed)
