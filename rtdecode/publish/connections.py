@@ -59,6 +59,7 @@ class Connections:
             peer, name = int(frame.get(zmq.SRCFD)), _name(frame)
         except zmq.ZMQError:
             raise ProtocolError("expected a peer of the ZeroMQ protocol 3.0 or later") from None
+        self.look()  # the one that had this descriptor before must not be taken for this one
         self._names[peer] = name
         return peer, name
 

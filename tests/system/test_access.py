@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgpack
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.check import check_client
+from rtdecode.publish import connections
 from rtdecode.publish.access import new_key, revoke
 from tests.keyed import KeyedSession, port_of, tapped
 
@@ -60,16 +62,20 @@ def test_a_key_that_holds_lets_its_client_in(session: KeyedSession) -> None:
     assert [request.kind for request in session.asked if hasattr(request, "kind")] == ["run_start"]
 
 
+def other_key(session: KeyedSession, folder: Path, *, knows_daemon: bool) -> str:
+    """A key of another daemon; its holder may know this daemon's public key, as every client does."""
+    path = folder / "other" / "stranger.key"
+    path.parent.mkdir()
+    new_key(path.parent / "keys.toml", "stranger", "operate", path)
+    if knows_daemon:
+        servers = [Path(of).read_text().partition('"server": "')[2][:40] for of in (path, session.key("operate"))]
+        path.write_text(path.read_text().replace(*servers))
+    return str(path)
+
+
 @pytest.mark.parametrize("who", ["nobody", "a stranger", "of another daemon"])
 def test_an_unknown_key_gets_nothing(session: KeyedSession, tmp_path: Path, who: str) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    new_key(other / "keys.toml", "stranger", "operate", other / "stranger.key")
-    key = None if who == "nobody" else str(other / "stranger.key")
-    if who == "a stranger":  # who knows the daemon's public key, as every client does
-        theirs, known = (Path(path).read_text() for path in (other / "stranger.key", Path(session.key("operate"))))
-        server = known.partition('"server": "')[2][:40]
-        Path(other / "stranger.key").write_text(theirs.replace(theirs.partition('"server": "')[2][:40], server))
+    key = None if who == "nobody" else other_key(session, tmp_path, knows_daemon=who == "a stranger")
     reason = {"nobody": "ask for a key", "a stranger": "revoked", "of another daemon": "of this daemon"}[who]
     with wire.Client(*session.addresses, key=key, timeout_s=1.0) as stranger, client(session, "observe") as known:
         told(session, known)
@@ -84,13 +90,8 @@ def test_an_unknown_key_gets_nothing(session: KeyedSession, tmp_path: Path, who:
 
 def test_a_request_by_a_client_that_was_refused_already_ends_in_time(session: KeyedSession, tmp_path: Path) -> None:
     """Its socket has nowhere to send to any more, and sending would wait for ever."""
-    other = tmp_path / "other"
-    other.mkdir()
-    new_key(other / "keys.toml", "stranger", "operate", other / "stranger.key")
-    theirs, known = (Path(path).read_text() for path in (other / "stranger.key", Path(session.key("operate"))))
-    servers = [text.partition('"server": "')[2][:40] for text in (theirs, known)]
-    (other / "stranger.key").write_text(theirs.replace(*servers))
-    with wire.Client(*session.addresses, key=str(other / "stranger.key"), timeout_s=1.0) as stranger:
+    key = other_key(session, tmp_path, knows_daemon=True)
+    with wire.Client(*session.addresses, key=key, timeout_s=1.0) as stranger:
         dealer = stranger._dial()
         reaches(lambda: not dealer.poll(0, zmq.POLLOUT))
         with pytest.raises(TimeoutError, match="revoked"):
@@ -210,6 +211,29 @@ def test_random_bytes_on_every_port_are_counted_and_survived(tmp_path: Path, key
     assert session.server.strangers == sent
     assert session.server.broken is None
     session.server.close()
+
+
+def test_a_stranger_is_counted_though_a_known_client_has_its_descriptor_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What libzmq tells is scripted, as descriptors are given by the system: both changes wait when a request comes."""
+    waiting = [{"event": event, "value": 9} for event in (zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED)] * 2
+    last = waiting.pop()
+    monkeypatch.setattr(connections, "recv_monitor_message", lambda _: waiting.pop(0))
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as bound:
+        askers = connections.Connections(bound)
+        bound.disable_monitor()
+        askers.monitor.close()
+        askers.monitor = SimpleNamespace(poll=lambda _: bool(waiting))
+        frame = SimpleNamespace(get=lambda what: 9 if what == zmq.SRCFD else "experiment")
+        assert askers.heard(frame) == (9, "experiment")
+        askers.look()
+        askers.settle()
+        assert askers.strangers == 1
+        waiting.append(last)
+        askers.look()
+        askers.settle()
+        assert askers.strangers == 1  # the known one went
 
 
 VALUES = st.recursive(

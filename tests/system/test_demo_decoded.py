@@ -1,4 +1,4 @@
-"""Nothing is decoded by a demo whose labels are shuffled; `test_demo` holds what one with the right labels decodes."""
+"""What a demo decodes of a simulated participant, and that nothing is decoded where labels are shuffled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.demos import check_whole, finished, start_demo
+from tests.demos import check_identified, check_whole, finished, start_demo
 
 pytestmark = pytest.mark.system
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_shown_pictures_are_identified_above_chance(tmp_path: Path, seed: int) -> None:
+    check_identified(finished(start_demo(tmp_path, "--seed", str(seed), "--port", "0"), tmp_path))
 
 
 def test_shuffled_labels_come_out_at_chance(tmp_path: Path) -> None:
