@@ -163,6 +163,11 @@ def _layout(pack: EnginePack) -> tuple[int, int]:
     )
 
 
+def _hidden(pack: EnginePack) -> int:
+    """Return how many values a participant's layer gives."""
+    return pack.description.size("ridge" if isinstance(pack.description, MindEye2Description) else "brain", "hidden")
+
+
 def _first_layer(pack: EnginePack, participant: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights (hidden, voxels) and bias (hidden,) of a participant's layer."""
     if isinstance(pack.description, MindEye2Description):
@@ -186,7 +191,7 @@ def _see(pack: EnginePack, order: LatentOrder, pictures: Columns) -> _Seen:
     rows, index, counts = np.unique(np.concatenate(shown), return_inverse=True, return_counts=True)
     if len(rows) < FEWEST:
         raise TrainingError(f"expected trials of at least {FEWEST} pictures, got {len(rows)}: give more participants")
-    outputs = np.zeros((len(rows), len(_first_layer(pack, order.participants[0][0])[1])))
+    outputs = np.zeros((len(rows), _hidden(pack)))
     done = 0
     for number, table in people:
         weight, bias = _first_layer(pack, number)

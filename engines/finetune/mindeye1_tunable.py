@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engines.finetune.lora import add_low_rank, merged_state
-from engines.finetune.tunable import Tunable
+from engines.finetune.tunable import Tunable, place
 from engines.importing.mindeye1_files import add_scaling
 from engines.training.mindeye1_objective import MindEye1Weights
 from engines.training.mindeye1_training import draft_networks
@@ -61,15 +61,12 @@ class MindEye1Tunable(Tunable):
 
     def __init__(self, pack: EnginePack, adapter: Adapter, voxels: int, rank: int | None) -> None:
         said = pack.described(MindEye1Description)
-        gpu = torch.cuda.is_available()
-        half = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else None
+        device, half = place()
         super().__init__(WEIGHTS, cosine_schedule(said.size("prior", "timesteps", 100)), half)
         self._said, self._adapter, self._voxels = said, adapter, voxels
         self._map = latent_map(pack)
         kept = torch.float32 if rank is None or half is None else half
-        self.brain, self.denoiser = (
-            load(pack, name, device="cuda" if gpu else "cpu", dtype=kept) for name in ("brain", "prior")
-        )
+        self.brain, self.denoiser = (load(pack, name, device=device, dtype=kept) for name in ("brain", "prior"))
         self._shapes = self.brain.shape, self.denoiser.shape
         self.first: nn.Linear | None = None
         self._alone = True
@@ -110,14 +107,6 @@ class MindEye1Tunable(Tunable):
         tokens, retrieval = self.brain.after_first(hidden)
         return BackboneOutput(tokens, retrieval, None, None)
 
-    def prior(
-        self, noisy: Tensor, t: Tensor, condition: Tensor, *, keep_condition: Tensor, keep_image: Tensor
-    ) -> Tensor:
-        """Clean tokens of noisy ones."""
-        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision is not None):
-            clean: Tensor = self.denoiser(noisy, t, condition, keep_condition=keep_condition, keep_image=keep_image)
-        return clean.float()
-
     def targets(self, tokens: Tensor) -> Tensor:
         """Tokens times the root of their width, which the prior is trained on."""
         return tokens * tokens.shape[2] ** 0.5
@@ -126,14 +115,14 @@ class MindEye1Tunable(Tunable):
         """See `Tunable.found`."""
         if self._alone:
             return decoded
-        tokens: Tensor = self._read(decoded).retrieval.float().flatten(1)
+        tokens: Tensor = self.read(decoded).retrieval.float().flatten(1)
         return tokens
 
     def errors(self, decoded: Tensor, tokens: Tensor) -> Tensor:
         """Squared error of the clean tokens that the prior expects, knowing the beta alone; noise is fixed."""
         if self._alone:
             return (decoded - tokens.flatten(1)).square().sum(1)
-        condition = self._read(decoded).tokens.float()
+        condition = self.read(decoded).tokens.float()
         draw = torch.Generator().manual_seed(0)
         everyone = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         last = torch.full((len(tokens),), self.schedule.timesteps - 1, device=tokens.device)
@@ -172,10 +161,6 @@ class MindEye1Tunable(Tunable):
         shift = torch.from_numpy(adapter.token_mean) - self.token_mean.cpu()
         moved = torch.from_numpy(adapter.intercept) @ between + shift @ into
         return weight, bias + first @ moved
-
-    def _read(self, decoded: Tensor) -> BackboneOutput:
-        with torch.autocast(decoded.device.type, self.precision, enabled=self.precision is not None):
-            return self.backbone(self.ridge(decoded))
 
 
 def _into_components(adapter: Adapter) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engines.finetune.lora import add_low_rank, merged_state
-from engines.finetune.tunable import Tunable
+from engines.finetune.tunable import Tunable, place
 from engines.training.losses import add_noise
 from engines.training.objective import Weights
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
@@ -43,12 +43,11 @@ class MindEye2Tunable(Tunable):
 
     def __init__(self, pack: EnginePack, rank: int | None) -> None:
         said = pack.described(MindEye2Description)
-        gpu = torch.cuda.is_available()
-        half = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported() else None
+        device, half = place()
         super().__init__(WEIGHTS, cosine_schedule(said.size("prior", "timesteps", 100)), half)
         self._pack, self._said = pack, said
         kept = torch.float32 if rank is None or half is None else half
-        self.network, self.denoiser = (load(pack, name, device="cuda" if gpu else "cpu", dtype=kept) for name in OWN)
+        self.network, self.denoiser = (load(pack, name, device=device, dtype=kept) for name in OWN)
         if rank is None:
             self.train_all()
             for name, value in self.network.named_parameters():
@@ -66,22 +65,14 @@ class MindEye2Tunable(Tunable):
         found = self.network(hidden)
         return BackboneOutput(found.tokens, found.retrieval, None, None)
 
-    def prior(
-        self, noisy: Tensor, t: Tensor, condition: Tensor, *, keep_condition: Tensor, keep_image: Tensor
-    ) -> Tensor:
-        """Clean tokens of noisy ones."""
-        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision is not None):
-            clean: Tensor = self.denoiser(noisy, t, condition, keep_condition=keep_condition, keep_image=keep_image)
-        return clean.float()
-
     def found(self, decoded: Tensor) -> Tensor:
         """See `Tunable.found`."""
-        tokens: Tensor = self._read(decoded).retrieval.flatten(1)
+        tokens: Tensor = self.read(decoded).retrieval.flatten(1)
         return tokens
 
     def errors(self, decoded: Tensor, tokens: Tensor) -> Tensor:
         """Squared error of what the prior makes of noisy tokens of the pictures, mean over levels; noise is fixed."""
-        condition = self._read(decoded).tokens.float()
+        condition = self.read(decoded).tokens.float()
         draw = torch.Generator().manual_seed(0)
         everyone = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         total = torch.zeros(len(tokens), device=tokens.device)
@@ -109,10 +100,6 @@ class MindEye2Tunable(Tunable):
             write_description(draft, own)
 
         seal(folder, PACK_SCHEMA, write)
-
-    def _read(self, decoded: Tensor) -> BackboneOutput:
-        with torch.autocast(decoded.device.type, self.precision, enabled=self.precision is not None):
-            return self.backbone(self.ridge(decoded))
 
 
 _DTYPES: dict[str, Any] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from engines.finetune.lora import LowRank
 from engines.training.objective import Weights
 from engines.training.shared_model import Trials
+from rtdecode.decode.networks.backbone import BackboneOutput
 from rtdecode.decode.sampling.schedule import CosineSchedule
 from rtdecode.decode.score.adapter import Adapter
+
+
+def place() -> tuple[str, torch.dtype | None]:
+    """Return where networks are trained, as torch names it, and in which half precision, if any."""
+    if not torch.cuda.is_available():
+        return "cpu", None
+    return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None
 
 
 class Tunable(nn.Module):  # type: ignore[misc]
@@ -71,6 +79,23 @@ class Tunable(nn.Module):  # type: ignore[misc]
     def extra(self, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:  # noqa: ARG002 - none
         """Return None: the prior is trained on the participant's trials alone."""
         return None
+
+    def prior(
+        self, noisy: Tensor, t: Tensor, condition: Tensor, *, keep_condition: Tensor, keep_image: Tensor
+    ) -> Tensor:
+        """Clean tokens of noisy ones, by the `denoiser`."""
+        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision is not None):
+            clean: Tensor = self.denoiser(noisy, t, condition, keep_condition=keep_condition, keep_image=keep_image)
+        return clean.float()
+
+    def backbone(self, hidden: Tensor) -> BackboneOutput:
+        """Tokens, and those that pictures are searched with."""
+        raise NotImplementedError
+
+    def read(self, decoded: Tensor) -> BackboneOutput:
+        """Decode by ridge and backbone, in the precision of the training."""
+        with torch.autocast(decoded.device.type, self.precision, enabled=self.precision is not None):
+            return self.backbone(self.ridge(decoded))
 
     def targets(self, tokens: Tensor) -> Tensor:
         """Tokens (n, t, d) of pictures as the objective compares with."""

@@ -263,7 +263,7 @@ def _design_plot(design: DesignMatrix) -> Figure:
 
 
 def _figure(width: float, height: float, margins: dict[str, float] | None = None) -> Figure:
-    """Begin a figure with the margins given, or with some that are found: that takes three times as long."""
+    """Begin a figure with the margins given, or with some that are found, which takes longer."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
