@@ -108,7 +108,15 @@ def fit_participant(
     p_category = permutation_p(percentile_ranks(judged.categories), judged.category, rng, resamples=N_PERMUTATIONS)
     null_alone = ~np.isin(trials.null_run, trials.run)
     nulls = find_nulls(
-        encoder, responses, scaling(trials.null_betas), trials.null_places, null_alone, trials.shown, judged.category
+        encoder,
+        responses,
+        targets.components,
+        scaling(trials.null_betas),
+        trials.null_places,
+        null_alone,
+        trials.shown,
+        judged.category,
+        rng,
     )
     if nulls.kind == "null trials":
         judged.scale_by_noise()
@@ -227,15 +235,10 @@ class _Judged:
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
         return inverted.content(responses, pictures, noise_range=self._noise_range), certain
 
-    def on_one_scale(self, responses: Float32, fold: int | None, rng: np.random.Generator) -> tuple[Float64, Float64]:
-        """`statistics` on the scale of the model of all trials."""
-        found = self.statistics(responses, fold)
-        if fold is None:
-            return found
-        here = self.statistics(self._encoder.held[fold].draw(DRAWS, self._responses.shape[1], rng), fold)
-        there = self.statistics(self._encoder.whole.draw(DRAWS, self._responses.shape[1], rng), None)
-        content, certainty = (brought_over(*three) for three in zip(found, here, there, strict=True))
-        return content, certainty
+    def of_noise(self, fold: int | None, rng: np.random.Generator) -> tuple[Float64, Float64]:
+        """`statistics` (`DRAWS`,) of draws from the noise of the model that judges."""
+        model = self._encoder.whole if fold is None else self._encoder.held[fold]
+        return self.statistics(model.draw(DRAWS, self._responses.shape[1], rng), fold)
 
     def held_out(self) -> list[Float32]:
         """Return the responses of each fold."""
@@ -290,8 +293,16 @@ class _Judged:
 
 
 def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float, rng: np.random.Generator) -> Evidence:
-    found = [judged.on_one_scale(rows, fold, rng) for fold, rows in nulls.groups]
-    own = [judged.on_one_scale(rows, fold, rng)[0] for fold, rows in enumerate(judged.held_out())]
+    of_noise = judged.of_noise(None, rng)
+
+    def on_one_scale(responses: Float32, fold: int | None) -> list[Float64]:
+        """Content and certainty on the scale of the model of all trials."""
+        found = judged.statistics(responses, fold)
+        here = of_noise if fold is None else judged.of_noise(fold, rng)
+        return [brought_over(*three) for three in zip(found, here, of_noise, strict=True)]
+
+    found = [on_one_scale(rows, fold) for fold, rows in nulls.groups]
+    own = [on_one_scale(rows, fold)[0] for fold, rows in enumerate(judged.held_out())]
     content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
     right = judged.categories.argmax(1) == judged.category
     logs = log_softmax(judged.categories, axis=1)

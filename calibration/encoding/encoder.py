@@ -76,6 +76,24 @@ class Inverted:
         scores = evidence @ pictures.T - penalty(self.inverse.information, pictures)
         return np.asarray(logsumexp(scores, axis=1) - np.log(len(pictures)))
 
+    def noise_along(self, picture: Float64, n_voxels: int) -> tuple[Float32, Float32]:
+        """How far responses of `n_voxels` voxels are those to a picture (k,), and the noise that goes with it.
+
+        Returns
+        -------
+        weights : ndarray of shape (n_voxels,), float32
+            Whose product with noise of this model has variance 1.
+        pattern : ndarray of shape (n_voxels,), float32
+            What to expect of noise for each unit of this product; the rest of the noise is independent of it.
+        """
+        own = self.voxels[: len(self.noise.own)]
+        weights = np.zeros(n_voxels, np.float32)
+        weights[self.voxels] = picture @ self.inverse.projection
+        pattern = weights.copy()
+        pattern[own] = self.noise.own * weights[own] + (weights[own] @ self.noise.shared.T) @ self.noise.shared
+        length = max(float(weights @ pattern), 1e-30) ** 0.5
+        return weights / np.float32(length), pattern / np.float32(length)
+
     def draw(self, n: int, n_voxels: int, rng: np.random.Generator) -> Float32:
         """Draw responses (n, n_voxels) to the average picture with the noise of this model."""
         own = self.voxels[: len(self.noise.own)]

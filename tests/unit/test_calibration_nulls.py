@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from calibration import nulls
 from calibration.encoding.encoder import Encoder, Inverted
-from calibration.encoding.inverse import Inverse, Noise
+from calibration.encoding.inverse import Inverse, Noise, invert
+from calibration.encoding.maps import Maps
 from calibration.nulls import FEWEST, SUPPORT_LEVEL, Nulls, brought_over, find_nulls, without_both
 
 V = 6
@@ -48,7 +50,12 @@ def find(
     content_free = rng.standard_normal((null_trials, V)).astype(np.float32)
     places = np.arange(null_trials) * len(shown) // max(null_trials, 1)
     own_run = np.arange(null_trials) >= null_trials - alone
-    return find_nulls(encoder, responses, content_free, places, own_run, shown, category), encoder, responses
+    found = find_nulls(encoder, responses, components_of(shown), content_free, places, own_run, shown, category, rng)
+    return found, encoder, responses
+
+
+def components_of(shown: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((shown.max() + 1, 2))[shown]
 
 
 UNIQUE = np.arange(160)
@@ -130,9 +137,45 @@ def test_half_a_difference_has_the_noise_of_one_response() -> None:
     signal = 5 * rng.standard_normal((40, V))
     responses = (signal[shown] + rng.standard_normal((160, V))).astype(np.float32)
     encoder = encoder_of(160)
-    found = find_nulls(encoder, responses, responses[:0], *NO_NULLS, shown, CATEGORY)
+    found = find_nulls(encoder, responses, components_of(shown), responses[:0], *NO_NULLS, shown, CATEGORY, rng)
     rows = np.concatenate([rows[::2] - rows[1::2] for _, rows in found.groups]) / 2
     assert np.square(rows).mean() == pytest.approx(1, abs=0.15)
+
+
+def test_a_lapse_leaves_no_picture_in_the_difference_of_two_looks() -> None:
+    rng = np.random.default_rng(8)
+    n_voxels, shown, components = 200, IN_FOLD, components_of(IN_FOLD)
+    maps = Maps(
+        weights=0.4 * rng.standard_normal((2, n_voxels)).astype(np.float32),
+        constant=np.zeros(n_voxels, np.float32),
+        residuals=np.zeros((0, n_voxels), np.float32),
+        unknown=np.zeros(n_voxels, np.float32),
+    )
+    shared = rng.standard_normal((3, n_voxels)).astype(np.float32)
+    model = Inverted(
+        voxels=np.arange(n_voxels),
+        inverse=invert(maps, Noise(shared=shared, own=np.ones(n_voxels, np.float32))),
+        noise=Noise(shared=shared, own=np.ones(n_voxels, np.float32)),
+    )
+    encoder = replace(encoder_of(len(shown)), whole=model, held=(model,) * 4)
+    noise = rng.standard_normal((160, n_voxels)) + rng.standard_normal((160, 3)) @ shared
+    attentive = (noise + components @ maps.weights).astype(np.float32)
+    lapses = attentive.copy()
+    lapses[::9] = noise[::9]
+
+    def contents(responses: np.ndarray) -> np.ndarray:
+        found = find_nulls(encoder, responses, components, responses[:0], *NO_NULLS, shown, CATEGORY, rng)
+        rows = np.concatenate([rows for _, rows in found.groups])
+        return model.content(rows, components_of(np.arange(40)), noise_range=(1, 1))
+
+    expected = model.content(model.draw(20_000, n_voxels, rng), components_of(np.arange(40)), noise_range=(1, 1))
+    unlikely = np.quantile(expected, 0.95)
+    assert np.mean(contents(attentive) > unlikely) == pytest.approx(0.05, abs=0.03)
+    assert np.mean(contents(lapses) > unlikely) < 0.18  # .23 with the pictures in them
+    weights, pattern = model.noise_along(components[0], n_voxels)
+    assert weights @ pattern == pytest.approx(1, abs=1e-4)
+    covariance = shared.T @ shared + np.eye(n_voxels)
+    np.testing.assert_allclose(covariance @ weights, pattern, rtol=1e-3, atol=1e-4)
 
 
 @given(st.lists(st.integers(0, 60), unique=True, max_size=30))
@@ -160,7 +203,7 @@ def test_trials_that_are_in_two_differences_make_no_more_independent_ones() -> N
     rings = tuple(without_both(parts, each_run))
     models = tuple(held(i, np.arange(V)) for i in range(8))
     encoder = Encoder(whole=models[0], held=models, parts=(*parts, *rings), weights={})
-    found = find_nulls(encoder, responses, responses[:0], *NO_NULLS, each_run, each_run)
+    found = find_nulls(encoder, responses, components_of(each_run), responses[:0], *NO_NULLS, each_run, each_run, rng)
     assert (found.kind, sum(len(rows) for _, rows in found.groups)) == ("repeats", 2 * 4 * 8)
     assert found.independent == 16  # 32 trials
 
