@@ -41,6 +41,11 @@ def load_decoder(pack: EnginePack, settings: DecodeSettings | None = None, *, se
             f"pack {pack.name}: decode.best_of and decode.finish are for MindEye2's pictures, this is a pack of kind "
             f"{pack.description.kind}: leave them out"
         )
+    if settings.unclip_guidance is not None and not getattr(family, "guides", False):
+        raise EngineError(
+            f"pack {pack.name}: decode.unclip_guidance is for pictures of MindEye2 and MindEye1, this is a pack of "
+            f"kind {pack.description.kind}: leave it out"
+        )
     pool = _pool(settings, pack)
     candidates = family.candidates(pack, settings.stimuli, threads=settings.threads)
     pipeline = family.pipeline(pack, settings, backend, seed=seed)

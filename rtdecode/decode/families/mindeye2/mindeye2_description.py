@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import field
 
 from rtdecode.decode.families.latent_map import MapsLatents
+from rtdecode.decode.families.lora_table import LoraTable
 from rtdecode.packs.description import Count
 from rtdecode.typed import Table
 
@@ -63,38 +64,22 @@ class DistilledTable(Table, frozen=True, kw_only=True, omit_defaults=True):
     judged: JudgedStudent | None = None
 
 
-LoraKind = Literal["lightning", "hyper-sd", "dmd2", "lcm"]
-"""Public families of LoRAs that make SDXL draw in few steps."""
-
-
-class LoraTable(Table, frozen=True, kw_only=True):
-    """The few-step LoRA that was fused into the unCLIP, and how it is sampled.
+class UnclipLora(LoraTable, frozen=True, kw_only=True):
+    """The few-step LoRA of SDXL that was fused into the unCLIP, and how it is sampled.
 
     Attributes
     ----------
-    file : str
-        Name of the public file.
-    kind : str
-        ``lightning``, ``hyper-sd``, ``dmd2`` or ``lcm``.
-    steps : int
-        Evaluations a picture.
     times : list of int
         The network's timesteps, falling.
     sampler : str
         ``euler``, or ``consistency``: with fresh noise at each level.
     guidance : float
         1 is none.
-    fused : int
-        Layers that it changed.
     """
 
-    file: str
-    kind: LoraKind
-    steps: Count
     times: list[int]
     sampler: Literal["euler", "consistency"]
     guidance: float
-    fused: Count
 
 
 class MindEye2Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=True):
@@ -104,7 +89,7 @@ class MindEye2Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=
     ----------
     distilled : dict of str to DistilledTable
         By stage: ``prior``, ``unclip``.
-    unclip_lora : LoraTable or None
+    unclip_lora : UnclipLora or None
         None where none was fused.
     prior_sampler : str
         What samples the prior; empty for the published one, or that of students where it is distilled.
@@ -113,5 +98,5 @@ class MindEye2Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=
     family = "mindeye2"
 
     distilled: dict[Student, DistilledTable] = field(default_factory=dict)
-    unclip_lora: LoraTable | None = None
+    unclip_lora: UnclipLora | None = None
     prior_sampler: str = ""
