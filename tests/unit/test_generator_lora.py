@@ -283,7 +283,7 @@ def test_a_session_takes_the_recipe_of_the_pack_and_the_settings_may_say_otherwi
         decoded(hyper, unclip_steps=2)
     with pytest.raises(EngineError, match="expected 1 to 50, got 60: change decode"):
         decoded(fused(words(True), peft(unet, one), "lcm.safetensors"), unclip_steps=60)
-    with pytest.raises(EngineError, match="is for pictures of MindEye2 and MindEye1"):
+    with pytest.raises(EngineError, match="for packs of MindEye2 and MindEye1"):
         load_decoder(open_pack("tiny"), DecodeSettings(unclip_guidance=2.0))
 
 
