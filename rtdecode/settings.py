@@ -226,6 +226,12 @@ class DecodeSettings:
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
         Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+    unclip_guidance : float or None
+        How far pictures of MindEye2 and MindEye1 are led away from what stands for nothing, 1 not at all; None takes
+        what the pack was made for.
+    weights_gb : float or None
+        Weights of a MIRAGE (imagery) pack that the device holds at once, where torch runs it, in 10^9 bytes: others
+        wait in the host's memory until they are used. None: all stay on the device.
     best_of : int
         Pictures drawn of a trial; that one is shown which the pack's embedder finds most like what the brain said.
     finish : {"none", "blend", "refine"}
@@ -251,6 +257,8 @@ class DecodeSettings:
     threads: Count = 1
     prior_steps: Count | None = None
     unclip_steps: Count | None = None
+    unclip_guidance: Positive | None = None
+    weights_gb: Positive | None = None
     best_of: Count = 1
     finish: Literal["none", "blend", "refine"] = "none"
     undecoded_conditions: tuple[str, ...] = ()

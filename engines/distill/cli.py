@@ -11,16 +11,19 @@ from engines.training.cli import missing, told
 _PICTURES = {
     "prior": "safetensors file with tokens of pictures",
     "unclip": "safetensors file of engines embed --unclip-latents: tokens and latent of pictures",
+    "stage-c": "safetensors file of engines embed --unclip-latents: tokens and latent of pictures",
 }
-_GUIDANCE = {"prior": 1.0, "unclip": 5.0}
-_SKIP = {"prior": 5, "unclip": 20}
+_GUIDANCE = {"prior": 1.0, "unclip": 5.0, "stage-c": 4.0}
+_SKIP = {"prior": 5, "unclip": 20, "stage-c": 5}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands; they and the stages of ``distill`` set ``handler``."""
-    distill = commands.add_parser("distill", help="distil a pack's prior or unCLIP into a student of few steps")
+    distill = commands.add_parser(
+        "distill", help="distil a pack's prior, unCLIP or stage C into a student of few steps"
+    )
     stages = distill.add_subparsers(required=True, metavar="STAGE")
-    for stage in ("prior", "unclip"):
+    for stage in _PICTURES:
         parser = stages.add_parser(stage, help=f"the {stage}, by consistency distillation")
         parser.add_argument("pack", help="an imported or trained pack: its name or folder")
         parser.add_argument("--pictures", type=Path, required=True, help=_PICTURES[stage])
@@ -56,12 +59,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _distill(args: argparse.Namespace) -> int:
     try:
-        from engines.distill import imported_packs
+        from engines.distill import imported_packs, stage_c
         from engines.distill.consistency import Distillation
+        from engines.distill.order import DistillOrder
         from engines.training.loop import Plan
     except ImportError as error:
         return missing(error)
-    order = imported_packs.DistillOrder(
+    order = DistillOrder(
         pictures=args.pictures,
         participants=args.participant,
         out=args.out,
@@ -72,8 +76,12 @@ def _distill(args: argparse.Namespace) -> int:
         resume=args.resume,
         lose=args.lose,
     )
-    distil = imported_packs.distil_prior if args.stage == "prior" else imported_packs.distil_unclip
-    return told(args.out, *distil(args.pack, order))
+    distil = {
+        "prior": imported_packs.distil_prior,
+        "unclip": imported_packs.distil_unclip,
+        "stage-c": stage_c.distil_stage_c,
+    }
+    return told(args.out, *distil[args.stage](args.pack, order))
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from calibration.session_trials import RecordedCalibration, read_calibration
 from engines.distill.judging import judge
+from rtdecode.decode.families.distilled_table import JudgedStudent
 from rtdecode.decode.families.family import family_of
-from rtdecode.decode.families.mindeye2.mindeye2_description import JudgedStudent
 from rtdecode.decode.loading import load_candidates
 from rtdecode.decode.pipeline import Pipeline, TakesNetwork
 from rtdecode.decode.resample import bilinear

@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from msgspec import structs
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engines.distill.consistency import Distillation, distil
-from engines.distill.judging import Sampled, gate, held_out, judge, prior_tokens, told, unclip_latents
+from engines.distill.consistency import distil
+from engines.distill.judging import Sampled, held_out, judge, prior_tokens, unclip_latents
+from engines.distill.order import DistillOrder, plan_of, seal_student, trainable
 from engines.distill.trials import DecodedTokens, Trials, check_shape, network_of
-from engines.sealed_copies import exported_files, seal_copy
 from engines.training.agreement import agreed
-from engines.training.loop import Fitted, Plan, make_accelerator
+from engines.training.loop import Fitted, make_accelerator
 from engines.training.rows import FileRows
-from rtdecode.decode.families.mindeye2.mindeye2_description import (
-    DistilledTable,
-    JudgedStudent,
-    MindEye2Description,
-    Student,
-)
+from rtdecode.decode.families.distilled_table import DistilledTable
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description, Student
 from rtdecode.decode.families.mindeye2.recipe import Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, size_features
 from rtdecode.decode.sampling.edm import OFFSET_NOISE, guide, network_alphas_cumprod, network_sigmas
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.packs import EnginePack, open_pack
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillOrder:
-    """What is to be distilled.
-
-    Attributes
-    ----------
-    pictures : Path
-        A safetensors file with ``tokens`` (p, tokens, dim) of pictures and, for the unCLIP, their ``latent``
-        (p, 4, h, w), scaled; see ``engines embed --unclip-latents``.
-    participants : sequence of (int, Path)
-        Number of a ridge layer of the pack, and a safetensors file with ``betas`` (n, voxels), standardised as that
-        layer wants them, and ``picture`` (n,), rows of `pictures`. The prior needs some.
-    out : Path
-        Folder of the new pack; checkpoints go beside it.
-    guidance : float
-        Baked into the student; 1 is none.
-    batch : int
-    how : Distillation
-    plan : Plan
-    resume : bool
-    lose : float
-        Points of two-way identification on held-out pictures that the student may lose; else it is not sealed.
-    """
-
-    pictures: Path
-    participants: Sequence[tuple[int, Path]]
-    out: Path
-    guidance: float
-    batch: int
-    how: Distillation
-    plan: Plan
-    resume: bool
-    lose: float = 2.0
 
 
 def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
@@ -93,13 +48,13 @@ def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         return pictures.rows("tokens", shown), condition
 
     student, fitted = distil(
-        _trainable(teacher),
+        trainable(teacher),
         batches,
         predict=lambda network, noisy, t, condition: network(noisy, t, condition),
         teacher=lambda noisy, t, condition: teacher.guided(noisy, t, condition, cond_scale=order.guidance),
         alphas_cumprod=cosine_schedule(int(sizes.get("timesteps", 100))).alphas_cumprod,
         how=order.how,
-        plan=_plan(pack, order),
+        plan=plan_of(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -115,7 +70,7 @@ def distil_prior(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     judged = judge(
         by_teacher, by_student, pictures.rows("tokens", shown).to(device), decoded=True, seed=order.plan.seed
     )
-    return _reseal(pack, order, "prior", student, {}, judged), fitted
+    return seal_student(pack, order, "prior", student, judged, _described(pack, order, "prior")), fitted
 
 
 def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
@@ -163,13 +118,13 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
         return out
 
     student, fitted = distil(
-        _trainable(teacher),
+        trainable(teacher),
         batches,
         predict=clean,
         teacher=guided,
         alphas_cumprod=network_alphas_cumprod(),
         how=replace(order.how, offset=OFFSET_NOISE),
-        plan=_plan(pack, order),
+        plan=plan_of(pack, order),
         folder=order.out.parent,
         resume=order.resume,
         accelerator=accelerator,
@@ -191,7 +146,8 @@ def distil_unclip(name: str, order: DistillOrder) -> tuple[str, Fitted]:
     ]
     truth = table.rows("latent", rows).to(device)
     judged = judge(by_teacher, by_student, truth, decoded=decoded is not None, seed=order.plan.seed)
-    return _reseal(pack, order, "unclip", student, {"unconditional": drawn}, judged), fitted
+    described = _described(pack, order, "unclip")
+    return seal_student(pack, order, "unclip", student, judged, described, {"unconditional": drawn}), fitted
 
 
 def _recipes(pack: EnginePack, stage: Student) -> tuple[Recipe, Recipe]:
@@ -204,46 +160,8 @@ def _recipes(pack: EnginePack, stage: Student) -> tuple[Recipe, Recipe]:
     return recipe_of(said), recipe_of(student)
 
 
-def _plan(pack: EnginePack, order: DistillOrder) -> Plan:
-    return replace(order.plan, details={"pack": pack.identity, "guidance": order.guidance, "batch": order.batch})
-
-
-def _trainable(teacher: nn.Module) -> nn.Module:
-    return copy.deepcopy(teacher).train().requires_grad_(True)
-
-
-def _reseal(
-    pack: EnginePack,
-    order: DistillOrder,
-    stage: Student,
-    student: nn.Module,
-    beside: dict[str, Tensor],
-    judged: JudgedStudent,
-) -> str:
-    """Seal a copy of a pack with the student in the place of its teacher, if it is worth it.
-
-    Raises
-    ------
-    TrainingError
-        The student lost more than the order allows.
-    """
-    log.info("%s: %s", stage, told(judged))
-    gate(judged, order.lose)
-
-    def change(folder: Path) -> MindEye2Description:
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
-        save_file(weights, folder / pack.description.stage(stage).file)
-        if beside:
-            save_file(beside, folder / "unconditional.safetensors")
-        said = pack.described(MindEye2Description)
-        made = DistilledTable(
-            teacher=pack.identity,
-            guidance_baked_in=order.guidance,
-            steps=order.plan.steps,
-            skip=order.how.skip,
-            seed=order.plan.seed,
-            judged=judged,
-        )
-        return structs.replace(said, name=order.out.name, distilled={**said.distilled, stage: made}, parts={})
-
-    return seal_copy(pack, order.out, change, without=exported_files(pack))  # those of the teacher: export anew
+def _described(
+    pack: EnginePack, order: DistillOrder, stage: Student
+) -> Callable[[DistilledTable], MindEye2Description]:
+    said = pack.described(MindEye2Description)
+    return lambda made: structs.replace(said, name=order.out.name, distilled={**said.distilled, stage: made}, parts={})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rtdecode.decode.families.mindeye2.mindeye2_description import JudgedStudent
+from rtdecode.decode.families.distilled_table import JudgedStudent
 from rtdecode.decode.families.mindeye2.recipe import Recipe
 from rtdecode.decode.families.mindeye2.unclip_step import UNCLIP_SIZES, size_features
 from rtdecode.decode.sampling.edm import euler, euler_times, guide, offset_noise, renoised, timed, unclip_start

@@ -21,7 +21,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     embed.add_argument("--out", type=Path, help=f"safetensors file to write; default: IMAGES/{EMBEDDINGS}")
     embed.add_argument("--threads", type=int, default=1, help="CPU threads")
     embed.add_argument(
-        "--unclip-latents", action="store_true", help="also the pictures as the unCLIP makes them, to distil it with"
+        "--unclip-latents",
+        action="store_true",
+        help="also the pictures as the unCLIP, or stage C, makes them, to distil it with",
     )
     embed.set_defaults(handler=_embed)
 

@@ -48,7 +48,8 @@ def embed_folder(
     threads : int
         CPU threads.
     unclip_latents : bool
-        Whether to add ``latent`` (n, 4, h, w), float16: the pictures as the unCLIP is to make them, scaled.
+        Whether to add ``latent`` (n, channels, h, w), float16: the pictures as the unCLIP is to make them, scaled, or
+        as stage C of Stable Cascade is.
     exact_bytes : int
         Of more bytes of tokens, what an index of them holds is added too; see `ImagePool`.
     progress : callable
@@ -82,7 +83,7 @@ def embed_folder(
         columns[LATENTS] = (mapping.intercept.shape, np.float32)
         metadata[LATENTS] = pack.digest(table.file)
     if unclip_latents:
-        rows["latent"] = _encoder(pack)
+        rows["latent"] = _coarse_encoder(pack) if "effnet" in pack.description.stages else _encoder(pack)
         columns["latent"] = (rows["latent"](paths[0]).shape, np.float16)
     values = math.prod(columns["tokens"][0])
     if len(paths) * values * np.dtype(columns["tokens"][1]).itemsize > exact_bytes:
@@ -119,6 +120,24 @@ def _encoder(pack: EnginePack) -> Callable[[Path], NDArray[np.float32]]:
         given = torch.from_numpy(_scaled(np.asarray(picture)) * 2 - 1).to(device)
         with torch.no_grad():
             return np.asarray(network.encode(given)[0].cpu().numpy())
+
+    return encode
+
+
+def _coarse_encoder(pack: EnginePack) -> Callable[[Path], NDArray[np.float32]]:
+    """Encode pictures for stage C, at the height and width that its picture encoder takes."""
+    import torch
+
+    from rtdecode.decode.networks.build import load
+
+    device, _ = torch_place()
+    network: Any = load(pack, "effnet", device=device, dtype=torch.float32)
+    px = int(pack.description.stage("effnet").inputs["picture"][2])
+
+    def encode(path: Path) -> NDArray[np.float32]:
+        picture = Image.fromarray(read_picture(path)).resize((px, px), Image.Resampling.BICUBIC)
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(_scaled(np.asarray(picture))).to(device))[0].cpu().numpy())
 
     return encode
 

@@ -13,7 +13,6 @@ _PRECISIONS = ("float32", "float16", "bfloat16")
 _DIMS = ("small", "cut", "full")
 _PICTURE = ("ridge", "backbone", "prior", "converter", "captioner", "unclip", "autoencoder", "blurry_autoencoder")
 _STAGES = (*_PICTURE, "small_autoencoder", "embedder", "refiner", "refiner_autoencoder", "prompt")
-_LORAS = ("lightning", "hyper-sd", "dmd2", "lcm")
 _HUB = "datasets/pscotti/mindeyev2"
 _WHERE = "a path, [datasets/]owner/repository:file on the Hugging Face hub"
 
@@ -37,8 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a few-step LoRA of SDXL to fuse into the unCLIP, as ByteDance/SDXL-Lightning:"
         "sdxl_lightning_4step_lora.safetensors",
     )
-    second.add_argument("--unclip-lora-kind", choices=_LORAS, help="where its name does not tell: how it is sampled")
-    second.add_argument("--unclip-lora-steps", type=int, metavar="N", help="where its name does not tell: its steps")
+    _add_lora_details(second, "--unclip-lora", ("lightning", "hyper-sd", "dmd2", "lcm"))
     second.add_argument("--converter", metavar="FILE", help=f"{_HUB}:bigG_to_L_epoch8.pth")
     second.add_argument("--captioner", metavar="FOLDER", help="a folder, or microsoft/git-large-coco")
     second.add_argument("--refiner", metavar="FILE", help="an SDXL checkpoint; the published one is zavychromaxl_v30")
@@ -64,6 +62,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="FOLDER",
         help="shi-labs/versatile-diffusion, or lambdalabs/sd-image-variations-diffusers for the variant of one token",
     )
+    first.add_argument(
+        "--generator-lora",
+        metavar="FILE",
+        help="a few-step LoRA of Stable Diffusion 1 to fuse into the generator, as ByteDance/Hyper-SD:"
+        "Hyper-SD15-4steps-lora.safetensors",
+    )
+    _add_lora_details(first, "--generator-lora", ("hyper-sd", "lcm"))
     first.add_argument("--samples", type=int, help="pictures a trial, of which the best is kept; 16 as published")
     first.add_argument("--scaling", metavar="FILE", help="mean and scale of the betas that the network was trained on")
     first.set_defaults(handler=_import_mindeye1)
@@ -136,6 +141,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     fake.set_defaults(handler=_fake_mindeye2)
 
 
+def _add_lora_details(parser: argparse.ArgumentParser, option: str, kinds: tuple[str, ...]) -> None:
+    parser.add_argument(f"{option}-kind", choices=kinds, help="where its name does not tell: how it is sampled")
+    parser.add_argument(f"{option}-steps", type=int, metavar="N", help="where its name does not tell: its steps")
+
+
 def _missing(error: ImportError) -> int:
     print(f"published networks need torch, diffusers, transformers and open_clip ({error}): pip install '.[gpu]'")
     return 2
@@ -167,6 +177,7 @@ def _import_mindeye2(args: argparse.Namespace) -> int:
 
 def _import_mindeye1(args: argparse.Namespace) -> int:
     try:
+        from engines.importing.lora_files import LoraOrder
         from engines.importing.mindeye1_files import MindEye1Files, draft_mindeye1
     except ImportError as error:
         return _missing(error)
@@ -175,9 +186,15 @@ def _import_mindeye1(args: argparse.Namespace) -> int:
         low_level=args.low_level,
         blurry_autoencoder=args.blurry_autoencoder,
         generator=args.generator,
+        generator_lora=None
+        if args.generator_lora is None
+        else LoraOrder(name=args.generator_lora, kind=args.generator_lora_kind, steps=args.generator_lora_steps),
         scaling=args.scaling,
     )
-    return _seal(draft_mindeye1(sources, generator=_samples(args), ignored=args.ignore), args)
+    draft = draft_mindeye1(sources, generator=_samples(args), ignored=args.ignore)
+    if (lora := draft.tables.get("generator_lora")) is not None:
+        print(f"{lora.file}: {lora.fused} layers fused; {lora.sampler} sampler in {lora.steps} steps")
+    return _seal(draft, args)
 
 
 def _import_mirage_imagery(args: argparse.Namespace) -> int:

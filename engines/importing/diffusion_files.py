@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.importing import interfaces
 from engines.importing.drafts import Draft, DraftStage
 from engines.importing.keys import Ledger, count, rename_attention, shape_of
-from engines.importing.lora_files import LoraOrder, fuse, sgm_modules
+from engines.importing.lora_files import UNCLIP, LoraOrder, fuse, sgm_modules, unclip_table
 from rtdecode.decode.networks.embedder import TowerShape
 from rtdecode.decode.networks.prompt import BIGG_CONFIG, CLIP_L_CONFIG
 from rtdecode.decode.networks.unclip import SD_SCALE, SDXL_SCALE, autoencoder_config, unclip_config
@@ -163,10 +163,10 @@ def _add_denoiser(
     sizes = _unet_sizes(ledger.source, state, side)
     converted = _convert(ledger.source, UNET, state, lambda keys: convert_ldm_unet_checkpoint(keys, sizes))
     if lora is not None:
-        fused = fuse(lora, converted, sgm_modules(state, converted), list(ignored))
+        fused = fuse(lora, UNCLIP, converted, sgm_modules(state, converted), list(ignored))
         converted = fused.state
         draft.dropped[fused.source] = fused.dropped
-        draft.tables["unclip_lora"] = fused.table
+        draft.tables["unclip_lora"] = unclip_table(fused)
     stage = DraftStage(
         kind="denoiser",
         sizes=sizes,

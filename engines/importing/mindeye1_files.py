@@ -14,16 +14,13 @@ from engines.importing.diffusion_files import add_blurry_autoencoder, close_all
 from engines.importing.drafts import Draft, DraftStage
 from engines.importing.image_variation_files import add_picture_generator
 from engines.importing.keys import Ledger, count, rename_attention, shape_of
+from engines.importing.lora_files import LoraOrder
 from engines.importing.mindeye2_files import add_prior, check_layout, open_ledger
 from engines.importing.weight_files import locate, read
 from rtdecode.decode.networks.brain import BrainShape
 from rtdecode.errors import CheckpointError
 
 BLURRY_SIDE = 64
-_GENERATORS: dict[bool, dict[str, Any]] = {
-    True: {"kind": "versatile-diffusion"},
-    False: {"kind": "image-variations", "guidance": 7.5},
-}
 _TRAINING = "epoch|optimizer_state_dict|lr_scheduler|train_losses|test_losses|val_losses|lrs"
 
 
@@ -41,6 +38,8 @@ class MindEye1Files:
         ``sd_image_var_autoenc.pth``.
     generator : str, optional
         Folder of Versatile Diffusion, or of SD Image Variations for the variant of one token.
+    generator_lora : LoraOrder, optional
+        A few-step LoRA of Stable Diffusion 1, to fuse into the generator.
     scaling : str, optional
         Safetensors file with ``mean`` and ``scale`` (voxels,) of the betas that the network was trained on, percent
         signal change: what puts the network into a bundle needs it.
@@ -50,6 +49,7 @@ class MindEye1Files:
     low_level: str | None = None
     blurry_autoencoder: str | None = None
     generator: str | None = None
+    generator_lora: LoraOrder | None = None
     scaling: str | None = None
 
 
@@ -71,6 +71,8 @@ def draft_mindeye1(
     CheckpointError
         A file is not to be had or cannot be read, or a key is missing, unexpected or of another shape.
     """
+    if sources.generator_lora is not None and sources.generator is None:
+        raise CheckpointError(f"{sources.generator_lora.name}: expected --generator, the network that it is fused into")
     draft = Draft(kind="mindeye1")
     ignored = list(ignored)
     path, _, ledger = open_ledger(sources.weights)
@@ -92,8 +94,8 @@ def draft_mindeye1(
         add_blurry_autoencoder(draft, ledger, latent_side=BLURRY_SIDE)
         draft.dropped[path.name] = close_all((ledger,), ignored)
     if sources.generator is not None:
-        versatile = add_picture_generator(draft, sources.generator, ignored)
-        draft.tables["generator"] = {**_GENERATORS[versatile], **(generator or {})}
+        table = add_picture_generator(draft, sources.generator, ignored, lora=sources.generator_lora)
+        draft.tables["generator"] = {**table, **(generator or {})}
     check_layout(draft, "brain", ("prior",))
     if sources.scaling is not None:
         add_scaling(draft, locate(sources.scaling))

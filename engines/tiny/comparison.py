@@ -18,7 +18,7 @@ from engines.tiny.few_steps import FewSteps
 from engines.tiny.pipelines import reconstruct
 from engines.tiny.train import Trained, embed_all
 from engines.tiny.training_report import N_HELD_OUT, R2_LEVELS, sheet, to_uint8
-from rtdecode.decode.families.mindeye2.mindeye2_description import JudgedStudent
+from rtdecode.decode.families.distilled_table import JudgedStudent
 from rtdecode.simulate.world import CATEGORIES
 
 COMPARED = ("identification", "two_way", "pix_corr", "ssim", "category")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtdecode.decode.decoder import Decoder
-from rtdecode.decode.families.family import Embedder, family_of
+from rtdecode.decode.families.family import Embedder, Family, family_of
 from rtdecode.decode.pipeline import HasFinal, Pipeline
-from rtdecode.decode.runtime.backends import choose
+from rtdecode.decode.runtime.backends import Backend, choose
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.disk_pool import DiskPool
 from rtdecode.decode.score.pool import ImagePool, open_pool, tokens_in
@@ -36,15 +36,37 @@ def load_decoder(pack: EnginePack, settings: DecodeSettings | None = None, *, se
     """
     settings = settings or DecodeSettings()
     family, backend = family_of(pack), choose(settings.backend, pack)
-    if (settings.best_of > 1 or settings.finish != "none") and not getattr(family, "finishes", False):
-        raise EngineError(
-            f"pack {pack.name}: decode.best_of and decode.finish are for MindEye2's pictures, this is a pack of kind "
-            f"{pack.description.kind}: leave them out"
-        )
+    _refuse_what_it_cannot(pack, settings, family, backend)
     pool = _pool(settings, pack)
     candidates = family.candidates(pack, settings.stimuli, threads=settings.threads)
     pipeline = family.pipeline(pack, settings, backend, seed=seed)
     return Decoder(pack, candidates, pipeline, None if pool is None else _search(pool, settings, pack, pipeline))
+
+
+def _refuse_what_it_cannot(pack: EnginePack, settings: DecodeSettings, family: Family, backend: Backend) -> None:
+    """Refuse settings that this family, or what runs it, does not know.
+
+    Raises
+    ------
+    EngineError
+        It says of which packs they are.
+    """
+    wanted = {
+        "finishes": ("best_of and decode.finish", "MindEye2", settings.best_of > 1 or settings.finish != "none"),
+        "guides": ("unclip_guidance", "MindEye2 and MindEye1", settings.unclip_guidance is not None),
+        "offloads": ("weights_gb", "MIRAGE (imagery)", settings.weights_gb is not None),
+    }
+    for able, (names, families, asked) in wanted.items():
+        if asked and not getattr(family, able, False):
+            raise EngineError(
+                f"pack {pack.name}: decode.{names}: for packs of {families}, this is one of kind "
+                f"{pack.description.kind}: leave it out"
+            )
+    if settings.weights_gb is not None and backend.name != "torch":
+        raise EngineError(
+            f"pack {pack.name}: decode.weights_gb: expected the backend torch, got {backend.name} ({backend.reason}): "
+            "leave it out, or choose decode.backend"
+        )
 
 
 def _pool(settings: DecodeSettings, pack: EnginePack) -> ImagePool | DiskPool | RemotePool | None:

@@ -61,7 +61,7 @@ _RECORDS: dict[type, type[Any]] = {
 """Records that hold what their entries do, by name."""
 
 _OF_A_VOLUME = entries.VolumeEntry | entries.SkippedEntry
-_FREE = ("publish", "session.output", "decode.threads", "decode.backend")
+_FREE = ("publish", "session.output", "decode.threads", "decode.backend", "decode.weights_gb")
 """Settings that a resumed session may have otherwise than it began with."""
 
 

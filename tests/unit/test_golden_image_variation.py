@@ -56,7 +56,7 @@ def pack_of(golden: Golden, folder: Path) -> EnginePack:
         file = "model.safetensors" if name == "image_encoder" else "diffusion_pytorch_model.safetensors"
         save_file(old_names(own) if name == "vae" else own, below / file)
     draft = Draft(kind="mindeye1")
-    assert add_picture_generator(draft, str(folder), [])
+    assert add_picture_generator(draft, str(folder), [])["kind"] == "versatile-diffusion"
     dropped = [key for reasons in draft.dropped.values() for keys in reasons.values() for key in keys]
     assert dropped
     assert all(".transformers.1." in key for key in dropped)

@@ -16,9 +16,10 @@ from engines.compile.plan_building import build_plans, export_pack
 from engines.importing.fake import write_fake_mindeye2
 from engines.importing.mindeye2_files import MindEye2Files, draft_mindeye2
 from engines.importing.shapes import mindeye2_sizes
+from rtdecode.decode.families.distilled_table import DistilledTable
 from rtdecode.decode.families.mindeye2 import load_mindeye2
 from rtdecode.decode.families.mindeye2.mindeye2_decoder import MindEye2
-from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable, MindEye2Description
+from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.decode.families.mindeye2.mindeye2_stages import MindEye2Stages
 from rtdecode.decode.families.mindeye2.recipe import MindEye2Decoded, Recipe, recipe_of
 from rtdecode.decode.families.mindeye2.torch_stages import load_stages

@@ -289,7 +289,7 @@ def test_what_a_pack_cannot_finish_is_refused(pack: EnginePack, stimuli: Path) -
             load_decoder(pack, DecodeSettings(stimuli=stimuli, finish=finish))  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="best_of 3 needs the embedder"):
         load_decoder(pack, DecodeSettings(stimuli=stimuli, best_of=3))
-    with pytest.raises(EngineError, match=r"decode\.best_of and decode\.finish are for MindEye2.*kind tiny"):
+    with pytest.raises(EngineError, match=r"decode\.best_of and decode\.finish: for packs of MindEye2.*kind tiny"):
         load_decoder(open_pack("tiny"), DecodeSettings(best_of=2))
 
 

@@ -13,8 +13,8 @@ import pytest
 import tomli_w
 
 from rtdecode.__main__ import main
+from rtdecode.decode.families.distilled_table import DistilledTable
 from rtdecode.decode.families.latent_map import LatentsTable
-from rtdecode.decode.families.mindeye2.mindeye2_description import DistilledTable
 from rtdecode.errors import EngineError
 from rtdecode.packs.description import PACK_SCHEMA, StageTable, read_description, write_description
 from rtdecode.packs.sealed import seal

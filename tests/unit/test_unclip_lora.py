@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,16 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from engines.importing.lora_files import times_of  # noqa: E402
 from rtdecode.__main__ import main  # noqa: E402
+from rtdecode.decode.families import mindeye2  # noqa: E402
 from rtdecode.decode.families.mindeye2 import load_mindeye2  # noqa: E402
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description  # noqa: E402
 from rtdecode.decode.families.mindeye2.recipe import recipe_of  # noqa: E402
 from rtdecode.decode.families.mindeye2.unclip_step import Unclip  # noqa: E402
 from rtdecode.decode.networks.build import load  # noqa: E402
+from rtdecode.decode.runtime.backends import choose  # noqa: E402
 from rtdecode.errors import EngineError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack  # noqa: E402
+from rtdecode.settings import DecodeSettings  # noqa: E402
 from tests.published import State, mindeye2_state, save_last, sgm_unet, sizes_of, stripped, unclip_state  # noqa: E402
 
 RANK, ALPHA = 4, 2.0
@@ -35,8 +39,8 @@ def unet() -> State:
     return stripped(unclip_state()[1]["unclip"], "unet.")
 
 
-def pairs_of(unet: State) -> Pairs:
-    """Down and up weights for every product and convolution of the UNet, for the tokens of text where it has others."""
+def pairs_of(unet: State, text: int | None = TEXT) -> Pairs:
+    """Down and up weights for every product and convolution of the UNet, for tokens of another width if told."""
     draw = torch.Generator().manual_seed(5)
     pairs: Pairs = {}
     for key, value in unet.items():
@@ -44,8 +48,8 @@ def pairs_of(unet: State) -> Pairs:
             continue
         name = key.removesuffix(".weight")
         inside = [RANK, *value.shape[1:]]
-        if name.endswith(("attn2.to_k", "attn2.to_v")):
-            inside[1] = TEXT
+        if text is not None and name.endswith(("attn2.to_k", "attn2.to_v")):
+            inside[1] = text
         ones = [1] * (value.ndim - 2)
         down = torch.randn(inside, generator=draw) / 10
         pairs[name] = down, torch.randn([value.shape[0], RANK, *ones], generator=draw) / 10
@@ -207,6 +211,13 @@ def test_the_pack_is_sampled_as_its_lora_was_made_to_be(
     hidden = mind.embed(np.zeros(7, np.float32))
     mind.picture(hidden, mind.clean(hidden, seed=0), seed=0)
     assert asked == [999, 499]
+    recipes: list[Any] = []
+    monkeypatch.setattr(mindeye2, "load_mindeye2", lambda *_, recipe, **__: recipes.append(recipe) or mind)
+    monkeypatch.setattr(mindeye2, "MindEye2Pipeline", lambda *_, **__: None)
+    for guidance in (None, 1.5):
+        settings = DecodeSettings(unclip_guidance=guidance)
+        mindeye2.FAMILY.pipeline(pack, settings, choose("torch", pack), seed=0)
+    assert [one.unclip_guidance for one in recipes] == [1.0, 1.5]
     with pytest.raises(EngineError, match="expected 2, which the LoRA in it was made for, got 4"):
         type(recipe)(unclip_steps=4, unclip_times=(999, 499))
 

@@ -37,17 +37,31 @@ class TorchEngine:
         Of floating inputs.
     graph : bool
         Whether a GPU replays the part as a graph, one for each shape of the inputs.
+    fetch : callable or None
+        Brings the module to the device before each call; None: it is moved at once, and stays. With it there is no
+        graph, which would read the weights where they were.
 
     Attributes
     ----------
     part : Part
     """
 
-    def __init__(self, part: Part, *, device: str, dtype: torch.dtype = torch.float32, graph: bool = True) -> None:
+    def __init__(
+        self,
+        part: Part,
+        *,
+        device: str,
+        dtype: torch.dtype = torch.float32,
+        graph: bool = True,
+        fetch: Callable[[], None] | None = None,
+    ) -> None:
         self.part = part
+        self._fetch = fetch
         self._device = torch.device(device)
         self._dtype = dtype
-        self._graph = Graph(part.module.to(device).eval(), part.name, wanted=graph and self._device.type == "cuda")
+        module = (part.module.to(device) if fetch is None else part.module).eval()
+        wanted = graph and fetch is None and self._device.type == "cuda"
+        self._graph = Graph(module, part.name, wanted=wanted)
 
     @property
     def fallback(self) -> str:
@@ -87,6 +101,8 @@ class TorchEngine:
         """
         if set(values) != set(self.inputs):
             raise EngineError(f"{self.name}: expected inputs {sorted(self.inputs)}, got {sorted(values)}")
+        if self._fetch is not None:
+            self._fetch()
         found = self._graph(*(self._placed(values[name]) for name in self.inputs))
         return dict(zip(self.outputs, found, strict=True))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rtdecode.decode.networks.build import load
+from rtdecode.decode.runtime.host_weights import HostWeights
 from rtdecode.decode.runtime.parts import FURTHER, parts
+from rtdecode.decode.runtime.residency import Residency
 from rtdecode.decode.runtime.runner import Compute, Runner, tensor_runner
 from rtdecode.decode.runtime.torch_engine import Graph, TorchEngine
 from rtdecode.packs import EnginePack
@@ -20,7 +23,14 @@ _FULL = ("autoencoder", "coder", "prior")
 """Kinds of networks that are not in half precision as a whole."""
 
 
-def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Collection[str] = ()) -> Runner:
+def torch_runner(
+    pack: EnginePack,
+    *,
+    device: str,
+    precision: str,
+    internal: Collection[str] = (),
+    residency: Residency | None = None,
+) -> Runner:
     """Run the parts of a pack by torch; parameters as of `open_stage` and `tensor_runner`."""
     opened: dict[str, TorchEngine] = {}
     graphs: list[Graph] = []
@@ -30,13 +40,16 @@ def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Col
     def open_part(name: str) -> Compute:
         if name not in opened:
             stage = stage_of.get(name, name)
-            opened.update(
-                {engine.name: engine for engine in open_stage(pack, stage, device=device, precision=precision)}
-            )
+            opened.update({engine.name: engine for engine in stage_engines(stage)})
         return opened[name].compute
 
+    def stage_engines(stage: str) -> list[TorchEngine]:
+        return open_stage(pack, stage, device=device, precision=precision, residency=residency)
+
     def whole(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        graph = Graph(lambda *given: [function(*given)], name, wanted=torch.device(device).type == "cuda")
+        graph = Graph(
+            lambda *given: [function(*given)], name, wanted=residency is None and torch.device(device).type == "cuda"
+        )
         graphs.append(graph)
         return lambda *given: graph(*given)[0]
 
@@ -48,7 +61,9 @@ def torch_runner(pack: EnginePack, *, device: str, precision: str, internal: Col
     return replace(runner, fallbacks=fallbacks, whole=whole)
 
 
-def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> list[TorchEngine]:
+def open_stage(
+    pack: EnginePack, stage: str, *, device: str, precision: str, residency: Residency | None = None
+) -> list[TorchEngine]:
     """Load the parts of one stage as a session runs them.
 
     Parameters
@@ -60,14 +75,21 @@ def open_stage(pack: EnginePack, stage: str, *, device: str, precision: str) -> 
     precision : {"float32", "float16", "bfloat16"}
         Of the networks. Autoencoders stay in float32 and, in half precision, the prior runs under autocast, both as
         published.
+    residency : Residency or None
+        What brings the stage to the device when it is used; None: it is loaded there, and stays.
     """
     dtype, kind = DTYPES[precision], pack.description.stage(stage).network
     given = torch.float32 if kind in _FULL else dtype
-    network = load(pack, stage, device=device, dtype=given)
+    network = load(pack, stage, device=device if residency is None else "cpu", dtype=given)
     made = parts(stage, pack.description.stage(stage), network)
     if kind == "prior" and dtype != torch.float32:
         made = [replace(part, module=_Autocast(part.module, dtype)) for part in made]
-    return [TorchEngine(part, device=device, dtype=given) for part in made]
+    if residency is None:
+        return [TorchEngine(part, device=device, dtype=given) for part in made]
+    weights = HostWeights([part.module for part in made], device)
+    residency.add(stage, weights.size, weights.move)
+    fetch = partial(residency.use, stage)
+    return [TorchEngine(part, device=device, dtype=given, fetch=fetch) for part in made]
 
 
 class _Autocast(nn.Module):  # type: ignore[misc]

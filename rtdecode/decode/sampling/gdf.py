@@ -140,6 +140,19 @@ def sample_gdf(predict: Predict, x: Any, noise: Sequence[Any], schedule: GdfSche
     return clean
 
 
+def sample_gdf_student(predict: Predict, x: Any, noise: Sequence[Any], schedule: GdfSchedule) -> Any:
+    """Sample a student of one step in several: from each clean latent up to the next level with fresh noise.
+
+    Multistep consistency sampling (Song et al. 2023, algorithm 1); parameters are those of `sample_gdf`.
+    """
+    clean = x
+    for i in range(schedule.steps):
+        clean = (x - predict(x, schedule.r[i]) * float(schedule.noise[i])) * float(np.float32(1) / schedule.signal[i])
+        if i + 1 < schedule.steps:
+            x = clean * float(schedule.signal[i + 1]) + noise[i] * float(schedule.noise[i + 1])
+    return clean
+
+
 def _unbiased(array: Any) -> dict[str, Any]:
     return {"ddof": 1} if isinstance(array, np.ndarray) else {"correction": 1}
 

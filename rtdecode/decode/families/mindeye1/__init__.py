@@ -28,6 +28,7 @@ class MindEye1Family:
     """A `Family` whose participants may have a whole network of their own, which their bundle carries."""
 
     description = MindEye1Description
+    guides = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Read what ``rtdecode engines embed`` has written beside the pictures: CLIP-L's tokens."""
@@ -43,8 +44,9 @@ class MindEye1Family:
     ) -> MindEye1Pipeline:
         """Load the networks; see `Family.pipeline`."""
         table = pack.described(MindEye1Description).generator
-        if table is not None and settings.unclip_steps is not None:
-            table = structs.replace(table, steps=settings.unclip_steps)
+        if table is not None:
+            asked = {"steps": settings.unclip_steps, "guidance": settings.unclip_guidance}
+            table = structs.replace(table, **{name: value for name, value in asked.items() if value is not None})
         mind = load_mindeye1(
             pack, backend=backend, prior_steps=settings.prior_steps, generator=table, threads=settings.threads
         )

@@ -128,7 +128,9 @@ class MindEye1:
         said = pack.description
         table = generator or (said.generator if isinstance(said, MindEye1Description) else None)
         self.table = table or GeneratorTable(kind="versatile-diffusion", samples=1)
-        self._generator = PictureGenerator(pack, runner, table) if table and set(PARTS) <= set(runner.parts) else None
+        lora = said.generator_lora if isinstance(said, MindEye1Description) else None
+        draws = table is not None and set(PARTS) <= set(runner.parts)
+        self._generator = PictureGenerator(pack, runner, self.table, lora) if draws else None
         self._px = 0
         if self._generator is not None:
             self._px = int(said.stage("generator_coder").outputs["picture"][2])

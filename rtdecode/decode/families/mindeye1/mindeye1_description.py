@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from rtdecode.decode.families.latent_map import MapsLatents
+from rtdecode.decode.families.lora_table import LoraTable
+from rtdecode.decode.sampling.students import StudentSampler
 from rtdecode.packs.description import Count
 from rtdecode.typed import Table
 
@@ -21,8 +23,9 @@ class GeneratorTable(Table, frozen=True, kw_only=True):
     Attributes
     ----------
     kind : {"versatile-diffusion", "image-variations"}
+        Which was imported: by all tokens over the length of the first, or by one as it is.
     steps : int
-        UniPC steps of the whole path.
+        Steps of the whole path, UniPC's where no LoRA asks for another sampler.
     strength : float
         Share of it that is run where there is a blurry picture to begin from.
     guidance : float
@@ -41,6 +44,18 @@ class GeneratorTable(Table, frozen=True, kw_only=True):
     batch: Count = 8
 
 
+class GeneratorLora(LoraTable, frozen=True, kw_only=True):
+    """The few-step LoRA of Stable Diffusion 1 that was fused into the generator, and how it is sampled.
+
+    Attributes
+    ----------
+    sampler : str
+        ``lcm``, ``tcd`` or ``ddim``: what its publisher samples it with. The first two take other numbers of steps too.
+    """
+
+    sampler: StudentSampler
+
+
 class MindEye1Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=True):
     """Content of ``pack.toml``.
 
@@ -48,6 +63,8 @@ class MindEye1Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=
     ----------
     generator : GeneratorTable or None
         None where the pack draws no pictures.
+    generator_lora : GeneratorLora or None
+        None where none was fused. With one, steps and guidance of `generator` are those of the LoRA.
     scaling : str
         File of ``mean`` and ``scale`` of the betas that the brain network was trained on; empty without.
     """
@@ -55,6 +72,7 @@ class MindEye1Description(MapsLatents, frozen=True, kw_only=True, omit_defaults=
     family = "mindeye1"
 
     generator: GeneratorTable | None = None
+    generator_lora: GeneratorLora | None = None
     scaling: str = ""
 
     def files(self) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtdecode.decode.arrays import Float32
-from rtdecode.decode.families.mindeye1.mindeye1_description import GeneratorTable
+from rtdecode.decode.families.mindeye1.mindeye1_description import GeneratorLora, GeneratorTable
 from rtdecode.decode.runtime.runner import Runner
-from rtdecode.decode.sampling.edm import guide
+from rtdecode.decode.sampling.edm import NoisePredictor, guide
 from rtdecode.decode.sampling.noise import key_of
+from rtdecode.decode.sampling.students import sample_student, student_times
 from rtdecode.decode.sampling.unipc import noised, unipc, unipc_times
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
@@ -22,8 +22,8 @@ PARTS = ("generator_context", "generator", "generator_coder", "generator_coder_e
 PICK = "embedder"
 _SCALE = 0.18215
 _LENGTH_FLOOR = np.float32(1e-6)
-POSTERIOR, START = 1, 2
-"""Numbers of the noise streams; that of the prior is 0."""
+POSTERIOR, START, FRESH = 1, 2, 3
+"""Numbers of the noise streams; that of the prior is 0. The fresh noise of a step is told by it and the sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,14 +62,18 @@ class PictureGenerator:
     pack : EnginePack
     runner : Runner
     table : GeneratorTable
+    lora : GeneratorLora or None
+        What was fused into the network and is to be sampled otherwise than it.
 
     Raises
     ------
     EngineError
-        Parts are missing.
+        Parts are missing, or the steps are not to be had.
     """
 
-    def __init__(self, pack: EnginePack, runner: Runner, table: GeneratorTable) -> None:
+    def __init__(
+        self, pack: EnginePack, runner: Runner, table: GeneratorTable, lora: GeneratorLora | None = None
+    ) -> None:
         if missing := [name for name in PARTS if name not in runner.parts]:
             raise EngineError(f"pack {pack.name}: missing parts {', '.join(missing)}; import the weights again")
         self.table = table
@@ -81,7 +85,16 @@ class PictureGenerator:
                 f"pack {pack.name}: {table.samples} samples need the embedder to pick one: import it, or one sample"
             )
         self._side = pack.description.size("generator", "sample_size")
-        self._times = unipc_times(table.steps), unipc_times(table.steps, table.strength)
+        self._sampler = None if lora is None else lora.sampler
+        if lora is not None and lora.sampler == "ddim" and table.steps != lora.steps:
+            raise EngineError(
+                f"pack {pack.name}: expected {lora.steps} steps, which the LoRA in the generator was made for, got "
+                f"{table.steps}: leave decode.unclip_steps out"
+            )
+        try:
+            self._times = self._spaced(1.0), self._spaced(table.strength)
+        except ValueError as error:
+            raise EngineError(f"pack {pack.name}: {error}: change decode.unclip_steps") from None
 
     def draw(self, tokens: Float32, retrieval: Float32, blurry: Float32 | None, *, seed: int) -> Drawn:
         """Draw one picture of each sample's tokens.
@@ -101,14 +114,34 @@ class PictureGenerator:
         latents, pictures = [], []
         for at in range(0, len(tokens), self.table.batch):
             rows = slice(at, at + self.table.batch)
-            latents.append(unipc(self._guided(condition[rows]), start[rows], times))
+            fresh = self._fresh(range(at, at + len(condition[rows])), len(times) - 1, seed)
+            latents.append(self._sampled(self._guided(condition[rows]), start[rows], fresh, times))
             pictures.append(self._decode({"latent": latents[-1]})["picture"])
         drawn = self._runner.join(pictures)
         similarities = self._similarities(drawn, retrieval)
         best = 0 if similarities is None else int(np.argmax(np.where(np.isnan(similarities), -np.inf, similarities)))
         return Drawn(latents=self._runner.join(latents), pictures=drawn, best=best, similarities=similarities)
 
-    def _guided(self, condition: Float32) -> Any:
+    def _spaced(self, strength: float) -> list[int]:
+        if self._sampler is None:
+            return [int(t) for t in unipc_times(self.table.steps, strength)]
+        return student_times(self._sampler, self.table.steps, strength)
+
+    def _sampled(self, predict: NoisePredictor, x: Any, fresh: list[Any], times: list[int]) -> Any:
+        if self._sampler is None:
+            return unipc(predict, x, times)
+        return sample_student(self._sampler, predict, x, fresh, times)
+
+    def _fresh(self, samples: range, steps: int, seed: int) -> list[Any]:
+        """Noise of each step but the last, of these samples; none where the path is followed without any."""
+        if self._sampler in (None, "ddim"):
+            return []
+        runner, shape = self._runner, (1, 4, self._side, self._side)
+        return [
+            runner.join([runner.normal(key_of(seed, FRESH, step, i), shape) for i in samples]) for step in range(steps)
+        ]
+
+    def _guided(self, condition: Float32) -> NoisePredictor:
         runner, guidance = self._runner, self.table.guidance
         wanted = runner.array(np.ascontiguousarray(condition))
         guided = guidance != 1
@@ -122,7 +155,7 @@ class PictureGenerator:
 
         return predict
 
-    def _start(self, samples: int, blurry: Float32 | None, seed: int) -> tuple[Any, NDArray[np.int64]]:
+    def _start(self, samples: int, blurry: Float32 | None, seed: int) -> tuple[Any, list[int]]:
         runner, shape = self._runner, (1, 4, self._side, self._side)
         noise = runner.join([runner.normal(key_of(seed, START, i), shape) for i in range(samples)])
         whole, last = self._times
@@ -130,7 +163,7 @@ class PictureGenerator:
             return noise, whole
         seen = self._encode({"picture": runner.array(np.ascontiguousarray(blurry[None], np.float32))})
         sample = seen["mean"] + seen["deviation"] * runner.normal(key_of(seed, POSTERIOR), shape)
-        return noised(runner.join([sample * _SCALE] * samples), noise, int(last[0])), last
+        return noised(runner.join([sample * _SCALE] * samples), noise, last[0]), last
 
     def _similarities(self, pictures: Any, retrieval: Float32) -> Float32 | None:
         if self._embed is None or len(pictures) == 1:

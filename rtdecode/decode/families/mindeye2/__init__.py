@@ -25,6 +25,7 @@ class MindEye2Family:
     """A `Family` of the published networks."""
 
     description = MindEye2Description
+    guides = True
     finishes = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
@@ -38,6 +39,7 @@ class MindEye2Family:
             recipe,
             prior_steps=recipe.prior_steps if settings.prior_steps is None else settings.prior_steps,
             unclip_steps=recipe.unclip_steps if settings.unclip_steps is None else settings.unclip_steps,
+            unclip_guidance=recipe.unclip_guidance if settings.unclip_guidance is None else settings.unclip_guidance,
             best_of=settings.best_of,
         )
         mind = load_mindeye2(pack, backend=backend, recipe=recipe, threads=settings.threads)

@@ -17,6 +17,7 @@ from rtdecode.decode.families.mirage_imagery.mirage_imagery_description import M
 from rtdecode.decode.families.mirage_imagery.mirage_imagery_pipeline import MirageImageryPipeline
 from rtdecode.decode.families.stimulus_folder import read_token_candidates
 from rtdecode.decode.runtime.backends import Backend, choose, import_torch_runtime
+from rtdecode.decode.runtime.residency import Residency
 from rtdecode.decode.runtime.runner import compiled_runner
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import EngineError
@@ -28,6 +29,7 @@ class MirageImageryFamily:
     """A `Family` of linear heads onto several embeddings at once."""
 
     description = MirageImageryDescription
+    offloads = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Read what ``rtdecode engines embed`` has written beside the pictures: the targets of each head."""
@@ -37,7 +39,8 @@ class MirageImageryFamily:
         self, pack: EnginePack, settings: DecodeSettings, backend: Backend, *, seed: int
     ) -> MirageImageryPipeline:
         """Load the networks; see `Family.pipeline`."""
-        return MirageImageryPipeline(load_mirage_imagery(pack, backend=backend, threads=settings.threads), seed=seed)
+        mind = load_mirage_imagery(pack, backend=backend, threads=settings.threads, weights_gb=settings.weights_gb)
+        return MirageImageryPipeline(mind, seed=seed)
 
     def embedder(self, pack: EnginePack, *, threads: int) -> Embedder:
         """Load what makes the heads' targets of pictures."""
@@ -73,6 +76,7 @@ def load_mirage_imagery(
     backend: Backend | None = None,
     statistics: Mapping[str, FrozenStatistics] | None = None,
     threads: int = 1,
+    weights_gb: float | None = None,
 ) -> MirageImagery:
     """Load a pack of MIRAGE's imagery decoder.
 
@@ -85,6 +89,9 @@ def load_mirage_imagery(
         As of `MirageImagery`.
     threads : int
         CPU threads.
+    weights_gb : float or None
+        Weights that the device holds at once, where torch runs the networks: others wait in the host's memory until
+        they are used. None: all stay on the device.
 
     Raises
     ------
@@ -100,5 +107,8 @@ def load_mirage_imagery(
         return MirageImagery(pack, runner, statistics=statistics)
     with import_torch_runtime(pack, threads):
         from rtdecode.decode.runtime.torch_runner import torch_runner
-    runner = torch_runner(pack, device=backend.device, precision=backend.precision, internal=INTERNAL)
+    residency = None if weights_gb is None else Residency(round(weights_gb * 1e9))
+    runner = torch_runner(
+        pack, device=backend.device, precision=backend.precision, internal=INTERNAL, residency=residency
+    )
     return MirageImagery(pack, runner, statistics=statistics)

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from rtdecode.decode.families.mirage_imagery.mirage_imagery_description import CascadeTable
 from rtdecode.decode.runtime.runner import Runner
-from rtdecode.decode.sampling.gdf import GdfSchedule, diffused, gdf_schedule, rescaled_guidance, sample_gdf
+from rtdecode.decode.sampling.gdf import (
+    GdfSchedule,
+    diffused,
+    gdf_schedule,
+    rescaled_guidance,
+    sample_gdf,
+    sample_gdf_student,
+)
 from rtdecode.decode.sampling.noise import key_of
 from rtdecode.errors import EngineError
 from rtdecode.packs import EnginePack
@@ -96,7 +103,9 @@ class CascadeGenerator:
         self._runner = runner
         self._c, self._b, self._a = (runner.open(name) for name in PARTS)
         self._shapes = {name: pack.description.stage(name).inputs["x"][1:] for name in PARTS[:2]}
-        kept = int(table.steps_c * table.strength)
+        student = table.sampler_c == "consistency"
+        self._sample_c = sample_gdf_student if student else sample_gdf
+        kept = table.steps_c if student else int(table.steps_c * table.strength)
         self.schedule_c = gdf_schedule(kept, start=table.strength, shift=table.shift_c) if kept else None
         self.schedule_b = gdf_schedule(table.steps_b, shift=table.shift_b)
 
@@ -132,24 +141,26 @@ class CascadeGenerator:
             return runner.join([low_level] * samples)
         else:
             x = diffused(runner.join([low_level] * samples), noise, table.strength)
+        guided = table.guidance_c != 1
         told = {
-            "text": self._both(guides.text, guides.empty_text, samples),
-            "pooled": self._both(guides.pooled, guides.pooled, samples),
-            "image": self._both(guides.image, guides.image * 0, samples),
+            "text": self._sides_of(guides.text, guides.empty_text, samples, guided),
+            "pooled": self._sides_of(guides.pooled, guides.pooled, samples, guided),
+            "image": self._sides_of(guides.image, guides.image * 0, samples, guided),
         }
 
         def predict(x: Any, r: np.float32) -> Any:
             return self._guided(self._c, x, r, told, table.guidance_c)
 
-        return sample_gdf(predict, x, self._noise(STAGE_C, shape, schedule, seed), schedule)
+        return self._sample_c(predict, x, self._noise(STAGE_C, shape, schedule, seed), schedule)
 
     def fine(self, coarse: Any, guides: Guides, *, seed: int) -> Any:
         """Sample stage B's latents (samples, 4, h, w)."""
         runner, samples = self._runner, len(coarse)
         shape = (samples, *self._sides("stage_b"))
+        guided = self.table.guidance_b != 1
         told = {
-            "effnet": runner.join([coarse, coarse * 0]),
-            "pooled": self._both(guides.pooled, guides.pooled, samples),
+            "effnet": runner.join([coarse, coarse * 0] if guided else [coarse]),
+            "pooled": self._sides_of(guides.pooled, guides.pooled, samples, guided),
         }
 
         def predict(x: Any, r: np.float32) -> Any:
@@ -163,13 +174,16 @@ class CascadeGenerator:
         return self._runner.join([self._a({"latent": fine[i : i + 1]})["picture"] for i in range(len(fine))])
 
     def _guided(self, network: Any, x: Any, r: np.float32, told: dict[str, Any], guidance: float) -> Any:
-        both = self._runner.join([x, x])
+        both = x if guidance == 1 else self._runner.join([x, x])
         level = self._runner.level(round(float(r) * _LEVELS), both)
         found = network({"x": both, "level": level, **told})["noise"]
+        if guidance == 1:
+            return found
         return rescaled_guidance(found[: len(x)], found[len(x) :], guidance, self.table.rescale)
 
-    def _both(self, wanted: Float32, unwanted: Float32, samples: int) -> Any:
-        rows = np.concatenate([np.repeat(wanted, samples, 0), np.repeat(unwanted, samples, 0)])
+    def _sides_of(self, wanted: Float32, unwanted: Float32, samples: int, guided: bool) -> Any:
+        sides = [wanted, unwanted] if guided else [wanted]
+        rows = np.concatenate([np.repeat(side, samples, 0) for side in sides])
         return self._runner.array(np.ascontiguousarray(rows, np.float32))
 
     def _noise(self, stream: int, shape: tuple[int, ...], schedule: GdfSchedule, seed: int) -> list[Any]:

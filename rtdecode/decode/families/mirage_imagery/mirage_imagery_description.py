@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from rtdecode.decode.families.distilled_table import DistilledTable
 from rtdecode.decode.families.published_pack import PublishedDescription
 from rtdecode.packs.description import Count
 from rtdecode.typed import Table
@@ -22,18 +23,22 @@ class CascadeTable(Table, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes
     ----------
+    sampler_c : {"ddpm", "consistency"}
+        Of stage C: as published, or with fresh noise at each level, for a student that was distilled.
     steps_c : int
-        Steps of stage C's whole path.
+        Steps of stage C's whole path; of a student, evaluations from wherever it starts.
     strength : float
         Share of it that is run, from the low-level picture.
     text_share : float
         Weight of the text; the image has the rest.
     guidance_c, guidance_b : float
+        1 is none, and no rescaling.
     shift_c, shift_b : float
         Of the schedules.
     rescale : float
         Share of predictions whose spread is brought back after guidance.
     steps_b : int
+        Steps of stage B.
     samples : int
         Pictures a trial, of which the one is kept whose CLIP tokens are most like the retrieval head's.
     batch : int
@@ -44,6 +49,7 @@ class CascadeTable(Table, frozen=True, kw_only=True, omit_defaults=True):
         That it is enlarged to.
     """
 
+    sampler_c: Literal["ddpm", "consistency"] = "ddpm"
     steps_c: Count = 20
     strength: Share = 0.7
     text_share: Share = 0.5
@@ -68,8 +74,11 @@ class MirageImageryDescription(PublishedDescription, frozen=True, kw_only=True, 
     shapes : dict of str to list of int
         Of what each head predicts: tokens and channels, or values.
     generator : CascadeTable
+        How pictures are drawn.
     empty_caption : str
         File with ``text`` (n, width) and ``pooled`` (width,) of the empty caption; empty where no pictures are drawn.
+    distilled : DistilledTable or None
+        How stage C came from its teacher; None where it is the published one.
     statistics : str
         File with means and deviations of the published heads' targets and predictions; empty where there are none.
     """
@@ -79,6 +88,7 @@ class MirageImageryDescription(PublishedDescription, frozen=True, kw_only=True, 
     shapes: dict[Head, list[Count]] = field(default_factory=dict)
     generator: CascadeTable = field(default_factory=CascadeTable)
     empty_caption: str = ""
+    distilled: DistilledTable | None = None
     statistics: str = ""
 
     def files(self) -> Iterator[tuple[str, str]]:
