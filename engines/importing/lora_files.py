@@ -32,7 +32,6 @@ _SAMPLER: Final[dict[LoraKind, Literal["euler", "consistency"]]] = {
     "dmd2": "consistency",
     "lcm": "consistency",
 }
-_HYPER_ONE_STEP: Final = 800
 _SIDES: Final = {
     "lora_down": "down", "lora_up": "up", "lora_A": "down", "lora_B": "up", "lora.down": "down", "lora.up": "up",
 }  # fmt: skip
@@ -231,11 +230,10 @@ def keeps_guidance(lora: FusedLora) -> bool:
 def times_of(kind: LoraKind, steps: int) -> list[int]:
     """Return the network's timesteps that a LoRA of SDXL of a kind is sampled at, falling.
 
-    Lightning and Hyper-SD: spaced from the end of the schedule (diffusers' ``trailing``), as DMD2's; one step of
-    Hyper-SD at its own. LCM: spread over the 50 levels that it was distilled at (diffusers' ``LCMScheduler``).
+    Lightning, Hyper-SD and DMD2: spaced from the end of the schedule (diffusers' ``trailing``); the start at 800 that
+    is told of Hyper-SD is that of its whole UNet of one step. LCM: spread over the 50 levels that it was distilled at
+    (diffusers' ``LCMScheduler``).
     """
-    if kind == "hyper-sd" and steps == 1:
-        return [_HYPER_ONE_STEP]
     return lcm_times(steps) if kind == "lcm" else trailing_times(steps)
 
 
