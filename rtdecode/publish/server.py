@@ -139,7 +139,7 @@ class Server:
         self._closing.set()
         self._wake()
         if self._thread is None:
-            self._context.destroy(linger=0)
+            self._end(linger=0)
         else:
             self._thread.join()
 
@@ -154,7 +154,12 @@ class Server:
             _log.exception("the stream has ended")
             self.broken = f"{type(error).__name__}: {error}"
         finally:
-            self._context.destroy(linger=500)
+            self._end(linger=500)
+
+    def _end(self, linger: int) -> None:
+        with self._wake_lock:  # libzmq aborts the process where a socket is closed while another thread sends by it
+            self._wake_in.close(linger=0)
+        self._context.destroy(linger=linger)
 
     def _serve(self, answer: Callable[[requests.AnyRequest], dict[str, Any]]) -> None:
         monitors = (self._subscribers.monitor, self._askers.monitor)

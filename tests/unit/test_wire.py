@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -274,3 +275,20 @@ def test_commands_travel_with_a_token_of_their_own_or_a_new_one() -> None:
 def test_a_taken_address_is_named(served: tuple[Server, Publisher]) -> None:
     with pytest.raises(ProtocolError, match="another daemon"):
         Server(served[0].stream, "tcp://127.0.0.1:0")
+
+
+def test_no_socket_is_closed_while_another_thread_sends_by_it() -> None:
+    server = Server("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    server.start(lambda request: {})
+    closer = threading.Thread(target=server.close)
+    with server._wake_lock:  # as a thread does that is in the middle of a wake-up
+        closer.start()
+        while not server._closing.is_set():
+            time.sleep(0.001)
+        server._wake_in.send(b"")
+        server._thread.join(0.5)  # type: ignore[union-attr]
+        assert not server._wake_in.closed
+    closer.join(10)
+    assert not closer.is_alive()
+    assert server._wake_in.closed
+    server.send(b"heartbeat", b"")  # of a thread that has not heard: harmless
