@@ -28,6 +28,7 @@ from scipy.stats import kstest
 
 from calibration.calibrator import Calibrator
 from calibration.participant_fit import CalibrationFit
+from rtdecode.decode.decoder import CATEGORY
 from rtdecode.decode.loading import load_candidates
 from rtdecode.decode.score.alarm import ContentAlarm
 from rtdecode.decode.score.candidates import Candidates
@@ -54,6 +55,8 @@ STRATA: dict[str, Stratum] = {
     "moved, without content": Stratum(kind="null", spike=True),
     "moved, normal": Stratum(spike=True),
 }
+ATTRIBUTES = (CATEGORY, "semantic", "spatial")
+"""What is told apart of a picture: its category, and the token groups of the tiny pack."""
 EMPTY = ("response without content", "no response", OTHER, "moved, without content")
 """Nothing of them should be supported; in "wrong picture" a picture is, but not the one announced."""
 SHORT = ("normal", "response without content")
@@ -72,6 +75,7 @@ class Judged:
     probabilities: NDArray[np.float64]
     plausible: NDArray[np.bool_]
     p_agreement: NDArray[np.float64]
+    attributes: NDArray[np.bool_]
 
 
 def decode(
@@ -106,6 +110,7 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
     pool = [i for i, name in enumerate(candidates.names) if name not in set(fit.figures.stimuli)]
     components = model.describe(candidates.tokens[pool])
     names = [candidates.names[i] for i in pool]
+    parts = model.parts(candidates.groups)
     rows: list[dict[str, Any]] = []
     for trial, beta in zip(session.trials, session.betas, strict=True):
         if trial.run not in runs:
@@ -117,10 +122,14 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
         likelihood = model.pictures_of(reading, components)
         announced = names.index(trial.stimulus)
         category = candidates.categories.index(trial.condition)
+        refused = evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal))
+        p_groups = evidence.p_groups([model.content_of(reading, part) for part in parts])
+        attributes = dict(zip(ATTRIBUTES, [evidence.p_category(float(np.log(shares.max()))), *p_groups], strict=True))
+        unknown = ATTRIBUTES if refused else evidence.unknown(attributes)
         rows.append(
             {
                 "run": trial.run,
-                "supported": not evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal)),
+                "supported": not refused,
                 "p_content": p_content,
                 "evidence": evidence.probability(float(margin(scores)), 1 / len(scores)),
                 "right": scores.argmax() == category,
@@ -128,6 +137,7 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
                 "probabilities": shares,
                 "plausible": evidence.plausible(shares),
                 "p_agreement": float((likelihood >= likelihood[announced]).mean()),
+                "attributes": [name not in unknown for name in ATTRIBUTES],
             }
         )
     return Judged(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
@@ -238,12 +248,19 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
             parts = [one[kind][1][stratum] for one in people]
             supported = np.concatenate([part.supported for part in parts])
             right = np.concatenate([part.right for part in parts])
+            named = np.concatenate([part.attributes[:, 0] for part in parts])
             figures["strata"].setdefault(kind, {})[stratum] = {
                 "supported": rate(supported),
                 "by_participant": [float(part.supported.mean()) for part in parts],
                 "accuracy": float(right.mean()),
                 "evidence": float(np.concatenate([part.evidence for part in parts]).mean()),
                 "right_supported": rate(supported[right]),
+                "attributes": {
+                    name: rate(np.concatenate([part.attributes[:, place] for part in parts]))
+                    for place, name in enumerate(ATTRIBUTES)
+                },
+                "right_named": rate(right[named]) if named.any() else None,
+                "right_guessed": rate(right[supported & ~named]) if (supported & ~named).any() else None,
                 "covered": rate(np.concatenate([p.plausible[np.arange(len(p.run)), p.announced] for p in parts])),
                 "covered_by_category": [
                     float(np.concatenate([p.plausible[p.announced == c, c] for p in parts]).mean()) for c in range(8)
@@ -298,6 +315,18 @@ def report(figures: Mapping[str, Any]) -> None:
                 for name, found in strata.items()
             ],
         )
+    print_table(
+        "Attributes of supported trials, evidence from null trials; all trials of a stratum count",
+        ["stratum", *ATTRIBUTES, "right where the category is supported", "where it is not, but the trial is"],
+        [
+            [
+                name,
+                *(share(found["attributes"][one]) for one in ATTRIBUTES),
+                *("-" if found[one] is None else share(found[one]) for one in ("right_named", "right_guessed")),
+            ]
+            for name, found in figures["strata"]["null trials"].items()
+        ],
+    )
     print_table(
         f"Sessions ever claimed to decode, {SESSIONS} of each stratum, looking after every trial",
         ["stratum", "truth-free", "announced"],

@@ -22,6 +22,7 @@ from calibration.targets import Targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
 from rtdecode.decode.score.adapter import Adapter, components_of
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.content import group_of
 from rtdecode.decode.score.encoding import EncodingModel, mean_likelihood
 from rtdecode.decode.score.evidence import Evidence, margin
 from rtdecode.packs.participant_bundle import CurvePoint, Figures
@@ -188,6 +189,8 @@ class _Judged:
         self._trials = trials
         self._encoder = encoder
         self._category_of = candidates.category
+        self._group = group_of(targets.basis, candidates.groups)
+        self._n_groups = len(candidates.group_names)
         self._n = len(candidates.categories)
         self.category = candidates.category[trials.shown]
         self._prototypes = components_of(candidates.prototypes, targets.basis, targets.token_mean)
@@ -220,10 +223,10 @@ class _Judged:
         """From now on divide what responses say of pictures by how strong their noise is."""
         self._noise_range = (_LEAST_NOISE * float(np.median(self.distances)), _MOST_NOISE)
 
-    def statistics(self, responses: Float32, fold: int | None) -> tuple[Float64, Float64]:
-        """Content, and certainty of the best category, of other responses (m, v): two arrays of shape (m,).
+    def statistics(self, responses: Float32, fold: int | None) -> Float64:
+        """Certainty of the best category, content, and content of each token group of other responses (m, v).
 
-        Judged by the model without a fold, or by that of all trials.
+        Judged by the model without a fold, or by that of all trials. Of shape (2 + groups, m).
         """
         inverted, linear, shown = self._encoder.whole, self._linear_heads, self._trials.shown
         if fold is not None:
@@ -233,10 +236,11 @@ class _Judged:
         scores = inverted.scores(responses, pictures)
         by_head = [self._by_category(scores, shown), *(head(responses[:, inverted.voxels]) for head in linear)]
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
-        return inverted.content(responses, pictures, noise_range=self._noise_range), certain
+        contents = inverted.contents(responses, pictures, self._group, self._n_groups, noise_range=self._noise_range)
+        return np.vstack([certain, contents])
 
-    def of_noise(self, fold: int | None, rng: np.random.Generator) -> tuple[Float64, Float64]:
-        """`statistics` (`DRAWS`,) of draws from the noise of the model that judges."""
+    def of_noise(self, fold: int | None, rng: np.random.Generator) -> Float64:
+        """`statistics` (2 + groups, `DRAWS`) of draws from the noise of the model that judges."""
         model = self._encoder.whole if fold is None else self._encoder.held[fold]
         return self.statistics(model.draw(DRAWS, self._responses.shape[1], rng), fold)
 
@@ -295,23 +299,24 @@ class _Judged:
 def _evidence(judged: _Judged, nulls: Nulls, signal: Signal, p_category: float, rng: np.random.Generator) -> Evidence:
     of_noise = judged.of_noise(None, rng)
 
-    def on_one_scale(responses: Float32, fold: int | None) -> list[Float64]:
-        """Content and certainty on the scale of the model of all trials."""
+    def on_one_scale(responses: Float32, fold: int | None) -> Float64:
+        """Return `_Judged.statistics` on the scale of the model of all trials."""
         found = judged.statistics(responses, fold)
         here = of_noise if fold is None else judged.of_noise(fold, rng)
-        return [brought_over(*three) for three in zip(found, here, of_noise, strict=True)]
+        return np.stack([brought_over(*three) for three in zip(found, here, of_noise, strict=True)])
 
     found = [on_one_scale(rows, fold) for fold, rows in nulls.groups]
-    own = [on_one_scale(rows, fold)[0] for fold, rows in enumerate(judged.held_out())]
-    content, certainty = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(2))
+    own = [on_one_scale(rows, fold)[1] for fold, rows in enumerate(judged.held_out())]
+    null = np.sort(np.concatenate([of_noise[:, :0], *found], axis=1)).astype(np.float32)
     right = judged.categories.argmax(1) == judged.category
     logs = log_softmax(judged.categories, axis=1)
     return Evidence(
         coefficients=fit_logistic(margin(judged.categories), right).astype(np.float32),
         signal=np.array([p_category <= ALPHA], dtype=np.uint8),
         content=np.sort(np.concatenate(own)).astype(np.float32),
-        content_null=np.sort(content).astype(np.float32),
-        category_null=np.sort(certainty).astype(np.float32),
+        content_null=null[1],
+        category_null=null[0],
+        group_null=null[2:],
         rest=np.sort(signal.rest).astype(np.float32),
         distances=np.sort(judged.distances).astype(np.float32),
         surprise=-logs[np.arange(len(right)), judged.category].astype(np.float32),

@@ -336,6 +336,10 @@ class Score(Message):
     p_content, p_category : float
         How often a response without a picture in it looks at least as much like one with a picture, and points at least
         as surely to a category.
+    p_groups : dict of str to float
+        How often such a response says as much of a token group of the pack; empty where it has only one.
+    unknown : tuple of str
+        What of a supported trial's picture is not supported: ``"category"``, and token groups.
     p_motion : float
         How often a response of the calibration lies at least so far from the average one.
     p_signal : float or None
@@ -378,6 +382,8 @@ class Score(Message):
     refused: str = ""
     p_content: float = 1.0
     p_category: float = 1.0
+    p_groups: Dict[str, float] = field(default_factory=dict)
+    unknown: Tuple[str, ...] = ()
     p_motion: float = 1.0
     p_signal: Optional[float] = None
     p_agreement: Optional[float] = None

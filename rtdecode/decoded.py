@@ -126,6 +126,21 @@ class Score(DecodedPart):
             digits=4,
         ),
     ]
+    p_groups: Annotated[
+        dict[str, float],
+        Told(
+            "How often a response without a picture in it says as much of a token group, by its name; empty where the "
+            "pack has only one"
+        ),
+    ]
+    unknown: Annotated[
+        tuple[str, ...],
+        Told(
+            "Of a supported trial: what of the picture is not, in a list: category, where p_category is too high, and "
+            "token groups, which pictures and captions of tiny packs leave out",
+            column="unknown",
+        ),
+    ]
     p_motion: Annotated[
         float,
         Told(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models, penalty
+from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models
 from calibration.encoding.maps import MapPrior, fit_maps
+from rtdecode.decode.score.content import content, parts_of, penalty
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -66,15 +67,19 @@ class Inverted:
         shared = np.square(own @ self.noise.whitener().T).sum(1, dtype=np.float64)
         return np.asarray((plain - shared) / own.shape[1])
 
-    def content(self, responses: Float32, pictures: Float64, *, noise_range: tuple[float, float]) -> Float64:
-        """How much likelier responses (n, v) are with one of the pictures (m, k) in them, in nats, (n,).
+    def contents(
+        self, responses: Float32, pictures: Float64, group: Ints, n_groups: int, *, noise_range: tuple[float, float]
+    ) -> Float64:
+        """How much likelier responses (n, v) are with one of the pictures (m, k) in them, in nats, (1 + n_groups, n).
 
-        See `rtdecode.decode.score.encoding.EncodingModel.content_of`.
+        Of the whole pictures, then of the components of each group (k,): see
+        `rtdecode.decode.score.encoding.EncodingModel.content_of`.
         """
         noise = np.sqrt(np.clip(self.distances(responses), *noise_range))
         evidence = self.inverse.evidence(responses[:, self.voxels]) / noise[:, None]
-        scores = evidence @ pictures.T - penalty(self.inverse.information, pictures)
-        return np.asarray(logsumexp(scores, axis=1) - np.log(len(pictures)))
+        information = self.inverse.information
+        parts = [None, *parts_of(information, group, n_groups)]
+        return np.stack([content(evidence, pictures, information, part) for part in parts])
 
     def noise_along(self, picture: Float64, n_voxels: int) -> tuple[Float32, Float32]:
         """How far responses of `n_voxels` voxels are those to a picture (k,), and the noise that goes with it.

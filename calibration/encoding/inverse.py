@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.encoding.maps import Maps
+from rtdecode.decode.score.content import penalty
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -113,11 +114,6 @@ class Inverse:
             projection=factor.astype(np.float32) @ self.projection,
             information=factor @ self.information,
         )
-
-
-def penalty(information: NDArray[np.floating], components: NDArray[np.floating]) -> Float64:
-    """Return what pictures (m, k) must explain to be likely: half the squared length of their own responses, (m,)."""
-    return np.asarray(0.5 * np.einsum("mk,kl,ml->m", components, information, components))
 
 
 def invert(maps: Maps, noise: Noise) -> Inverse:

@@ -24,6 +24,7 @@ from calibration.report.regulation import feedback_rule, feedback_runs
 from calibration.session_trials import RecordedCalibration
 from rtdecode import version
 from rtdecode.derivatives import decoded_rows
+from rtdecode.derivatives.columns import MISSING
 from rtdecode.packs.participant_bundle import CurvePoint
 
 _SMALL_PX = 128
@@ -102,6 +103,13 @@ def _identities(session: RecordedCalibration) -> dict[str, str]:
     }
 
 
+def _support(row: dict[str, str]) -> str:
+    if row["supported"] != "1":
+        return f"no: {row['refused']}"
+    unknown = row.get("unknown", MISSING)  # tables of earlier versions do not tell
+    return "yes" if unknown == MISSING else f"yes, but not its {unknown.replace(',', ' and ')}"
+
+
 def _provenance(session: RecordedCalibration) -> dict[str, Any]:
     return {k: v for k, v in msgspec.to_builtins(session.bundle.provenance).items() if k != "stimuli"}
 
@@ -124,7 +132,7 @@ def _page(content: dict[str, Any], checks: list[Check], folder: Path, films: Seq
     ]  # fmt: skip
     trials = [
         [row["trial"], row["stim_id"], row["trial_type"], row["predicted"], row["rank"], row["evidence"],
-         "yes" if row["supported"] == "1" else f"no: {row['refused']}", _Picture(folder / row["recon"])]
+         _support(row), _Picture(folder / row["recon"])]
         for row in content["trials"]
     ]  # fmt: skip
     entries = [[entry["number"], entry["asks"], entry["says"]] for entry in content["CRED-nf"]]

@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from rtdecode.decode.pipeline import (
     Embedded,
+    LeavesOut,
     Pipeline,
     Previews,
     TakesNetwork,
@@ -21,6 +22,7 @@ from rtdecode.decode.pipeline import (
 )
 from rtdecode.decode.score.adapter import Adapter, adapter_from
 from rtdecode.decode.score.candidates import Candidates
+from rtdecode.decode.score.content import group_of
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from
 from rtdecode.decode.score.evidence import Evidence, evidence_from, margin, tempered
 from rtdecode.decode.score.search import Found, PictureSearch
@@ -32,6 +34,8 @@ from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.statistics import mid_ranks, p_value
 
 _TOP = 5
+CATEGORY = "category"
+"""What the best category is called among the attributes of a picture."""
 _NOT_ASKED = Found(nearest={})
 
 
@@ -170,7 +174,9 @@ class Decoder:
     ) -> Iterator[DecodedPart]:
         """Yield the embedding, preview, picture and caption of a beta as they become ready, as far as there are.
 
-        Where candidates were announced, which of them fits best comes after the embedding.
+        Where candidates were announced, which of them fits best comes after the embedding. Token groups that a
+        supported trial does not support are left out of picture and caption, where the pipeline `LeavesOut`: they are
+        as in the average picture. The mean of several trials is drawn whole, as no evidence is stated of it.
 
         Parameters
         ----------
@@ -195,6 +201,8 @@ class Decoder:
         if candidates:
             yield self._person("a beta", beta).choose(beta, candidates)
         score = embedding.score
+        if average is None and isinstance(self._pipeline, LeavesOut):
+            embedded = self._pipeline.without(embedded, self._person("a beta", beta).not_supported(score))
         settled = self._pipeline.settle(embedded, score.average_predicted or score.predicted, trial)
         if isinstance(self._pipeline, Previews) and (early := self._pipeline.preview(settled)) is not None:
             yield Preview(image=frozen(early), shown=shown)
@@ -275,6 +283,9 @@ class _Participant:
         self._evidence = evidence
         self._null = null
         self._pool = pool
+        named = pool.groups if pool.group_names else ()
+        self._parts = dict(zip(pool.group_names, encoding.parts(named), strict=True))
+        self._group = group_of(adapter.basis, named)
         self._components = encoding.describe(pool.tokens)
         self._pool_was_shown = pool_was_shown
         self._responses = responses
@@ -294,6 +305,9 @@ class _Participant:
         evidence = self._evidence.probability(lead, chance)
         shares = np.exp(log_softmax(by_category))
         p_content = self._evidence.p_content(self._encoding.content_of(reading))
+        p_category = self._evidence.p_category(float(np.log(shares.max())))
+        contents = [self._encoding.content_of(reading, part) for part in self._parts.values()]
+        p_groups = dict(zip(self._parts, self._evidence.p_groups(contents), strict=True))
         p_motion = self._evidence.p_motion(reading.distance)
         p_signal = self._evidence.p_signal(reading.signal)
         refused = self._evidence.refusal(p_content, p_motion, p_signal)
@@ -312,13 +326,19 @@ class _Participant:
             supported=not refused,
             refused=refused,
             p_content=p_content,
-            p_category=self._evidence.p_category(float(np.log(shares.max()))),
+            p_category=p_category,
+            p_groups=p_groups,
+            unknown=() if refused else self._evidence.unknown({CATEGORY: p_category, **p_groups}),
             p_motion=p_motion,
             p_signal=p_signal,
             p_agreement=self._agreement(by_candidate, known),
             plausible=tuple(name for name, kept in zip(categories, plausible, strict=True) if kept),
             null=self._null,
         )
+
+    def not_supported(self, score: Score) -> NDArray[np.bool_]:
+        """Components (k,) of the adapter whose token group a supported trial does not support."""
+        return np.isin(self._group, np.flatnonzero(np.isin(self._pool.group_names, score.unknown)))
 
     def with_average(
         self, score: Score, average: NDArray[np.float32], shown: int, truth: Sequence[str | None]

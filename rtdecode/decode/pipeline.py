@@ -39,7 +39,7 @@ class Embedded:
 class Pipeline(Protocol):
     """Runs the networks of a pack; loaded and warm when made.
 
-    It may be a `VolumePredictor` as well, `Previews`, `TakesNetwork`, `HasFinal` and `TellsFallbacks`.
+    It may be a `VolumePredictor` as well, `Previews`, `LeavesOut`, `TakesNetwork`, `HasFinal` and `TellsFallbacks`.
     """
 
     @property
@@ -80,6 +80,18 @@ class Previews(Protocol):
 
     def preview(self, settled: Any) -> NDArray[np.uint8] | None:
         """Picture (h, w, 3) that the one of what was settled is begun from; None without the stages."""
+        ...
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """What a `Pipeline` offers besides that can draw and describe a part of what was embedded."""
+
+    def without(self, embedded: Embedded, components: NDArray[np.bool_]) -> Embedded:
+        """Return what is settled as if these components (k,) were those of the average picture.
+
+        What clients are sent, components and tokens, stays.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdecode.decode.families.family import Family, family_of
-from rtdecode.decode.pipeline import Pipeline, VolumeContext, VolumePredictor
+from rtdecode.decode.pipeline import LeavesOut, Pipeline, VolumeContext, VolumePredictor
 from rtdecode.decode.runtime.backends import choose
 from rtdecode.decode.score.adapter import Adapter
 from rtdecode.decode.score.candidates import Candidates
@@ -123,6 +123,8 @@ def _check_candidates(candidates: Candidates) -> None:
     width = tokens.shape[1] * tokens.shape[2]
     covered = sum(group.stop - group.start for group in candidates.groups)
     assert covered == width, f"groups: expected to cover {width} values, got {covered}"
+    named = len(candidates.group_names)
+    assert named in (0, len(candidates.groups)), f"group_names: expected {len(candidates.groups)} or none, got {named}"
 
 
 def _decoded(
@@ -140,5 +142,13 @@ def _decoded(
         assert picture.dtype == np.uint8, f"picture: expected uint8, got {picture.dtype}"
         assert picture.ndim == 3, f"picture: expected shape (h, w, 3), got {picture.shape}"
         assert picture.shape[2] == 3, f"picture: expected shape (h, w, 3), got {picture.shape}"
+    if isinstance(pipeline, LeavesOut):
+        none = np.zeros(len(embedded.components), np.bool_)
+        whole, nothing = pipeline.without(embedded, none), pipeline.without(embedded, ~none)
+        assert np.array_equal(nothing.tokens, embedded.tokens), "what clients are sent depends on what is left out"
+        again = pipeline.settle(whole, candidates.categories[0], trial)
+        assert pipeline.caption(again) == caption, "the caption changes where nothing is left out"
+        drawn = pipeline.picture(again, trial)
+        assert picture is None or np.array_equal(drawn, picture), "the picture changes where nothing is left out"
     made = None if picture is None else picture.tobytes()
     return embedded.components.tobytes(), embedded.tokens.tobytes(), caption, made

@@ -161,6 +161,20 @@ def test_what_is_not_supported_is_dimmed_and_says_why(page: Any, told: Told) -> 
     assert page.get_log("browser") == []
 
 
+def test_what_a_supported_trial_leaves_unknown_is_told(page: Any, told: Told) -> None:
+    known, guess = score("t1", 0), score("t2", 0, unknown=("category", "spatial"))
+    told.tell(session(), run(3), known, wire.Caption(**head("t1", 0), text="a black cat"))
+    settled(page, evidence="cat, 80% sure", caption="a black cat")
+    assert "not supported" not in note(page)
+    told.tell(guess, wire.Caption(**head("t2", 0), text="a black cat"))
+    settled(page, evidence="category unknown, best guess cat, 80% sure", caption="best guess: a black cat")
+    assert "weak" not in page.find_element("id", "decoding").get_attribute("class")
+    assert " · not supported by the response: spatial · one of these" in note(page)
+    names = [row.find_element("css selector", ".name b").text for row in page.find_elements("css selector", "#list li")]
+    assert names == ["✓ cat?", "✓ cat"]
+    assert page.get_log("browser") == []
+
+
 def test_each_revision_stands_in_its_trials_row(page: Any, told: Told) -> None:
     told.tell(ALIVE, session(), run(3), score("t1", 0, supported=False), score("t1", 1, evidence=0.6), score("t1", 2))
     told.tell(score("t2", 0))

@@ -166,9 +166,12 @@ def test_a_lapse_leaves_no_picture_in_the_difference_of_two_looks() -> None:
     def contents(responses: np.ndarray) -> np.ndarray:
         found = find_nulls(encoder, responses, components, responses[:0], *NO_NULLS, shown, CATEGORY, rng)
         rows = np.concatenate([rows for _, rows in found.groups])
-        return model.content(rows, components_of(np.arange(40)), noise_range=(1, 1))
+        return content_of(rows)
 
-    expected = model.content(model.draw(20_000, n_voxels, rng), components_of(np.arange(40)), noise_range=(1, 1))
+    def content_of(rows: np.ndarray) -> np.ndarray:
+        return model.contents(rows, components_of(np.arange(40)), np.zeros(2, np.int64), 0, noise_range=(1, 1))[0]
+
+    expected = content_of(model.draw(20_000, n_voxels, rng))
     unlikely = np.quantile(expected, 0.95)
     assert np.mean(contents(attentive) > unlikely) == pytest.approx(0.05, abs=0.03)
     assert np.mean(contents(lapses) > unlikely) < 0.18  # .23 with the pictures in them

@@ -149,6 +149,53 @@ def test_the_picture_and_the_caption_show_the_predicted_category(bundle: Path) -
         assert names[int(tokens[0, 0, :8].argmax())] == embedding.score.predicted
 
 
+def test_a_token_group_that_is_not_supported_is_left_out_of_picture_and_caption(bundle: Path) -> None:
+    """The oracle is a beta whose components of that group are those of the average picture."""
+    whole, partial, loaded = tiny_decoder(), tiny_decoder(), open_participant(bundle)
+    nulls = np.stack([np.full(59, -1e6), np.full(59, 1e6)]).astype(np.float32)
+    supported = {**loaded.evidence, "content_null": nulls[0], "category_null": nulls[0], "group_null": nulls[[0, 0]]}
+    whole.load(replace(loaded, evidence=supported))
+    partial.load(replace(loaded, evidence={**supported, "group_null": nulls}))
+    adapter, semantic = adapter_from(loaded.adapter), tiny_stages().groups[0]
+    spatial = ~np.abs(adapter.basis[:, semantic]).any(1)
+    assert 0 < spatial.sum() < len(spatial)
+    blind = replace(adapter, weights=adapter.weights * ~spatial, intercept=adapter.intercept * ~spatial)
+    pipeline = TinyPipeline(tiny_stages())
+    pipeline.take(replace(blind, group_r2=adapter.group_r2 * [1, 0]))
+    changed = 0
+    for category in range(4):
+        beta = category_beta(category, 0.5, np.random.default_rng(category))
+        (full, first, _), (told, picture, caption) = (list(one.decode(beta, (), "r1t1")) for one in (whole, partial))
+        assert isinstance(full, Embedding)
+        assert isinstance(told, Embedding)
+        assert isinstance(first, Reconstruction)
+        assert isinstance(picture, Reconstruction)
+        assert isinstance(caption, Caption)
+        assert (full.score.unknown, told.score.unknown) == ((), ("spatial",))
+        assert told.score.p_groups == {"semantic": 1 / 60, "spatial": 1.0}
+        np.testing.assert_array_equal(told.tokens, full.tokens)
+        settled = pipeline.settle(pipeline.embed(adapter.chosen(beta)), told.score.predicted, "r1t1")
+        assert caption.text == pipeline.caption(settled)
+        difference = picture.image.astype(int) - pipeline.picture(settled, "r1t1")
+        assert np.abs(difference).max() <= 1  # the products are summed in another order
+        changed += not np.array_equal(picture.image, first.image)
+        averaged = list(partial.decode(beta, (), "r1t1", average=beta, shown=2))[1]
+        assert isinstance(averaged, Reconstruction)
+        np.testing.assert_array_equal(averaged.image, first.image)  # of a mean no evidence is stated
+    assert changed > 0
+
+
+def test_of_a_trial_that_is_not_supported_nothing_is_told_apart(bundle: Path) -> None:
+    decoder, loaded = tiny_decoder(), open_participant(bundle)
+    high = np.full(59, 1e6, np.float32)
+    decoder.load(
+        replace(loaded, evidence={**loaded.evidence, "content_null": high, "group_null": np.stack([high] * 2)})
+    )
+    score = decoder.embed(category_beta(1, 0.5, np.random.default_rng(3))).score
+    assert (score.supported, score.unknown) == (False, ())
+    assert score.p_groups == {"semantic": 1.0, "spatial": 1.0}
+
+
 def test_calibration_on_shuffled_labels_leaves_evidence_at_chance(tmp_path: Path) -> None:
     fit = category_calibrator(noise=0.5, seed=3, shuffled=True).fit()
     assert fit.figures.category_p > 0.05

@@ -56,6 +56,7 @@ def evidence(**changes: np.ndarray) -> Evidence:
         content=np.zeros(0, np.float32),
         content_null=np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32),
         category_null=none,
+        group_null=np.zeros((0, 4), np.float32),
         rest=none,
         distances=np.linspace(0.5, 1.5, 199, dtype=np.float32),
         surprise=none,
@@ -76,6 +77,16 @@ def test_evidence_is_logistic_in_the_margin_between_chance_and_ceiling() -> None
 @pytest.mark.parametrize(("content", "expected"), [(-1.0, 1.0), (2.0, 3 / 5), (2.5, 2 / 5), (9.0, 1 / 5)])
 def test_p_content_counts_nulls_at_least_as_large(content: float, expected: float) -> None:
     assert evidence().p_content(content) == pytest.approx(expected)
+
+
+def test_token_groups_have_nulls_of_their_own() -> None:
+    model = evidence(group_null=np.array([[0.0, 1.0, 2.0, 3.0], [5.0, 6.0, 7.0, 8.0]], np.float32))
+    assert model.p_groups([2.5, 2.5]) == pytest.approx([2 / 5, 1.0])
+    assert evidence().p_groups([]) == []
+
+
+def test_what_is_not_below_the_level_is_unknown() -> None:
+    assert evidence().unknown({"category": 0.04, "form": 0.041, "layout": 1.0}) == ("form", "layout")
 
 
 def test_tensors_go_round() -> None:

@@ -29,6 +29,8 @@ SCORE = decoded.Score(
     refused="",
     p_content=0.02,
     p_category=0.04,
+    p_groups={"semantic": 0.01, "spatial": 0.3},
+    unknown=("spatial",),
     p_motion=0.5,
     p_signal=None,
     p_agreement=0.1,
@@ -88,12 +90,12 @@ def test_the_message_of_a_score_says_what_is_declared_and_the_trial() -> None:
 def test_the_columns_of_the_table_are_those_that_are_told() -> None:
     assert DECODED_COLUMNS == (
         "onset", "duration", "trial_type", "trial", "stim_id", "predicted", "rank", "pool", "evidence", "chance",
-        "supported", "refused", "p_content", "p_category", "p_motion", "p_signal", "p_agreement", "plausible", "null",
-        "claim", "shown", "average_predicted", "average_rank",
+        "supported", "refused", "p_content", "p_category", "unknown", "p_motion", "p_signal", "p_agreement",
+        "plausible", "null", "claim", "shown", "average_predicted", "average_rank",
         "shift", "spread", "caption", "revisions", "recon", "latency_ms",
     )  # fmt: skip
     assert decoded.row([decoded.Caption(text="a cat"), SCORE]) == [
-        "cat", 2.5, 2, 0.6, 0.5, 1, "", "0.0200", "0.0400", "0.5000", None, "0.1000", "cat,dog", "repeats",
+        "cat", 2.5, 2, 0.6, 0.5, 1, "", "0.0200", "0.0400", "spatial", "0.5000", None, "0.1000", "cat,dog", "repeats",
         None, 1, None, None, "0.123", None, "a cat",
     ]  # fmt: skip
 

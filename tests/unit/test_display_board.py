@@ -19,6 +19,7 @@ FOUND: dict[str, Any] = {
     "p_content": 0.02,
     "p_motion": 0.5,
     "plausible": ("cat",),
+    "unknown": ("spatial",),
     "null": "repeats",
 }
 
@@ -161,13 +162,13 @@ def test_two_hours_of_messages_leave_the_board_as_large_as_one() -> None:
 def test_support_and_what_it_rests_on_are_shown(supported: bool) -> None:
     (trial,) = board_of(*decoded(0, final=True, supported=supported, claim=3.5)).state()["trials"]
     told = {name: trial[name] for name in (*FOUND, "claim")}
-    assert told == {**FOUND, "supported": supported, "plausible": ["cat"], "claim": 3.5}
+    assert told == {**FOUND, "supported": supported, "plausible": ["cat"], "unknown": ["spatial"], "claim": 3.5}
 
 
 def test_a_score_of_an_older_daemon_is_shown_as_not_supported() -> None:
     old = wire.Score(session="01-01", trial="t1", predicted="cat", evidence=0.8, chance=0.125)
     (trial,) = board_of(old).state()["trials"]
-    assert (trial["supported"], trial["plausible"], trial["claim"]) == (False, [], None)
+    assert (trial["supported"], trial["plausible"], trial["unknown"], trial["claim"]) == (False, [], [], None)
 
 
 def test_a_trial_without_a_result_is_shown_as_one_and_not_counted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def read_token_candidates(pack: EnginePack, folder: Path | None) -> Candidates:
         raise BundleError(f"{path}: expected tokens {said.count} x {said.channels}, got {tokens.shape[1:]}: {again}")
     names = tuple(json.loads(facts.get("names", "[]")))
     with_same_pictures(folder, path, names, again)
-    groups = tuple(slice(*ends) for ends in said.groups.values())
+    groups = {name: slice(*ends) for name, ends in said.groups.items()}
     return candidates_of(folder, names, tokens.astype(np.float32), category_of, groups)
 
 
@@ -74,7 +75,7 @@ def candidates_of(
     names: tuple[str, ...],
     tokens: NDArray[np.float32],
     category_of: Mapping[str, str],
-    groups: tuple[slice, ...] = (),
+    groups: Mapping[str, slice] = MappingProxyType({}),
 ) -> Candidates:
     """Make candidates of tokens (n, t, d) and the categories of their pictures; without groups all tokens are one.
 
@@ -99,7 +100,8 @@ def candidates_of(
         category=category,
         categories=categories,
         prototypes=np.stack([tokens[category == i].mean(0) for i in range(len(categories))]),
-        groups=groups or (slice(0, tokens.shape[1] * tokens.shape[2]),),
+        groups=tuple(groups.values()) or (slice(0, tokens.shape[1] * tokens.shape[2]),),
+        group_names=tuple(groups) if len(groups) > 1 else (),
     )
 
 

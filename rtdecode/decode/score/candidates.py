@@ -29,6 +29,8 @@ class Candidates:
         Mean tokens of each category.
     groups : tuple of slice
         Token groups, as slices of the flattened tokens.
+    group_names : tuple of str
+        What evidence calls each of them; empty where it does not tell them apart, as where there is one.
     """
 
     names: tuple[str, ...]
@@ -37,6 +39,7 @@ class Candidates:
     categories: tuple[str, ...]
     prototypes: NDArray[np.float32]
     groups: tuple[slice, ...]
+    group_names: tuple[str, ...] = ()
 
     def index(self, name: str | None) -> int | None:
         """Row of a stimulus, None if it is unknown."""

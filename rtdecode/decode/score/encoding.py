@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from rtdecode.decode.score.adapter import components_of
+from rtdecode.decode.score.content import Part, content, group_of, parts_of, penalty
 from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.errors import EngineError
 
@@ -156,19 +157,28 @@ class EncodingModel:
         by_category = mean_likelihood(pictures[None], self.picture_category, len(heads))[0]
         return np.asarray(float(self.encoder_weight[0]) * by_category + heads)
 
-    def content_of(self, reading: Reading) -> float:
+    def content_of(self, reading: Reading, part: Part | None = None) -> float:
         """How much likelier the beta is with a picture of calibration in it than with the average picture, in nats.
 
         Runs differ in noise, and what it says of pictures grows with it: it is divided by how strong the beta's own is.
+
+        Parameters
+        ----------
+        reading : Reading
+        part : Part or None
+            Ask for some components of the pictures only.
         """
         noise = np.sqrt(np.clip(reading.distance, *self.noise_range))
-        scores = self._likelihood(reading.components / noise, self.pictures)
-        return float(logsumexp(scores) - np.log(len(scores)))
+        pictures, information = self.pictures.astype(np.float64), self.information.astype(np.float64)
+        return float(content(reading.components[None] / noise, pictures, information, part)[0])
+
+    def parts(self, groups: Sequence[slice]) -> list[Part]:
+        """Return the parts that the token groups are, given as slices of the flattened tokens."""
+        return parts_of(self.information.astype(np.float64), group_of(self.basis, groups), len(groups))
 
     def _likelihood(self, told: Float64, components: NDArray[np.floating[Any]]) -> Float64:
-        pictures, information = components.astype(np.float64), self.information.astype(np.float64)
-        needed = 0.5 * np.einsum("nk,kl,nl->n", pictures, information, pictures)
-        return np.asarray(pictures @ told - needed)
+        pictures = components.astype(np.float64)
+        return np.asarray(pictures @ told - penalty(self.information.astype(np.float64), pictures))
 
 
 def mean_likelihood(scores: Float64, category: NDArray[np.int64], n_categories: int) -> Float64:

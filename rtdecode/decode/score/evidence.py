@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,6 +38,8 @@ class Evidence:
         The statistic of content of calibration's trials.
     content_null, category_null : ndarray of shape (m,), float32
         The two statistics of responses without a picture in them (see `calibration.nulls`).
+    group_null : ndarray of shape (groups, m), float32
+        The same for the content of each token group that has a name (`Candidates.group_names`).
     rest : ndarray of shape (r,), float32
         How far stretches of rest lie from rest toward the average response; none where trials follow each other fast.
     distances : ndarray of shape (n,), float32
@@ -57,6 +59,7 @@ class Evidence:
     content: NDArray[np.float32]
     content_null: NDArray[np.float32]
     category_null: NDArray[np.float32]
+    group_null: NDArray[np.float32]
     rest: NDArray[np.float32]
     distances: NDArray[np.float32]
     surprise: NDArray[np.float32]
@@ -84,6 +87,10 @@ class Evidence:
         """How often a response without a picture in it points at least as surely to a category."""
         return p_value(self.category_null, certainty)
 
+    def p_groups(self, contents: Sequence[float]) -> list[float]:
+        """How often a response without a picture in it says as much of each token group."""
+        return [p_value(null, one) for null, one in zip(self.group_null, contents, strict=True)]
+
     def p_motion(self, distance: float) -> float:
         """How often a response of calibration lies at least so far from the average one."""
         return p_value(self.distances, distance)
@@ -105,6 +112,10 @@ class Evidence:
         if p_signal is not None and not p_signal <= SIGNAL_LEVEL:
             return "the response looks like rest"
         return "" if p_content <= float(self.level[0]) else "no picture was found in the response"
+
+    def unknown(self, p_values: Mapping[str, float]) -> tuple[str, ...]:
+        """Which attributes of a supported trial's picture are not supported, given the p-value of each by name."""
+        return tuple(name for name, p in p_values.items() if not p <= float(self.level[0]))
 
     def plausible(self, probabilities: Float64) -> NDArray[np.bool_]:
         """Which categories (c,) are in the set that holds the true one in `COVERAGE` of trials of each category.

@@ -142,17 +142,21 @@ function showTrial(trial, { key, session }) {
   const drawn = trial.pictured === undefined ? trial.revision : trial.pictured;
   text("revision", trial.revision === undefined ? "" : `· revision ${drawn}${trial.final && drawn === trial.revision ? ", final" : ""}`);
   const known = trial.evidence !== undefined && !trial.invalid;
-  text("caption", trial.invalid ? `no result: ${trial.invalid}` : trial.caption || (known ? trial.predicted : trial.trial ? "" : "waiting for the first trial"));
+  const guessed = known && trial.unknown.includes("category");
+  const said = trial.caption || (known ? trial.predicted : trial.trial ? "" : "waiting for the first trial");
+  text("caption", trial.invalid ? `no result: ${trial.invalid}` : `${guessed ? "best guess: " : ""}${said}`);
   $("evidence-fill").style.width = known ? percent(trial.evidence) : "0";
   $("evidence-fill").parentNode.hidden = !known;
   $("chance-mark").style.left = known ? percent(trial.chance) : "0";
-  text("evidence", !known ? "" : trial.supported ? `${trial.predicted}, ${percent(trial.evidence)} sure`
+  text("evidence", !known ? "" : trial.supported ? `${guessed ? "category unknown, best guess " : ""}${trial.predicted}, ${percent(trial.evidence)} sure`
     : `not supported${trial.refused ? `: ${trial.refused}` : ""}`);
   const plausible = !known || !trial.plausible.length ? "" : ` · one of these 9 times in 10: ${trial.plausible.join(", ")}`;
+  const parts = known ? trial.unknown.filter((name) => name !== "category") : [];
+  const unknown = parts.length ? ` · not supported by the response: ${parts.join(", ")}` : "";
   const claim = !known || trial.claim === null ? "" : ` · session evidence ${Number(trial.claim.toPrecision(2))}${trial.claim >= CLAIM ? " (it decodes)" : ` of ${CLAIM}`}`;
   const rank = !known || trial.rank === null ? "" : ` · true picture ranked ${trial.rank} of ${trial.pool}`;
   const figures = Object.entries(trial.figures || {}).map(([label, value]) => ` · ${label} ${typeof value === "number" ? Number(value.toPrecision(2)) : value}`).join("");
-  text("evidence-note", known ? `(chance ${percent(trial.chance)}; a response without a picture passes for one this often: ${percent(trial.p_content)})${plausible}${claim}${rank}${figures}` : "");
+  text("evidence-note", known ? `(chance ${percent(trial.chance)}; a response without a picture passes for one this often: ${percent(trial.p_content)})${unknown}${plausible}${claim}${rank}${figures}` : "");
 }
 
 function showTrials({ trials, tally, key }) {
@@ -177,7 +181,7 @@ function showTrials({ trials, tally, key }) {
     image(thumb.firstChild, pictureURL(key, trial), thumb.lastChild);
     const known = trial.predicted !== undefined && !trial.invalid, hit = known && trial.condition && trial.predicted === trial.condition;
     const [first, which, revisions] = name.children;
-    first.textContent = trial.invalid ? "no result" : known ? `${hit ? "✓ " : ""}${trial.predicted}` : "…";
+    first.textContent = trial.invalid ? "no result" : known ? `${hit ? "✓ " : ""}${trial.predicted}${trial.unknown.includes("category") ? "?" : ""}` : "…";
     which.textContent = `${trial.trial}${trial.condition ? ` · ${trial.condition}` : ""}${trial.final ? "" : " …"}`;
     revisions.replaceChildren(...(trial.revisions || []).map(([number, predicted, evidence, supported], which, all) => {
       const same = which && all[which - 1][1] === predicted, certain = supported ? percent(evidence) : "–";

@@ -84,6 +84,7 @@ class Trials:
             supported=bool(message.supported),
             refused=text(message.refused),
             plausible=[text(name) for name in message.plausible],
+            unknown=[text(name) for name in message.unknown],
             null=text(message.null),
             claim=None if message.claim is None else number(message.claim),
             rank=None if message.rank is None else number(message.rank),

@@ -53,6 +53,7 @@ def _candidates(stages: TinyStages, names: tuple[str, ...], tokens: NDArray[np.f
         categories=stages.categories,
         prototypes=stages.prototypes,
         groups=stages.groups,
+        group_names=stages.group_names,
     )
 
 

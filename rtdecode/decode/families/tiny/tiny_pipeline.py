@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from rtdecode.decode.families.tiny.tiny_stages import TinyStages, open_stage
 from rtdecode.decode.pipeline import Embedded, Float32
 from rtdecode.decode.runtime.engine import Engine
 from rtdecode.decode.score.adapter import Adapter
+from rtdecode.decode.score.content import group_of
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack
 
@@ -19,6 +22,21 @@ _COMMIT = np.float32(1e4)
 
 RETRIEVAL = "retrieval"
 """Stage of a participant's own network: ``tokens`` of the adapter and their ``r2`` to those that clients are sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawable:
+    """What a picture is settled from.
+
+    Attributes
+    ----------
+    tokens : ndarray of shape (1, t, d), float32
+    r2 : ndarray of shape (groups,), float32
+        How reliable each token group is.
+    """
+
+    tokens: Float32
+    r2: Float32
 
 
 class TinyPipeline:
@@ -84,11 +102,21 @@ class TinyPipeline:
         sent = tokens
         if self._retrieval is not None:
             sent = self._retrieval.run({"tokens": tokens, "r2": _reliability(adapter.group_r2)})["retrieval"]
-        return Embedded(components=out["components"][0], tokens=sent[0], state=tokens)
+        drawable = Drawable(tokens=tokens, r2=adapter.group_r2)
+        return Embedded(components=out["components"][0], tokens=sent[0], state=drawable)
+
+    def without(self, embedded: Embedded, components: NDArray[np.bool_]) -> Embedded:
+        """Leave components out, and rely no more on a token group that has lost all of them; see `LeavesOut`."""
+        adapter, whole = self._loaded(), embedded.state
+        tokens = whole.tokens - ((embedded.components * components) @ adapter.basis).reshape(whole.tokens.shape)
+        group = group_of(adapter.basis, self._stages.groups)
+        r2 = whole.r2.copy()
+        r2[np.setdiff1d(group[components], group[~components])] = 0
+        return replace(embedded, state=Drawable(tokens=tokens, r2=r2))
 
     def settle(self, embedded: Embedded, predicted: str, trial: str) -> Float32:
         """Commit to one thing of the predicted category: tokens (1, t, d)."""
-        return self._commit(embedded.state, self._loaded().group_r2, predicted)
+        return self._commit(embedded.state.tokens, embedded.state.r2, predicted)
 
     def caption(self, settled: Float32) -> str:
         """Sentence of committed tokens."""

@@ -48,6 +48,8 @@ class TinyStages:
         Number of the word that ends a caption.
     groups : tuple of slice
         Token groups, as slices of the flattened tokens.
+    group_names : tuple of str
+        Of each of these.
     picture_px : tuple of int
         Height and width.
     sampling : SamplingTable
@@ -66,6 +68,7 @@ class TinyStages:
     vocabulary: tuple[str, ...]
     end: int
     groups: tuple[slice, ...]
+    group_names: tuple[str, ...]
     picture_px: tuple[int, int]
     sampling: SamplingTable
 
@@ -97,6 +100,7 @@ def load_stages(pack: EnginePack, *, threads: int = 1) -> TinyStages:
         vocabulary=tuple(said.caption.vocabulary),
         end=said.caption.end,
         groups=tuple(slice(first, stop) for first, stop in said.tokens.groups.values()),
+        group_names=tuple(said.tokens.groups),
         picture_px=(said.picture.height, said.picture.width),
         sampling=said.sampling,
     )

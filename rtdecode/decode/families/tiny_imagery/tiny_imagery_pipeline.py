@@ -56,6 +56,10 @@ class TinyImageryPipeline:
         """Embed a beta."""
         return self._tiny.embed(beta)
 
+    def without(self, embedded: Embedded, components: NDArray[np.bool_]) -> Embedded:
+        """Leave components out; see `LeavesOut`."""
+        return self._tiny.without(embedded, components)
+
     def settle(self, embedded: Embedded, predicted: str, trial: str) -> Float32:
         """Commit to one thing of the predicted category; see `TinyPipeline.settle`."""
         return self._tiny.settle(embedded, predicted, trial)

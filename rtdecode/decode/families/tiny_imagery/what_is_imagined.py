@@ -35,4 +35,5 @@ def head_candidates(whole: Candidates) -> Candidates:
         tokens=np.concatenate([kind, own], axis=1)[:, None],
         prototypes=np.concatenate([prototypes, np.zeros_like(prototypes)], axis=1)[:, None],
         groups=(slice(0, width), slice(width, 2 * width)),
+        group_names=("kind", "own"),
     )
