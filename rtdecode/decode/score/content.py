@@ -23,7 +23,7 @@ with 1, more of what the others explain is taken for the part's own."""
 
 def penalty(information: Float64, components: Float64) -> Float64:
     """Return what pictures (m, k) must explain to be likely: half the squared length of their own responses, (m,)."""
-    return np.asarray(0.5 * np.einsum("mk,kl,ml->m", components, information, components))
+    return np.asarray(0.5 * ((components @ information) * components).sum(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
