@@ -21,7 +21,7 @@ from _report import print_table, write_json
 SEEDS = (1, 2, 3)
 KEPT = (
     "calibration_trials", "decoded_trials", "chance", "accuracy_final", "accuracy_interval", "permutation_p",
-    "calibration", "identification", "latency_ms", "volumes", "faults", "elapsed_s",
+    "supported", "calibration", "identification", "latency_ms", "volumes", "faults", "elapsed_s",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def row(name: str, figures: dict[str, Any]) -> list[str]:
         f"{figures['decoded_trials']}",
         f"{figures['accuracy_final']:.1%} [{low:.0%}-{high:.0%}]",
         f"{figures['permutation_p']:.4f}",
+        f"{figures['supported']['right']} of {figures['supported']['trials']}",
         f"{found['top1']:.1%} of {found['pool']}" if found else "",
         f"{found['percentile']:.1%}" if found else "",
         f"{found['permutation_p']:.4f}" if found else "",
@@ -65,7 +66,17 @@ def main() -> int:
         runs |= {f"simulated, seed {seed}": ("--seed", str(seed)) for seed in SEEDS}
         runs["simulated, labels shuffled"] = ("--seed", str(SEEDS[0]), "--shuffle-labels")
     figures = {name: demo(*arguments) for name, arguments in runs.items()}
-    head = ["participant", "trials", "category (chance 12.5%)", "p", "first", "percentile", "p", "oracle"]
+    head = [
+        "participant",
+        "trials",
+        "category (chance 12.5%)",
+        "p",
+        "where supported",
+        "first",
+        "percentile",
+        "p",
+        "oracle",
+    ]
     head += ["volume ms p50/p99", "picture ms p50/p99"]
     print_table("rtdecode demo", head, [row(name, found) for name, found in figures.items()])
     if args.json:

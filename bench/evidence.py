@@ -28,12 +28,11 @@ from scipy.stats import kstest
 
 from calibration.calibrator import Calibrator
 from calibration.participant_fit import CalibrationFit
-from rtdecode.decode.decoder import CATEGORY
 from rtdecode.decode.loading import load_candidates
 from rtdecode.decode.score.alarm import ContentAlarm
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.claim import CLAIM, announced_factor, rate_limit, support_factor
-from rtdecode.decode.score.evidence import margin
+from rtdecode.decode.score.evidence import CATEGORY, margin
 from rtdecode.packs import open_pack
 from rtdecode.simulate.participant import make_participant
 from rtdecode.simulate.population import Population
@@ -123,15 +122,17 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
         announced = names.index(trial.stimulus)
         category = candidates.categories.index(trial.condition)
         refused = evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal))
+        probability = evidence.probability(float(margin(scores)), 1 / len(scores))
+        p_category = evidence.p_category(float(np.log(shares.max())))
         p_groups = evidence.p_groups([model.content_of(reading, part) for part in parts])
-        attributes = dict(zip(ATTRIBUTES, [evidence.p_category(float(np.log(shares.max()))), *p_groups], strict=True))
-        unknown = ATTRIBUTES if refused else evidence.unknown(attributes)
+        told = dict(zip(ATTRIBUTES[1:], p_groups, strict=True))
+        unknown = ATTRIBUTES if refused else evidence.unknown(p_category, probability, told)
         rows.append(
             {
                 "run": trial.run,
                 "supported": not refused,
                 "p_content": p_content,
-                "evidence": evidence.probability(float(margin(scores)), 1 / len(scores)),
+                "evidence": probability,
                 "right": scores.argmax() == category,
                 "announced": category,
                 "probabilities": shares,

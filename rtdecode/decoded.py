@@ -136,8 +136,8 @@ class Score(DecodedPart):
     unknown: Annotated[
         tuple[str, ...],
         Told(
-            "Of a supported trial: what of the picture is not, in a list: category, where p_category is too high, and "
-            "token groups, which pictures and captions of tiny packs leave out",
+            "Of a supported trial: what of the picture is not, in a list: category, where p_category is above .05 and "
+            "evidence below .8, and token groups, which pictures and captions of tiny packs leave out",
             column="unknown",
         ),
     ]

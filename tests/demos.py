@@ -57,3 +57,7 @@ def check_identified(summary: dict[str, Any]) -> None:
     assert found["percentile"] > 0.5
     assert 0 < found["fraction_of_oracle"] <= 1.2
     assert summary["permutation_p"] < 0.001
+    supported = [t for t in summary["trials"] if t["supported"] and "category" not in t["unknown"]]
+    right = sum(t["predicted"] == t["true"] for t in supported)
+    assert (summary["supported"]["trials"], summary["supported"]["right"]) == (len(supported), right)
+    assert summary["supported"]["interval"][0] > summary["chance"]

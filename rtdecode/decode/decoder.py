@@ -34,8 +34,6 @@ from rtdecode.records import RegisteredVolume, frozen
 from rtdecode.statistics import mid_ranks, p_value
 
 _TOP = 5
-CATEGORY = "category"
-"""What the best category is called among the attributes of a picture."""
 _NOT_ASKED = Found(nearest={})
 
 
@@ -328,7 +326,7 @@ class _Participant:
             p_content=p_content,
             p_category=p_category,
             p_groups=p_groups,
-            unknown=() if refused else self._evidence.unknown({CATEGORY: p_category, **p_groups}),
+            unknown=() if refused else self._evidence.unknown(p_category, evidence, p_groups),
             p_motion=p_motion,
             p_signal=p_signal,
             p_agreement=self._agreement(by_candidate, known),

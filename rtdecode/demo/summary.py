@@ -15,6 +15,7 @@ from rich.table import Table
 from rtdecode import client as wire
 from rtdecode.decode.decoder import Decoder
 from rtdecode.decode.loading import load_decoder
+from rtdecode.decode.score.evidence import CATEGORY
 from rtdecode.demo.collector import Collected, SeenTrial
 from rtdecode.demo.demo_visits import Visit
 from rtdecode.demo.imagery_summary import imagined, print_imagery
@@ -43,7 +44,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
     -------
     dict
         Ready for JSON. `accuracy_final` is the share of decoded trials whose category was named right from the
-        final beta; a trial without a result counts as wrong.
+        final beta; a trial without a result counts as wrong. `supported` is of those whose category is supported.
     """
     folder = session_folder(settings.session)
     rng = np.random.default_rng(settings.session.seed)
@@ -66,6 +67,7 @@ def summarise(visit: Visit, settings: Settings, seen: Collected, *, expected: in
         "accuracy_final": hits / len(trials),
         "accuracy_interval": list(wilson_interval(hits, len(trials))),
         "permutation_p": _accuracy_p(true, predicted, rng),
+        "supported": _supported(trials),
         "calibration": _calibration(seen.calibration),
         "trials": [_trial(t) for t in trials],
         "latency_ms": {
@@ -158,6 +160,14 @@ def _accuracy_p(true: Sequence[str], predicted: Sequence[str], rng: np.random.Ge
     return permutation_p(named, np.array([names.index(name) for name in true]), rng, resamples=_SHUFFLES)
 
 
+def _supported(trials: Sequence[SeenTrial]) -> dict[str, Any]:
+    """Tell how many trials support a category, and in how many of these it was the right one."""
+    scores = [t.score for t in trials if t.score is not None and t.score.supported and CATEGORY not in t.score.unknown]
+    right = sum(score.predicted == score.condition for score in scores)
+    interval = list(wilson_interval(right, len(scores))) if scores else None
+    return {"trials": len(scores), "right": right, "interval": interval}
+
+
 def _fraction(part: float, whole: float) -> float | None:
     """Return `part` of `whole`, or None where the whole is nothing."""
     return part / whole if whole > 0 else None
@@ -189,6 +199,7 @@ def _trial(trial: SeenTrial) -> dict[str, Any]:
         "evidence": score.evidence,
         "supported": score.supported,
         "p_content": score.p_content,
+        "unknown": list(score.unknown),
         "caption": trial.caption,
         "revisions": trial.revisions,
         "invalid": score.invalid,
@@ -219,6 +230,13 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"{summary['accuracy_final']:.1%} of {summary['decoded_trials']} trials [{low:.0%} to {high:.0%}], "
         f"chance {summary['chance']:.1%}, permutation p = {summary['permutation_p']:.4f}",
     )
+    supported = summary["supported"]
+    if supported["trials"]:
+        low, high = supported["interval"]
+        share = f"{supported['right']} of {supported['trials']} trials right [{low:.0%} to {high:.0%}]"
+    else:
+        share = "no trial"
+    table.add_row("where the response supports it", share)
     found = summary.get("identification")
     if found is not None:
         table.add_row(

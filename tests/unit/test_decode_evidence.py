@@ -86,7 +86,10 @@ def test_token_groups_have_nulls_of_their_own() -> None:
 
 
 def test_what_is_not_below_the_level_is_unknown() -> None:
-    assert evidence().unknown({"category": 0.04, "form": 0.041, "layout": 1.0}) == ("form", "layout")
+    groups = {"form": 0.041, "layout": 0.04}
+    assert evidence().unknown(0.04, 0.1, groups) == ("form",)
+    assert evidence().unknown(0.041, 0.79, groups) == ("category", "form")
+    assert evidence().unknown(1.0, 0.8, {}) == ()  # nulls are few, and held-out trials say that it is right
 
 
 def test_tensors_go_round() -> None:

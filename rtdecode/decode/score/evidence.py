@@ -20,6 +20,10 @@ OUTLIER = 0.01
 """Of calibration's own responses, so many are called outliers."""
 SIGNAL_LEVEL = 0.05
 """p-value up to which a response is unlike rest."""
+CATEGORY = "category"
+"""What the named category is called among the attributes of a picture."""
+SURE = 0.8
+"""Probability from which a category is supported whatever its p-value."""
 COVERAGE = 0.9
 """Share of trials whose category is in the set of plausible ones."""
 
@@ -113,9 +117,16 @@ class Evidence:
             return "the response looks like rest"
         return "" if p_content <= float(self.level[0]) else "no picture was found in the response"
 
-    def unknown(self, p_values: Mapping[str, float]) -> tuple[str, ...]:
-        """Which attributes of a supported trial's picture are not supported, given the p-value of each by name."""
-        return tuple(name for name, p in p_values.items() if not p <= float(self.level[0]))
+    def unknown(self, p_category: float, probability: float, p_groups: Mapping[str, float]) -> tuple[str, ...]:
+        """Tell what of a supported trial's picture is not supported: `CATEGORY`, and names of token groups.
+
+        A category is supported where responses without a picture seldom point so surely to one, and where it is right
+        with a `probability` of `SURE` or more: where few nulls are strict, as differences of blocks are, the first
+        alone would leave names open that are as good as sure.
+        """
+        level = float(self.level[0])
+        named = p_category <= level or probability >= SURE
+        return (*(() if named else (CATEGORY,)), *(name for name, p in p_groups.items() if not p <= level))
 
     def plausible(self, probabilities: Float64) -> NDArray[np.bool_]:
         """Which categories (c,) are in the set that holds the true one in `COVERAGE` of trials of each category.
