@@ -137,7 +137,7 @@ class Score(DecodedPart):
         tuple[str, ...],
         Told(
             "Of a supported trial: what of the picture is not, in a list: category, where p_category is above .05 and "
-            "evidence below .8, and token groups, which pictures and captions of tiny packs leave out",
+            "evidence below .8, and token groups, which picture and caption leave out where the pack can",
             column="unknown",
         ),
     ]

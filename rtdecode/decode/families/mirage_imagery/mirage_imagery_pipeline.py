@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,12 @@ class MirageImageryPipeline:
         components = self._adapter.predict(beta)
         values = np.asarray(components @ self._adapter.basis + self._adapter.token_mean, np.float32)
         return Embedded(components=components, tokens=values[None].astype(np.float16), state=values)
+
+    def without(self, embedded: Embedded, components: NDArray[np.bool_]) -> Embedded:
+        """Leave components out, so that a head that loses all of its own predicts its mean; see `LeavesOut`."""
+        assert self._adapter is not None
+        left_out = (embedded.components * components) @ self._adapter.basis
+        return replace(embedded, state=np.asarray(embedded.state - left_out, np.float32))
 
     @property
     def final_width(self) -> int:
