@@ -46,8 +46,6 @@ SHARES = {"10 % individual": MOSTLY_SHARED, "40 % individual": LESS_SHARED}
 NOTHING_SHARED = Share(individual=0.875, voxel=0.125)
 PRIOR, OWN, EARLIER, LDA, RIDGE = "prior of the others", "from scratch", "earlier calibration", "LDA", "RidgeCV"
 N_REST, N_FOILS = 100, 99
-_RARELY = 4.0
-"""Standard errors that wrong announcements are away from chance in fewer than 1 in 400 studies of 12 people."""
 _FIRST_NEW = 1000
 
 Float32 = NDArray[np.float32]
@@ -255,9 +253,9 @@ def missed(name: str, share: Share, found: dict[str, Any]) -> list[str]:
         if behind:
             reasons.append(f"from scratch is not ahead of {peer} at {behind} trials")
     reasons += [f"{who} lose {-np.mean(d):.3f}" for who, d in found["against own"].items() if np.mean(d) < -0.01]
-    wrong = np.array(found["wrong"])
-    if abs(wrong.mean() - 0.5) > _RARELY * wrong.std(ddof=1) / np.sqrt(len(wrong)):
-        reasons.append(f"wrong announcements are not at chance: {wrong.mean():.3f}")
+    _, low, high = interval(found["wrong"])
+    if not low <= 0.5 <= high:
+        reasons.append(f"wrong announcements are not at chance: {low:.3f} to {high:.3f}")
     return [f"{name}: {reason}" for reason in reasons]
 
 
