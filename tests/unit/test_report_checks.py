@@ -13,7 +13,7 @@ import pytest
 from calibration.calibrator import Calibrator, write_bundle
 from calibration.report import checks
 from calibration.report.checklist import NOT_STATED, cred_nf
-from calibration.report.page import write
+from calibration.report.page import _support, write
 from calibration.session_trials import RecordedCalibration, read_calibration
 from rtdecode.errors import CalibrationError, SettingsError
 from rtdecode.packs import open_participant
@@ -129,3 +129,12 @@ def test_a_folder_that_is_no_calibrated_session_is_refused(tmp_path: Path) -> No
     (tmp_path / "settings.toml").write_text("[decode]\npack = 'tiny'\n")
     with pytest.raises(CalibrationError, match=r"expected a calibration of its own \(bundle\)"):
         read_calibration(tmp_path, None)
+
+
+def test_the_report_says_what_of_a_supported_trial_is_not_supported() -> None:
+    assert _support({"supported": "0", "refused": "the response looks like rest", "unknown": "n/a"}) == (
+        "no: the response looks like rest"
+    )
+    assert _support({"supported": "1", "unknown": "n/a"}) == "yes"
+    assert _support({"supported": "1", "unknown": "category,spatial"}) == "yes, but not its category and spatial"
+    assert _support({"supported": "1"}) == "yes"  # of an earlier version
