@@ -20,7 +20,7 @@ from rtdecode.simulate import world
 from rtdecode.simulate.features import EARLY, FRONT, MIDDLE, picture_features
 from rtdecode.simulate.fields import make_waves
 from rtdecode.simulate.head import BRAIN_AXES_MM, Head, make_head
-from rtdecode.simulate.population import LAPSED_RESPONSE, LAPSES, Population
+from rtdecode.simulate.population import LAPSED_RESPONSE, LAPSES, Population, leading_directions
 from rtdecode.simulate.protocol import Protocol
 from rtdecode.simulate.seeds import generator
 from rtdecode.simulate.trial_noise import TrialNoise
@@ -278,6 +278,9 @@ def make_participant(
     waves = make_waves(rng, {_DELAY_MM: 1.0})
     delay = 0.4 * waves(own.places_mm) @ rng.standard_normal(waves.size)
     delay += parameters.hrf_offset_s * rng.standard_normal()
+    tuned = leading_directions(own.tuning * own.gain)
+    # Noise grows with the gain, as tuning does: the same part of it in every voxel stays along the leading directions.
+    noise = population.noise(seed, own.places_mm, tuned / np.linalg.norm(tuned, axis=0))
     return Participant(
         seed=seed,
         protocol=protocol,
@@ -286,7 +289,7 @@ def make_participant(
         voxels=cortex[chosen],
         mean=parameters.mean_response * own.mean,
         weights=parameters.tuning * own.gain * own.tuning,
-        noise=population.noise(seed, own, own.gain).scaled(parameters.trial_noise * own.gain),
+        noise=noise.scaled(parameters.trial_noise * own.gain),
         hrf_index=np.abs(delay[:, None] - _HRF_SHIFTS_S).argmin(axis=1),
     )
 

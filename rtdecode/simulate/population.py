@@ -175,19 +175,20 @@ class Population:
             mean=_MEAN_RESPONSE * (1 + _MEAN_SPREAD * fields[:, _MEAN]),
         )
 
-    def noise(self, person: int, voxels: Voxels, amplitude: NDArray[np.float64]) -> TrialNoise:
-        """Return the trial noise of a person's voxels, of unit variance.
+    def noise(self, person: int, places_mm: NDArray[np.float64], tuned: NDArray[np.float64]) -> TrialNoise:
+        """Return the trial noise of a person's voxels, of variance 1.
 
         Parameters
         ----------
         person : int
-        voxels : Voxels
-        amplitude : array of shape (v,)
-            How strongly each voxel is tuned: the leading directions of all together carry a part of the noise.
+        places_mm : array of shape (v, 3)
+            Of the voxels.
+        tuned : array of shape (RANK, v)
+            Directions, in units of the noise, that carry a part of it: see `leading_directions`.
         """
         rng = generator(self.seed, "noise of a person", person)
-        fields = self._broad(voxels.places_mm) @ rng.standard_normal((self._broad.size, 1 + RANK))
-        return make_trial_noise(voxels.places_mm, fields[:, 0], fields[:, 1:].T, _leading(voxels.tuning * amplitude))
+        fields = self._broad(places_mm) @ rng.standard_normal((self._broad.size, 1 + RANK))
+        return make_trial_noise(places_mm, fields[:, 0], fields[:, 1:].T, tuned)
 
     def person(self, number: int, n_voxels: int = 1600) -> Person:
         """Return a person as the estimated responses of single trials show them; no volumes are made.
@@ -206,18 +207,19 @@ class Population:
         """
         voxels = self.voxels(number, posterior_cortex(generator(self.seed, "voxels of a person", number), n_voxels))
         amplitude = SIGNAL * voxels.gain * (voxels.responds > np.quantile(voxels.responds, 1 - RESPONDING))
+        weights = amplitude * voxels.tuning
         return Person(
             number=number,
             places_mm=voxels.places_mm,
-            weights=(amplitude * voxels.tuning).astype(np.float32),
+            weights=weights.astype(np.float32),
             mean=(amplitude * voxels.mean).astype(np.float32),
-            noise=self.noise(number, voxels, amplitude),
+            noise=self.noise(number, voxels.places_mm, leading_directions(weights)),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Person:
-    """A member of a population, in units of the deviation of each voxel's noise.
+    """A member of a population, in units of the usual deviation of a voxel's noise.
 
     Attributes
     ----------
@@ -252,6 +254,17 @@ class Person:
     def rest(self, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return what is estimated where nothing was shown: (n, v)."""
         return self.noise.draw(rng, np.zeros(n, bool))
+
+
+def leading_directions(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leading directions (RANK, v) in which responses to pictures differ, each by as much as it does.
+
+    `weights` (N_FEATURES, v) are those of features to responses.
+    """
+    values, vectors = np.linalg.eigh(feature_covariance())
+    root = (vectors * np.sqrt(np.clip(values, 0, None))).T @ weights
+    _, axes = np.linalg.eigh(root @ root.T)
+    return np.asarray(axes[:, : -RANK - 1 : -1].T @ root)
 
 
 def posterior_cortex(rng: np.random.Generator, n_voxels: int) -> NDArray[np.float64]:
@@ -308,11 +321,3 @@ def _receptive_fields(fields: NDArray[np.float64]) -> NDArray[np.float64]:
     cell = np.arange(GRID)
     across, down = (np.exp(-((cell - at[:, None]) ** 2) / (2 * size[:, None] ** 2)) for at in (x, y))
     return np.asarray((down[:, :, None] * across[:, None, :]).reshape(len(fields), -1))
-
-
-def _leading(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Leading directions (RANK, v) in which responses to pictures differ, each by as much as it does."""
-    values, vectors = np.linalg.eigh(feature_covariance())
-    root = (vectors * np.sqrt(np.clip(values, 0, None))).T @ weights
-    _, axes = np.linalg.eigh(root @ root.T)
-    return np.asarray(axes[:, : -RANK - 1 : -1].T @ root)

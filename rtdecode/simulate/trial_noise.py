@@ -96,7 +96,7 @@ def make_trial_noise(
     smooth_fields: NDArray[np.float64],
     tuned: NDArray[np.float64],
 ) -> TrialNoise:
-    """Return noise of unit variance in every voxel.
+    """Return noise of variance 1: of each voxel at rest with `TUNED_SHARE` added where it is tuned, of all on average.
 
     Parameters
     ----------
@@ -105,14 +105,16 @@ def make_trial_noise(
         Smooth; only its shape over the voxels counts.
     smooth_fields : array of shape (RANK, v)
     tuned : array of shape (RANK, v)
-        Leading directions of the tuning. Voxels that have none (all zero) get noise of their own instead.
+        Leading directions of the tuning. The noise lies along exactly these, so a voxel's part grows with its tuning:
+        brought to the same variance in every voxel, it would leave them, and decoders would learn it away. Voxels that
+        have none (all zero) get noise of their own instead.
     """
     whole = GLOBAL_MEAN + GLOBAL_SD * (global_field - global_field.mean()) / global_field.std()
     whole = np.clip(whole, -_MOST_GLOBAL, _MOST_GLOBAL)
     smooth = np.sqrt(SMOOTH_SHARE) * smooth_fields / np.linalg.norm(smooth_fields, axis=0)
-    length = np.linalg.norm(tuned, axis=0)
-    along = np.sqrt(TUNED_SHARE) * tuned / np.where(length > 0, length, np.inf)
-    rest = 1 - whole**2 - SMOOTH_SHARE - TUNED_SHARE * (length > 0)
+    squares = np.square(tuned).sum(axis=0)
+    along = np.sqrt(TUNED_SHARE / squares[squares > 0].mean()) * tuned if squares.any() else tuned
+    rest = 1 - whole**2 - SMOOTH_SHARE - TUNED_SHARE * (squares > 0)
     return TrialNoise(
         lasting=np.vstack([whole[None], smooth]).astype(np.float32),
         tuned=along.astype(np.float32),

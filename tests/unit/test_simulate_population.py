@@ -120,7 +120,7 @@ def test_noise_is_shared_between_voxels_as_in_real_data(seed: int) -> None:
     for number in range(4):
         person = Population(seed).person(number)
         noise = person.noise.draw(np.random.default_rng(number), np.ones(3000, bool))
-        np.testing.assert_allclose(noise.std(axis=0), 1.0, atol=0.08)
+        assert noise.var() == pytest.approx(1.0, abs=0.02)
         r = np.corrcoef(noise.T)
         pair.append((r.sum() - len(r)) / (len(r) * (len(r) - 1)))
         top.append(np.linalg.eigvalsh(r)[-1] / len(r))
@@ -139,6 +139,25 @@ def test_noise_at_rest_lacks_the_part_along_the_tuned_directions() -> None:
     noise = person.noise.draw(np.random.default_rng(1), np.ones(4000, bool))
     leading = np.linalg.svd(responses - responses.mean(axis=0), full_matrices=False)[2][:8]
     assert (noise @ leading.T).var(axis=0).sum() > 1.5 * (rest @ leading.T).var(axis=0).sum()
+
+
+def test_noise_along_the_tuning_cannot_be_learned_away() -> None:
+    """Even with all maps and noise known, no weighting of the voxels tells the leading directions from their noise."""
+    for number in range(3):
+        person = Population(1, MOSTLY_SHARED).person(number, n_voxels=800)
+        along = person.noise.tuned.astype(float)
+        tuned = np.linalg.norm(along, axis=0) > 0
+        assert np.square(along[:, tuned]).sum(axis=0).mean() == pytest.approx(0.15, rel=1e-4)
+        values, vectors = np.linalg.eigh(feature_covariance())
+        signal = (vectors * np.sqrt(np.clip(values, 0, None))).T @ person.weights.astype(float)
+        leading = np.linalg.svd(signal, full_matrices=False)[2][:8]
+        np.testing.assert_allclose(along @ leading.T @ leading, along, atol=1e-3)
+        noise = np.diag(person.noise.alone.astype(float) ** 2)
+        noise += (person.noise.nearby.T @ person.noise.nearby).toarray()
+        noise += person.noise.lasting.T.astype(float) @ person.noise.lasting + along.T @ along
+        leads = np.linalg.eigh(signal @ signal.T)[1][:, :-9:-1].T @ signal
+        ratio = np.linalg.eigvalsh(leads @ np.linalg.solve(noise, leads.T))
+        assert ratio.max() < np.square(leads).sum() / np.square(along).sum()
 
 
 def test_noise_of_neighbours_is_alike_by_their_distance() -> None:
