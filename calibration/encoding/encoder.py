@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models
-from calibration.encoding.maps import MapPrior, fit_maps
+from calibration.encoding.maps import MapPrior, fit_maps, map_lengths
 from rtdecode.decode.score.content import content, parts_of, penalty
 
 Float32 = NDArray[np.float32]
@@ -223,13 +222,16 @@ def _told(inverse: Inverse, responses: Float32, pictures: Float64, shown: Ints) 
     """Log-likelihood (levels, n) of the pictures shown, among all (m, k), at each blur and temperature."""
     evidence = inverse.evidence(responses)
     rows = np.arange(len(shown))
+    temperatures = TEMPERATURES.astype(np.float32)
     found = []
     for blur in BLURS:
         factor = np.linalg.inv(np.eye(len(inverse.information)) + blur * inverse.information)
         scores = evidence @ (factor.T @ pictures.T) - penalty(factor @ inverse.information, pictures)
         away = (scores - scores[rows, shown][:, None]).astype(np.float32)
-        found += [-logsumexp(np.float32(temperature) * away, axis=1) for temperature in TEMPERATURES]
-    return np.stack(found)
+        most = away.max(1)
+        ratios = np.exp(temperatures[:, None, None] * (away - most[:, None]))
+        found.append(-temperatures[:, None] * most - np.log(ratios.sum(2)))
+    return np.concatenate(found)
 
 
 class _Fitted:
@@ -238,21 +240,17 @@ class _Fitted:
     def __init__(
         self, responses: Float32, features: Float64, priors: Sequence[PriorOf], models: list[Model], rest: Float32
     ) -> None:
-        n_voxels = responses.shape[1]
-        every = np.arange(n_voxels)
+        every = np.arange(responses.shape[1])
         largest = max(size for _, size, _ in models)
-        first = [fit_maps(features, responses, prior(every), rest) for prior in priors]
-        variance = np.sum([np.square(maps.weights).sum(0, dtype=np.float64) for maps in first], axis=0)
-        self.voxels = np.argsort(-variance, kind="stable")[:largest]
+        lengths = np.sum([map_lengths(features, responses, prior(every), rest) for prior in priors], axis=0)
+        self.voxels = np.argsort(-lengths, kind="stable")[:largest]
         self.noises: list[Noise] = []
         self.inverses: list[Inverse] = []
         constant = None
         for place, prior in enumerate(priors):
+            # what is common to voxels is learned from these alone
             silent = rest[:, self.voxels]
-            if largest < n_voxels:  # what is common to voxels is learned from these alone
-                maps = fit_maps(features, responses[:, self.voxels], prior(self.voxels), silent)
-            else:
-                maps = chosen_voxels(first[place], self.voxels)
+            maps = fit_maps(features, responses[:, self.voxels], prior(self.voxels), silent)
             constant = maps.constant if constant is None else constant
             maps = replace(maps, constant=constant)
             for size in dict.fromkeys(size for of, size, _ in models if of == place):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from calibration.encoding.maps import Maps
 from rtdecode.decode.score.content import penalty
@@ -59,8 +60,7 @@ def noise_models(maps: Maps, ranks: Sequence[int], rest: Float32 | None = None) 
     """
     shown = maps.residuals if rest is None else np.concatenate([maps.residuals, rest])
     n = np.float32(len(shown))
-    _, axes = np.linalg.eigh((shown @ shown.T).astype(np.float64))
-    strongest = axes[:, ::-1][:, : max(ranks)].astype(np.float32)
+    strongest = _leading_axes((shown @ shown.T).astype(np.float64), max(ranks)).astype(np.float32)
     components = _KEPT * (strongest.T @ shown) / np.sqrt(np.maximum(n, 1))
     unseen = (n - len(maps.residuals)) * maps.unknown  # rest does not show it
     total = ((np.square(shown).sum(0) + unseen + _TRIALS_OF_UNIT) / (n + _TRIALS_OF_UNIT)).astype(np.float32)
@@ -69,6 +69,14 @@ def noise_models(maps: Maps, ranks: Sequence[int], rest: Float32 | None = None) 
         Noise(shared=components[:rank], own=np.maximum(total - explained[rank], LEAST_NOISE).astype(np.float32))
         for rank in ranks
     ]
+
+
+def _leading_axes(matrix: Float64, count: int) -> Float64:
+    """Eigenvectors (n, count) of the largest eigenvalues of a symmetric matrix (n, n), the largest first."""
+    if not count:
+        return np.empty((len(matrix), 0))
+    _, axes = linalg.eigh(matrix, subset_by_index=[len(matrix) - count, len(matrix) - 1])
+    return np.asarray(axes[:, ::-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

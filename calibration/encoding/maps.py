@@ -33,8 +33,6 @@ class MapPrior:
         T, of the weights of a voxel with ``s_v = 1``; positive definite.
     mean : ndarray of shape (k, v), float32, or None
         B; None: zero.
-    scale : ndarray of shape (v,), float32, or None
-        A factor of ``s_v`` that differs between voxels; None: 1.
     constant : ndarray of shape (v,), float32, or None
         Response to the average picture; None: zero.
     constant_variance : float
@@ -43,7 +41,6 @@ class MapPrior:
 
     covariance: Float64
     mean: Float32 | None = None
-    scale: Float32 | None = None
     constant: Float32 | None = None
     constant_variance: float = np.inf
 
@@ -90,9 +87,9 @@ def fit_maps(features: Float64, responses: Float32, prior: MapPrior, rest: Float
     residuals = np.empty((n, n_voxels), np.float32)
     unknown = np.empty(n_voxels, np.float32)
     for block in found.blocks:
-        solution = found.solution(block)
-        weights[:, block], residuals[:, block] = solution.weights, solution.residuals
-        unknown[block] = solution.unknown
+        average = found.average(block)
+        weights[:, block], residuals[:, block] = found.weights(block, average), found.residuals(block, average)
+        unknown[block] = average.unknown
     constant = np.zeros(n_voxels, np.float32)
     if n:
         constant += responses.mean(0) - features.mean(0).astype(np.float32) @ weights
@@ -103,6 +100,15 @@ def fit_maps(features: Float64, responses: Float32, prior: MapPrior, rest: Float
     return Maps(weights=weights, constant=constant, residuals=residuals, unknown=unknown)
 
 
+def map_lengths(features: Float64, responses: Float32, prior: MapPrior, rest: Float32 | None = None) -> Float64:
+    """Squared length (v,) of the weights that `fit_maps` would find: how strongly each voxel answers to pictures."""
+    found = _Evidence(features, responses, prior, rest)
+    lengths = np.empty(responses.shape[1])
+    for block in found.blocks:
+        lengths[block] = np.square(found.weights(block, found.average(block))).sum(0, dtype=np.float64)
+    return lengths
+
+
 class _Evidence:
     """What the responses say of each voxel's ``s_v``, and of how far to trust the prior mean."""
 
@@ -111,51 +117,52 @@ class _Evidence:
         silent = np.zeros(n_voxels) if rest is None else np.square(rest).sum(0, dtype=np.float64)
         self.centred = responses if prior.constant is None else responses - prior.constant
         self.space = _space(features, prior)
-        self.scale = np.ones(n_voxels) if prior.scale is None else prior.scale.astype(np.float64)
         self.blocks = [slice(start, min(start + _BLOCK, n_voxels)) for start in range(0, n_voxels, _BLOCK)]
         self.mean = prior.mean
         self.expected = None if prior.mean is None else features.astype(np.float32) @ prior.mean
-        trusts = (0.0,) if prior.mean is None else TRUSTS
-        self.options = [(trust, scale) for trust in trusts for scale in SCALES]
-        self.products = {trust: np.empty((len(self.space.powers), n_voxels), np.float32) for trust in trusts}
-        self.likelihood = np.empty((len(self.options), n_voxels))
+        self.trusts = (0.0,) if prior.mean is None else TRUSTS
+        self.products = {trust: np.empty((len(self.space.powers), n_voxels), np.float32) for trust in self.trusts}
+        self.likelihood = np.empty((len(self.trusts) * len(SCALES), n_voxels))
         self._trace = float(np.trace(prior.covariance))
         for block in self.blocks:
-            for place, trust in enumerate(trusts):
+            for place, trust in enumerate(self.trusts):
                 y = self.space.whitened(self._unexplained(block, trust))
                 self.products[trust][:, block] = self.space.along.T @ y
                 self.likelihood[place * len(SCALES) : (place + 1) * len(SCALES), block] = _likelihood(
                     np.square(self.products[trust][:, block], dtype=np.float64),
-                    np.square(y).sum(0, dtype=np.float64) + silent[block],
-                    SCALES[:, None] * self.scale[block],
+                    np.einsum("nv,nv->v", y, y, dtype=np.float64) + silent[block],
                     self.space.powers,
                     n if rest is None else n + len(rest),
                 )
         self.share = _shares(self.likelihood)
 
-    def solution(self, block: slice) -> _Solution:
-        """Average over the options, for some voxels."""
-        shape = (len(self.space.powers), block.stop - block.start)
-        gains, coefficients = np.zeros(shape), np.zeros(shape)
-        trusted, unknown = np.zeros(shape[1]), np.zeros(shape[1])
-        powers = self.space.powers[:, None]
-        lengths = np.square(self.space.projection).sum(0)
-        for (trust, value), share in zip(self.options, self.share[:, block], strict=True):
-            own = value * self.scale[block]
-            gain = own / (1 + own * powers)
-            gains += gain * share
-            coefficients += gain * share * self.products[trust][:, block]
-            trusted += trust * share
-            unknown += share * own * (self._trace - (lengths * self.space.powers) @ gain)
-        weights = self.space.projection.astype(np.float32) @ coefficients.astype(np.float32)
-        if self.mean is not None:
-            weights += trusted.astype(np.float32) * self.mean[:, block]
-        left = self._unexplained(block, trusted.astype(np.float32))
-        return _Solution(
-            weights=weights,
-            residuals=self.space.left_out(left, coefficients.astype(np.float32), gains),
-            unknown=unknown,
+    def average(self, block: slice) -> _Average:
+        """Average over trusts and scales, for some voxels."""
+        gain = _gains(self.space.powers)
+        left = SCALES * (self._trace - gain @ (np.square(self.space.projection).sum(0) * self.space.powers))
+        shares = self.share[:, block].reshape(len(self.trusts), len(SCALES), -1)
+        gains = [gain.T @ share for share in shares]
+        return _Average(
+            gains=np.sum(gains, axis=0),
+            coefficients=np.sum(
+                [
+                    one.astype(np.float32) * self.products[trust][:, block]
+                    for trust, one in zip(self.trusts, gains, strict=True)
+                ],
+                axis=0,
+            ),
+            trusted=(np.array(self.trusts) @ shares.sum(1)).astype(np.float32),
+            unknown=left @ shares.sum(0),
         )
+
+    def weights(self, block: slice, average: _Average) -> Float32:
+        """Posterior mean (k, v) of some voxels."""
+        weights = self.space.projection.astype(np.float32) @ average.coefficients
+        return weights if self.mean is None else weights + average.trusted * self.mean[:, block]
+
+    def residuals(self, block: slice, average: _Average) -> Float32:
+        """Residuals (n, v) of some voxels, each trial under maps learned without it."""
+        return self.space.left_out(self._unexplained(block, average.trusted), average.coefficients, average.gains)
 
     def _unexplained(self, block: slice, trust: float | Float32) -> Float32:
         centred = self.centred[:, block]
@@ -163,9 +170,24 @@ class _Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Solution:
-    weights: Float32
-    residuals: Float32
+class _Average:
+    """Average of some voxels over what is compared.
+
+    Attributes
+    ----------
+    gains : ndarray of shape (r, v)
+        Of each axis.
+    coefficients : ndarray of shape (r, v), float32
+        Weights along the axes, beside those of the prior mean.
+    trusted : ndarray of shape (v,), float32
+        Factor of the prior mean.
+    unknown : ndarray of shape (v,)
+        See `Maps`.
+    """
+
+    gains: Float64
+    coefficients: Float32
+    trusted: Float32
     unknown: Float64
 
 
@@ -220,7 +242,12 @@ def _space(features: Float64, prior: MapPrior) -> _Space:
     )
 
 
-def _likelihood(squares: Float64, total: Float64, scale: Float64, powers: Float64, n: int) -> Float64:
+def _gains(powers: Float64) -> Float64:
+    """Coefficient along each axis, as a factor of its product with the responses, at each scale: (scales, r)."""
+    return np.asarray(SCALES[:, None] / (1 + SCALES[:, None] * powers))
+
+
+def _likelihood(squares: Float64, total: Float64, powers: Float64, n: int) -> Float64:
     """Log marginal likelihood (scales, v) of responses whose noise variance is profiled out.
 
     Parameters
@@ -229,17 +256,13 @@ def _likelihood(squares: Float64, total: Float64, scale: Float64, powers: Float6
         Squared products of the responses with each axis.
     total : ndarray of shape (v,)
         Squared length of the responses, and of what else tells the noise.
-    scale : ndarray of shape (scales, v)
     powers : ndarray of shape (r,)
     n : int
         Of how many responses this is the length.
     """
-    found = np.empty(scale.shape)
-    for i, own in enumerate(scale):
-        growth = 1 + own * powers[:, None]
-        left = total - (own / growth * squares).sum(0)
-        found[i] = -0.5 * (np.log(growth).sum(0) + n * np.log(np.maximum(left, 1e-30)))
-    return found
+    left = total - _gains(powers) @ squares
+    growth = np.log(1 + SCALES[:, None] * powers).sum(1)
+    return np.asarray(-0.5 * (growth[:, None] + n * np.log(np.maximum(left, 1e-30))))
 
 
 def _shares(likelihood: Float64) -> Float64:

@@ -29,7 +29,6 @@ def prior_of(seed: int, covariance: Matrix, v: int = 3) -> MapPrior:
     return MapPrior(
         covariance=covariance,
         mean=rng.standard_normal((len(covariance), v)).astype(np.float32),
-        scale=rng.uniform(0.3, 3, v).astype(np.float32),
         constant=rng.standard_normal(v).astype(np.float32),
         constant_variance=0.7,
     )
@@ -41,16 +40,13 @@ def dense(features: Matrix, responses: Matrix, prior: MapPrior, scale: float) ->
     weights = np.empty((design.shape[1], responses.shape[1]))
     for voxel, y in enumerate(responses.T.astype(np.float64)):
         before = np.zeros(design.shape[1])
-        own = scale
         if prior.mean is not None:
             before[:-1] = prior.mean[:, voxel]
         if prior.constant is not None:
             before[-1] = prior.constant[voxel]
-        if prior.scale is not None:
-            own = scale * prior.scale[voxel]
         variance = min(prior.constant_variance, 1e9)
         covariance = np.zeros((len(before), len(before)))
-        covariance[:-1, :-1] = own * prior.covariance
+        covariance[:-1, :-1] = scale * prior.covariance
         covariance[-1, -1] = variance
         precision = np.linalg.inv(covariance) + design.T @ design
         weights[:, voxel] = before + np.linalg.solve(precision, design.T @ (y - design @ before))
@@ -113,7 +109,7 @@ def test_marginal_likelihoods_are_those_of_normal_responses_with_the_best_noise(
     for voxel in range(3):
         y = responses[:, voxel].astype(np.float64) - prior.constant[voxel] - features @ prior.mean[:, voxel]
         for i, scale in enumerate(maps.SCALES):
-            shape = np.eye(n) + 0.7 + scale * prior.scale[voxel] * features @ covariance @ features.T
+            shape = np.eye(n) + 0.7 + scale * features @ covariance @ features.T
             noise = y @ np.linalg.solve(shape, y) / n
             expected[i, voxel] = multivariate_normal.logpdf(y, np.zeros(n), noise * shape)
     np.testing.assert_allclose(found - found[0], expected - expected[0], rtol=1e-3, atol=5e-3)
