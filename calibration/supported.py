@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from calibration import standing
-from calibration.encoding.encoder import PriorOf
+from calibration.encoding.encoder import PriorOf, log_shares
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -73,8 +72,6 @@ def told(held: standing.HeldOut) -> Float64:
     by_fold = []
     for scores, shown in zip(held.scores, held.shown, strict=True):
         _, first, places = np.unique(shown, return_index=True, return_inverse=True)
-        among = scores[:, first]
-        away = among - among[np.arange(len(shown)), places][:, None]
-        by_fold.append(np.stack([-logsumexp(temperature * away, axis=1) for temperature in _TEMPERATURES]))
-    likelihood = np.concatenate(by_fold, axis=1)
+        by_fold.append(log_shares(scores[:, first], places, _TEMPERATURES))
+    likelihood = np.concatenate(by_fold, axis=1, dtype=np.float64)
     return np.asarray(likelihood[int(likelihood.sum(1).argmax())])

@@ -218,19 +218,23 @@ def _usual(models: list[Model]) -> list[Model]:
     return [model for model in models if model[1:] == best]
 
 
-def _told(inverse: Inverse, responses: Float32, pictures: Float64, shown: Ints) -> Float64:
+def log_shares(scores: Float64, shown: Ints, temperatures: Float64) -> Float32:
+    """Log-likelihood (t, n) of the pictures shown (n,), given scores (n, m) of all, at each temperature (t,)."""
+    away = (scores - scores[np.arange(len(shown)), shown][:, None]).astype(np.float32)
+    most = away.max(1)
+    factors = temperatures.astype(np.float32)[:, None]
+    others = np.exp(factors[:, :, None] * (away - most[:, None])).sum(2)
+    return np.asarray(-factors * most - np.log(others))
+
+
+def _told(inverse: Inverse, responses: Float32, pictures: Float64, shown: Ints) -> Float32:
     """Log-likelihood (levels, n) of the pictures shown, among all (m, k), at each blur and temperature."""
     evidence = inverse.evidence(responses)
-    rows = np.arange(len(shown))
-    temperatures = TEMPERATURES.astype(np.float32)
     found = []
     for blur in BLURS:
         factor = np.linalg.inv(np.eye(len(inverse.information)) + blur * inverse.information)
         scores = evidence @ (factor.T @ pictures.T) - penalty(factor @ inverse.information, pictures)
-        away = (scores - scores[rows, shown][:, None]).astype(np.float32)
-        most = away.max(1)
-        ratios = np.exp(temperatures[:, None, None] * (away - most[:, None]))
-        found.append(-temperatures[:, None] * most - np.log(ratios.sum(2)))
+        found.append(log_shares(scores, shown, TEMPERATURES))
     return np.concatenate(found)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from calibration.encoding import encoder as module
-from calibration.encoding.encoder import Encoder, Inverted, fit_encoder
+from calibration.encoding.encoder import Encoder, Inverted, fit_encoder, log_shares
 from calibration.encoding.maps import MapPrior
 
 K = 6
@@ -133,3 +134,12 @@ def test_repeats_of_a_picture_are_one_picture() -> None:
     pictures = twice[part][::3]
     right = held.scores(answers[part], pictures).argmax(1) == np.repeat(np.arange(8), 3)
     assert right.mean() > 0.9
+
+
+def test_likelihoods_at_each_temperature_are_those_of_a_softmax() -> None:
+    rng = np.random.default_rng(5)
+    scores, shown = 20 * rng.standard_normal((6, 9)) + 1e4, rng.integers(0, 9, 6)
+    temperatures = np.array([0.01, 0.3, 2.0])
+    found = log_shares(scores, shown, temperatures)
+    expected = [log_softmax(t * scores, axis=1)[np.arange(6), shown] for t in temperatures]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
