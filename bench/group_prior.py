@@ -24,7 +24,7 @@ from _report import print_table, write_json
 from numpy.typing import NDArray
 
 from calibration.encoding.encoder import PriorOf, fit_encoder
-from calibration.encoding.group_prior import GroupPrior, learn_group_prior, statistics_of
+from calibration.encoding.group_prior import GroupPrior, PlacedPrior, learn_group_prior, statistics_of
 from calibration.encoding.maps import MapPrior
 from calibration.encoding.picture_space import PictureSpace, learn_picture_space
 from calibration.regression import folds
@@ -146,7 +146,7 @@ class Decoders:
         scratch = MapPrior(covariance=np.diag(self._space.spectrum))
         priors: list[PriorOf] = [lambda _: scratch]
         if with_group:
-            priors.insert(0, lambda voxels: self._group.at(one.places_mm[voxels]))
+            priors.insert(0, PlacedPrior(group=self._group, places_mm=one.places_mm))
         encoder = fit_encoder(
             one.responses[:n],
             self._space(one.shown.tokens[:n]),

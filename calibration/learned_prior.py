@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calibration.common_space import SPACE, common_places
 from calibration.encoding.encoder import PriorOf
-from calibration.encoding.group_prior import GroupPrior, PersonStatistics, learn_group_prior
+from calibration.encoding.group_prior import GroupPrior, PersonStatistics, PlacedPrior, learn_group_prior
 from calibration.encoding.maps import MapPrior
 from calibration.encoding.picture_space import COUNTS, PictureSpace
 from calibration.targets import Targets
@@ -84,6 +84,7 @@ def learn_from_bundles(folders: Sequence[Path], out: Path) -> str:
             "origin_mm": prior.origin_mm,
             "mean": prior.mean,
             "spectrum": prior.spectrum,
+            "covariance": prior.covariance,
             "basis": space.basis.astype(np.float32),
             "token_mean": space.token_mean.astype(np.float32),
             "group": group,
@@ -205,7 +206,7 @@ class LearnedPrior:
     def priors(self, places_mm: Float64) -> list[PriorOf]:
         """Return what is known of the maps of voxels at places (v, 3), and what would be without the others."""
         scratch = MapPrior(covariance=np.diag(self.pictures.spectrum))
-        return [lambda voxels: self.maps.at(places_mm[voxels]), lambda _: scratch]
+        return [PlacedPrior(group=self.maps, places_mm=places_mm), lambda _: scratch]
 
 
 def load_prior(path: Path, pack: EnginePack) -> LearnedPrior:
@@ -243,6 +244,7 @@ def load_prior(path: Path, pack: EnginePack) -> LearnedPrior:
             mean=tensors["mean"],
             constant_variance=head.constant_variance,
             spectrum=tensors["spectrum"],
+            covariance=tensors["covariance"],
             people=head.people,
         ),
     )

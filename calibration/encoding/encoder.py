@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.encoding.group_prior import PlacedPrior
 from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models
 from calibration.encoding.maps import MapPrior, fit_maps, map_lengths
 from rtdecode.decode.score.content import content, parts_of, penalty
@@ -34,7 +35,7 @@ _USUAL = (0.1, 0.1, 1.0)
 Model = tuple[int, int, int]
 """Place of the prior, number of voxels, and rank of the noise."""
 PriorOf = Callable[[Ints], MapPrior]
-"""Prior of the maps of some voxels."""
+"""Prior of the maps of some voxels. A `PlacedPrior` is one that is aligned with the trials first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -245,6 +246,7 @@ class _Fitted:
         self, responses: Float32, features: Float64, priors: Sequence[PriorOf], models: list[Model], rest: Float32
     ) -> None:
         every = np.arange(responses.shape[1])
+        priors = [one.aligned(features, responses) if isinstance(one, PlacedPrior) else one for one in priors]
         largest = max(size for _, size, _ in models)
         lengths = np.sum([map_lengths(features, responses, prior(every), rest) for prior in priors], axis=0)
         self.voxels = np.argsort(-lengths, kind="stable")[:largest]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from calibration.encoding.alignment import Displacement, MeanMaps, mean_maps
 from calibration.encoding.maps import MapPrior
 from rtdecode.errors import CalibrationError
 
@@ -22,9 +24,11 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 GRID_MM = 4.0
-SMOOTHING_MM = 3.5
+SMOOTHING_MM = 2.8
 """Standard deviation of the kernel over which people's maps are averaged."""
-ROUNDS = 7
+ROUNDS = 8
+_ALIGNED_FROM = 3
+"""Round from which people's places are brought upon each other by what they answer to."""
 _NOISE = 1.3
 """Variance of the noise, in the units of responses: these are scaled by rest, and pictures bring noise of their own."""
 _FIRST = 0.01
@@ -59,7 +63,7 @@ def statistics_of(components: Float64, responses: Float32, places_mm: Float64) -
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GroupPrior:
     """What is known of the maps of anyone, by place.
 
@@ -74,6 +78,8 @@ class GroupPrior:
     spectrum : ndarray of shape (k,)
         How weights may differ from the expected ones. What earlier people differed by would be the obvious choice, but
         holds the trial noise of each, which prefers the directions of the tuning.
+    covariance : ndarray of shape (k + 1, k + 1)
+        What earlier people did differ by, in the usual voxel.
     people : int
         From whom it was learned.
     """
@@ -82,6 +88,7 @@ class GroupPrior:
     mean: Float32
     constant_variance: float
     spectrum: Float64
+    covariance: Float64
     people: int
 
     def at(self, places_mm: Float64) -> MapPrior:
@@ -94,6 +101,39 @@ class GroupPrior:
             constant=mean[0],
             constant_variance=self.constant_variance,
         )
+
+    @cached_property
+    def leading(self) -> MeanMaps:
+        """What places are aligned by."""
+        return mean_maps(self.mean, self.origin_mm, GRID_MM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlacedPrior:
+    """What is known of the maps of a person's voxels: a prior of some voxels, given their numbers.
+
+    Attributes
+    ----------
+    group : GroupPrior
+    places_mm : ndarray of shape (v, 3)
+        Of the voxels in the common space.
+    """
+
+    group: GroupPrior
+    places_mm: Float64
+
+    def __call__(self, voxels: NDArray[np.int64]) -> MapPrior:
+        """Prior of some voxels."""
+        return self.group.at(self.places_mm[voxels])
+
+    def aligned(self, features: Float64, responses: Float32) -> PlacedPrior:
+        """Return it with the places moved to where these trials, features (n, k) and responses (n, v), put them."""
+        if not len(features):
+            return self
+        told = statistics_of(features, responses, self.places_mm)
+        moved = Displacement(self.places_mm)
+        moved.fit(self.group.leading, told.gram, told.products, self.group.covariance, _NOISE)
+        return PlacedPrior(group=self.group, places_mm=moved.places())
 
 
 def learn_group_prior(people: Sequence[PersonStatistics], spectrum: Float64) -> GroupPrior:
@@ -114,12 +154,13 @@ def learn_group_prior(people: Sequence[PersonStatistics], spectrum: Float64) -> 
     if len(people) < 2:
         raise CalibrationError(f"expected two or more people to learn what they share, got {len(people)}")
     size = len(people[0].gram)
-    grid = _Grid([person.places_mm for person in people])
     covariance = _FIRST * np.eye(size)
     weights = [np.zeros_like(person.products) for person in people]
     scale = [np.ones(len(person.places_mm)) for person in people]
-    sums = [grid.splat(one, place) for place, one in enumerate(weights)]
-    for _ in range(ROUNDS):
+    moved = [Displacement(person.places_mm) for person in people]
+    for number in range(ROUNDS):
+        grid = _Grid([one.places() for one in moved])
+        sums = [grid.splat(one, place) for place, one in enumerate(weights)]
         every = np.sum(sums, axis=0)
         away, spread, strength = np.zeros((size, size)), np.zeros((size, size)), []
         precision = np.asarray(np.linalg.inv(covariance), np.float64)
@@ -138,13 +179,34 @@ def learn_group_prior(people: Sequence[PersonStatistics], spectrum: Float64) -> 
         usual = float(np.mean(np.concatenate(strength)))
         field = (np.sum(maps, axis=0) + _RARE * grid.typical * usual) / (grid.count + _RARE * grid.typical)
         scale = [np.maximum(grid.at(field, place), 1e-3) for place in range(len(people))]
+        if _ALIGNED_FROM <= number < ROUNDS - 1:
+            _align(people, moved, grid, sums, [covariance * one.mean() for one in scale])
     return GroupPrior(
         origin_mm=grid.origin_mm,
-        mean=(np.sum(sums, axis=0) / (grid.count + _RARE * grid.typical)).astype(np.float32),
+        mean=grid.mean(np.sum(sums, axis=0), grid.count),
         constant_variance=float(covariance[0, 0]),
         spectrum=spectrum,
+        covariance=covariance * usual,
         people=len(people),
     )
+
+
+def _align(
+    people: Sequence[PersonStatistics],
+    moved: Sequence[Displacement],
+    grid: _Grid,
+    sums: Sequence[Float32],
+    covariances: Sequence[Float64],
+) -> None:
+    """Move each person's places to where the others' maps are most like the person's; none as all, on average."""
+    every = np.sum(sums, axis=0)
+    for place, (person, own) in enumerate(zip(people, moved, strict=True)):
+        others = grid.mean(every - sums[place], grid.count - grid.counts[place])
+        maps = mean_maps(others, grid.origin_mm, GRID_MM)
+        own.fit(maps, person.gram, person.products, covariances[place], _NOISE, steps=2)
+    common = np.mean([own.amounts[0] for own in moved], axis=0)
+    for own in moved:
+        own.amounts[0] -= common
 
 
 class _Grid:
@@ -170,8 +232,11 @@ class _Grid:
 
     def read(self, sums: Float32, count: Float32, person: int) -> Float32:
         """Averages (k, v) at a person's voxels."""
-        mean = sums / (count + _RARE * self.typical)
-        return np.stack([self.at(one, person) for one in mean]).astype(np.float32)
+        return np.stack([self.at(one, person) for one in self.mean(sums, count)]).astype(np.float32)
+
+    def mean(self, sums: Float32, count: Float32) -> Float32:
+        """Averages in the cells."""
+        return np.asarray(sums / (count + _RARE * self.typical), np.float32)
 
     def at(self, field: NDArray[np.floating], person: int) -> Float64:
         """Value (v,) of a field (x, y, z) at a person's voxels."""

@@ -17,8 +17,8 @@ from safetensors.numpy import save
 from rtdecode.errors import BundleError
 from rtdecode.typed import Table, checked
 
-GROUP_PRIOR_SCHEMA = "rtdecode.group-prior/1"
-TENSORS = ("origin_mm", "mean", "spectrum", "basis", "token_mean", "group")
+GROUP_PRIOR_SCHEMA = "rtdecode.group-prior/2"
+TENSORS = ("origin_mm", "mean", "spectrum", "covariance", "basis", "token_mean", "group")
 
 
 class GroupPriorHead(Table, frozen=True, kw_only=True):
@@ -56,8 +56,8 @@ class GroupPriorFile:
         SHA-256 of its content.
     head : GroupPriorHead
     tensors : mapping of str to array
-        `origin_mm` (3,), `mean` (k + 1, x, y, z), `spectrum` (k,), and the space of pictures: `basis` (k, m),
-        `token_mean` (m,), and the token `group` of each component (k,).
+        `origin_mm` (3,), `mean` (k + 1, x, y, z), `spectrum` (k,), `covariance` (k + 1, k + 1), and the space of
+        pictures: `basis` (k, m), `token_mean` (m,), and the token `group` of each component (k,).
     """
 
     identity: str

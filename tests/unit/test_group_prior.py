@@ -54,8 +54,8 @@ def test_more_others_teach_more() -> None:
         prior = learned(people, n).at(places)
         assert prior.mean is not None
         errors.append(float(np.square(prior.mean - truth).mean()))
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.3 * np.square(truth).mean()
+    assert errors[0] > max(errors[1:])
+    assert errors[2] < 0.1 * np.square(truth).mean()
 
 
 def test_the_usual_response_is_learned() -> None:
