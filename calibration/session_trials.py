@@ -22,7 +22,8 @@ from rtdecode.errors import CalibrationError, SettingsError
 from rtdecode.estimate.calibrated import MASK, REFERENCE
 from rtdecode.estimate.reestimate import open_betas
 from rtdecode.packs import EnginePack, ParticipantBundle, open_pack, open_participant
-from rtdecode.process.kept_runs import calibration_runs
+from rtdecode.process.kept_runs import calibration_runs, settings_folder
+from rtdecode.sections import name_or_folder
 from rtdecode.session.entries import bad_runs, read_outputs
 from rtdecode.settings import CalibrationSettings, Settings
 
@@ -77,7 +78,7 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
     folder : Path
         Session folder.
     stimuli : Path or None
-        Folder of pictures; None: as the settings of the session say, looked for beside the session folder.
+        Folder of pictures; None: as the settings of the session say.
 
     Raises
     ------
@@ -92,13 +93,15 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
     if not (folder / "bundle").is_dir():
         raise CalibrationError(f"{folder}: expected a calibration of its own (bundle), found none")
     decode, section = raw.get("decode", {}), raw.get("calibration", {})
-    bundle, pack = open_participant(folder / "bundle"), open_pack(str(decode.get("pack", "tiny")))
+    root = settings_folder(folder, raw)
+    bundle = open_participant(folder / "bundle")
+    pack = open_pack(name_or_folder(str(decode.get("pack", "tiny")), root))
     if bundle.provenance.pack != pack.identity:
         raise CalibrationError(
             f"{folder}: expected pack {bundle.provenance.pack_name} ({bundle.provenance.pack[:12]}) as in its "
             f"calibration, got {pack.name} ({pack.identity[:12]})"
         )
-    pictures = _stimuli(folder, decode.get("stimuli"), stimuli)
+    pictures = _stimuli(root, decode.get("stimuli"), stimuli)
     candidates = load_candidates(pack, pictures)
     learned = open_betas(_one(folder, derivatives.CALIBRATION_BETAS))
     runs, nulls = calibration_runs(folder), set(section.get("null_stimuli", CalibrationSettings().null_stimuli))
@@ -107,7 +110,7 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
         candidates,
         leave_out=bundle.provenance.leave_out,
         seed=bundle.provenance.seed,
-        prior=None if prior is None else load_prior(_beside(folder, prior), pack),
+        prior=None if prior is None else load_prior(root / prior, pack),
     )
     if calibrator.wants_places:
         calibrator.lies_at(common_places(bundle.folder / REFERENCE, bundle.folder / MASK))
@@ -201,18 +204,13 @@ def session_trials(folder: Path) -> list[SessionTrial]:
     return found
 
 
-def _stimuli(folder: Path, told: str | None, given: Path | None) -> Path | None:
+def _stimuli(root: Path, told: str | None, given: Path | None) -> Path | None:
     if given is not None or told is None:
         return given
-    found = _beside(folder, told)
+    found = root / told
     if not found.is_dir():
         raise SettingsError([f"decode.stimuli: expected the pictures of the session, found none at {found}; --stimuli"])
     return found
-
-
-def _beside(folder: Path, told: str) -> Path:
-    """Resolve a path of the settings, which lay beside the session folder unless told otherwise."""
-    return folder.parent / told
 
 
 def _one(folder: Path, name: str) -> Path:

@@ -100,3 +100,9 @@ def _convert(value: Any, hint: Any, root: Path) -> Any:
             return value
         return root / Path(msgspec.convert(value, str)).expanduser()
     return msgspec.convert(value, hint)
+
+
+def name_or_folder(told: str, root: Path) -> str:
+    """Return a name as it is, and a path (one with a slash) relative to `root` where such a folder is there."""
+    folder = root / told
+    return str(folder) if "/" in told and folder.is_dir() else told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from rtdecode.score_settings import (
     feedback_problems,
     film_problems,
 )
-from rtdecode.sections import Count, Name, NonNegative, Positive, read_toml, section_of
+from rtdecode.sections import Count, Name, NonNegative, Positive, name_or_folder, read_toml, section_of
 
 RepetitionTime = Annotated[float, Meta(gt=0, le=30)]
 Row = tuple[float, float, float, float]
@@ -402,6 +402,7 @@ def parse(raw: Mapping[str, Any], *, root: Path) -> Settings:
         problems += film_problems(sections.get("film", FilmSettings()), estimate.parcels)
         problems += feedback_problems(sections.get("feedback", FeedbackSettings()), estimate.regions)
     if decode is not None:
+        sections["decode"] = replace(decode, pack=name_or_folder(decode.pack, root))
         problems += pool_problems(decode.pool_service, decode.pool, decode.pool_tokens)
     if decode is not None and decode.average_repeats and raw.get("feedback", {}).get("score") == "similarity":
         problems.append(

@@ -127,12 +127,15 @@ def _pack(session: Path, wanted: str | None) -> Any:
 
     from rtdecode.errors import BundleError
     from rtdecode.packs import open_pack
+    from rtdecode.process.kept_runs import settings_folder
+    from rtdecode.sections import name_or_folder
 
     if wanted is not None:
         return open_pack(wanted)
     settings = session / "settings.toml"
     content = tomllib.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     try:
-        return open_pack(str(content.get("decode", {}).get("pack", "tiny")))
+        told = str(content.get("decode", {}).get("pack", "tiny"))
+        return open_pack(name_or_folder(told, settings_folder(session, content)))
     except BundleError:
         return None

@@ -116,6 +116,7 @@ class Daemon:
             scratch=recording.scratch,
             calibration_runs=settings.calibration.runs,
         )
+        _log.info("compiling the inner loops: seconds, or a minute at the first start on a machine")
         estimator.warm_up()
         self._line = Line(
             settings,

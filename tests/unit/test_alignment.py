@@ -91,7 +91,7 @@ def test_without_trials_places_stay() -> None:
 
 
 def log_posterior(moved: Displacement, maps: MeanMaps, brain: Brain, group: GroupPrior, noise: float) -> float:
-    """Of a displacement: each voxel's least-squares weights around the mean at its place, and the displacement's own."""
+    """Of a displacement: of each voxel's least-squares weights around the mean at its place, and of itself."""
     told = statistics_of(brain.components, brain.responses, brain.seems)
     found = np.linalg.solve(told.gram, told.products.astype(float))
     covariance = noise * np.linalg.inv(told.gram) + group.covariance

@@ -91,3 +91,17 @@ def test_with_keys_the_daemon_may_listen_to_other_machines(tmp_path: Path) -> No
     found = parse({**raw, "publish": publish}, root=tmp_path).publish
     assert found.keys == tmp_path / "keys.toml"
     assert found.nearby() == ("tcp://127.0.0.1:5591", "tcp://192.0.2.7:5592")
+
+
+def test_a_pack_with_a_slash_is_a_folder_beside_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "packs" / "own").mkdir(parents=True)
+    (tmp_path / "tiny").mkdir()
+
+    def pack(told: str) -> str:
+        path = tmp_path / "session.toml"
+        path.write_text(f'[session]\nparticipant = "01"\n[scanner]\nexport_dir = "export"\n[decode]\npack = "{told}"\n')
+        return load_settings(path).decode.pack
+
+    assert pack("packs/own") == str(tmp_path / "packs" / "own")
+    assert pack("tiny") == "tiny"
+    assert pack("packs/elsewhere") == "packs/elsewhere"
