@@ -46,6 +46,8 @@ SHARES = {"10 % individual": MOSTLY_SHARED, "40 % individual": LESS_SHARED}
 NOTHING_SHARED = Share(individual=0.875, voxel=0.125)
 PRIOR, OWN, EARLIER, LDA, RIDGE = "prior of the others", "from scratch", "earlier calibration", "LDA", "RidgeCV"
 N_REST, N_FOILS = 100, 99
+N_ORDERS = 50
+"""Of wrong announcements a person: one tells chance from a bias too badly."""
 _FIRST_NEW = 1000
 
 Float32 = NDArray[np.float32]
@@ -179,7 +181,7 @@ def study(seed: int, share: Share, sizes: Sizes, drawn: Drawn, stages: TinyStage
     """Measure one share: percentile ranks by method, trials and person."""
     space = learn_picture_space(drawn.pool.tokens, stages.groups)
     population = Population(seed, share)
-    n = max(sizes.trials)
+    n, n_test = max(sizes.trials), len(drawn.test.category)
 
     def of(person: Person, pool: Pictures, purpose: str) -> Visit:
         return visit(person, pool, drawn.test, n, generator(seed, purpose, person.number))
@@ -200,8 +202,8 @@ def study(seed: int, share: Share, sizes: Sizes, drawn: Drawn, stages: TinyStage
             scores = decoders.encoding(one, count, with_group=True)
             ranks[PRIOR].setdefault(count, []).append(rank(scores))
             if count == n:
-                order = generator(seed, "wrong announcements", number).permutation(len(scores))
-                wrong.append(rank(scores[:, order]))
+                orders = generator(seed, "wrong announcements", number)
+                wrong.append(float(np.mean([rank(scores[:, orders.permutation(n_test)]) for _ in range(N_ORDERS)])))
             if count < FEWEST:
                 continue  # from scratch there is nothing to decode with
             ranks[OWN].setdefault(count, []).append(rank(decoders.encoding(one, count, with_group=False)))
