@@ -22,9 +22,10 @@ from rtdecode.errors import CalibrationError, SettingsError
 from rtdecode.estimate.calibrated import MASK, REFERENCE
 from rtdecode.estimate.reestimate import open_betas
 from rtdecode.packs import EnginePack, ParticipantBundle, open_pack, open_participant
-from rtdecode.process.kept_runs import calibration_runs, settings_folder
+from rtdecode.process.kept_runs import calibration_runs
 from rtdecode.sections import name_or_folder
 from rtdecode.session.entries import bad_runs, read_outputs
+from rtdecode.session.recording import settings_folder
 from rtdecode.settings import CalibrationSettings, Settings
 
 

@@ -127,8 +127,8 @@ def _pack(session: Path, wanted: str | None) -> Any:
 
     from rtdecode.errors import BundleError
     from rtdecode.packs import open_pack
-    from rtdecode.process.kept_runs import settings_folder
     from rtdecode.sections import name_or_folder
+    from rtdecode.session.recording import settings_folder
 
     if wanted is not None:
         return open_pack(wanted)

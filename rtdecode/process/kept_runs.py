@@ -6,10 +6,9 @@ import itertools
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 from rtdecode.derivatives import TASK, stem_name
 from rtdecode.errors import SettingsError
@@ -31,7 +30,7 @@ from rtdecode.records import (
 from rtdecode.session.entries import BundleEntry, read_inputs
 from rtdecode.session.past import Past
 from rtdecode.session.recording import PROTOCOL
-from rtdecode.settings import CalibrationSettings, SessionSettings
+from rtdecode.settings import CalibrationSettings
 
 _RUN = re.compile(r"run-(\d+)")
 
@@ -47,25 +46,6 @@ def session_of(path: Path) -> tuple[Path, int | None] | None:
     folder = path.parents[2]
     kept = path.parent == folder / "journal" / "volumes" and _journal(folder).is_file()
     return (folder, int(named[1])) if kept else None
-
-
-def settings_folder(folder: Path, raw: Mapping[str, Any]) -> Path:
-    """Return the folder that relative paths in the settings of a session were relative to.
-
-    Parameters
-    ----------
-    folder : Path
-        The session, in ``session.output`` of that folder.
-    raw : mapping
-        Its settings file, as parsed.
-    """
-    output = PurePath(raw.get("session", {}).get("output", SessionSettings(participant="0").output))
-    found = folder.resolve().parent
-    for part in reversed(() if output.is_absolute() else output.parts):
-        if part != found.name:
-            break
-        found = found.parent
-    return found
 
 
 def calibration_runs(folder: Path) -> int:

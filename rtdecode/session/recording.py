@@ -17,10 +17,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,25 @@ _log = logging.getLogger(__name__)
 def session_folder(session: SessionSettings) -> Path:
     """Return where a session is recorded."""
     return session.output / f"sub-{session.participant}_ses-{session.session}"
+
+
+def settings_folder(folder: Path, raw: Mapping[str, Any]) -> Path:
+    """Return the folder that relative paths in the settings of a session were relative to.
+
+    Parameters
+    ----------
+    folder : Path
+        The session, in ``session.output`` of that folder.
+    raw : mapping
+        Its settings file, as parsed.
+    """
+    output = PurePath(raw.get("session", {}).get("output", SessionSettings(participant="0").output))
+    found = folder.resolve().parent
+    for part in reversed(() if output.is_absolute() else output.parts):
+        if part != found.name:
+            break
+        found = found.parent
+    return found
 
 
 def session_name(session: SessionSettings) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtdecode.process.kept_runs import settings_folder
+from rtdecode.session.recording import settings_folder
 
 
 @pytest.mark.parametrize(
