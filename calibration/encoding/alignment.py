@@ -8,6 +8,7 @@ Cortex 20, 2010) and Conroy et al. (NeuroImage 81, 2013).
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Final
@@ -27,6 +28,7 @@ SMOOTH_MM: Final = 20.0
 together."""
 STEPS: Final = 4
 _KNOTS_MM: Final = 16.0
+_MOST_MODES: Final = 64
 _LEADING: Final = 12
 """Directions of the mean maps that are looked at; the others vary little over places."""
 _INDEPENDENT: Final = 0.3
@@ -76,28 +78,33 @@ def mean_maps(mean: Float32, origin_mm: Float64, cell_mm: float) -> MeanMaps:
 
 
 class Displacement:
-    """A smooth displacement of the places of a brain: a shift, and bends that are Gaussian bumps around knots."""
+    """A smooth displacement of the places of a brain: a shift, and bends as a Gaussian process draws them.
+
+    The process is known at knots; of these only the combinations that vary most are kept.
+    """
 
     def __init__(self, places_mm: Float64) -> None:
         self._places = places_mm
         low, high = places_mm.min(0) - _KNOTS_MM / 2, places_mm.max(0) + _KNOTS_MM / 2
         axes = [np.arange(a, b + _KNOTS_MM / 2, _KNOTS_MM) for a, b in zip(low, high, strict=True)]
         knots = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-        self._knots = knots[cdist(knots, places_mm[:: max(1, len(places_mm) // _MOST_VOXELS)]).min(1) < _KNOTS_MM]
-        among = _bumps(self._knots, self._knots) + 1e-3 * np.eye(len(self._knots))
-        self._inverse = np.linalg.inv(among)
-        self._precision = np.zeros((1 + len(self._knots),) * 2)
-        self._precision[0, 0] = SHIFT_MM**-2
-        self._precision[1:, 1:] = self._inverse / WARP_MM**2
-        self.amounts = np.zeros((1 + len(self._knots), 3))
-
-    def field(self, places_mm: Float64) -> Float64:
-        """Columns (v, m) whose product with `amounts` is the displacement at places."""
-        return np.column_stack([np.ones(len(places_mm)), _bumps(places_mm, self._knots) @ self._inverse])
+        knots = knots[cdist(knots, places_mm[:: max(1, len(places_mm) // _MOST_VOXELS)]).min(1) < _KNOTS_MM]
+        values, modes = np.linalg.eigh(_bumps(knots, knots))
+        kept = slice(-min(_MOST_MODES, int((values > 1e-3 * values[-1]).sum())), None)
+        bends = _bumps(places_mm, knots) @ (modes[:, kept] / np.sqrt(values[kept]))
+        self._field = np.column_stack([np.ones(len(places_mm)), bends])
+        self._precision = np.diag(np.r_[SHIFT_MM**-2, np.full(bends.shape[1], WARP_MM**-2)])
+        self.amounts = np.zeros((self._field.shape[1], 3))
 
     def places(self) -> Float64:
         """Places (v, 3) after the displacement, mm."""
-        return np.asarray(self._places + self.field(self._places) @ self.amounts)
+        return np.asarray(self._places + self._field @ self.amounts)
+
+    def undone(self) -> Displacement:
+        """Return one of the same brain that moves nothing yet."""
+        other = copy(self)
+        other.amounts = np.zeros_like(self.amounts)
+        return other
 
     def fit(
         self, maps: MeanMaps, gram: Float64, products: Float32, covariance: Float64, noise: float, steps: int = STEPS
@@ -119,8 +126,7 @@ class Displacement:
         steps : int
         """
         chosen = slice(None, None, max(1, len(self._places) // _MOST_VOXELS))
-        places = self._places[chosen]
-        field = self.field(places)
+        places, field = self._places[chosen], self._field[chosen]
         trust = _INDEPENDENT * len(self._places) / len(places)
         shrunk = trust * maps.axes.T @ np.linalg.inv(noise * np.eye(len(gram)) + gram @ covariance)
         wanted = shrunk @ products[:, chosen].astype(np.float64)

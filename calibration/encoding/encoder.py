@@ -156,7 +156,7 @@ def fit_encoder(
         Components of the picture of each trial.
     priors : sequence of callable
         Of the maps of some voxels; the first says what these respond to the average picture. Held-out trials tell how
-        much each is worth.
+        much each is worth. A `PlacedPrior` is aligned with the trials that are learned from, never with held-out ones.
     parts : sequence of ndarray of int64
         Trials of each fold, at least two folds; with too few trials for that, none.
     shown : ndarray of shape (n,), int64

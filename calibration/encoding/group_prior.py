@@ -1,9 +1,9 @@
 """What earlier people teach of a new one: where in the brain which features of pictures are answered to.
 
-Maps of earlier people, each with the others' for a prior, are averaged over places of a common space. What is left
-between people is a covariance of the features and a map of how strongly voxels respond at all. No response of anyone is
-kept. The recipe is empirical Bayes by expectation-maximisation (Dempster, Laird & Rubin, JRSS B 39, 1977), with the
-mean made a smooth function of place.
+Maps of earlier people, each with the others' for a prior, are averaged over places of a common space, in which brains
+are aligned by what they answer to. What is left between people is a covariance of the features and a map of how
+strongly voxels respond at all. No response of anyone is kept. The recipe is empirical Bayes by
+expectation-maximisation (Dempster, Laird & Rubin, JRSS B 39, 1977), with the mean made a smooth function of place.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class GroupPrior:
         return mean_maps(self.mean, self.origin_mm, GRID_MM)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PlacedPrior:
     """What is known of the maps of a person's voxels: a prior of some voxels, given their numbers.
 
@@ -131,9 +131,13 @@ class PlacedPrior:
         if not len(features):
             return self
         told = statistics_of(features, responses, self.places_mm)
-        moved = Displacement(self.places_mm)
+        moved = self._displacement.undone()
         moved.fit(self.group.leading, told.gram, told.products, self.group.covariance, _NOISE)
         return PlacedPrior(group=self.group, places_mm=moved.places())
+
+    @cached_property
+    def _displacement(self) -> Displacement:
+        return Displacement(self.places_mm)
 
 
 def learn_group_prior(people: Sequence[PersonStatistics], spectrum: Float64) -> GroupPrior:

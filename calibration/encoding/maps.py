@@ -125,12 +125,24 @@ class _Evidence:
         self.likelihood = np.empty((len(self.trusts) * len(SCALES), n_voxels))
         self._trace = float(np.trace(prior.covariance))
         for block in self.blocks:
+            y = self.space.whitened(self.centred[:, block])
+            along = self.space.along.T @ y
+            length = np.einsum("nv,nv->v", y, y, dtype=np.float64) + silent[block]
+            if self.expected is not None:
+                e = self.space.whitened(self.expected[:, block])
+                along_expected = self.space.along.T @ e
+                shared, expected = (np.einsum("nv,nv->v", one, e, dtype=np.float64) for one in (y, e))
             for place, trust in enumerate(self.trusts):
-                y = self.space.whitened(self._unexplained(block, trust))
-                self.products[trust][:, block] = self.space.along.T @ y
-                self.likelihood[place * len(SCALES) : (place + 1) * len(SCALES), block] = _likelihood(
-                    np.square(self.products[trust][:, block], dtype=np.float64),
-                    np.einsum("nv,nv->v", y, y, dtype=np.float64) + silent[block],
+                told = place * len(SCALES)
+                if trust:
+                    products = along - np.float32(trust) * along_expected
+                    total = length - 2 * trust * shared + trust**2 * expected
+                else:
+                    products, total = along, length
+                self.products[trust][:, block] = products
+                self.likelihood[told : told + len(SCALES), block] = _likelihood(
+                    np.square(products, dtype=np.float64),
+                    total,
                     self.space.powers,
                     n if rest is None else n + len(rest),
                 )
