@@ -48,8 +48,6 @@ PRIOR, OWN, EARLIER, LDA, RIDGE = "prior of the others", "from scratch", "earlie
 N_REST, N_FOILS = 100, 99
 N_ORDERS = 50
 """Of wrong announcements a person: one tells chance from a bias too badly."""
-CHANCE_WITHIN = 0.01
-"""Some seven standard errors of so many orders: a mean that is further off is not so by chance."""
 _FIRST_NEW = 1000
 
 Float32 = NDArray[np.float32]
@@ -257,9 +255,9 @@ def missed(name: str, share: Share, found: dict[str, Any]) -> list[str]:
         if behind:
             reasons.append(f"from scratch is not ahead of {peer} at {behind} trials")
     reasons += [f"{who} lose {-np.mean(d):.3f}" for who, d in found["against own"].items() if np.mean(d) < -0.01]
-    mean, low, high = interval(found["wrong"])
-    if abs(mean - 0.5) > CHANCE_WITHIN:
-        reasons.append(f"wrong announcements are not at chance: {mean:.3f}, {low:.3f} to {high:.3f}")
+    _, low, high = interval(found["wrong"])
+    if not low <= 0.5 <= high:
+        reasons.append(f"wrong announcements are not at chance: {low:.3f} to {high:.3f}")
     return [f"{name}: {reason}" for reason in reasons]
 
 
