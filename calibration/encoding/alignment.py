@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 Float32 = NDArray[np.float32]
@@ -49,7 +48,7 @@ class MeanMaps:
     cell_mm : float
     axes : ndarray of shape (k, r)
         From the directions to weights, the first that of the constant.
-    values : ndarray of shape (4, r, x, y, z), float32
+    values : ndarray of shape (x, y, z, 4, r), float32
         Of each direction, and its slopes along x, y and z a mm.
     """
 
@@ -59,10 +58,28 @@ class MeanMaps:
     values: Float32
 
     def at(self, places_mm: Float64) -> Float64:
-        """Read at places (v, 3): (4, r, v)."""
-        where = (places_mm - self.origin_mm).T / self.cell_mm
-        found = [ndimage.map_coordinates(one, where, order=1, mode="nearest") for row in self.values for one in row]
-        return np.asarray(found, np.float64).reshape(*self.values.shape[:2], len(places_mm))
+        """Read at places (v, 3), of which those outside count as the nearest cell: (4, r, v)."""
+        *shape, kinds, size = self.values.shape
+        where = np.clip((places_mm - self.origin_mm) / self.cell_mm, 0, np.array(shape) - 1)
+        return read_cells(self.values.reshape(*shape, kinds * size), where).reshape(kinds, size, -1)
+
+
+def read_cells(maps: NDArray[np.floating], where: Float64) -> Float64:
+    """Interpolate maps (x, y, z, m) linearly at places (v, 3), in cells: (m, v), zero outside.
+
+    What `scipy.ndimage.map_coordinates` gives map by map, with the places looked up once for all.
+    """
+    *shape, size = maps.shape
+    last = np.array(shape) - 1
+    low = np.clip(np.floor(where), 0, last - 1).astype(np.intp)
+    part = where - low
+    inside = ((where >= 0) & (where <= last)).all(axis=1)
+    rows = maps.reshape(-1, size)
+    found = np.zeros((len(where), size))
+    for corner in np.ndindex(2, 2, 2):
+        weight = np.where(corner, part, 1 - part).prod(axis=1) * inside
+        found += weight[:, None] * rows[np.ravel_multi_index(tuple((low + corner).T), shape)]
+    return found.T
 
 
 def mean_maps(mean: Float32, origin_mm: Float64, cell_mm: float) -> MeanMaps:
@@ -72,8 +89,8 @@ def mean_maps(mean: Float32, origin_mm: Float64, cell_mm: float) -> MeanMaps:
     axes = np.zeros((len(mean), 1 + min(_LEADING, len(flat))))
     axes[0, 0] = 1.0
     axes[1:, 1:] = directions[:, ::-1][:, : axes.shape[1] - 1]
-    maps = np.einsum("kr,kxyz->rxyz", axes, mean)
-    values = np.stack([maps, *np.gradient(maps, cell_mm, axis=(1, 2, 3))])
+    maps = np.einsum("kr,kxyz->xyzr", axes, mean)
+    values = np.stack([maps, *np.gradient(maps, cell_mm, axis=(0, 1, 2))], axis=3)
     return MeanMaps(origin_mm=origin_mm, cell_mm=cell_mm, axes=axes, values=values.astype(np.float32))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from calibration.encoding.alignment import Displacement, MeanMaps, mean_maps
+from calibration.encoding.alignment import Displacement, MeanMaps, mean_maps, read_cells
 from calibration.encoding.maps import MapPrior
 from rtdecode.errors import CalibrationError
 
@@ -93,14 +93,17 @@ class GroupPrior:
 
     def at(self, places_mm: Float64) -> MapPrior:
         """Prior of voxels at places (v, 3) of the common space; nothing is expected outside the cells."""
-        where = (places_mm - self.origin_mm).T / GRID_MM
-        mean = np.stack([ndimage.map_coordinates(one, where, order=1) for one in self.mean])
+        mean = read_cells(self._by_cell, (places_mm - self.origin_mm) / GRID_MM).astype(np.float32)
         return MapPrior(
             covariance=np.diag(self.spectrum),
             mean=mean[1:],
             constant=mean[0],
             constant_variance=self.constant_variance,
         )
+
+    @cached_property
+    def _by_cell(self) -> Float32:
+        return _cells_first(self.mean)
 
     @cached_property
     def leading(self) -> MeanMaps:
@@ -221,8 +224,9 @@ class _Grid:
         margin = 3 * SMOOTHING_MM
         self.origin_mm = every.min(0) - margin
         self.shape = tuple(int(n) for n in np.ceil((every.max(0) + margin - self.origin_mm) / GRID_MM) + 1)
-        self._where = [(places - self.origin_mm).T / GRID_MM for places in places_mm]
-        self._cells = [np.ravel_multi_index(tuple(np.rint(where).astype(np.intp)), self.shape) for where in self._where]
+        self._where = [(places - self.origin_mm) / GRID_MM for places in places_mm]
+        nearest = [np.rint(where).astype(np.intp).T for where in self._where]
+        self._cells = [np.ravel_multi_index(tuple(one), self.shape) for one in nearest]
         self.counts = [self.splat(np.ones((1, len(p)), np.float32), i)[0] for i, p in enumerate(places_mm)]
         self.count = np.sum(self.counts, axis=0)
         self.typical = float(np.median(self.count[self.count > 0.01 * self.count.max()]))
@@ -236,7 +240,7 @@ class _Grid:
 
     def read(self, sums: Float32, count: Float32, person: int) -> Float32:
         """Averages (k, v) at a person's voxels."""
-        return np.stack([self.at(one, person) for one in self.mean(sums, count)]).astype(np.float32)
+        return read_cells(_cells_first(self.mean(sums, count)), self._where[person]).astype(np.float32)
 
     def mean(self, sums: Float32, count: Float32) -> Float32:
         """Averages in the cells."""
@@ -244,7 +248,12 @@ class _Grid:
 
     def at(self, field: NDArray[np.floating], person: int) -> Float64:
         """Value (v,) of a field (x, y, z) at a person's voxels."""
-        return np.asarray(ndimage.map_coordinates(field, self._where[person], order=1))
+        return np.asarray(read_cells(field[..., None], self._where[person])[0])
+
+
+def _cells_first(maps: Float32) -> Float32:
+    """Lay out maps (k, x, y, z) as (x, y, z, k): what is read at one place then lies together."""
+    return np.ascontiguousarray(np.moveaxis(maps, 0, -1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

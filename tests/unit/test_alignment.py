@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from calibration.encoding.alignment import SHIFT_MM, WARP_MM, Displacement, MeanMaps, mean_maps
+from calibration.encoding.alignment import SHIFT_MM, WARP_MM, Displacement, MeanMaps, mean_maps, read_cells
 from calibration.encoding.group_prior import GRID_MM, GroupPrior, PlacedPrior, statistics_of
 
 K = 6
@@ -119,3 +120,15 @@ def test_steps_end_where_the_posterior_is_highest() -> None:
         for _ in range(8):
             moved.amounts = found + size * rng.standard_normal(3) * (np.arange(len(found)) == 0)[:, None]
             assert log_posterior(moved, maps, brain, group, 1.3) < best + 0.01 * (best - before)
+
+
+def test_cells_are_read_as_scipy_reads_each_map() -> None:
+    rng = np.random.default_rng(6)
+    maps = rng.standard_normal((4, 6, 5, 3)).astype(np.float32)
+    where = np.vstack([rng.uniform(-1, 7, (200, 3)), [[0, 0, 0], [3, 5, 4], [3, 0, 4], [3.01, 1, 1], [-0.01, 1, 1]]])
+    each = np.moveaxis(maps, -1, 0)
+    expected = [ndimage.map_coordinates(one, where.T, order=1, output=np.float64) for one in each]
+    inside = ((where >= 0) & (where <= np.array(maps.shape[:3]) - 1)).all(axis=1)
+    found = read_cells(maps, where)
+    np.testing.assert_allclose(found[:, inside], np.array(expected)[:, inside], atol=1e-6)
+    assert not found[:, ~inside].any()
