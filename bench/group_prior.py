@@ -285,15 +285,23 @@ def print_study(name: str, found: dict[str, Any]) -> None:
     print(f"The prior was learned in {found['learned_s']:.1f} s")
 
 
-def time_update(seed: int, n_voxels: int = 15_000, n: int = 750) -> float:
-    """Seconds for maps, noise and inversion at a chosen rank, at so many voxels and trials."""
+def time_update(seed: int, n_voxels: int = 15_000, n: int = 750, times: int = 7) -> dict[str, float]:
+    """Median seconds for maps, noise and inversion at a chosen rank, at so many voxels and trials."""
     rng = generator(seed, "time")
     features = rng.standard_normal((n, 48))
     responses = rng.standard_normal((n, n_voxels), dtype=np.float32)
-    prior = MapPrior(covariance=np.eye(48) / 48)
-    began = time.perf_counter()
-    fit_encoder(responses, features, [lambda _: prior], parts=[], shown=np.arange(n))
-    return time.perf_counter() - began
+    places_mm = rng.uniform(-60, 60, (n_voxels, 3))
+    told = statistics_of(features[:100], responses[:100], places_mm)
+    group = PlacedPrior(group=learn_group_prior([told, told], np.full(48, 1 / 48)), places_mm=places_mm)
+    scratch = MapPrior(covariance=np.eye(48) / 48)
+    priors: dict[str, PriorOf] = {PRIOR: group, OWN: lambda _: scratch}
+    seconds: dict[str, list[float]] = {name: [] for name in priors}
+    for _ in range(1 + times):  # the first warms up
+        for name, prior in priors.items():
+            began = time.perf_counter()
+            fit_encoder(responses, features, [prior], parts=[], shown=np.arange(n))
+            seconds[name].append(time.perf_counter() - began)
+    return {name: float(np.median(each[1:])) for name, each in seconds.items()}
 
 
 def main() -> int:
@@ -326,8 +334,8 @@ def main() -> int:
         figures[name] = found
         if not arguments.quick:
             reasons += missed(name, share, found)
-    update_s = time_update(arguments.seed, *((500, 60) if arguments.quick else ()))
-    print(f"\nOne update without choices: {update_s:.2f} s")
+    update_s = time_update(arguments.seed, *((500, 60, 1) if arguments.quick else ()))
+    print("\nOne update without choices: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in update_s.items()))
     if arguments.json:
         write_json(arguments.json, {"seed": arguments.seed, "shares": figures, "update_s": update_s})
     for reason in reasons:

@@ -76,6 +76,7 @@ def learn_from_bundles(folders: Sequence[Path], out: Path) -> str:
             pack=first.pack,
             pack_name=first.pack_name,
             space=SPACE,
+            cell_mm=prior.cell_mm,
             people=prior.people,
             trials=sum(bundle.provenance.trials for bundle in bundles),
             constant_variance=prior.constant_variance,
@@ -241,6 +242,7 @@ def load_prior(path: Path, pack: EnginePack) -> LearnedPrior:
         group=tensors["group"],
         maps=GroupPrior(
             origin_mm=tensors["origin_mm"],
+            cell_mm=head.cell_mm,
             mean=tensors["mean"],
             constant_variance=head.constant_variance,
             spectrum=tensors["spectrum"],

@@ -246,17 +246,18 @@ class _Fitted:
         self, responses: Float32, features: Float64, priors: Sequence[PriorOf], models: list[Model], rest: Float32
     ) -> None:
         every = np.arange(responses.shape[1])
-        priors = [one.aligned(features, responses) if isinstance(one, PlacedPrior) else one for one in priors]
+        aligned = [one.aligned(features, responses) if isinstance(one, PlacedPrior) else one for one in priors]
+        known = [one(every) for one in aligned]
         largest = max(size for _, size, _ in models)
-        lengths = np.sum([map_lengths(features, responses, prior(every), rest) for prior in priors], axis=0)
+        lengths = np.sum([map_lengths(features, responses, prior, rest) for prior in known], axis=0)
         self.voxels = np.argsort(-lengths, kind="stable")[:largest]
         self.noises: list[Noise] = []
         self.inverses: list[Inverse] = []
         constant = None
-        for place, prior in enumerate(priors):
+        for place, prior in enumerate(known):
             # what is common to voxels is learned from these alone
             silent = rest[:, self.voxels]
-            maps = fit_maps(features, responses[:, self.voxels], prior(self.voxels), silent)
+            maps = fit_maps(features, responses[:, self.voxels], prior.of(self.voxels), silent)
             constant = maps.constant if constant is None else constant
             maps = replace(maps, constant=constant)
             for size in dict.fromkeys(size for of, size, _ in models if of == place):

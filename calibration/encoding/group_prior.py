@@ -23,8 +23,8 @@ from rtdecode.errors import CalibrationError
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-GRID_MM = 4.0
-SMOOTHING_MM = 2.8
+CELL_MM = 3.0
+SMOOTHING_MM = 1.6
 """Standard deviation of the kernel over which people's maps are averaged."""
 ROUNDS = 8
 _ALIGNED_FROM = 3
@@ -71,6 +71,8 @@ class GroupPrior:
     ----------
     origin_mm : ndarray of shape (3,)
         Centre of the first cell.
+    cell_mm : float
+        Edge of a cell.
     mean : ndarray of shape (k + 1, x, y, z), float32
         Expected weights of a voxel there, the constant first.
     constant_variance : float
@@ -85,6 +87,7 @@ class GroupPrior:
     """
 
     origin_mm: Float64
+    cell_mm: float
     mean: Float32
     constant_variance: float
     spectrum: Float64
@@ -93,7 +96,7 @@ class GroupPrior:
 
     def at(self, places_mm: Float64) -> MapPrior:
         """Prior of voxels at places (v, 3) of the common space; nothing is expected outside the cells."""
-        mean = read_cells(self._by_cell, (places_mm - self.origin_mm) / GRID_MM).astype(np.float32)
+        mean = read_cells(self._by_cell, (places_mm - self.origin_mm) / self.cell_mm).astype(np.float32)
         return MapPrior(
             covariance=np.diag(self.spectrum),
             mean=mean[1:],
@@ -108,7 +111,7 @@ class GroupPrior:
     @cached_property
     def leading(self) -> MeanMaps:
         """What places are aligned by."""
-        return mean_maps(self.mean, self.origin_mm, GRID_MM)
+        return mean_maps(self.mean, self.origin_mm, self.cell_mm)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,6 +193,7 @@ def learn_group_prior(people: Sequence[PersonStatistics], spectrum: Float64) -> 
             _align(people, moved, grid, sums, [covariance * one.mean() for one in scale])
     return GroupPrior(
         origin_mm=grid.origin_mm,
+        cell_mm=CELL_MM,
         mean=grid.mean(np.sum(sums, axis=0), grid.count),
         constant_variance=float(covariance[0, 0]),
         spectrum=spectrum,
@@ -209,7 +213,7 @@ def _align(
     every = np.sum(sums, axis=0)
     for place, (person, own) in enumerate(zip(people, moved, strict=True)):
         others = grid.mean(every - sums[place], grid.count - grid.counts[place])
-        maps = mean_maps(others, grid.origin_mm, GRID_MM)
+        maps = mean_maps(others, grid.origin_mm, CELL_MM)
         own.fit(maps, person.gram, person.products, covariances[place], _NOISE, steps=2)
     common = np.mean([own.amounts[0] for own in moved], axis=0)
     for own in moved:
@@ -223,8 +227,8 @@ class _Grid:
         every = np.concatenate(list(places_mm))
         margin = 3 * SMOOTHING_MM
         self.origin_mm = every.min(0) - margin
-        self.shape = tuple(int(n) for n in np.ceil((every.max(0) + margin - self.origin_mm) / GRID_MM) + 1)
-        self._where = [(places - self.origin_mm) / GRID_MM for places in places_mm]
+        self.shape = tuple(int(n) for n in np.ceil((every.max(0) + margin - self.origin_mm) / CELL_MM) + 1)
+        self._where = [(places - self.origin_mm) / CELL_MM for places in places_mm]
         nearest = [np.rint(where).astype(np.intp).T for where in self._where]
         self._cells = [np.ravel_multi_index(tuple(one), self.shape) for one in nearest]
         self.counts = [self.splat(np.ones((1, len(p)), np.float32), i)[0] for i, p in enumerate(places_mm)]
@@ -235,7 +239,7 @@ class _Grid:
         """Sum values (k, v) of a person's voxels into cells and smooth: (k, x, y, z)."""
         n = int(np.prod(self.shape))
         sums = np.stack([np.bincount(self._cells[person], one, minlength=n) for one in values])
-        sigma = (0, *(SMOOTHING_MM / GRID_MM,) * 3)
+        sigma = (0, *(SMOOTHING_MM / CELL_MM,) * 3)
         return np.asarray(ndimage.gaussian_filter(sums.reshape(-1, *self.shape).astype(np.float32), sigma))
 
     def read(self, sums: Float32, count: Float32, person: int) -> Float32:

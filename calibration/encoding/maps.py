@@ -6,18 +6,20 @@ the features serves every voxel and every ``s_v``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 SCALES = np.concatenate([[0.0], np.logspace(-3, 1, 13)])
 """Values of ``s_v`` that are compared: variance that pictures make, in units of the variance of the noise."""
-TRUSTS = (0.0, 0.5, 1.0)
-"""Factors of a prior mean that are compared: a voxel may answer as others' did there, less so, or not at all."""
+TRUSTS = (0.0, 1.0, 2.0)
+"""Factors of a prior mean that are averaged over: a voxel may answer as others' did there, more strongly, or not. An
+average of people is weaker than each of them, as fits shrink and places do not match: factors of 1 to 1.6 are usual."""
 _COMMON_ROUNDS = 100
 _ENOUGH_VOXELS = 1000
 _BLOCK = 4096  # voxels
@@ -43,6 +45,14 @@ class MapPrior:
     mean: Float32 | None = None
     constant: Float32 | None = None
     constant_variance: float = np.inf
+
+    def of(self, voxels: NDArray[np.int64]) -> MapPrior:
+        """Return that of some voxels only."""
+        return replace(
+            self,
+            mean=None if self.mean is None else self.mean[:, voxels],
+            constant=None if self.constant is None else self.constant[voxels],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,30 +125,24 @@ class _Evidence:
     def __init__(self, features: Float64, responses: Float32, prior: MapPrior, rest: Float32 | None) -> None:
         n, n_voxels = responses.shape
         silent = np.zeros(n_voxels) if rest is None else np.square(rest).sum(0, dtype=np.float64)
-        self.centred = responses if prior.constant is None else responses - prior.constant
+        self.responses, self.constant, self.mean = responses, prior.constant, prior.mean
         self.space = _space(features, prior)
         self.blocks = [slice(start, min(start + _BLOCK, n_voxels)) for start in range(0, n_voxels, _BLOCK)]
-        self.mean = prior.mean
-        self.expected = None if prior.mean is None else features.astype(np.float32) @ prior.mean
+        self.expected = None if prior.mean is None else self.space.back.astype(np.float32) @ prior.mean
         self.trusts = (0.0,) if prior.mean is None else TRUSTS
         self.products = {trust: np.empty((len(self.space.powers), n_voxels), np.float32) for trust in self.trusts}
         self.likelihood = np.empty((len(self.trusts) * len(SCALES), n_voxels))
         self._trace = float(np.trace(prior.covariance))
+        powers = self.space.powers.astype(np.float32)[:, None]
         for block in self.blocks:
-            y = self.space.whitened(self.centred[:, block])
-            along = self.space.along.T @ y
-            length = np.einsum("nv,nv->v", y, y, dtype=np.float64) + silent[block]
-            if self.expected is not None:
-                e = self.space.whitened(self.expected[:, block])
-                along_expected = self.space.along.T @ e
-                shared, expected = (np.einsum("nv,nv->v", one, e, dtype=np.float64) for one in (y, e))
+            along, length = self.space.told(responses[:, block], self._constant(block))
             for place, trust in enumerate(self.trusts):
                 told = place * len(SCALES)
-                if trust:
-                    products = along - np.float32(trust) * along_expected
-                    total = length - 2 * trust * shared + trust**2 * expected
-                else:
-                    products, total = along, length
+                products, total = along, length + silent[block]
+                if trust and self.expected is not None:
+                    taken = np.float32(trust) * self.expected[:, block]
+                    products = along - powers * taken
+                    total = total - np.einsum("rv,rv->v", along + products, taken, dtype=np.float64)
                 self.products[trust][:, block] = products
                 self.likelihood[told : told + len(SCALES), block] = _likelihood(
                     np.square(products, dtype=np.float64),
@@ -174,11 +178,13 @@ class _Evidence:
 
     def residuals(self, block: slice, average: _Average) -> Float32:
         """Residuals (n, v) of some voxels, each trial under maps learned without it."""
-        return self.space.left_out(self._unexplained(block, average.trusted), average.coefficients, average.gains)
+        along = average.coefficients
+        if self.expected is not None:
+            along = along + average.trusted * self.expected[:, block]
+        return self.space.left_out(self.responses[:, block] - self._constant(block), along, average.gains)
 
-    def _unexplained(self, block: slice, trust: float | Float32) -> Float32:
-        centred = self.centred[:, block]
-        return centred if self.expected is None else centred - np.float32(trust) * self.expected[:, block]
+    def _constant(self, block: slice) -> Float32 | np.float32:
+        return np.float32(0) if self.constant is None else self.constant[block]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -215,6 +221,8 @@ class _Space:
         Their squared lengths.
     projection : ndarray of shape (k, r)
         From coefficients of these to weights.
+    back : ndarray of shape (r, k)
+        From weights to coefficients.
     trust : float
         How far the constant follows the data: 1 where nothing is known of it beforehand.
     """
@@ -222,6 +230,7 @@ class _Space:
     along: Float32
     powers: Float64
     projection: Float64
+    back: Float64
     trust: float
 
     def whitened(self, responses: Float32) -> Float32:
@@ -230,8 +239,25 @@ class _Space:
             return responses
         return np.asarray(responses - np.float32(1 - np.sqrt(1 - self.trust)) * responses.mean(0))
 
+    def told(self, responses: Float32, constant: Float32 | np.float32) -> tuple[Float32, Float64]:
+        """Products (r, v) of the features with responses (n, v) less a constant (v,), and the squared length (v,) of
+        these, all after `whitened`.
+        """
+        n, n_voxels = responses.shape
+        if not n:
+            return np.zeros((len(self.powers), n_voxels), np.float32), np.zeros(n_voxels)
+        axes = self.whitened(self.along)
+        mean = responses.mean(0)
+        length = np.einsum("nv,nv->v", responses, responses, dtype=np.float64) - n * np.square(mean, dtype=np.float64)
+        length += (1 - self.trust) * n * np.square(mean - constant, dtype=np.float64)
+        return axes.T @ responses - axes.sum(0)[:, None] * constant, length
+
     def left_out(self, responses: Float32, coefficients: Float32, gains: Float64) -> Float32:
-        """Residuals (n, v) of each trial under a fit without it."""
+        """Residuals (n, v) of each trial under a fit without it.
+
+        `responses` (n, v) are less the constant, `coefficients` (r, v) those of the whole fit, and `gains` (r, v) how far
+        they follow the responses.
+        """
         if not len(responses):
             return responses
         inner = self.whitened(self.whitened(responses) - self.along @ coefficients)
@@ -250,7 +276,11 @@ def _space(features: Float64, prior: MapPrior) -> _Space:
     _, strengths, axes = np.linalg.svd(white @ root, full_matrices=False)
     projection = root @ axes.T
     return _Space(
-        along=(white @ projection).astype(np.float32), powers=strengths**2, projection=projection, trust=trust
+        along=(white @ projection).astype(np.float32),
+        powers=strengths**2,
+        projection=projection,
+        back=linalg.solve_triangular(root, axes.T, trans="T", lower=True).T,
+        trust=trust,
     )
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from rtdecode.errors import BundleError
 from rtdecode.typed import Table, checked
 
-GROUP_PRIOR_SCHEMA = "rtdecode.group-prior/2"
+GROUP_PRIOR_SCHEMA = "rtdecode.group-prior/3"
 TENSORS = ("origin_mm", "mean", "spectrum", "covariance", "basis", "token_mean", "group")
 
 
@@ -30,6 +30,8 @@ class GroupPriorHead(Table, frozen=True, kw_only=True):
         Identity and name of the pack whose tokens describe pictures.
     space : str
         Common space of the participants' places.
+    cell_mm : float
+        Edge of the cells of `mean`.
     people : int
         From how many it was learned.
     trials : int
@@ -41,6 +43,7 @@ class GroupPriorHead(Table, frozen=True, kw_only=True):
     pack: str
     pack_name: str
     space: str
+    cell_mm: float
     people: int
     trials: int
     constant_variance: float

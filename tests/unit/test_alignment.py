@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from calibration.encoding.alignment import SHIFT_MM, WARP_MM, Displacement, MeanMaps, mean_maps, read_cells
-from calibration.encoding.group_prior import GRID_MM, GroupPrior, PlacedPrior, statistics_of
+from calibration.encoding.group_prior import CELL_MM, GroupPrior, PlacedPrior, statistics_of
 
 K = 6
 V = 600
@@ -45,11 +45,12 @@ class World:
         return Brain(seems=seems, lies=lies, components=components, responses=responses)
 
     def group(self) -> GroupPrior:
-        axis = np.arange(LOW, HIGH + 1, GRID_MM)
+        axis = np.arange(LOW, HIGH + 1, CELL_MM)
         cells = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
         mean = self.weights(cells.reshape(-1, 3)).reshape(K + 1, *cells.shape[:3]).astype(np.float32)
         return GroupPrior(
             origin_mm=np.full(3, LOW),
+            cell_mm=CELL_MM,
             mean=mean,
             constant_variance=0.1,
             spectrum=np.full(K, 1 / K),
@@ -108,7 +109,7 @@ def test_steps_end_where_the_posterior_is_highest() -> None:
     brain = world.brain(40, shift=(3.0, -2.0, 1.0), bend_mm=2.0)
     group = world.group()
     told = statistics_of(brain.components, brain.responses, brain.seems)
-    maps = mean_maps(group.mean, group.origin_mm, GRID_MM)
+    maps = mean_maps(group.mean, group.origin_mm, CELL_MM)
     moved = Displacement(brain.seems)
     before = log_posterior(moved, maps, brain, group, 1.3)
     moved.fit(maps, told.gram, told.products, group.covariance, 1.3, steps=25)

@@ -104,10 +104,16 @@ def test_residuals_are_those_of_fits_without_the_trial(one_scale: float, known: 
 def test_marginal_likelihoods_are_those_of_normal_responses_with_the_best_noise(seed: int, n: int, k: int) -> None:
     features, responses, covariance = example(seed, n=n, k=k)
     prior = prior_of(seed, covariance)
-    found = maps._Evidence(features, responses, prior, None).likelihood[-len(maps.SCALES) :]  # the mean trusted fully
+    found = maps._Evidence(features, responses, prior, None).likelihood[
+        -len(maps.SCALES) :
+    ]  # the last factor of the mean
     expected = np.empty_like(found)
     for voxel in range(3):
-        y = responses[:, voxel].astype(np.float64) - prior.constant[voxel] - features @ prior.mean[:, voxel]
+        y = (
+            responses[:, voxel].astype(np.float64)
+            - prior.constant[voxel]
+            - maps.TRUSTS[-1] * features @ prior.mean[:, voxel]
+        )
         for i, scale in enumerate(maps.SCALES):
             shape = np.eye(n) + 0.7 + scale * features @ covariance @ features.T
             noise = y @ np.linalg.solve(shape, y) / n
