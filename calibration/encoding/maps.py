@@ -240,9 +240,7 @@ class _Space:
         return np.asarray(responses - np.float32(1 - np.sqrt(1 - self.trust)) * responses.mean(0))
 
     def told(self, responses: Float32, constant: Float32 | np.float32) -> tuple[Float32, Float64]:
-        """Products (r, v) of the features with responses (n, v) less a constant (v,), and the squared length (v,) of
-        these, all after `whitened`.
-        """
+        """Products (r, v) of features with responses (n, v) less a constant, and squared lengths (v,), all whitened."""
         n, n_voxels = responses.shape
         if not n:
             return np.zeros((len(self.powers), n_voxels), np.float32), np.zeros(n_voxels)
@@ -255,8 +253,8 @@ class _Space:
     def left_out(self, responses: Float32, coefficients: Float32, gains: Float64) -> Float32:
         """Residuals (n, v) of each trial under a fit without it.
 
-        `responses` (n, v) are less the constant, `coefficients` (r, v) those of the whole fit, and `gains` (r, v) how far
-        they follow the responses.
+        `responses` (n, v) are less the constant, `coefficients` (r, v) those of the whole fit, and `gains` (r, v) how
+        far they follow the responses.
         """
         if not len(responses):
             return responses
