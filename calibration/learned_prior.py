@@ -60,10 +60,15 @@ def learn_from_bundles(folders: Sequence[Path], out: Path) -> str:
     Raises
     ------
     CalibrationError
-        Fewer than two participants, two bundles of one, bundles of different packs, or one that keeps no statistics.
+        Fewer than two participants, two bundles of one, bundles of different packs, or one that keeps no statistics; or
+        there is such a file, which sessions that were calibrated with it are read with.
     BundleError
         A bundle cannot be opened.
     """
+    if out.exists():
+        raise CalibrationError(
+            f"{out}: exists already, and sessions that were calibrated with it need it; name a new --out"
+        )
     bundles = [open_participant(folder) for folder in folders]
     _check(bundles)
     people = [_Person(bundle) for bundle in bundles]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calibration.calibrator import Calibrator
 from calibration.common_space import common_places
 from calibration.earlier_visit import EarlierVisit, only
-from calibration.learned_prior import load_prior
+from calibration.learned_prior import LearnedPrior, load_prior
 from rtdecode import client as wire
 from rtdecode import derivatives
 from rtdecode.decode.loading import load_candidates
@@ -106,12 +106,11 @@ def read_calibration(folder: Path, stimuli: Path | None) -> RecordedCalibration:
     candidates = load_candidates(pack, pictures)
     learned = open_betas(_one(folder, derivatives.CALIBRATION_BETAS))
     runs, nulls = calibration_runs(folder), set(section.get("null_stimuli", CalibrationSettings().null_stimuli))
-    prior = section.get("group_prior")
     calibrator = Calibrator(
         candidates,
         leave_out=bundle.provenance.leave_out,
         seed=bundle.provenance.seed,
-        prior=None if prior is None else load_prior(root / prior, pack),
+        prior=_prior(root, section.get("group_prior"), bundle, pack),
     )
     if calibrator.wants_places:
         calibrator.lies_at(common_places(bundle.folder / REFERENCE, bundle.folder / MASK))
@@ -203,6 +202,19 @@ def session_trials(folder: Path) -> list[SessionTrial]:
                 )
             )
     return found
+
+
+def _prior(root: Path, named: str | None, bundle: ParticipantBundle, pack: EnginePack) -> LearnedPrior | None:
+    """Load the group prior that a bundle was calibrated with: a later one may hold this very participant."""
+    if named is None:
+        return None
+    prior = load_prior(root / named, pack)
+    if prior.identity != bundle.provenance.group_prior:
+        raise CalibrationError(
+            f"{root / named}: expected the group prior {bundle.provenance.group_prior[:12]} that {bundle.folder} was "
+            f"calibrated with, got {prior.identity[:12]}; put that file back"
+        )
+    return prior
 
 
 def _stimuli(root: Path, told: str | None, given: Path | None) -> Path | None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.optimize import brentq
 
-from calibration import learned_prior
+from calibration import learned_prior, session_trials
 from calibration.calibrator import Calibrator, write_bundle
 from calibration.common_space import HALF_MM, common_places
 from calibration.encoding.group_prior import statistics_of
@@ -24,7 +24,7 @@ from calibration.learned_prior import STATISTICS, LearnedPrior, learn_from_bundl
 from calibration.targets import make_targets
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import BundleError, CalibrationError
-from rtdecode.packs import EnginePack
+from rtdecode.packs import EnginePack, open_participant
 from rtdecode.packs.group_prior import open_group_prior
 from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
 from rtdecode.packs.sealed import seal
@@ -220,6 +220,25 @@ def reseal(folder: Path, change: Callable[[Path], None]) -> None:
         change(draft)
 
     seal(folder, PARTICIPANT_SCHEMA, write)
+
+
+def test_a_session_is_read_with_the_prior_of_its_calibration_and_that_file_is_never_written_over(lab: Lab) -> None:
+    path = learned(lab, 2)
+    prior = load_prior(path, tiny_pack())
+    lab.visit("new", lab.people, 16, prior)
+    bundle = open_participant(lab.folder / "new")
+    with pytest.raises(CalibrationError, match=r"group\.safetensors: exists already.*name a new --out"):
+        learn_from_bundles([lab.folder / "p0", lab.folder / "new"], path)
+    read = session_trials._prior(lab.folder, "group.safetensors", bundle, tiny_pack())
+    assert read is not None
+    assert read.identity == prior.identity
+    assert session_trials._prior(lab.folder, None, bundle, tiny_pack()) is None
+    path.unlink()
+    later = learn_from_bundles([lab.folder / "p0", lab.folder / "new"], path)
+    with pytest.raises(CalibrationError) as refused:
+        session_trials._prior(lab.folder, "group.safetensors", bundle, tiny_pack())
+    assert prior.identity[:12] in str(refused.value)
+    assert later[:12] in str(refused.value)
 
 
 def provenance(**changes: Any) -> Callable[[Path], None]:
