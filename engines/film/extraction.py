@@ -28,7 +28,7 @@ from engines.film.transcript import Word
 from engines.importing.tensors import write_tensors
 from rtdecode.decode.families.encoding.film_windows import FRAME_HZ, word_frames
 from rtdecode.errors import SettingsError
-from rtdecode.packs.sealed import seal
+from rtdecode.packs.sealed import check_target, seal
 
 PART = ".part"
 _ORDER = "order.json"
@@ -220,6 +220,7 @@ def _size(kind: str, backbone: Backbone) -> int:
 
 
 def _begin(order: Extraction, media: Media, backbone: Backbone, out: Path, processes: int) -> Path:
+    check_target(out)
     folder = out.with_name(out.name + PART)
     said = {
         "film": order.film,

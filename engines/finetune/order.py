@@ -29,6 +29,7 @@ from rtdecode.decode.score.candidates import Candidates
 from rtdecode.errors import TrainingError
 from rtdecode.packs import EnginePack, open_pack
 from rtdecode.packs.participant_bundle import NETWORK, NetworkFigures, ParticipantBundle
+from rtdecode.packs.sealed import check_target
 
 Ints = NDArray[np.int64]
 
@@ -88,10 +89,11 @@ def fine_tune(pack: EnginePack, order: FineTuneOrder, tell: Callable[[str], None
     TrainingError
         The visit was calibrated with another pack, its trials are too few, or the time is too short.
     CalibrationError, SettingsError, BundleError, EngineError
-        The visit, its pictures or the pack cannot be read.
+        The visit, its pictures or the pack cannot be read, or the new bundle cannot be put where it is wanted.
     """
     if order.rank is not None and order.rank not in RANKS:
         raise TrainingError(f"rank: expected {RANKS.start} to {RANKS.stop - 1}, got {order.rank}")
+    check_target(order.out)
     visit = read_calibration(order.session, order.stimuli)
     if visit.pack.identity != pack.identity:
         raise TrainingError(
@@ -113,6 +115,7 @@ def fine_tune(pack: EnginePack, order: FineTuneOrder, tell: Callable[[str], None
         rank=order.rank,
         tell=tell,
     )
+    order.out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=order.out.parent, prefix=f".{order.out.name}-") as scratch:
         network = None
         if done.figures.steps:

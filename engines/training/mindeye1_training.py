@@ -26,6 +26,7 @@ from rtdecode.decode.networks.brain import BrainNetwork, BrainShape, LowLevel
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import TrainingError
+from rtdecode.packs.sealed import check_target
 
 _Size = Annotated[int, Meta(ge=1)]
 _TEACHER = ("latent", "teacher", "teacher_augmented")
@@ -106,6 +107,7 @@ def train_mindeye1(settings_path: Path, out: Path, *, licence: str, resume: bool
     accelerator = make_accelerator()
     folder = settings_path.parent
     with agreed(accelerator):
+        check_target(out)
         settings = _read(settings_path)
         columns = {"tokens": 3} | (dict(zip(_TEACHER, (4, 3, 3), strict=True)) if settings.model.low_level else {})
         pictures = FileRows(folder / settings.pictures, columns)

@@ -25,6 +25,7 @@ from rtdecode.decode.networks.backbone import BackboneShape, fold_mixers
 from rtdecode.decode.networks.prior import PriorNetwork, PriorShape
 from rtdecode.decode.sampling.schedule import cosine_schedule
 from rtdecode.errors import TrainingError
+from rtdecode.packs.sealed import check_target
 
 _Size = Annotated[int, Meta(ge=1)]
 
@@ -94,9 +95,12 @@ def train_from(settings_path: Path, out: Path, *, licence: str, resume: bool) ->
     ------
     TrainingError
         The settings or a file of data cannot be used. Processes other than the first end; see `agreed`.
+    BundleError
+        The pack cannot be put where it is wanted.
     """
     accelerator = make_accelerator()
     with agreed(accelerator):
+        check_target(out)
         settings = _read(settings_path)
         pictures, people = _tables(settings, settings_path.parent)
     torch.manual_seed(settings.seed)

@@ -44,13 +44,30 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_target(target: Path) -> None:
+    """Check that a sealed folder can be put there: nothing but one of before, or an empty folder, is replaced.
+
+    Raises
+    ------
+    BundleError
+        A file, or a folder with other content.
+    """
+    if target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir())):
+        return
+    if target.exists():
+        raise BundleError(
+            f"{target}: expected a new folder, or a sealed one (with {MANIFEST}) to replace, got "
+            f"{'one that holds other files' if target.is_dir() else 'a file'}; name another"
+        )
+
+
 def seal(target: Path, schema: str, write: Callable[[Path], None]) -> str:
     """Write a sealed folder.
 
     Parameters
     ----------
     target : Path
-        The folder to make; an existing one is replaced.
+        The folder to make; a sealed one is replaced.
     schema : str
         Name and version of what it holds.
     write : callable
@@ -64,8 +81,10 @@ def seal(target: Path, schema: str, write: Callable[[Path], None]) -> str:
     Raises
     ------
     BundleError
-        A tensor holds a number that is none; see `check_numbers`. Nothing is written then.
+        Something else is there, see `check_target`, or a tensor holds a number that is none, see `check_numbers`.
+        Nothing is written then.
     """
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     draft.mkdir()

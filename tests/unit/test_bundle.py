@@ -59,6 +59,20 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_only_a_sealed_or_an_empty_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "exports" / "day").mkdir(parents=True)
+    (tmp_path / "exports" / "day" / "volume.dcm").write_bytes(b"scan")
+    (tmp_path / "notes").write_text("kept")
+    (tmp_path / "empty").mkdir()
+    for name, reason in (("exports", "holds other files"), ("notes", "got a file")):
+        with pytest.raises(BundleError, match=rf"{name}: expected a new folder.*{reason}"):
+            seal(tmp_path / name, PACK_SCHEMA, write)
+    assert (tmp_path / "exports" / "day" / "volume.dcm").read_bytes() == b"scan"
+    assert (tmp_path / "notes").read_text() == "kept"
+    assert seal(tmp_path / "empty", PACK_SCHEMA, write) == seal(tmp_path / "empty", PACK_SCHEMA, write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "exports", "notes"]
+
+
 @pytest.mark.parametrize("spoil", ["a file", "too long", "NUL", "a list", "not UTF-8"])
 def test_what_is_no_bundle_is_named_whatever_it_is(tmp_path: Path, spoil: str) -> None:
     folder = tmp_path / "bundle"

@@ -29,7 +29,7 @@ from rtdecode.decode.runtime.backends import choose as choose_backend  # noqa: E
 from rtdecode.decode.score.adapter import Adapter, adapter_from  # noqa: E402
 from rtdecode.decode.score.candidates import Candidates  # noqa: E402
 from rtdecode.decoded import Reconstruction  # noqa: E402
-from rtdecode.errors import TrainingError  # noqa: E402
+from rtdecode.errors import BundleError, TrainingError  # noqa: E402
 from rtdecode.packs import EnginePack, open_pack, open_participant  # noqa: E402
 from rtdecode.settings import DecodeSettings  # noqa: E402
 from rtdecode.statistics import mid_ranks  # noqa: E402
@@ -237,13 +237,21 @@ def test_the_bundle_decodes_by_the_network_and_the_one_before_by_the_ridge_alone
 
 def test_a_network_that_is_not_better_is_not_kept(at_hand: pytest.MonkeyPatch, tmp_path: Path) -> None:
     at_hand.setattr("engines.finetune.training.DOUBT", 1e6)
-    given = order.FineTuneOrder(session=tmp_path, stimuli=None, out=tmp_path / "out", rank=4, tuning=QUICK)
+    given = order.FineTuneOrder(session=tmp_path, stimuli=None, out=tmp_path / "bundles" / "out", rank=4, tuning=QUICK)
     order.fine_tune(tiny_pack(), given, lambda _: None)
-    kept = open_participant(tmp_path / "out")
+    kept = open_participant(tmp_path / "bundles" / "out")
     assert kept.network is None
     assert kept.provenance.network is not None
     assert kept.provenance.network.steps == 0
     assert kept.provenance.network.percentile == kept.provenance.network.percentile_ridge
+
+
+def test_what_is_in_the_way_is_told_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    given = order.FineTuneOrder(session=tmp_path, stimuli=None, out=tmp_path, rank=4, tuning=QUICK)
+    with pytest.raises(BundleError, match="holds other files; name another"):
+        order.fine_tune(tiny_pack(), given, lambda _: pytest.fail("went on"))
+    assert (tmp_path / "mine.txt").read_text() == "kept"
 
 
 @pytest.mark.parametrize(
