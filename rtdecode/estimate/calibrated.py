@@ -19,6 +19,7 @@ from rtdecode.errors import BundleError, SettingsError
 from rtdecode.estimate.glm import Expectation, Scales
 from rtdecode.estimate.voxels import VoxelModel
 from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
+from rtdecode.packs.sealed import listed
 from rtdecode.settings import EstimateSettings, Settings
 
 MODEL = "estimate.safetensors"
@@ -155,6 +156,12 @@ def calibration_of(settings: Settings, pack: EnginePack) -> Calibrated | None:
 def expected_provenance(settings: Settings, pack: EnginePack) -> dict[str, str]:
     """Return what the provenance of every bundle of a session must say."""
     return {"pack": pack.identity, "participant": settings.session.participant}
+
+
+def same_betas(one: ParticipantBundle, other: ParticipantBundle) -> bool:
+    """Whether both read the very same betas: of the same voxels, estimated in the same way."""
+    digests = [listed(bundle.folder) for bundle in (one, other)]
+    return all(digests[0].get(name) == digests[1].get(name) for name in (MASK, REFERENCE, MODEL))
 
 
 def strangeness(bundle: ParticipantBundle, wanted: dict[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
 from rtdecode.errors import BundleError, Busy, Late, ProtocolError
-from rtdecode.estimate.calibrated import expected_provenance, strangeness
+from rtdecode.estimate.calibrated import expected_provenance, same_betas, strangeness
 from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
 from rtdecode.publish.publisher import Publisher
@@ -296,7 +296,8 @@ class Desk:
         """
         bundle = open_participant(Path(folder))
         wanted = expected_provenance(self._settings, self._pack)
-        if self._settings.decode.bundle != Path(folder):
+        first = self._settings.decode.bundle
+        if first is None or not same_betas(bundle, open_participant(first)):
             wanted["session"] = self._session  # the voxels of other visits lie elsewhere
         strange = strangeness(bundle, wanted)
         if strange:

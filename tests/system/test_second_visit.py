@@ -161,6 +161,30 @@ def test_a_bundle_of_another_visit_cannot_be_loaded_under_way(first: Path, tmp_p
     rig.finish()
 
 
+def test_a_second_visit_takes_up_another_bundle_of_its_calibration(first: Path, tmp_path: Path) -> None:
+    """As the visit's fine-tuned bundle is one: the same betas, read by another network."""
+    provenance = json.loads((first / "bundle" / "provenance.json").read_text())
+
+    def other(name: str, *, changed: str | None = None) -> Path:
+        def write(draft: Path) -> None:
+            _copied(first / "bundle", draft, {**provenance, "seed": provenance["seed"] + 1})
+            if changed is not None:
+                shutil.copy(first / "bundle" / "reference.nii.gz", draft / changed)
+
+        seal(tmp_path / name, PARTICIPANT_SCHEMA, write)
+        return tmp_path / name
+
+    settings = settings_for(
+        tmp_path, PLAN, session={"session": "02"}, decode={"bundle": str(first / "bundle")}, calibration={"runs": 0}
+    )
+    rig = Rig(settings, FakeClock())
+    for folder in (other("tuned"), first / "bundle"):
+        rig.request(requests.Mode, mode="decode", bundle=str(folder))
+    with pytest.raises(RtdecodeError, match=r"expected a calibration of session sim-02-.*, got sim-01-"):
+        rig.request(requests.Mode, mode="decode", bundle=str(other("elsewhere", changed="mask.nii.gz")))
+    rig.finish()
+
+
 def test_a_bundle_of_another_participant_is_refused(first: Path, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, PLAN, session={"participant": "other"}, decode={"bundle": str(first / "bundle")})
     with pytest.raises(RtdecodeError, match="expected a calibration of participant other, got sim"):
