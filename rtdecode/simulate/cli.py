@@ -42,6 +42,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--out", type=Path, metavar="EXPORT_DIR", help="folder to write to; made if absent")
     parser.add_argument("--seed", type=int, default=0, help="fixes everything (default 0)")
+    parser.add_argument(
+        "--visit",
+        type=_count,
+        default=None,
+        help="which visit of the participant: the same brain and pictures, other noise and movements (default 1; 2 "
+        "where SETTINGS name decode.bundle)",
+    )
     parser.add_argument("--speed", type=speed, default=1.0, help="times real time, or max (default 1)")
     parser.add_argument("--runs", type=_count, default=None, help="runs to acquire (default 8)")
     parser.add_argument(
@@ -141,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
     SettingsError
         If the arguments contradict each other or the files to replay.
     """
-    about_a_visit = ("runs", "protocol", "null_trials", "stimuli", "requests")
+    about_a_visit = ("runs", "protocol", "null_trials", "stimuli", "requests", "visit")
     visit_only = {name: getattr(arguments, name) is not None for name in about_a_visit}
     if arguments.replay is not None and any(visit_only.values()):
         given = ", ".join(f"--{name.replace('_', '-')}" for name, is_given in visit_only.items() if is_given)
@@ -151,6 +158,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.settings is not None:
         settings = load_settings(arguments.settings)
         arguments.out = arguments.out or settings.scanner.export_dir
+        if arguments.replay is None and settings.decode.bundle is not None:
+            arguments.visit = arguments.visit or 2
         if arguments.replay is None and not arguments.fault:
             arguments.requests = arguments.requests or settings.publish.nearby()[1]
     if arguments.out is None:
@@ -218,6 +227,7 @@ def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
             SystemClock(),
             speed,
             live_dates=speed == 1,
+            visit=arguments.visit or 1,
         )
 
         def on_volume(run: int, volume: int) -> None:

@@ -31,6 +31,8 @@ from rtdecode.simulate.visit import Trial
 FIRST_SERIES = 3
 _FIXED_START = datetime.datetime(2000, 1, 1, 9, 0)
 _PAUSE_S = 60.0
+_RUNS_A_VISIT = 1000
+"""By which the numbers of runs, from which noise follows, are apart between visits."""
 
 
 class Plan(Protocol):
@@ -84,6 +86,8 @@ class Scanner:
         Date each run by the clock instead of by a fixed day.
     regulator : Regulator, optional
         Decides what the participant does in trials of the kind "regulate".
+    visit : int
+        Which visit of the participant this is: noise, lapses and movements of another one are others.
 
     Raises
     ------
@@ -102,6 +106,7 @@ class Scanner:
         noise: NoiseParameters | None = None,
         live_dates: bool = False,
         regulator: Regulator | None = None,
+        visit: int = 1,
     ) -> None:
         if plan.t_r_s != participant.protocol.t_r_s:
             raise ValueError(f"expected a repetition time of {plan.t_r_s} s, got {participant.protocol.t_r_s} s")
@@ -111,6 +116,7 @@ class Scanner:
         self._clock = clock
         self._live_dates = live_dates
         self._regulator = regulator
+        self._visit = visit
         self._player = Player(clock, speed)
         self._acquisition = Acquisition(participant, noise)
         self._evoked = participant.responses([t.scene for t in plan.trials], [t.kind for t in plan.trials])
@@ -160,8 +166,9 @@ class Scanner:
 
     def volumes(self, run: int) -> Iterator[NDArray[np.uint16]]:
         """Render the volumes of a run without writing them."""
-        evoked = self._evoked[[trial.run == run for trial in self._plan.trials]]
-        return self._acquisition.run(run, self._plan.of_run(run), evoked, self._plan.volumes_per_run, self._regulator)
+        plan, number = self._plan, run + _RUNS_A_VISIT * (self._visit - 1)
+        evoked = self._evoked[[trial.run == run for trial in plan.trials]]
+        return self._acquisition.run(number, plan.of_run(run), evoked, plan.volumes_per_run, self._regulator)
 
     def true_betas(self, affine: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return what each picture evokes in this brain, without trial noise or lapses: the oracle's betas.
@@ -188,8 +195,9 @@ class Scanner:
             start = _FIXED_START + datetime.timedelta(
                 seconds=(run - 1) * (plan.volumes_per_run * plan.t_r_s + _PAUSE_S)
             )
+        another = f"-{self._visit}" if self._visit > 1 else ""
         return mosaic.MosaicSeries(
-            study=f"visit-{plan.seed}-participant-{self._participant.seed}",
+            study=f"visit-{plan.seed}-participant-{self._participant.seed}{another}",
             number=FIRST_SERIES + run - 1,
             affine=protocol.affine,
             t_r_s=protocol.t_r_s,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,35 @@ def test_trials_are_announced_to_the_daemon(tmp_path: Path, monkeypatch: pytest.
     assert [message["kind"] for message in told] == ["run_start", *["trial"] * 4, "run_end", "closed"]
 
 
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    ("bundle", "more", "visit"),
+    [("", [], 1), ('bundle = "of-before"', [], 2), ('bundle = "of-before"', ["--visit", "3"], 3)],
+)
+def test_settings_that_name_a_bundle_are_of_another_visit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: str, more: list[str], visit: int
+) -> None:
+    made: list[int] = []
+
+    class Made:
+        def __init__(self, *_: object, visit: int, **__: object) -> None:
+            made.append(visit)
+
+        def play(self, *_: object, **__: object) -> None:
+            """Write nothing."""
+
+    monkeypatch.setattr("rtdecode.simulate.scanner.Scanner", Made)
+    monkeypatch.setattr(cli, "Client", lambda *_, **__: nullcontext())
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "session.toml").write_text(
+        f"""session = {{participant = "01"}}\nscanner = {{export_dir = "export"}}
+        [decode]\nstimuli = "pictures"\n{bundle}\n"""
+    )
+    arguments = parse(str(tmp_path / "session.toml"), "--runs", "1", *more)
+    assert arguments.handler(arguments) == 0
+    assert made == [visit]
+
+
 @pytest.mark.parametrize(("minutes", "pictures"), [(5, 4 * 34), (30, 12 * 40), (60, 22 * 40)])
 def test_a_protocol_and_null_trials_are_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], minutes: int, pictures: int
@@ -132,6 +162,7 @@ def test_a_visit_is_replayed_with_faults(tmp_path: Path) -> None:
     [
         (["--replay", "absent"], "got none"),
         (["--replay", ".", "--runs", "2"], "expected no --runs"),
+        (["--replay", ".", "--visit", "2"], "expected no --visit"),
         (["--replay", ".", "--null-trials", "2"], "expected no --null-trials"),
         (["--replay", ".", "--requests", "tcp://x", "--stimuli", "y"], "expected no --stimuli, --requests"),
         (["--fault", "late", "--requests", "tcp://x"], "expected no --requests"),

@@ -12,6 +12,7 @@ import pytest
 from rtdecode.acquire.watcher import FolderWatcher
 from rtdecode.records import Volume
 from rtdecode.settings import ScannerSettings
+from rtdecode.simulate.acquisition import NoiseParameters
 from rtdecode.simulate.playback import Player, Speed
 from rtdecode.simulate.scanner import Scanner
 from rtdecode.simulate.visit import VisitPlan
@@ -80,6 +81,22 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, clock: FakeClock) ->
     assert digests[0] == digests[1]
     assert digests[0][0][0] == "001_000003_000001.dcm"
     assert len({digest for _, digest in digests[0]}) == PLAN.runs * PLAN.volumes_per_run
+
+
+def test_another_visit_shows_the_same_brain_with_noise_of_its_own(tmp_path: Path, clock: FakeClock) -> None:
+    """A decoder of the first visit must not meet the noise that it has learned from."""
+    still = NoiseParameters(motion_walk_mm=0, spikes=0, between_runs_mm=0)
+    first, again, second = (Scanner(PLAN, participant(), tmp_path, clock, noise=still, visit=n) for n in (1, 1, 2))
+    one, same, two = (np.stack([*made.volumes(1)]).astype(float) for made in (first, again, second))
+    np.testing.assert_array_equal(one, same)
+    inside = one.mean(0) > 2 * one.mean()
+    assert np.corrcoef(one.mean(0)[inside], two.mean(0)[inside])[0, 1] > 0.99
+    off = [(volumes - volumes.mean(0))[:, inside] for volumes in (one, two)]
+    alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(*off, strict=True)]
+    assert np.abs(np.mean(alike)) < 0.1
+    affine, mask = participant().protocol.affine, np.ones(participant().protocol.shape, bool)
+    np.testing.assert_array_equal(first.true_betas(affine, mask), second.true_betas(affine, mask))
+    assert first._series(1).study != second._series(1).study
 
 
 def test_the_watcher_reads_what_was_rendered(tmp_path: Path, clock: FakeClock) -> None:
