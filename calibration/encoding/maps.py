@@ -19,7 +19,7 @@ SCALES = np.concatenate([[0.0], np.logspace(-3, 1, 13)])
 """Values of ``s_v`` that are compared: variance that pictures make, in units of the variance of the noise."""
 TRUSTS = (0.0, 1.0, 2.0)
 """Factors of a prior mean that are averaged over: a voxel may answer as others' did there, more strongly, or not. An
-average of people is weaker than each of them, as fits shrink and places do not match: factors of 1 to 1.6 are usual."""
+average of people is weaker than each of them, as fits shrink and places do not match: 1 to 1.6 fit simulated people."""
 _COMMON_ROUNDS = 100
 _ENOUGH_VOXELS = 1000
 _BLOCK = 4096  # voxels
