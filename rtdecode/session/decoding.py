@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from rtdecode.score_settings import FeedbackSettings
 from rtdecode.session.feedback import TrialFeedback, no_trial
 from rtdecode.session.lanes import DecodeLanes
 from rtdecode.session.recording import Recording
+
+_log = logging.getLogger(__name__)
 
 DRIFT_TRIALS = 8
 DRIFT_SHIFT = 0.75  # without drift, 0.24 after so many trials
@@ -178,6 +181,7 @@ class Decoding:
         self._earlier.clear()
         self._ready_mono_s = self._clock.monotonic()
         self._ready.set()
+        _log.info("decoding with %s, %s, of %d trials", bundle.folder, bundle.identity[:12], bundle.provenance.trials)
         self._recording.inputs.append("bundle_loaded", identity=self.bundle)
         self._tell_loaded()
 

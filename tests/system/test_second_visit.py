@@ -19,6 +19,7 @@ from PIL import Image
 from rtdecode import client as wire
 from rtdecode.__main__ import main
 from rtdecode.errors import RtdecodeError, SettingsError
+from rtdecode.packs import open_participant
 from rtdecode.packs.participant_bundle import PARTICIPANT_SCHEMA
 from rtdecode.packs.sealed import seal
 from rtdecode.publish import requests
@@ -161,7 +162,9 @@ def test_a_bundle_of_another_visit_cannot_be_loaded_under_way(first: Path, tmp_p
     rig.finish()
 
 
-def test_a_second_visit_takes_up_another_bundle_of_its_calibration(first: Path, tmp_path: Path) -> None:
+def test_a_second_visit_takes_up_another_bundle_of_its_calibration(
+    first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As the visit's fine-tuned bundle is one: the same betas, read by another network."""
     provenance = json.loads((first / "bundle" / "provenance.json").read_text())
 
@@ -177,9 +180,13 @@ def test_a_second_visit_takes_up_another_bundle_of_its_calibration(first: Path, 
     settings = settings_for(
         tmp_path, PLAN, session={"session": "02"}, decode={"bundle": str(first / "bundle")}, calibration={"runs": 0}
     )
-    rig = Rig(settings, FakeClock())
+    clock = FakeClock()
+    rig = Rig(settings, clock)
     for folder in (other("tuned"), first / "bundle"):
-        rig.request(requests.Mode, mode="decode", bundle=str(folder))
+        with caplog.at_level("INFO", logger="rtdecode"):
+            rig.request(requests.Mode, mode="decode", bundle=str(folder))
+            clock.sleep(1.0)
+        assert f"decoding with {folder}, {open_participant(folder).identity[:12]}" in caplog.text
     with pytest.raises(RtdecodeError, match=r"expected a calibration of session sim-02-.*, got sim-01-"):
         rig.request(requests.Mode, mode="decode", bundle=str(other("elsewhere", changed="mask.nii.gz")))
     rig.finish()
