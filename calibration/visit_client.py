@@ -146,7 +146,7 @@ class CalibrationRun:
             if message.mode == "decode" and not self._from:
                 raise CalibrationError(
                     f"session {message.session} decodes with a bundle from its start: nothing is calibrated in it; "
-                    "take decode.bundle out of the settings to calibrate anew"
+                    "ask for that first (recalibrate, or r on the page), or take decode.bundle out of the settings"
                 )
             self._report(
                 f"session {message.session}, participant {message.participant}: waiting for the trials of "
@@ -301,7 +301,9 @@ class CalibrationRun:
         assert self._session is not None
         if run != self._runs():
             self._report(f"calibration ends after run {run}, as more trials are not worth their time")
-        self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials")
+        earlier = self.calibrator.earlier
+        beside = "" if earlier is None else f" beside {len(earlier.trials.betas)} of session {earlier.session}"
+        self._report(f"the calibration runs are complete: fitting {self.calibrator.trials} trials{beside}")
         began_s = time.monotonic()
         self.calibrator.take_again(open_betas(_only(self._where, f"*_{derivatives.CALIBRATION_BETAS}")))
         fit = self.calibrator.fit()

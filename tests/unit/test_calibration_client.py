@@ -145,6 +145,7 @@ def test_trials_of_an_earlier_visit_are_learned_from_again_where_voxels_are_the_
     provenance = open_participant(run.run()).provenance
     assert (provenance.trials, provenance.earlier_trials, provenance.earlier_session) == (32 + 24, 24, "01-00")
     assert lines.count("24 trials of session 01-00 are learned from again") == 1
+    assert lines[-2] == "the calibration runs are complete: fitting 32 trials beside 24 of session 01-00"
 
 
 def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
