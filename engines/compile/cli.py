@@ -15,7 +15,7 @@ from rtdecode.decode.families.latent_map import latents_of
 from rtdecode.decode.runtime.plans import sidecars
 from rtdecode.errors import BundleError, EngineError
 from rtdecode.packs import EnginePack, open_pack
-from rtdecode.packs.sealed import check_numbers
+from rtdecode.packs.sealed import check_numbers, check_target
 
 _PRECISIONS = ("float32", "mixed", "float16", "bfloat16")
 _UNTRIED = "TensorRT plans of this project were compiled and run behind a stand-in only, never on a GPU yet"
@@ -69,6 +69,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _export(args: argparse.Namespace) -> int:
     from engines.compile.plan_building import export_pack
 
+    check_target(args.out)
     identity = export_pack(
         open_pack(args.pack),
         args.out,

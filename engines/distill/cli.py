@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engines.participant_option import add_participants
 from engines.training.cli import missing, told
+from rtdecode.packs.sealed import check_target
 
 _PICTURES = {
     "prior": "safetensors file with tokens of pictures",
@@ -65,6 +66,7 @@ def _distill(args: argparse.Namespace) -> int:
         from engines.training.loop import Plan
     except ImportError as error:
         return missing(error)
+    check_target(args.out)
     order = DistillOrder(
         pictures=args.pictures,
         participants=args.participant,

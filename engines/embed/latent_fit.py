@@ -21,6 +21,7 @@ from rtdecode.decode.families.mindeye2.assembly import ridge_layer
 from rtdecode.decode.families.mindeye2.mindeye2_description import MindEye2Description
 from rtdecode.errors import EngineError, TrainingError
 from rtdecode.packs import EnginePack
+from rtdecode.packs.sealed import check_target
 
 FEWEST = 8
 """Pictures that a map may be fitted on."""
@@ -101,7 +102,10 @@ def learn_latents(pack: EnginePack, order: LatentOrder, out: Path, *, progress: 
         The pack has no such layers.
     TrainingError
         The data are not for this pack, too few, or not finite.
+    BundleError
+        The pack cannot be put where it is wanted.
     """
+    check_target(out)
     if order.components < 1:
         raise TrainingError(f"components: expected at least 1, got {order.components}")
     layout = _layout(pack)

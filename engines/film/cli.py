@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rtdecode.packs import open_pack
 from rtdecode.packs.film_prediction import write_prediction
 from rtdecode.packs.film_readout import open_readout
-from rtdecode.packs.sealed import read_tensors
+from rtdecode.packs.sealed import check_target, read_tensors
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -104,6 +104,7 @@ def _encode(args: argparse.Namespace) -> int:
         ablate=not args.no_ablation,
         device=args.device,
     )
+    check_target(args.out)
     features = open_features(args.film)
     for name, reason in features.about.absent.items():
         print(f"without {name}: {reason}")

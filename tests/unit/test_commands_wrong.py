@@ -76,6 +76,28 @@ def test_inputs_that_are_not_there(command: list[str], tmp_path: Path, capsys: p
     assert (said.err + said.out).strip()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "{0}/absent.toml", "--licence", "none"],
+        ["distill", "unclip", "tiny", "--pictures", "{0}/absent.safetensors"],
+        ["export", "tiny"],
+        ["finetune", "tiny", "--session", "{0}/absent"],
+    ],
+)
+@pytest.mark.parametrize("out", ["notes.txt", "full"])
+def test_what_is_in_the_way_of_a_long_command_is_told_at_once_and_kept(
+    command: list[str], out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "full").mkdir()
+    for path in (tmp_path / "notes.txt", tmp_path / "full" / "mine.txt"):
+        path.write_text("kept")
+    assert main(["engines", *[word.format(tmp_path) for word in command], "--out", str(tmp_path / out)]) in (1, 2)
+    assert f"{out}: expected a new folder, or a sealed one" in capsys.readouterr().err
+    assert [path.read_text() for path in (tmp_path / "notes.txt", tmp_path / "full" / "mine.txt")] == ["kept"] * 2
+
+
 @pytest.mark.parametrize("word", ["0", "-1", "two"])
 def test_a_visit_has_at_least_one_run(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
