@@ -104,9 +104,8 @@ def test_residuals_are_those_of_fits_without_the_trial(one_scale: float, known: 
 def test_marginal_likelihoods_are_those_of_normal_responses_with_the_best_noise(seed: int, n: int, k: int) -> None:
     features, responses, covariance = example(seed, n=n, k=k)
     prior = prior_of(seed, covariance)
-    found = maps._Evidence(features, responses, prior, None).likelihood[
-        -len(maps.SCALES) :
-    ]  # the last factor of the mean
+    largest = slice(-len(maps.SCALES), None)  # the largest factor of the mean
+    found = maps._Evidence(features, responses, prior, None).likelihood[largest]
     expected = np.empty_like(found)
     for voxel in range(3):
         y = (
