@@ -22,7 +22,7 @@ from calibration.targets import Targets, rows
 from calibration.weighing import fit_logistic, weigh, weighed_apart
 from rtdecode.decode.score.adapter import Adapter, components_of
 from rtdecode.decode.score.candidates import Candidates
-from rtdecode.decode.score.content import group_of
+from rtdecode.decode.score.content import NEAR, group_of
 from rtdecode.decode.score.encoding import EncodingModel, mean_likelihood
 from rtdecode.decode.score.evidence import Evidence, margin
 from rtdecode.packs.participant_bundle import CurvePoint, Figures
@@ -120,7 +120,7 @@ def fit_participant(
         rng,
     )
     if nulls.kind == "null trials":
-        judged.scale_by_noise()
+        judged.look_wider()
     signal = find_signal(encoder, responses, trials.run, scaling(trials.rest_betas), trials.rest_run, trials.parts)
     evidence = _evidence(judged, nulls, signal, p_category, rng)
     fitted = fit_adapter_to(targets, responses, encoder, trials.parts, scaling)
@@ -214,13 +214,17 @@ class _Judged:
             own, places = np.unique(trials.shown[part], return_inverse=True)
             among = held.scores(responses[part], self._pictures(own))
             self.identified.append((among[:, places], trials.shown[part]))
-        self._noise_range = (1.0, 1.0)
+        self._near, self._noise_range = 0.0, (1.0, 1.0)
         self.weights = weigh(heads, self.category)
         self.categories = weighed_apart(heads, self.category, trials.parts)
         self._linear_heads = self._linear(every, encoder.whole)
 
-    def scale_by_noise(self) -> None:
-        """From now on divide what responses say of pictures by how strong their noise is."""
+    def look_wider(self) -> None:
+        """From now on look for pictures like those of calibration too, and allow for how strong a response's noise is.
+
+        With null trials as the limit; differences of repeats still hold a little of pictures, which would raise it.
+        """
+        self._near = NEAR
         self._noise_range = (_LEAST_NOISE * float(np.median(self.distances)), _MOST_NOISE)
 
     def statistics(self, responses: Float32, fold: int | None) -> Float64:
@@ -236,7 +240,9 @@ class _Judged:
         scores = inverted.scores(responses, pictures)
         by_head = [self._by_category(scores, shown), *(head(responses[:, inverted.voxels]) for head in linear)]
         certain = log_softmax(np.tensordot(self.weights, np.stack(by_head), 1), axis=1).max(1)
-        contents = inverted.contents(responses, pictures, self._group, self._n_groups, noise_range=self._noise_range)
+        contents = inverted.contents(
+            responses, pictures, self._group, self._n_groups, near=self._near, noise_range=self._noise_range
+        )
         return np.vstack([certain, contents])
 
     def of_noise(self, fold: int | None, rng: np.random.Generator) -> Float64:
@@ -269,6 +275,7 @@ class _Judged:
             pictures=single(self._pictures(shown)),
             picture_category=self._category_of[shown].astype(np.int64),
             own_noise=single(whole.noise.own),
+            near=single(np.array([self._near])),
             noise_range=single(np.array(self._noise_range)),
             whitener=single(whole.noise.whitener()),
             signal_weights=single(signal.weights),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration.encoding.group_prior import PlacedPrior
 from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models
 from calibration.encoding.maps import MapPrior, fit_maps, map_lengths
-from rtdecode.decode.score.content import content, parts_of, penalty
+from rtdecode.decode.score.content import content, noise_of, parts_of, penalty
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -68,18 +68,25 @@ class Inverted:
         return np.asarray((plain - shared) / own.shape[1])
 
     def contents(
-        self, responses: Float32, pictures: Float64, group: Ints, n_groups: int, *, noise_range: tuple[float, float]
+        self,
+        responses: Float32,
+        pictures: Float64,
+        group: Ints,
+        n_groups: int,
+        *,
+        near: float,
+        noise_range: tuple[float, float],
     ) -> Float64:
-        """How much likelier responses (n, v) are with one of the pictures (m, k) in them, in nats, (1 + n_groups, n).
+        """How much likelier responses (n, v) are with one of the pictures (m, k), or one like it, in nats.
 
-        Of the whole pictures, then of the components of each group (k,): see
+        (1 + n_groups, n): of the whole pictures, then of the components of each group (k,): see
         `rtdecode.decode.score.encoding.EncodingModel.content_of`.
         """
-        noise = np.sqrt(np.clip(self.distances(responses), *noise_range))
+        noise = noise_of(self.distances(responses), *noise_range)
         evidence = self.inverse.evidence(responses[:, self.voxels]) / noise[:, None]
         information = self.inverse.information
         parts = [None, *parts_of(information, group, n_groups)]
-        return np.stack([content(evidence, pictures, information, part) for part in parts])
+        return np.stack([content(evidence, pictures, information, part, near=near) for part in parts])
 
     def noise_along(self, picture: Float64, n_voxels: int) -> tuple[Float32, Float32]:
         """How far responses of `n_voxels` voxels are those to a picture (k,), and the noise that goes with it.

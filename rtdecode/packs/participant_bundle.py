@@ -16,7 +16,7 @@ from rtdecode.errors import BundleError
 from rtdecode.packs.sealed import check_numbers, read_tensors, verify
 from rtdecode.typed import Table, checked
 
-PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/2"
+PARTICIPANT_SCHEMA = "rtdecode.participant-bundle/3"
 _PROVENANCE = "provenance.json"
 _CURVE = "learning_curve.json"
 NETWORK = "network"

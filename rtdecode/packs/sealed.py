@@ -172,7 +172,9 @@ def verify(folder: Path, schema: str) -> str:
         raise BundleError(f"{manifest_path}: not valid JSON: {error}") from None
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != schema:
-        raise BundleError(f"{folder}: expected schema {schema}, got {found}")
+        same_kind = str(found).partition("/")[0] == schema.partition("/")[0]
+        hint = "; another version of rtdecode made it: calibrate, train or convert again" if same_kind else ""
+        raise BundleError(f"{folder}: expected schema {schema}, got {found}{hint}")
     files = checked(manifest, _Manifest, source=str(manifest_path), error=BundleError).files
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
     present = {name for name in present if not name.startswith("plans/") and "__pycache__" not in name}

@@ -45,8 +45,11 @@ def test_anything_altered_is_refused(tmp_path: Path, spoil, reason: str) -> None
 
 def test_another_schema_is_named(tmp_path: Path) -> None:
     seal(tmp_path / "a", "rtdecode.engine-pack/0", write)
-    with pytest.raises(BundleError, match=r"engine-pack/1.*engine-pack/0"):
+    with pytest.raises(BundleError, match=r"engine-pack/1.*engine-pack/0; another version of rtdecode made it"):
         open_pack(str(tmp_path / "a"))
+    seal(tmp_path / "b", "rtdecode.participant-bundle/1", write)
+    with pytest.raises(BundleError, match=r"engine-pack/1, got rtdecode.participant-bundle/1$"):
+        open_pack(str(tmp_path / "b"))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_better_estimates_take_the_place_of_those_before() -> None:
 
 
 def test_responses_without_a_picture_pass_as_often_as_promised() -> None:
-    """Null trials in a run of their own: p-values of content without a picture are uniform, in noisier runs as well."""
+    """Null trials in a run of their own: p-values of content without one are uniform, nearly so in noisier runs."""
     values: dict[float, list[float]] = {1.0: [], 1.5: []}
     for seed in range(6):
         calibrator = category_calibrator(noise=1.0, seed=seed)
@@ -215,9 +215,9 @@ def test_responses_without_a_picture_pass_as_often_as_promised() -> None:
         for noise, found in values.items():
             readings = [fit.encoding.read(np.float32(noise) * beta) for beta in betas]
             found += [fit.evidence.p_content(fit.encoding.content_of(reading)) for reading in readings]
-    for found in values.values():
+    for noise, found in values.items():
         for level in (0.05, 0.25, 0.5, 0.75):
-            assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.07)
+            assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.07 if noise == 1 else 0.12)
 
 
 def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
@@ -231,9 +231,10 @@ def test_null_trials_teach_evidence_but_not_the_decoder() -> None:
     assert without.can_support
     assert taught.can_support
     for name, tensor in without.encoding.tensors().items():
-        if name != "noise_range":  # of evidence: only null trials are scaled by noise
+        if name not in ("near", "noise_range"):  # of evidence: only with null trials it looks wider
             np.testing.assert_array_equal(tensor, taught.encoding.tensors()[name])
-    assert without.encoding.noise_range.tolist() == [1, 1]
+    assert (without.encoding.near.tolist(), without.encoding.noise_range.tolist()) == ([0], [1, 1])
+    assert taught.encoding.near[0] > 0
     assert 0 < taught.encoding.noise_range[0] < 1 < taught.encoding.noise_range[1]
     for tensor in (*taught.encoding.tensors().values(), *taught.evidence.tensors().values()):
         assert np.isfinite(tensor).all(), "a bundle is refused else"

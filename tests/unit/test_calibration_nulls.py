@@ -169,7 +169,8 @@ def test_a_lapse_leaves_no_picture_in_the_difference_of_two_looks() -> None:
         return content_of(rows)
 
     def content_of(rows: np.ndarray) -> np.ndarray:
-        return model.contents(rows, components_of(np.arange(40)), np.zeros(2, np.int64), 0, noise_range=(1, 1))[0]
+        pictures = components_of(np.arange(40))
+        return model.contents(rows, pictures, np.zeros(2, np.int64), 0, near=0, noise_range=(1, 1))[0]
 
     expected = content_of(model.draw(20_000, n_voxels, rng))
     unlikely = np.quantile(expected, 0.95)

@@ -32,6 +32,16 @@ def test_content_of_whole_pictures_is_their_mean_likelihood_against_the_average_
     np.testing.assert_allclose(found, logsumexp(each, axis=0) - np.log(6) - average, rtol=1e-9)
 
 
+def test_content_of_pictures_near_those_known_is_that_of_responses_to_them_drawn_at_random() -> None:
+    """With all likelihoods twice as sure, as of noise of half the variance."""
+    responses, near = RNG.standard_normal((4, VOXELS)), 0.7
+    average = multivariate_normal(np.zeros(VOXELS), NOISE / 2).logpdf(responses)
+    spread = NOISE / 2 + near * MAPS.T @ MAPS
+    each = [multivariate_normal(picture @ MAPS, spread).logpdf(responses) for picture in PICTURES]
+    found = content(told(responses), PICTURES, INFORMATION, near=near)
+    np.testing.assert_allclose(found, logsumexp(each, axis=0) - np.log(6) - average, rtol=1e-9)
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_content_of_a_part_is_that_with_the_other_components_integrated_out(number: int) -> None:
     own = number == GROUP

@@ -12,6 +12,7 @@ from scipy.special import log_softmax, logsumexp
 from scipy.stats import kstest
 
 from rtdecode.decode.score.alarm import WINDOW, ContentAlarm
+from rtdecode.decode.score.content import content
 from rtdecode.decode.score.encoding import EncodingModel, encoding_from, mean_likelihood
 from rtdecode.decode.score.evidence import (
     CEILING,
@@ -199,6 +200,7 @@ def encoding(v: int = 9, s: int = 6, k: int = 3, c: int = 3, p: int = 5) -> Enco
         pictures=single(p, k),
         picture_category=np.array([0, 0, 1, 1, 1]),
         own_noise=rng.uniform(0.5, 2, 4).astype(np.float32),
+        near=np.zeros(1, np.float32),
         noise_range=np.array([0.1, 1e30], np.float32),
         whitener=0.1 * single(2, 4),
         signal_weights=single(4),
@@ -224,9 +226,12 @@ def test_a_reading_is_what_its_parts_are_declared_to_be() -> None:
     mean = [np.log(np.mean(np.exp(scores[rows]))) for rows in ([0, 1], [2, 3, 4], [0, 1, 2, 3, 4])]
     linear = model.category_weights @ z + model.category_intercept
     np.testing.assert_allclose(model.categories_of(reading), 0.7 * np.array(mean) + linear, rtol=1e-4, atol=1e-4)
-    weak = replace(reading, components=reading.components / np.sqrt(reading.distance))
+    weak = replace(reading, components=reading.components / reading.distance**0.4)
     by_noise = model.pictures_of(weak, model.pictures.astype(np.float64))
     assert model.content_of(reading) == pytest.approx(logsumexp(by_noise) - np.log(5))
+    wide = replace(model, near=np.ones(1, np.float32))
+    expected = content(weak.components[None], model.pictures.astype(float), model.information.astype(float), near=1.0)
+    assert wide.content_of(reading) == pytest.approx(float(expected[0]))
     quiet = replace(reading, distance=0.0)
     assert model.content_of(quiet) == model.content_of(replace(reading, distance=float(model.noise_range[0])))
     blind = replace(model, noise_range=np.ones(2, np.float32))
@@ -262,8 +267,8 @@ def test_the_alarm_rings_where_content_is_gone_and_seldom_else() -> None:
 
     def first_ring(contents: np.ndarray) -> float:
         alarm = ContentAlarm(model)
-        for number, content in enumerate(contents, start=1):
-            alarm.add(model.p_content(float(content)))
+        for number, one in enumerate(contents, start=1):
+            alarm.add(model.p_content(float(one)))
             if alarm.rings():
                 return number
         return np.inf

@@ -16,9 +16,22 @@ from scipy.special import logsumexp
 
 Float64 = NDArray[np.float64]
 
+NEAR = 1.0
+"""Variance, around a picture of calibration, of the components of pictures that are like it."""
+_SURER = 2.0
+"""How much more sure likelihoods of such pictures are. They are tempered for pictures that are known exactly, and would
+say too little of those near them; 1.5 to 4 support as many trials."""
+_OF_NOISE = 0.4
+"""Exponent of a response's distance in how strong its noise is taken for. The variance of what responses without a
+picture say of pictures grows with the distance to the power of .7 (means of runs) or 1 (single trials)."""
 OTHERS = 1 / 0.3
 """Variance beforehand of components that are not asked for. Components have variance 1, but likelihoods are tempered:
 with 1, more of what the others explain is taken for the part's own."""
+
+
+def noise_of(distance: Float64 | float, least: float, most: float) -> Float64:
+    """Return how strong the noise of responses is taken for, given their distances, within limits of these."""
+    return np.asarray(np.clip(distance, least, most) ** _OF_NOISE)
 
 
 def penalty(information: Float64, components: Float64) -> Float64:
@@ -67,7 +80,9 @@ def group_of(basis: NDArray[np.floating[Any]], groups: Sequence[slice]) -> NDArr
     return np.asarray(np.stack([np.abs(basis[:, group]).sum(1) for group in groups]).argmax(0), np.int64)
 
 
-def content(told: Float64, pictures: Float64, information: Float64, part: Part | None = None) -> Float64:
+def content(
+    told: Float64, pictures: Float64, information: Float64, part: Part | None = None, *, near: float = 0.0
+) -> Float64:
     """How much likelier responses are with one of some pictures in them than with the average one, in nats.
 
     Parameters
@@ -78,6 +93,8 @@ def content(told: Float64, pictures: Float64, information: Float64, part: Part |
     information : ndarray of shape (k, k)
     part : Part or None
         Ask for some components only.
+    near : float
+        Variance of components around those of the pictures: one like these will do; 0: one of these.
 
     Returns
     -------
@@ -85,5 +102,13 @@ def content(told: Float64, pictures: Float64, information: Float64, part: Part |
     """
     if part is not None:
         told, pictures, information = told @ part.take.T, pictures[:, part.own], part.information
+    of_differing = np.zeros(len(told))
+    if near:
+        told, information = _SURER * told, _SURER * information
+        one = np.eye(len(information))
+        differing = np.linalg.inv(information + one / near)
+        of_differing = 0.5 * ((told @ differing) * told).sum(1) - 0.5 * np.linalg.slogdet(one + near * information)[1]
+        left = one - differing @ information
+        told, information = told @ left, information @ left
     scores = told @ pictures.T - penalty(information, pictures)
-    return np.asarray(logsumexp(scores, axis=1) - np.log(len(pictures)))
+    return np.asarray(of_differing + logsumexp(scores, axis=1) - np.log(len(pictures)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from rtdecode.decode.score.adapter import components_of
-from rtdecode.decode.score.content import Part, content, group_of, parts_of, penalty
+from rtdecode.decode.score.content import Part, content, group_of, noise_of, parts_of, penalty
 from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.errors import EngineError
 
@@ -73,6 +73,8 @@ class EncodingModel:
         Of each of these, its place among the categories.
     own_noise : ndarray of shape (r,), float32
         Diagonal of S, of the first `r` voxels.
+    near : ndarray of shape (1,), float32
+        How far from the pictures of calibration content looks for one: see `content`.
     noise_range : ndarray of shape (2,), float32
         Least and most of `Reading.distance` that content allows for; both 1 where it does not look at it.
     whitener : ndarray of shape (q, r), float32
@@ -98,6 +100,7 @@ class EncodingModel:
     pictures: Float32
     picture_category: NDArray[np.int64]
     own_noise: Float32
+    near: Float32
     noise_range: Float32
     whitener: Float32
     signal_weights: Float32
@@ -158,7 +161,7 @@ class EncodingModel:
         return np.asarray(float(self.encoder_weight[0]) * by_category + heads)
 
     def content_of(self, reading: Reading, part: Part | None = None) -> float:
-        """How much likelier the beta is with a picture of calibration in it than with the average picture, in nats.
+        """How much likelier the beta is with a picture of calibration, or like one, than with the average one, in nats.
 
         Runs differ in noise, and what it says of pictures grows with it: it is divided by how strong the beta's own is.
 
@@ -168,9 +171,9 @@ class EncodingModel:
         part : Part or None
             Ask for some components of the pictures only.
         """
-        noise = np.sqrt(np.clip(reading.distance, *self.noise_range))
+        noise, near = noise_of(reading.distance, *self.noise_range.tolist()), float(self.near[0])
         pictures, information = self.pictures.astype(np.float64), self.information.astype(np.float64)
-        return float(content(reading.components[None] / noise, pictures, information, part)[0])
+        return float(content(reading.components[None] / noise, pictures, information, part, near=near)[0])
 
     def parts(self, groups: Sequence[slice]) -> list[Part]:
         """Return the parts that the token groups are, given as slices of the flattened tokens."""
