@@ -225,7 +225,8 @@ class DecodeSettings:
     threads : int
         CPU threads of the decode worker.
     prior_steps, unclip_steps : int or None
-        Evaluations of the prior and steps of the unCLIP a picture; None takes what the pack was made for.
+        Evaluations of the prior and steps of the unCLIP a picture (tiny, MindEye1 and MindEye2); None takes what the
+        pack was made for.
     unclip_guidance : float or None
         How far pictures of MindEye2 and MindEye1 are led away from what stands for nothing, 1 not at all; None takes
         what the pack was made for.

@@ -51,8 +51,10 @@ def _refuse_what_it_cannot(pack: EnginePack, settings: DecodeSettings, family: F
     EngineError
         It says of which packs they are.
     """
+    steps = settings.prior_steps is not None or settings.unclip_steps is not None
     wanted = {
         "finishes": ("best_of and decode.finish", "MindEye2", settings.best_of > 1 or settings.finish != "none"),
+        "counts_steps": ("prior_steps and decode.unclip_steps", "tiny, MindEye1 and MindEye2", steps),
         "guides": ("unclip_guidance", "MindEye2 and MindEye1", settings.unclip_guidance is not None),
         "offloads": ("weights_gb", "MIRAGE (imagery)", settings.weights_gb is not None),
     }

@@ -181,10 +181,13 @@ def test_the_published_networks_fit_a_card_of_24_gb_in_half_precision(turns: Rec
     assert without_heads < 13e9
 
 
-def test_the_setting_is_refused_where_it_does_nothing(pack: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_refused_where_they_do_nothing(pack: EnginePack, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DecodeSettings(weights_gb=8.0)
     with pytest.raises(EngineError, match="for packs of MIRAGE"):
         load_decoder(open_pack("tiny"), settings)
+    for steps in (DecodeSettings(unclip_steps=4), DecodeSettings(prior_steps=4)):
+        with pytest.raises(EngineError, match="for packs of tiny, MindEye1 and MindEye2"):
+            load_decoder(pack, steps)
     compiled = Backend(name="onnx", device="cpu", precision="float32", reason="asked for")
     monkeypatch.setattr(loading, "choose", lambda *_: compiled)
     with pytest.raises(EngineError, match="expected the backend torch, got onnx"):

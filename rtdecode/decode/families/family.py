@@ -63,6 +63,10 @@ RecordDecoder = Callable[[Float32, int], DecodedRecord]
 class Family(Protocol):
     """All that a session needs of one kind of pack.
 
+    Settings that not every family follows are refused unless it says so, by an attribute that is true: `counts_steps`
+    (``decode.prior_steps``, ``unclip_steps``), `guides` (``unclip_guidance``), `finishes` (``best_of``, ``finish``)
+    and `offloads` (``weights_gb``).
+
     Attributes
     ----------
     description : type of PackDescription

@@ -28,6 +28,7 @@ class MindEye1Family:
     """A `Family` whose participants may have a whole network of their own, which their bundle carries."""
 
     description = MindEye1Description
+    counts_steps = True
     guides = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:

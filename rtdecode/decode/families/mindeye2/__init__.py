@@ -25,6 +25,7 @@ class MindEye2Family:
     """A `Family` of the published networks."""
 
     description = MindEye2Description
+    counts_steps = True
     guides = True
     finishes = True
 

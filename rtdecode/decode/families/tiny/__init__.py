@@ -19,6 +19,7 @@ class TinyFamily:
     """A `Family` of ONNX stages."""
 
     description = TinyDescription
+    counts_steps = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Embed the pictures of a folder, or take the pack's categories where there is none."""

@@ -23,6 +23,7 @@ class TinyImageryFamily:
     """A `Family` that predicts what a picture is of and how that differs from its kind, not where it lies."""
 
     description = TinyImageryDescription
+    counts_steps = True
 
     def candidates(self, pack: EnginePack, stimuli: Path | None, *, threads: int) -> Candidates:
         """Embed the pictures of a folder, or take the categories where there is none."""
