@@ -255,9 +255,11 @@ class _Fitted:
         every = np.arange(responses.shape[1])
         aligned = [one.aligned(features, responses) if isinstance(one, PlacedPrior) else one for one in priors]
         known = [one(every) for one in aligned]
-        largest = max(size for _, size, _ in models)
-        lengths = np.sum([map_lengths(features, responses, prior, rest) for prior in known], axis=0)
-        self.voxels = np.argsort(-lengths, kind="stable")[:largest]
+        sizes = [size for _, size, _ in models]
+        self.voxels = every
+        if min(sizes) < len(every):
+            lengths = np.sum([map_lengths(features, responses, prior, rest) for prior in known], axis=0)
+            self.voxels = np.argsort(-lengths, kind="stable")[: max(sizes)]
         self.noises: list[Noise] = []
         self.inverses: list[Inverse] = []
         constant = None
