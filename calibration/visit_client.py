@@ -148,9 +148,10 @@ class CalibrationRun:
                     f"session {message.session} decodes with a bundle from its start: nothing is calibrated in it; "
                     "ask for that first (recalibrate, or r on the page), or take decode.bundle out of the settings"
                 )
+            runs = self._until if message.calibration_from < self._from else message.calibration_runs
+            which = f"runs {self._first_run} to {runs}" if self._from else f"{runs} calibration runs"
             self._report(
-                f"session {message.session}, participant {message.participant}: waiting for the trials of "
-                f"{message.calibration_runs} calibration runs"
+                f"session {message.session}, participant {message.participant}: waiting for the trials of {which}"
             )
         elif message.calibration_from > self._from:
             self._report(

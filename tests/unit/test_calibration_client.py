@@ -376,7 +376,9 @@ def test_a_calibration_that_is_begun_again_forgets_what_came_before(tmp_path: Pa
     client = ListClient(messages)
     if not late:
         client.snapshot = lambda: [started]  # type: ignore[method-assign]
-    folder = calibration_run(client, tmp_path).run()
+    lines: list[str] = []
+    folder = calibration_run(client, tmp_path, lines).run()
+    assert lines[1].endswith("waiting for the trials of " + ("runs 3 to 7" if late else "6 calibration runs"))
     assert folder.name == "bundle-from-run-03"
     assert open_participant(folder).provenance.trials == trials
     assert client.modes == [("decode", str(folder), 7)]
