@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.encoding.encoder import fit_encoder
+from calibration.encoding.encoder import Inverted, fit_encoder
 from calibration.encoding.maps import MapPrior
+from calibration.nulls import FEWEST, SUPPORT_LEVEL
 from calibration.participant_fit import CalibrationFit
 from calibration.scaling import Scaling
 from calibration.session_trials import RecordedCalibration
@@ -170,21 +171,25 @@ class _Plain:
             [variance[block] / variance[block].sum() / len(self.targets.blocks) for block in self.targets.blocks]
         )
 
+    def model(self, rest: NDArray[np.int64], kept: Any = slice(None)) -> Inverted:
+        """Return a model of some trials that sees some components only."""
+        prior = MapPrior(covariance=np.diag(self.spectrum[kept]))
+        components = self.targets.components[rest][:, kept]
+        return fit_encoder(self.responses[rest], components, [lambda _: prior], parts=[], shown=self.shown[rest]).whole
+
     def scores(
         self, rest: NDArray[np.int64], responses: Float32, pictures: Float64, kept: Any = slice(None)
     ) -> Float64:
-        """Log-likelihood of pictures by a model of some trials that sees some components only."""
-        prior = MapPrior(covariance=np.diag(self.spectrum[kept]))
-        components = self.targets.components[rest][:, kept]
-        model = fit_encoder(self.responses[rest], components, [lambda _: prior], parts=[], shown=self.shown[rest]).whole
-        return model.scores(responses, pictures[:, kept])
+        """Log-likelihood of pictures by such a model."""
+        return self.model(rest, kept).scores(responses, pictures[:, kept])
 
 
 def _unknown_kinds(session: RecordedCalibration, rng: np.random.Generator) -> list[Check]:
     """Leave each category out of the calibration, and look at what is said of its pictures."""
     plain, candidates = _Plain(session), session.candidates
     category = candidates.category[plain.shown]
-    nulls = plain.scaling(session.nulls) if len(session.nulls) else plain.responses[:0]
+    nulls = plain.scaling(session.nulls) if len(session.nulls) >= FEWEST else plain.responses[:0]
+    near, noise_range = (session.bundle.encoding[name].tolist() for name in ("near", "noise_range"))
     among, within, content = [], [], []
     named: dict[str, tuple[str, NDArray[np.bool_]]] = {}
     for number, kind in enumerate(candidates.categories):
@@ -193,7 +198,8 @@ def _unknown_kinds(session: RecordedCalibration, rng: np.random.Generator) -> li
             continue
         pictures, place = np.unique(plain.shown, return_index=True)
         components = plain.targets.components[place]
-        scores = plain.scores(rest, np.concatenate([plain.responses[held], nulls]), components)
+        model, responses = plain.model(rest), np.concatenate([plain.responses[held], nulls])
+        scores = model.scores(responses, components)
         own = np.searchsorted(pictures, plain.shown[held])
         among.append(percentile_ranks(scores[: len(held)])[np.arange(len(held)), own])
         same = np.flatnonzero(candidates.category[pictures] == number)
@@ -207,10 +213,12 @@ def _unknown_kinds(session: RecordedCalibration, rng: np.random.Generator) -> li
         often = int(np.bincount(best).argmax())
         named[kind] = candidates.categories[often], best == often
         if len(nulls):
-            held_content = _content(scores[:, known])
-            content.append(
-                np.array([p_value(held_content[len(held) :], one) for one in held_content[: len(held)]]) <= 0.05
-            )
+            ungrouped = np.full(components.shape[1], -1)
+            held_content = model.contents(
+                responses, components[known], ungrouped, 0, near=near[0], noise_range=noise_range
+            )[0]
+            p_content = [p_value(held_content[len(held) :], one) for one in held_content[: len(held)]]
+            content.append(np.array(p_content) <= SUPPORT_LEVEL)
     question = "What is said of pictures of a category that calibration never showed?"
     if not among:
         return [
@@ -224,11 +232,6 @@ def _unknown_kinds(session: RecordedCalibration, rng: np.random.Generator) -> li
         figures["supported (a picture is found in it)"] = share_of(np.concatenate(content), None)
     figures |= {f"{kind} is taken for {first}": share_of(hits, None) for kind, (first, hits) in named.items()}
     return [Check(name="unknown categories", question=question, figures=figures)]
-
-
-def _content(scores: Float64) -> Float64:
-    top = scores.max(1, keepdims=True)
-    return np.asarray(np.log(np.exp(scores - top).mean(1)) + top[:, 0])
 
 
 def _bottleneck(session: RecordedCalibration, rng: np.random.Generator) -> Check:
