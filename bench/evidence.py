@@ -1,11 +1,12 @@
 """Whether evidence can say no: false support by kind of trial, power, sets, and claims about whole sessions.
 
 Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice, both times by
-240 pictures in eight runs: once with 60 content-free pictures in two runs of their own, 4 minutes, and once with 40 of
-the pictures shown twice. What is decoded later: ordinary trials, and strata without a picture in them or with less of
-it. Wilson intervals; trials of one participant are not independent, so rates by participant stand beside.
+240 pictures in eight runs, if not told otherwise: once with 60 content-free pictures in two runs of their own, 4
+minutes, and once with 40 of the pictures shown twice. What is decoded later: ordinary trials, and strata without a
+picture in them or with less of it. Wilson intervals; trials of one participant are not independent, so rates by
+participant stand beside.
 
-    python bench/evidence.py [--seed S] [--participants N] [--quick] [--json FILE]
+    python bench/evidence.py [--seed S] [--participants N] [--picture-runs N] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
     return Judged(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 
-def participant(seed: int, number: int, *, quick: bool) -> dict[str, Any]:
+def participant(seed: int, number: int, *, picture_runs: int, quick: bool) -> dict[str, Any]:
     """Scan, calibrate and judge one participant in both ways."""
     population = Population(seed)
     own = 1000 * (seed + 1) + number
@@ -156,7 +157,7 @@ def participant(seed: int, number: int, *, quick: bool) -> dict[str, Any]:
         ("repeats", SHORT, {"repeats": REPEATS}),
     ):
         names = SHORT if quick else names
-        calibration_runs = PICTURE_RUNS + changes.get("null_runs", 0)
+        calibration_runs = picture_runs + changes.get("null_runs", 0)
         plan = VisitPlan(
             seed=own + (0 if kind == "null trials" else 250),
             calibration_runs=calibration_runs,
@@ -379,13 +380,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="fixes population, participants and draws (default 0)")
     parser.add_argument("--participants", type=int, default=12)
+    parser.add_argument("--picture-runs", type=int, default=PICTURE_RUNS, help="of 30 trials each, to calibrate")
     parser.add_argument("--quick", action="store_true", help="one participant, two strata: does it run?")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     people = []
     for number in range(1 if args.quick else args.participants):
         began_s = time.monotonic()
-        people.append(participant(args.seed, number, quick=args.quick))
+        people.append(participant(args.seed, number, picture_runs=args.picture_runs, quick=args.quick))
         print(f"participant {number + 1}: {time.monotonic() - began_s:.0f} s", flush=True)
     figures = summarise(people, np.random.default_rng(args.seed))
     report(figures)
