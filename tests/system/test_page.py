@@ -52,7 +52,7 @@ def score(trial: str, revision: int, *, final: bool = False, evidence: float = 0
 
 
 def settled(browser: Any, **wanted: str) -> None:
-    """Wait until the page shows these texts; fail with what it shows instead."""
+    """Wait until the page shows these texts, and has drawn the rest, a frame later; fail with what it shows instead."""
     from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -61,6 +61,7 @@ def settled(browser: Any, **wanted: str) -> None:
         WebDriverWait(browser, 30, 0.05).until(lambda b: b.execute_script(script, list(wanted)) == wanted)
     except TimeoutException:
         assert browser.execute_script(script, list(wanted)) == wanted
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
 def wait_for_picture(browser: Any, width: int) -> None:
