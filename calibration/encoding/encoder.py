@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration.encoding.group_prior import PlacedPrior
 from calibration.encoding.inverse import Inverse, Noise, chosen_voxels, invert, mixed, noise_models
 from calibration.encoding.maps import MapPrior, fit_maps, map_lengths
-from rtdecode.decode.score.content import content, noise_of, parts_of, penalty
+from rtdecode.decode.score.content import content, parts_of, penalty
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -82,7 +82,7 @@ class Inverted:
         (1 + n_groups, n): of the whole pictures, then of the components of each group (k,): see
         `rtdecode.decode.score.encoding.EncodingModel.content_of`.
         """
-        noise = noise_of(self.distances(responses), *noise_range)
+        noise = np.sqrt(np.clip(self.distances(responses), *noise_range))
         evidence = self.inverse.evidence(responses[:, self.voxels]) / noise[:, None]
         information = self.inverse.information
         parts = [None, *parts_of(information, group, n_groups)]

@@ -226,7 +226,7 @@ def test_a_reading_is_what_its_parts_are_declared_to_be() -> None:
     mean = [np.log(np.mean(np.exp(scores[rows]))) for rows in ([0, 1], [2, 3, 4], [0, 1, 2, 3, 4])]
     linear = model.category_weights @ z + model.category_intercept
     np.testing.assert_allclose(model.categories_of(reading), 0.7 * np.array(mean) + linear, rtol=1e-4, atol=1e-4)
-    weak = replace(reading, components=reading.components / reading.distance**0.4)
+    weak = replace(reading, components=reading.components / np.sqrt(reading.distance))
     by_noise = model.pictures_of(weak, model.pictures.astype(np.float64))
     assert model.content_of(reading) == pytest.approx(logsumexp(by_noise) - np.log(5))
     wide = replace(model, near=np.ones(1, np.float32))

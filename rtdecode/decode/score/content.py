@@ -21,17 +21,9 @@ NEAR = 1.0
 _SURER = 2.0
 """How much more sure likelihoods of such pictures are. They are tempered for pictures that are known exactly, and would
 say too little of those near them; 1.5 to 4 support as many trials."""
-_OF_NOISE = 0.4
-"""Exponent of a response's distance in how strong its noise is taken for. The variance of what responses without a
-picture say of pictures grows with the distance to the power of .7 (means of runs) or 1 (single trials)."""
 OTHERS = 1 / 0.3
 """Variance beforehand of components that are not asked for. Components have variance 1, but likelihoods are tempered:
 with 1, more of what the others explain is taken for the part's own."""
-
-
-def noise_of(distance: Float64 | float, least: float, most: float) -> Float64:
-    """Return how strong the noise of responses is taken for, given their distances, within limits of these."""
-    return np.asarray(np.clip(distance, least, most) ** _OF_NOISE)
 
 
 def penalty(information: Float64, components: Float64) -> Float64:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from rtdecode.decode.score.adapter import components_of
-from rtdecode.decode.score.content import Part, content, group_of, noise_of, parts_of, penalty
+from rtdecode.decode.score.content import Part, content, group_of, parts_of, penalty
 from rtdecode.decode.score.from_tensors import from_tensors
 from rtdecode.errors import EngineError
 
@@ -171,7 +171,7 @@ class EncodingModel:
         part : Part or None
             Ask for some components of the pictures only.
         """
-        noise, near = noise_of(reading.distance, *self.noise_range.tolist()), float(self.near[0])
+        noise, near = np.sqrt(np.clip(reading.distance, *self.noise_range)), float(self.near[0])
         pictures, information = self.pictures.astype(np.float64), self.information.astype(np.float64)
         return float(content(reading.components[None] / noise, pictures, information, part, near=near)[0])
 
