@@ -21,22 +21,28 @@ from rtdecode.simulate.visit import Trial, VisitPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SimulatedSession:
-    """Final betas of every trial that has one.
+    """Betas of every trial that has a final one.
 
     Attributes
     ----------
     trials : tuple of Trial
     betas : ndarray of shape (n, v), float32
+        Final ones.
+    early : tuple of (m, v) ndarrays, float32
+        Of each trial, those before.
     learned : CalibrationBetas
         The calibration runs', estimated again.
     """
 
     trials: tuple[Trial, ...]
     betas: NDArray[np.float32]
+    early: tuple[NDArray[np.float32], ...]
     learned: CalibrationBetas
 
 
-def simulate_session(plan: VisitPlan, brains: list[Participant]) -> SimulatedSession:
+def simulate_session(
+    plan: VisitPlan, brains: list[Participant], final_at_s: float = EstimateSettings().final_at_s
+) -> SimulatedSession:
     """Scan a visit, and estimate its betas as the daemon does.
 
     Parameters
@@ -44,12 +50,16 @@ def simulate_session(plan: VisitPlan, brains: list[Participant]) -> SimulatedSes
     plan : VisitPlan
     brains : list of Participant
         One a run, all in the same head.
+    final_at_s : float
+        Seconds after onset at which betas are final.
     """
     with TemporaryDirectory() as folder:
         region = Path(folder) / "region.nii.gz"
         brains[0].write_region(region)
-        estimator = Estimator(EstimateSettings(mask=region), "bench", calibration_runs=plan.calibration_runs)
+        settings = EstimateSettings(mask=region, final_at_s=final_at_s)
+        estimator = Estimator(settings, "bench", calibration_runs=plan.calibration_runs)
         found: list[tuple[Trial, NDArray[np.float32]]] = []
+        early: list[NDArray[np.float32]] = []
         learned: CalibrationBetas | None = None
         for run, brain in enumerate(brains, start=1):
             trials = plan.of_run(run)
@@ -63,12 +73,19 @@ def simulate_session(plan: VisitPlan, brains: list[Participant]) -> SimulatedSes
                 updates += estimator.step(_volume(brain, run, index, data))[1]
             updates += estimator.finish_run()
             final = {u.event.trial: u.beta for u in updates if u.final and u.invalid is None}
-            found += [(trial, final[trial.trial]) for trial in trials if trial.trial in final]
+            for trial in trials:
+                if trial.trial in final:
+                    found.append((trial, final[trial.trial]))
+                    before = [u.beta for u in updates if u.event.trial == trial.trial and not u.final]
+                    early.append(np.array(before, np.float32))
             if run == plan.calibration_runs:
                 learned = estimator.reestimated()
     assert learned is not None
     return SimulatedSession(
-        trials=tuple(trial for trial, _ in found), betas=np.stack([beta for _, beta in found]), learned=learned
+        trials=tuple(trial for trial, _ in found),
+        betas=np.stack([beta for _, beta in found]),
+        early=tuple(early),
+        learned=learned,
     )
 
 

@@ -6,7 +6,7 @@ minutes, and once with 40 of the pictures shown twice. What is decoded later: or
 picture in them or with less of it. Wilson intervals; trials of one participant are not independent, so rates by
 participant stand beside.
 
-    python bench/evidence.py [--seed S] [--participants N] [--picture-runs N] [--quick] [--json FILE]
+    python bench/evidence.py [--seed S] [--participants N] [--picture-runs N] [--final-at T] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from _report import print_table, write_json
+from _evidence_report import EMPTY, NOMINAL, missed, report
+from _report import write_json
 from _simulated_session import SimulatedSession, other_brain, simulate_session
 from numpy.typing import NDArray
 from scipy.special import log_softmax
@@ -35,15 +36,16 @@ from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.claim import CLAIM, announced_factor, rate_limit, support_factor
 from rtdecode.decode.score.evidence import CATEGORY, margin
 from rtdecode.packs import open_pack
+from rtdecode.settings import EstimateSettings
 from rtdecode.simulate.participant import make_participant
 from rtdecode.simulate.population import Population
 from rtdecode.simulate.visit import NULL, Stratum, VisitPlan
 from rtdecode.statistics import wilson_interval
 
-NOMINAL = 0.05
 SESSIONS = 2000
 RUNS_PER_STRATUM = 3
 PICTURE_RUNS, NULL_RUNS, REPEATS = 8, 2, 40
+FINAL_AT_S = EstimateSettings().final_at_s
 OTHER = "other participant"
 STRATA: dict[str, Stratum] = {
     "normal": Stratum(),
@@ -57,8 +59,6 @@ STRATA: dict[str, Stratum] = {
 }
 ATTRIBUTES = (CATEGORY, "semantic", "spatial")
 """What is told apart of a picture: its category, and the token groups of the tiny pack."""
-EMPTY = ("response without content", "no response", OTHER, "moved, without content")
-"""Nothing of them should be supported; in "wrong picture" a picture is, but not the one announced."""
 SHORT = ("normal", "response without content")
 
 
@@ -68,6 +68,7 @@ class Judged:
 
     run: NDArray[np.int64]
     supported: NDArray[np.bool_]
+    ever_supported: NDArray[np.bool_]
     p_content: NDArray[np.float64]
     evidence: NDArray[np.float64]
     right: NDArray[np.bool_]
@@ -112,27 +113,27 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
     names = [candidates.names[i] for i in pool]
     parts = model.parts(candidates.groups)
     rows: list[dict[str, Any]] = []
-    for trial, beta in zip(session.trials, session.betas, strict=True):
+    for trial, beta, early in zip(session.trials, session.betas, session.early, strict=True):
         if trial.run not in runs:
             continue
         reading = model.read(beta)
         scores = model.categories_of(reading)
         shares = np.exp(log_softmax(scores))
-        p_content, p_motion = evidence.p_content(model.content_of(reading)), evidence.p_motion(reading.distance)
         likelihood = model.pictures_of(reading, components)
         announced = names.index(trial.stimulus)
         category = candidates.categories.index(trial.condition)
-        refused = evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal))
+        supported = _supports(fit, beta)
         probability = evidence.probability(float(margin(scores)), 1 / len(scores))
         p_category = evidence.p_category(float(np.log(shares.max())))
         p_groups = evidence.p_groups([model.content_of(reading, part) for part in parts])
         told = dict(zip(ATTRIBUTES[1:], p_groups, strict=True))
-        unknown = ATTRIBUTES if refused else evidence.unknown(p_category, probability, told)
+        unknown = evidence.unknown(p_category, probability, told) if supported else ATTRIBUTES
         rows.append(
             {
                 "run": trial.run,
-                "supported": not refused,
-                "p_content": p_content,
+                "supported": supported,
+                "ever_supported": supported or any(_supports(fit, one) for one in early),
+                "p_content": evidence.p_content(model.content_of(reading)),
                 "evidence": probability,
                 "right": scores.argmax() == category,
                 "announced": category,
@@ -145,7 +146,13 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
     return Judged(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 
-def participant(seed: int, number: int, *, picture_runs: int, quick: bool) -> dict[str, Any]:
+def _supports(fit: CalibrationFit, beta: NDArray[np.float32]) -> bool:
+    evidence, reading = fit.evidence, fit.encoding.read(beta)
+    p_content, p_motion = evidence.p_content(fit.encoding.content_of(reading)), evidence.p_motion(reading.distance)
+    return not evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal))
+
+
+def participant(seed: int, number: int, *, picture_runs: int, final_at_s: float, quick: bool) -> dict[str, Any]:
     """Scan, calibrate and judge one participant in both ways."""
     population = Population(seed)
     own = 1000 * (seed + 1) + number
@@ -170,7 +177,7 @@ def participant(seed: int, number: int, *, picture_runs: int, quick: bool) -> di
         brains = [brain] * calibration_runs + [
             stranger if name == OTHER else brain for name in names for _ in range(RUNS_PER_STRATUM)
         ]
-        fit, judged = decode(simulate_session(plan, brains), plan, names)
+        fit, judged = decode(simulate_session(plan, brains, final_at_s), plan, names)
         if fit.figures.null != kind:
             raise RuntimeError(f"expected evidence to rest on {kind}, got {fit.figures.null}")
         found[kind] = (fit, judged)
@@ -253,6 +260,7 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
             named = np.concatenate([part.attributes[:, 0] for part in parts])
             figures["strata"].setdefault(kind, {})[stratum] = {
                 "supported": rate(supported),
+                "ever_supported": rate(np.concatenate([part.ever_supported for part in parts])),
                 "by_participant": [float(part.supported.mean()) for part in parts],
                 "accuracy": float(right.mean()),
                 "evidence": float(np.concatenate([part.evidence for part in parts]).mean()),
@@ -265,7 +273,7 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
                 "right_guessed": rate(right[supported & ~named]) if (supported & ~named).any() else None,
                 "covered": rate(np.concatenate([p.plausible[np.arange(len(p.run)), p.announced] for p in parts])),
                 "covered_by_category": [
-                    float(np.concatenate([p.plausible[p.announced == c, c] for p in parts]).mean()) for c in range(8)
+                    rate(np.concatenate([p.plausible[p.announced == c, c] for p in parts])) for c in range(8)
                 ],
                 "set_size": float(np.concatenate([p.plausible.sum(1) for p in parts]).mean()),
                 "disagreement_rejected": rate(np.concatenate([p.p_agreement <= NOMINAL for p in parts])),
@@ -281,113 +289,21 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
     return figures
 
 
-def report(figures: Mapping[str, Any]) -> None:
-    def share(found: Mapping[str, Any]) -> str:
-        low, high = found["interval"]
-        return f"{found['rate']:.1%} [{low:.1%}-{high:.1%}]"
-
-    for kind, strata in figures["strata"].items():
-        print_table(
-            f"Evidence from {kind}; 95 % Wilson intervals, chance of a category 12.5 %",
-            [
-                "stratum",
-                "trials",
-                "supported",
-                "by participant",
-                "accuracy",
-                "mean evidence",
-                "of right ones",
-                "covered",
-                "size",
-                "announced fits at .05",
-            ],
-            [
-                [
-                    name,
-                    found["supported"]["n"],
-                    share(found["supported"]),
-                    f"{min(found['by_participant']):.0%}-{max(found['by_participant']):.0%}",
-                    f"{found['accuracy']:.1%}",
-                    f"{found['evidence']:.1%}",
-                    share(found["right_supported"]),
-                    share(found["covered"]),
-                    f"{found['set_size']:.1f}",
-                    share(found["disagreement_rejected"]),
-                ]
-                for name, found in strata.items()
-            ],
-        )
-    print_table(
-        "Attributes of supported trials, evidence from null trials; all trials of a stratum count",
-        ["stratum", *ATTRIBUTES, "right where the category is supported", "where it is not, but the trial is"],
-        [
-            [
-                name,
-                *(share(found["attributes"][one]) for one in ATTRIBUTES),
-                *("-" if found[one] is None else share(found[one]) for one in ("right_named", "right_guessed")),
-            ]
-            for name, found in figures["strata"]["null trials"].items()
-        ],
-    )
-    print_table(
-        f"Sessions ever claimed to decode, {SESSIONS} of each stratum, looking after every trial",
-        ["stratum", "truth-free", "announced"],
-        [[name, share(found["truth-free"]), share(found["announced"])] for name, found in figures["claims"].items()],
-    )
-    print_table(
-        "Alarm of content",
-        ["stratum", "rings in", "lowest mean rank of 20 trials, by participant"],
-        [
-            [name, f"{found['rung']} of {found['of']}", ", ".join(f"{rank:.2f}" for rank in found["lowest_mean_rank"])]
-            for name, found in figures["alarm"].items()
-        ],
-    )
-    print(f"\nUniformity without content: Kolmogorov-Smirnov p = {figures['uniformity_ks_p']:.3f}")
-    for name, found in figures["trials_to_claim"].items():
-        print(
-            f"Ordinary sessions claimed, {name}: {found['claimed']} of {found['of']}, median trial {found['median']:g}"
-        )
-
-
-def missed(figures: Mapping[str, Any]) -> list[str]:
-    """Return what the goals are not met in."""
-    found = []
-    by_null = figures["strata"]["null trials"]
-    for name in EMPTY:
-        if name in by_null and by_null[name]["supported"]["interval"][0] > NOMINAL:
-            found.append(f"false support, {name}: {by_null[name]['supported']['rate']:.1%}")
-    for kind, goal in (("null trials", 0.65), ("repeats", 0.40)):
-        power = figures["strata"][kind]["normal"]["right_supported"]["rate"]
-        if power < goal:
-            found.append(f"right trials supported, {kind}: {power:.1%}, goal {goal:.0%}")
-    if figures["uniformity_ks_p"] < NOMINAL:
-        found.append(f"uniformity without content: p = {figures['uniformity_ks_p']:.3f}")
-    for name, of_stratum in figures["claims"].items():
-        for kind, rates in of_stratum.items():
-            if kind == "truth-free" and name == "wrong picture":
-                continue  # a picture is in these responses: the session does decode
-            if rates["rate"] > NOMINAL:
-                found.append(f"claims, {kind}, {name}: {rates['rate']:.1%}")
-    normal = by_null["normal"]
-    if abs(normal["evidence"] - normal["accuracy"]) > 0.05:
-        found.append(f"mean evidence {normal['evidence']:.1%} at accuracy {normal['accuracy']:.1%}")
-    if any(abs(one - 0.9) > 0.03 for one in normal["covered_by_category"]):
-        found.append("coverage by category: " + ", ".join(f"{one:.0%}" for one in normal["covered_by_category"]))
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="fixes population, participants and draws (default 0)")
     parser.add_argument("--participants", type=int, default=12)
     parser.add_argument("--picture-runs", type=int, default=PICTURE_RUNS, help="of 30 trials each, to calibrate")
+    parser.add_argument("--final-at", type=float, default=FINAL_AT_S, help="seconds after onset that betas are final")
     parser.add_argument("--quick", action="store_true", help="one participant, two strata: does it run?")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     people = []
     for number in range(1 if args.quick else args.participants):
         began_s = time.monotonic()
-        people.append(participant(args.seed, number, picture_runs=args.picture_runs, quick=args.quick))
+        people.append(
+            participant(args.seed, number, picture_runs=args.picture_runs, final_at_s=args.final_at, quick=args.quick)
+        )
         print(f"participant {number + 1}: {time.monotonic() - began_s:.0f} s", flush=True)
     figures = summarise(people, np.random.default_rng(args.seed))
     report(figures)

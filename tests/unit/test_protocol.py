@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import tomllib
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -60,8 +61,28 @@ def written(folder: Path, content: dict[str, Any]) -> Path:
 # the shipped ones -----------------------------------------------------------------------------------------------
 
 
-def test_four_kinds_of_experiment_are_shipped() -> None:
-    assert [path.stem for path in SHIPPED] == ["decoded-neurofeedback", "imagery", "perception", "region-feedback"]
+def test_five_kinds_of_experiment_are_shipped() -> None:
+    names = ["calibration", "decoded-neurofeedback", "imagery", "perception", "region-feedback"]
+    assert [path.stem for path in SHIPPED] == names
+
+
+@pytest.mark.parametrize(
+    ("pictures", "without", "minutes"),
+    [((2, 0), False, 5), ((4, 4), True, 23), ((6, 5), True, 30), ((12, 12), True, 60)],
+)
+def test_a_calibration_fits_the_minutes_that_its_first_lines_tell(
+    pictures: tuple[int, int], without: bool, minutes: int, tmp_path: Path
+) -> None:
+    content = tomllib.loads((EXAMPLES / "calibration.toml").read_text())
+    first, null, second, null_again = content["runs"]
+    first["repeats"], second["repeats"] = pictures[0], max(pictures[1], 1)
+    content["runs"] = [first, null, second, null_again] if without else [first]
+    runs = lay_out(read_protocol(written(tmp_path, content)), "01")
+    assert sum(run.volumes for run in runs) * content["t_r_s"] / 60 == pytest.approx(minutes, abs=0.5)
+    conditions = Counter(row.condition for run in runs for row in run.rows)
+    assert conditions.pop("null", 0) == (60 if without else 0)
+    assert sum(conditions.values()) == 30 * sum(pictures)
+    assert all({row.condition for row in run.rows} == {"null"} for run in runs if "without" in run.plan.name)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
