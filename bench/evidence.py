@@ -1,10 +1,10 @@
 """Whether evidence can say no: false support by kind of trial, power, sets, and claims about whole sessions.
 
-Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice, both times by
-240 pictures in eight runs, if not told otherwise: once with 60 content-free pictures in two runs of their own, 4
-minutes, and once with 40 of the pictures shown twice. What is decoded later: ordinary trials, and strata without a
-picture in them or with less of it. Wilson intervals; trials of one participant are not independent, so rates by
-participant stand beside.
+Simulated participants of one population, betas of the whole estimation chain. Each is calibrated twice, if not told
+otherwise both times by 330 pictures in eleven runs: once with 60 content-free pictures in two runs of their own, half
+an hour of scanning in all, and once with 40 of the pictures shown twice. What is decoded later: ordinary trials, and
+strata without a picture in them or with less of it. Wilson intervals; trials of one participant are not independent,
+so rates by participant stand beside.
 
     python bench/evidence.py [--seed S] [--participants N] [--picture-runs N] [--final-at T] [--quick] [--json FILE]
 """
@@ -44,7 +44,7 @@ from rtdecode.statistics import wilson_interval
 
 SESSIONS = 2000
 RUNS_PER_STRATUM = 3
-PICTURE_RUNS, NULL_RUNS, REPEATS = 8, 2, 40
+PICTURE_RUNS, NULL_RUNS, REPEATS = 11, 2, 40
 FINAL_AT_S = EstimateSettings().final_at_s
 OTHER = "other participant"
 STRATA: dict[str, Stratum] = {
