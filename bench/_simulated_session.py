@@ -51,12 +51,13 @@ def simulate_session(
     brains : list of Participant
         One a run, all in the same head.
     final_at_s : float
-        Seconds after onset at which betas are final.
+        Seconds after onset at which betas are final; of the usual early ones those before it are estimated.
     """
     with TemporaryDirectory() as folder:
         region = Path(folder) / "region.nii.gz"
         brains[0].write_region(region)
-        settings = EstimateSettings(mask=region, final_at_s=final_at_s)
+        revise_at_s = tuple(s for s in EstimateSettings().revise_at_s if s < final_at_s)
+        settings = EstimateSettings(mask=region, revise_at_s=revise_at_s, final_at_s=final_at_s)
         estimator = Estimator(settings, "bench", calibration_runs=plan.calibration_runs)
         found: list[tuple[Trial, NDArray[np.float32]]] = []
         early: list[NDArray[np.float32]] = []

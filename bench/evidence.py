@@ -34,6 +34,7 @@ from rtdecode.decode.loading import load_candidates
 from rtdecode.decode.score.alarm import ContentAlarm
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.claim import CLAIM, announced_factor, rate_limit, support_factor
+from rtdecode.decode.score.encoding import Reading
 from rtdecode.decode.score.evidence import CATEGORY, margin
 from rtdecode.packs import open_pack
 from rtdecode.settings import EstimateSettings
@@ -122,7 +123,7 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
         likelihood = model.pictures_of(reading, components)
         announced = names.index(trial.stimulus)
         category = candidates.categories.index(trial.condition)
-        supported = _supports(fit, beta)
+        supported, p_content = _support(fit, reading)
         probability = evidence.probability(float(margin(scores)), 1 / len(scores))
         p_category = evidence.p_category(float(np.log(shares.max())))
         p_groups = evidence.p_groups([model.content_of(reading, part) for part in parts])
@@ -132,8 +133,8 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
             {
                 "run": trial.run,
                 "supported": supported,
-                "ever_supported": supported or any(_supports(fit, one) for one in early),
-                "p_content": evidence.p_content(model.content_of(reading)),
+                "ever_supported": supported or any(_support(fit, model.read(one))[0] for one in early),
+                "p_content": p_content,
                 "evidence": probability,
                 "right": scores.argmax() == category,
                 "announced": category,
@@ -146,10 +147,11 @@ def _judge(fit: CalibrationFit, candidates: Candidates, session: SimulatedSessio
     return Judged(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 
-def _supports(fit: CalibrationFit, beta: NDArray[np.float32]) -> bool:
-    evidence, reading = fit.evidence, fit.encoding.read(beta)
+def _support(fit: CalibrationFit, reading: Reading) -> tuple[bool, float]:
+    """Whether a trial is supported, and the p-value of its content."""
+    evidence = fit.evidence
     p_content, p_motion = evidence.p_content(fit.encoding.content_of(reading)), evidence.p_motion(reading.distance)
-    return not evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal))
+    return not evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal)), p_content
 
 
 def participant(seed: int, number: int, *, picture_runs: int, final_at_s: float, quick: bool) -> dict[str, Any]:
