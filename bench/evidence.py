@@ -6,16 +6,21 @@ an hour of scanning in all, and once with 40 of the pictures shown twice. What i
 strata without a picture in them or with less of it. Wilson intervals; trials of one participant are not independent,
 so rates by participant stand beside.
 
-    python bench/evidence.py [--seed S] [--participants N] [--picture-runs N] [--final-at T] [--quick] [--json FILE]
+    python bench/evidence.py [--seed S] [--participants N] [--picture-runs N] [--final-at T] [--jobs N] [--quick]
+                             [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,21 +40,23 @@ from rtdecode.decode.score.alarm import ContentAlarm
 from rtdecode.decode.score.candidates import Candidates
 from rtdecode.decode.score.claim import CLAIM, announced_factor, rate_limit, support_factor
 from rtdecode.decode.score.encoding import Reading
-from rtdecode.decode.score.evidence import CATEGORY, margin
+from rtdecode.decode.score.evidence import CATEGORY, Evidence, margin
 from rtdecode.packs import open_pack
 from rtdecode.settings import EstimateSettings
 from rtdecode.simulate.participant import make_participant
 from rtdecode.simulate.population import Population
 from rtdecode.simulate.visit import NULL, Stratum, VisitPlan
+from rtdecode.simulate.world import CATEGORIES
 from rtdecode.statistics import wilson_interval
 
 SESSIONS = 2000
-RUNS_PER_STRATUM = 3
+ORDINARY = "normal"
+ORDINARY_RUNS, RUNS_PER_STRATUM = 9, 3
 PICTURE_RUNS, NULL_RUNS, REPEATS = 11, 2, 40
 FINAL_AT_S = EstimateSettings().final_at_s
 OTHER = "other participant"
 STRATA: dict[str, Stratum] = {
-    "normal": Stratum(),
+    ORDINARY: Stratum(),
     "response without content": Stratum(kind="null"),
     "no response": Stratum(kind="blank"),
     "wrong picture": Stratum(wrong=True),
@@ -60,7 +67,13 @@ STRATA: dict[str, Stratum] = {
 }
 ATTRIBUTES = (CATEGORY, "semantic", "spatial")
 """What is told apart of a picture: its category, and the token groups of the tiny pack."""
-SHORT = ("normal", "response without content")
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+SHORT = (ORDINARY, "response without content")
+
+
+def runs_of(stratum: str) -> int:
+    """Return how many runs there are of a stratum."""
+    return ORDINARY_RUNS if stratum == ORDINARY else RUNS_PER_STRATUM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,13 +110,10 @@ def decode(
             calibrator.add(beta, trial=trial.trial, stimulus=trial.stimulus, run=trial.run)
     calibrator.take_again(session.learned)
     fit = calibrator.fit()
-    found = {}
-    for place, name in enumerate(names):
-        runs = range(
-            plan.calibration_runs + 1 + place * RUNS_PER_STRATUM,
-            plan.calibration_runs + 1 + (place + 1) * RUNS_PER_STRATUM,
-        )
-        found[name] = _judge(fit, candidates, session, runs)
+    found, first = {}, plan.calibration_runs + 1
+    for name in names:
+        found[name] = _judge(fit, candidates, session, range(first, first + runs_of(name)))
+        first += runs_of(name)
     return fit, found
 
 
@@ -154,8 +164,13 @@ def _support(fit: CalibrationFit, reading: Reading) -> tuple[bool, float]:
     return not evidence.refusal(p_content, p_motion, evidence.p_signal(reading.signal)), p_content
 
 
-def participant(seed: int, number: int, *, picture_runs: int, final_at_s: float, quick: bool) -> dict[str, Any]:
+Person = dict[str, tuple[Evidence, dict[str, Judged]]]
+"""Of each kind of calibration, its evidence and what it was judged on, by stratum."""
+
+
+def participant(number: int, *, seed: int, picture_runs: int, final_at_s: float, quick: bool) -> Person:
     """Scan, calibrate and judge one participant in both ways."""
+    began_s = time.monotonic()
     population = Population(seed)
     own = 1000 * (seed + 1) + number
     brain = make_participant(own, population=population)
@@ -172,17 +187,18 @@ def participant(seed: int, number: int, *, picture_runs: int, final_at_s: float,
             calibration_runs=calibration_runs,
             trials_per_run=30,
             volumes_per_run=90,
-            decoding_runs=RUNS_PER_STRATUM * len(names),
-            strata=tuple(STRATA[name] for name in names for _ in range(RUNS_PER_STRATUM)),
+            decoding_runs=sum(runs_of(name) for name in names),
+            strata=tuple(STRATA[name] for name in names for _ in range(runs_of(name))),
             **changes,
         )
         brains = [brain] * calibration_runs + [
-            stranger if name == OTHER else brain for name in names for _ in range(RUNS_PER_STRATUM)
+            stranger if name == OTHER else brain for name in names for _ in range(runs_of(name))
         ]
         fit, judged = decode(simulate_session(plan, brains, final_at_s), plan, names)
         if fit.figures.null != kind:
             raise RuntimeError(f"expected evidence to rest on {kind}, got {fit.figures.null}")
-        found[kind] = (fit, judged)
+        found[kind] = (fit.evidence, judged)
+    print(f"participant {number + 1}: {time.monotonic() - began_s:.0f} s", flush=True)
     return found
 
 
@@ -191,13 +207,13 @@ def rate(found: NDArray[np.bool_]) -> dict[str, Any]:
     return {"rate": float(found.mean()), "interval": [low, high], "n": len(found)}
 
 
-def claims(people: Sequence[Mapping[str, Any]], stratum: str, rng: np.random.Generator) -> dict[str, Any]:
+def claims(people: Sequence[Person], stratum: str, rng: np.random.Generator) -> dict[str, Any]:
     """How often sessions of a stratum are ever claimed to decode, looking after every trial."""
     free, announced = np.zeros(SESSIONS, bool), np.zeros(SESSIONS, bool)
     for session in range(SESSIONS):
-        fit, judged = people[session % len(people)]["null trials"]
+        evidence, judged = people[session % len(people)]["null trials"]
         trials = judged[stratum]
-        limit = rate_limit(float(fit.evidence.level[0]), int(fit.evidence.independent_nulls[0]))
+        limit = rate_limit(float(evidence.level[0]), int(evidence.independent_nulls[0]))
         order = rng.permutation(len(trials.run))
         factors = [support_factor(bool(one), limit) for one in trials.supported[order]]
         free[session] = np.cumprod(factors).max() >= CLAIM
@@ -212,13 +228,13 @@ def claims(people: Sequence[Mapping[str, Any]], stratum: str, rng: np.random.Gen
     return {"truth-free": rate(free), "announced": rate(announced)}
 
 
-def trials_to_claim(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def trials_to_claim(people: Sequence[Person]) -> dict[str, Any]:
     """After how many trials ordinary sessions are claimed, in the order in which they were scanned."""
     found: dict[str, list[float]] = {"truth-free": [], "announced": []}
     for one in people:
-        fit, judged = one["null trials"]
-        trials = judged["normal"]
-        limit = rate_limit(float(fit.evidence.level[0]), int(fit.evidence.independent_nulls[0]))
+        evidence, judged = one["null trials"]
+        trials = judged[ORDINARY]
+        limit = rate_limit(float(evidence.level[0]), int(evidence.independent_nulls[0]))
         free = np.cumprod([support_factor(bool(x), limit) for x in trials.supported])
         factors = []
         for run in np.unique(trials.run):
@@ -236,12 +252,12 @@ def trials_to_claim(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def alarms(people: Sequence[Mapping[str, Any]], stratum: str) -> dict[str, Any]:
+def alarms(people: Sequence[Person], stratum: str) -> dict[str, Any]:
     """In how many participants the alarm of content rings, and the lowest mean rank of each."""
     lowest, rung = [], 0
     for one in people:
-        fit, judged = one["null trials"]
-        alarm, ranks, rang = ContentAlarm(fit.evidence), [], False
+        evidence, judged = one["null trials"]
+        alarm, ranks, rang = ContentAlarm(evidence), [], False
         for p_content in judged[stratum].p_content:
             alarm.add(float(p_content))
             rang |= alarm.rings()
@@ -252,7 +268,7 @@ def alarms(people: Sequence[Mapping[str, Any]], stratum: str) -> dict[str, Any]:
     return {"rung": rung, "of": len(people), "lowest_mean_rank": lowest}
 
 
-def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+def summarise(people: Sequence[Person], rng: np.random.Generator) -> dict[str, Any]:
     figures: dict[str, Any] = {"strata": {}}
     for kind in ("null trials", "repeats"):
         for stratum in people[0][kind][1]:
@@ -274,14 +290,16 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
                 "right_named": rate(right[named]) if named.any() else None,
                 "right_guessed": rate(right[supported & ~named]) if (supported & ~named).any() else None,
                 "covered": rate(np.concatenate([p.plausible[np.arange(len(p.run)), p.announced] for p in parts])),
-                "covered_by_category": [
-                    rate(np.concatenate([p.plausible[p.announced == c, c] for p in parts])) for c in range(8)
-                ],
                 "set_size": float(np.concatenate([p.plausible.sum(1) for p in parts]).mean()),
                 "disagreement_rejected": rate(np.concatenate([p.p_agreement <= NOMINAL for p in parts])),
             }
+    ordinary = [judged[ORDINARY] for one in people for _, judged in one.values()]
+    figures["covered_by_category"] = [
+        rate(np.concatenate([part.plausible[part.announced == c, c] for part in ordinary]))
+        for c in range(len(CATEGORIES))
+    ]
     empty = [one["null trials"][1]["response without content"].p_content for one in people]
-    sizes = [len(one["null trials"][0].evidence.content_null) for one in people]
+    sizes = [len(one["null trials"][0].content_null) for one in people]
     spread = np.concatenate([p - rng.random(len(p)) / (n + 1) for p, n in zip(empty, sizes, strict=True)])
     figures["uniformity_ks_p"] = float(kstest(spread, "uniform").pvalue)
     nulls = [name for name in (*EMPTY, "wrong picture") if name in people[0]["null trials"][1]]
@@ -294,19 +312,21 @@ def summarise(people: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="fixes population, participants and draws (default 0)")
-    parser.add_argument("--participants", type=int, default=12)
+    parser.add_argument("--participants", type=int, default=16)
     parser.add_argument("--picture-runs", type=int, default=PICTURE_RUNS, help="of 30 trials each, to calibrate")
     parser.add_argument("--final-at", type=float, default=FINAL_AT_S, help="seconds after onset that betas are final")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="participants at a time, a thread each")
     parser.add_argument("--quick", action="store_true", help="one participant, two strata: does it run?")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    people = []
-    for number in range(1 if args.quick else args.participants):
-        began_s = time.monotonic()
-        people.append(
-            participant(args.seed, number, picture_runs=args.picture_runs, final_at_s=args.final_at, quick=args.quick)
-        )
-        print(f"participant {number + 1}: {time.monotonic() - began_s:.0f} s", flush=True)
+    if args.quick:
+        args.participants, args.picture_runs = 1, 4
+    scan = partial(
+        participant, seed=args.seed, picture_runs=args.picture_runs, final_at_s=args.final_at, quick=args.quick
+    )
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # read by the spawned, when they import the libraries
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        people = list(pool.map(scan, range(args.participants)))
     figures = summarise(people, np.random.default_rng(args.seed))
     report(figures)
     if args.json:

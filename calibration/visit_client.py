@@ -88,6 +88,7 @@ class CalibrationRun:
         self._advice = ""
         self._placed = False
         self._bad: set[int] = set()
+        self._heard: set[int] = set()
 
     def run(self) -> Path:
         """Work until the bundle is written and the daemon has it.
@@ -176,8 +177,11 @@ class CalibrationRun:
         if runs is None or message.run is None or message.run > runs or message.run < self._first_run:
             return
         left = f", {len(self._left_out)} left out" if self._left_out else ""
+        silent = message.state == "ended" and message.run not in self._heard
+        doubt = "; no trial came in this run: does the experiment announce its trials to this session?"
         self._report(
-            f"calibration run {message.run} of {runs} {message.state}: {self.calibrator.trials} trials so far{left}"
+            f"calibration run {message.run} of {runs} {message.state}: {self.calibrator.trials} trials so far"
+            f"{left}{doubt if silent else ''}"
         )
 
     def _runs(self) -> int | None:
@@ -222,6 +226,7 @@ class CalibrationRun:
         runs = self._runs()
         if not self._is_present(message) or runs is None or message.run is None or message.run > runs:
             return
+        self._heard.add(message.run)
         if not message.final or (self._from and (message.run, message.onset_s) < self._from):
             return
         names = (message.stimulus, message.condition)
@@ -300,6 +305,11 @@ class CalibrationRun:
 
     def _finish(self, run: int) -> Path:
         assert self._session is not None
+        if not self.calibrator.trials:
+            left = f"{len(self._left_out)} were left out, first {self._left_out[0]}" if self._left_out else None
+            raise CalibrationError(
+                f"expected trials of known pictures in the calibration runs, got none: {left or 'none was announced'}"
+            )
         if run != self._runs():
             self._report(f"calibration ends after run {run}, as more trials are not worth their time")
         earlier = self.calibrator.earlier

@@ -6,18 +6,22 @@ its rule (1 in DICOM, in PAR files and in NIfTI of several volumes, 0 in dumps);
 their names alone, what an earlier series of the session began with; else the first volume waits until a second is
 there, or as long as a gap is waited for, and 1 is taken unless a 0 has come.
 
+**When it becomes a run.** A listing of a folder that is being written to may hold a file and lack one that came before
+it. So a series becomes a run at a look that meets no other new one: what earlier runs still lacked was in that listing.
+
 **Its timing** is judged before its first volume goes on (`timing`); one that cannot be true waits as long for the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from rtdecode.acquire.intake import Finding
+from rtdecode.acquire.intake import Finding, first_began
 from rtdecode.acquire.order import Run, RunQueue
 from rtdecode.acquire.series import Selection
 from rtdecode.acquire.source import Arrival
@@ -56,6 +60,8 @@ class Runs:
         self._dummies = settings.n_dummy if settings.dummies_exported else 0
         self._uids: set[str] = set()
         self._held: dict[str, list[tuple[Path, StoredVolume]]] = {}
+        self._again: list[tuple[Path, str]] = []
+        self._met_new = False
         self._held_since_s: dict[str, float] = {}
         self._counted_from: int | None = None
         self._shape: tuple[int, ...] | None = None
@@ -74,26 +80,36 @@ class Runs:
         now_s : float
         """
         out: list[Arrival] = []
+        before = set(self._held)
         for finding in findings:
             if finding.stored is None:
                 out.extend(self._lost(finding, now_s))
             else:
-                out.extend(self._enter(finding.path, finding.stored, begun, now_s))
-        for uid in list(self._held):
-            out.extend(self._go_on(uid, begun, now_s))
+                out.extend(self._enter(finding.path, finding.stored, now_s))
+        self._met_new = not self._held.keys() <= before
+        if not self._met_new:
+            for uid in self._in_order():
+                out.extend(self._go_on(uid, begun, now_s))
+            for path, uid in self._again:
+                out.append(_surplus(path, self._latest(self._runs.get(uid)), "duplicate: the content has come before"))
+            self._again = []
         out.extend(self._release(now_s))
         return out
 
+    @property
+    def met_new(self) -> bool:
+        """Whether the last look met a new series, so that another one is worth it at once."""
+        return self._met_new
+
     # runs -------------------------------------------------------------------------------------------------
 
-    def _enter(
-        self, path: Path, stored: StoredVolume, begun: Callable[[], list[Identity]], now_s: float
-    ) -> list[Arrival]:
+    def _enter(self, path: Path, stored: StoredVolume, now_s: float) -> list[Arrival]:
         """Put a volume into its run, or to others of a series that is not one yet."""
         identity = stored.identity
         run = self._runs.get(identity.series_uid)
         if identity.uid in self._uids:
-            return [_surplus(path, self._latest(run), "duplicate: the content has come before")]
+            self._again.append((path, identity.series_uid))
+            return []
         if run is None and not self._fits(stored):
             why = f"of another shape: {stored.data.shape}, the first run has {self._shape}"
             self._selection.leave_out(identity, why)
@@ -106,12 +122,18 @@ class Runs:
             return self._place(run, path, stored, now_s)
         self._held.setdefault(identity.series_uid, []).append((path, stored))
         self._held_since_s.setdefault(identity.series_uid, now_s)
-        return self._go_on(identity.series_uid, begun, now_s)
+        return []
 
     def _fits(self, stored: StoredVolume) -> bool:
         if self._shape in (None, stored.data.shape):
             return True
         return self._selection.wanted(stored.identity, stored.origin)
+
+    def _in_order(self) -> list[str]:
+        """Return the series that wait, by when they were acquired where all tell, else by number."""
+        identities = {uid: waiting[0][1].identity for uid, waiting in self._held.items()}
+        began = first_began(stored.identity for waiting in self._held.values() for _, stored in waiting)
+        return sorted(identities, key=lambda uid: (began.get(uid, 0.0), *identities[uid].order))
 
     def _go_on(self, uid: str, begun: Callable[[], list[Identity]], now_s: float) -> list[Arrival]:
         """Open the run of a series that waits, once it is clear what it counts from."""
@@ -242,16 +264,20 @@ class Runs:
         )
 
     def _release(self, now_s: float) -> Iterator[Arrival]:
-        for run in sorted(self._runs.values(), key=lambda run: run.number):
+        runs = sorted(self._runs.values(), key=lambda run: run.number)
+        for run, later in zip_longest(runs, runs[1:]):
             for index, arrival in run.queue.release(now_s):
                 yield arrival or _given_up(
                     run, index, f"did not come within {self._settings.gap_timeout_s:g} s of a later one"
                 )
             if run.queue.held:
                 return
-            if run.queue.next_index == run.last_index and run.queue.quiet_s(now_s, run.opened_s) >= (
-                self._settings.gap_timeout_s + run.t_r_s
-            ):
+            if run.last_index is None or run.queue.next_index > run.last_index:
+                continue
+            quiet_s = run.queue.quiet_s(now_s, run.opened_s)
+            if later is not None and later.queue.next_index == 0 and quiet_s < self._settings.gap_timeout_s:
+                return
+            if run.queue.next_index == run.last_index and quiet_s >= self._settings.gap_timeout_s + run.t_r_s:
                 run.queue.give_up()
                 yield _given_up(run, run.last_index, "is the last one announced and did not come")
 

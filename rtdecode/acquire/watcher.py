@@ -34,10 +34,11 @@ class FolderWatcher:
     The first series seen is run 1, the next one run 2 (several first seen together: by time of acquisition, else by
     series number); NIfTI files that name their run (``run-03`` in the name or the folder) keep that number. A series
     that is started again is a new run. Index 0 is the first volume after ``n_dummy``; exported dummies are reported as
-    `Skipped` without an index. Volumes of a run wait until all earlier runs have nothing left behind a gap. A file may
-    hold a slice, a volume or many, and more may come in a file that grows. Of several echoes one is used, of complex
-    images the magnitude; series that are no BOLD series, or have another shape than the first run, are reported once
-    and make no run, unless the settings choose otherwise.
+    `Skipped` without an index. Volumes of a run wait until all earlier runs have nothing left behind a gap, and the
+    next run as long for the end of one whose number of volumes is known. A file may hold a slice, a volume or many, and
+    more may come in a file that grows. Of several echoes one is used, of complex images the magnitude; series that are
+    no BOLD series, or have another shape than the first run, are reported once and make no run, unless the settings
+    choose otherwise.
 
     Parameters
     ----------
@@ -79,13 +80,21 @@ class FolderWatcher:
         return self._readers.looks
 
     def poll(self) -> list[Arrival]:
-        """Scan the folder once and return what may go on, in index order per run."""
+        """Scan the folder, once more if there is a new series, and return what may go on, in index order per run."""
         self._wake.clear()
+        out = self._look()
+        if self._runs.met_new:
+            out += self._look()
+        return out
+
+    def _look(self) -> list[Arrival]:
         now_s = self._clock.monotonic()
         names = self._intake.pending(self._names())
         self._backlog = any(self._intake.is_new(name) for name in names[MOST_FILES:])
         findings = self._intake.look(names[:MOST_FILES], now_s)
-        return self._runs.take(findings, self._intake.begun, now_s)
+        out = self._runs.take(findings, self._intake.begun, now_s)
+        self._backlog |= self._runs.met_new
+        return out
 
     def wait(self, timeout_s: float) -> None:
         """Return on a file event, or after `timeout_s` seconds; at once while files seen are still unread."""

@@ -14,6 +14,8 @@ from rtdecode.session.run_state import Progress
 Announced = TrialEvent | RunStart | RunEnd | FilmStart
 Change = TrialAmended | TrialCancelled
 SAME_MOMENT_S = 0.001
+LATE_START_S = 15.0
+"""So long after the first volume the start of a run may be announced: dummies, and a script that is slow to start."""
 
 
 class Announcements:
@@ -136,6 +138,11 @@ class Announcements:
             to_come = (progress.run or progress.closed) + 1
             if item.run > to_come:
                 return [f"run {item.run} was announced, but the next that the scanner begins is run {to_come}"]
+            if under_way and progress.scanned_s > LATE_START_S:
+                return [
+                    f"run {item.run} was announced {progress.scanned_s:.0f} s after the scanner began it; if a run to "
+                    f"come is meant, it is run {to_come}: a scan that was started again counts as a run of its own"
+                ]
         return []
 
     def _judge_trial(self, event: TrialEvent, progress: Progress) -> list[str]:

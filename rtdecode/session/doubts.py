@@ -53,6 +53,31 @@ def repetition_time_faults(run: int, counted_s: float | None, told_s: float | No
     yield Fault(run=run, part="experiment", reason=reason, degraded="onsets counted in volumes are wrong")
 
 
+def short_run_faults(run: int, volumes: int, expected: int | None, following: int) -> Iterator[Fault]:
+    """Yield a fault where a run lacks volumes of those expected when the next one begins.
+
+    Parameters
+    ----------
+    run : int
+    volumes : int
+        That came, or were given up.
+    expected : int or None
+        As the experiment or the settings say.
+    following : int
+        The run that begins.
+    """
+    if expected is not None and volumes < expected:
+        yield Fault(
+            run=run,
+            part="experiment",
+            kind="short run",
+            reason=f"run {run} had {volumes} of {expected} volumes when the scanner began run {following}",
+            degraded=f"trials announced for the rest of run {run} have no result",
+            remedy=f"if the scan was started again, its trials belong to run {following}: announce them there, and "
+            "count on from that",
+        )
+
+
 def late_change(run: int, trial: str) -> Fault:
     """Tell that a change which was taken came to nothing: time had closed the run in between."""
     reason = f"trial {trial!r} cannot be changed: its beta became final before the change was worked on"

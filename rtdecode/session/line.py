@@ -162,11 +162,16 @@ class Line:
         run, last, t_r_s = self._run, self._last_volume_mono_s, self._estimator.t_r_s
         if run is None or last is None or t_r_s is None or run.run in self._ended:
             return None
-        expected = run.expected or self._settings.scanner.n_volumes
+        expected = self._expected(run)
         if expected is not None and run.accounted >= expected:
             return None
         since_s = self._clock.monotonic() - last
         return since_s if since_s > 2 * t_r_s + 1 else None
+
+    def _expected(self, run: RunState) -> int | None:
+        """Return how many volumes a run has in all, as far as anybody has said; the experiment's last word counts."""
+        ended = self._ended.get(run.run)
+        return run.expected or self._settings.scanner.n_volumes if ended is None else ended.volumes
 
     def _note_progress(self) -> None:
         run = self._run
@@ -377,6 +382,8 @@ class Line:
             return run
         if self._is_closed(number):
             return None
+        if run is not None:
+            self._tell(doubts.short_run_faults(run.run, run.accounted, self._expected(run), number))
         self._finish_run()
         run = self._run = RunState(run=number)
         self._estimator.start_run(number, t_r_s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from rtdecode.clock import SystemClock
 from rtdecode.errors import SettingsError
 from rtdecode.settings import load_settings
 from rtdecode.simulate.faults import FAULTS, ScannerFault, make_plan, parse_fault
-from rtdecode.simulate.playback import Announce, Speed
+from rtdecode.simulate.playback import Announce, Speed, replayed_at, unheard
 from rtdecode.simulate.visit import PROTOCOLS, VisitPlan
 
 _WITH_NULL_RUN = 4
@@ -153,15 +155,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.replay is not None and any(visit_only.values()):
         given = ", ".join(f"--{name.replace('_', '-')}" for name, is_given in visit_only.items() if is_given)
         raise SettingsError([f"--replay: expected no {given}, which is about a simulated visit"])
-    if arguments.fault and visit_only["requests"]:
-        raise SettingsError(["--fault: expected no --requests, a replay of files has no trials to announce"])
     if arguments.settings is not None:
         settings = load_settings(arguments.settings)
         arguments.out = arguments.out or settings.scanner.export_dir
         if arguments.replay is None and settings.decode.bundle is not None:
             arguments.visit = arguments.visit or 2
-        if arguments.replay is None and not arguments.fault:
+        if arguments.replay is None:
             arguments.requests = arguments.requests or settings.publish.nearby()[1]
+    if arguments.requests is not None and any(fault.kind == "restarted" for fault in arguments.fault):
+        raise SettingsError(
+            ["--fault restarted: expected --out alone or --replay; no trials are announced for a run that starts again"]
+        )
     if arguments.out is None:
         if arguments.stimuli is None or arguments.fault or arguments.requests:
             raise SettingsError(["simulate: expected SETTINGS or --out, or --stimuli alone, got neither"])
@@ -171,18 +175,36 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.stimuli}: {len(pictures)} pictures")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.replay is not None:
-        _replay(arguments, arguments.replay)
-    elif arguments.fault:
-        with tempfile.TemporaryDirectory() as folder:
-            _visit(arguments, Path(folder), "max")
-            _replay(arguments, Path(folder))
-    else:
-        _visit(arguments, arguments.out, arguments.speed)
+    with _experiment(arguments) as announce:
+        if arguments.replay is not None:
+            _replay(arguments, arguments.replay)
+        elif arguments.fault:
+            told: list[dict[str, Any]] = []
+            with tempfile.TemporaryDirectory() as folder:
+                _visit(arguments, Path(folder), "max", told.append)
+                _replay(arguments, Path(folder), told, announce)
+        else:
+            _visit(arguments, arguments.out, arguments.speed, announce)
     return 0
 
 
-def _replay(arguments: argparse.Namespace, folder: Path) -> None:
+@contextmanager
+def _experiment(arguments: argparse.Namespace) -> Iterator[Announce]:
+    """Give what announces trials to the daemon that the arguments name, or to nobody."""
+    if arguments.requests is None:
+        yield unheard
+        return
+    with Client("", arguments.requests, key=arguments.key) as client:
+
+        def announce(message: dict[str, Any]) -> None:
+            client.event(**message)
+
+        yield announce
+
+
+def _replay(
+    arguments: argparse.Namespace, folder: Path, told: Iterable[dict[str, Any]] = (), announce: Announce = unheard
+) -> None:
     from rtdecode.simulate.misbehave import FaultyScanner, RecordedExport
 
     try:
@@ -194,7 +216,7 @@ def _replay(arguments: argparse.Namespace, folder: Path) -> None:
     with Progress(*_COLUMNS) as progress:
         task = progress.add_task("replaying", total=len(plan))
         scanner = FaultyScanner(recording, plan, arguments.out, SystemClock(), arguments.speed)
-        scanner.play(lambda _: progress.advance(task))
+        scanner.play(lambda _: progress.advance(task), replayed_at(told, arguments.period), announce)
 
 
 def _plan(arguments: argparse.Namespace) -> VisitPlan:
@@ -211,7 +233,7 @@ def _plan(arguments: argparse.Namespace) -> VisitPlan:
     return plan
 
 
-def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
+def _visit(arguments: argparse.Namespace, out: Path, speed: Speed, announce: Announce) -> None:
     from rtdecode.simulate.participant import make_participant
     from rtdecode.simulate.scanner import Scanner
 
@@ -233,19 +255,4 @@ def _visit(arguments: argparse.Namespace, out: Path, speed: Speed) -> None:
         def on_volume(run: int, volume: int) -> None:
             progress.update(task, advance=1, description=f"run {run} of {plan.runs}, volume {volume + 1}")
 
-        if arguments.requests is None:
-            scanner.play(_silent, on_volume=on_volume)
-        else:
-            with Client("", arguments.requests, key=arguments.key) as client:
-                scanner.play(_announcer(client), on_volume=on_volume)
-
-
-def _announcer(client: Client) -> Announce:
-    def announce(message: dict[str, Any]) -> None:
-        client.event(**message)
-
-    return announce
-
-
-def _silent(message: dict[str, Any]) -> None:
-    """Tell nobody."""
+        scanner.play(announce, on_volume=on_volume)

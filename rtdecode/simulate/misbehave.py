@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rtdecode.acquire.folder import natural
 from rtdecode.clock import Clock
 from rtdecode.simulate.faults import Step
-from rtdecode.simulate.playback import Speed
+from rtdecode.simulate.playback import Announce, Speed, Timed, unheard
 from rtdecode.simulate.relabel import relabel
 
 
@@ -83,15 +84,33 @@ class FaultyScanner:
         self._clock = clock
         self._speed = speed
 
-    def play(self, on_step: Callable[[Step], None]) -> None:
-        """Play to the end; `on_step` is told of each step once it is done."""
+    def play(
+        self, on_step: Callable[[Step], None], messages: Iterable[Timed] = (), announce: Announce = unheard
+    ) -> None:
+        """Play to the end.
+
+        Parameters
+        ----------
+        on_step : callable
+            Told of each step once it is done.
+        messages : iterable of (float, dict)
+            What the experiment announces meanwhile, and when, seconds after the start: `replayed_at`. What comes at
+            the time of a step comes after it.
+        announce : callable
+            Takes each message.
+        """
         start_s = self._clock.monotonic()
+        due: list[tuple[float, Step | dict[str, Any]]] = [*((step.at_s, step) for step in self._plan), *messages]
+        due.sort(key=lambda one: one[0])
         with tempfile.TemporaryDirectory(dir=self._export_dir.parent, prefix=".unwatched-") as unwatched:
-            for step in self._plan:
+            for at_s, item in due:
                 if self._speed != "max":
-                    self._clock.sleep(max(0.0, start_s + step.at_s / self._speed - self._clock.monotonic()))
-                self._do(step, Path(unwatched) / "file")
-                on_step(step)
+                    self._clock.sleep(max(0.0, start_s + at_s / self._speed - self._clock.monotonic()))
+                if isinstance(item, Step):
+                    self._do(item, Path(unwatched) / "file")
+                    on_step(item)
+                else:
+                    announce(item)
 
     def _do(self, step: Step, unwatched: Path) -> None:
         path = self._export_dir / step.name

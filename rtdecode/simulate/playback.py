@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ Announce = Callable[[dict[str, Any]], None]
 Hold = Callable[[int], None]
 OnVolume = Callable[[int, int], None]
 Speed = float | Literal["max"]
+Timed = tuple[float, dict[str, Any]]
+"""When a message is announced, seconds after the start, and the message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,33 @@ def _trial_message(run: int, trial: ShownTrial) -> dict[str, Any]:
         "stimulus": trial.stimulus,
         "condition": trial.condition,
     }
+
+
+def replayed_at(messages: Iterable[dict[str, Any]], period_s: float) -> Iterator[Timed]:
+    """Say when what a `Player` announced is due in a replay of its volumes, all runs in one, one each period.
+
+    Parameters
+    ----------
+    messages : iterable of dict
+        As announced.
+    period_s : float
+        Time between two volumes of the replay, seconds.
+    """
+    begun, t_r_s = 0, period_s
+    for message in messages:
+        volumes = 0.0
+        match message["kind"]:
+            case "run_start":
+                t_r_s = message["t_r_s"]
+            case "trial":
+                volumes = message["onset_s"] / t_r_s
+            case "run_end":
+                begun += message["volumes"]
+        yield (begun + volumes) * period_s, message
+
+
+def unheard(message: dict[str, Any]) -> None:
+    """Announce to nobody."""
 
 
 def nothing(run: int, volume: int) -> None:

@@ -143,6 +143,26 @@ def test_a_run_that_is_restarted_is_a_new_run(console: Console) -> None:
     assert console.told() == (whole(1, 4) + whole(2), [])
 
 
+@pytest.mark.parametrize(
+    ("announced", "end", "short"),
+    [(N, {}, True), (4, {}, False), (None, {}, False), (N, {"volumes": 4}, False), (4, {"volumes": N}, True)],
+)
+def test_a_run_that_lacks_announced_volumes_when_the_next_begins_is_a_fault(
+    console: Console, announced: int | None, end: dict[str, int], short: bool
+) -> None:
+    rig = console.start()
+    rig.request(requests.Event, kind="run_start", run=1, expected_volumes=announced)
+    console.scan(3, range(3))
+    if end:
+        rig.request(requests.Event, kind="run_end", run=1, **end)
+    console.scan(3, range(3, 4))
+    console.scan(4, range(2))
+    assert console.told() == (whole(1, 4) + whole(2, 2), [])
+    found = [(fault.run, fault.part, fault.reason) for fault in rig.recorder.of(wire.Fault)]
+    reason = f"run 1 had 4 of {N} volumes when the scanner began run 2"
+    assert found == ([(1, "experiment", reason)] if short else [])
+
+
 def test_a_series_that_comes_beside_each_volume_is_named_once(console: Console) -> None:
     rig = console.start()
     for index in range(N):

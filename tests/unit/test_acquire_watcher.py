@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,52 @@ def test_a_later_run_waits_for_a_gap_in_an_earlier_one(tmp_path: Path, clock: Fa
     assert source.poll() == []
     clock.sleep(5.0)
     assert told(source.poll()) == [(1, 1, "missing"), (1, 2, "volume"), (2, 0, "volume")]
+
+
+def test_a_listing_that_lacks_earlier_files_loses_none(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder listed while files are made may show a file and not one that was there before it."""
+    source = watch(tmp_path, clock)
+    put(tmp_path, 1)
+    assert told(source.poll()) == [(1, 0, "volume")]
+    missed = [{str(put(tmp_path, 2)), str(put(tmp_path, 1, 4))}]
+    put(tmp_path, 1, 5)
+    listed = folder_module.files
+
+    def racing(export: str, unlisted: Callable[[OSError], None]) -> Iterator[str]:
+        hidden = missed.pop() if missed else set()
+        return (name for name in listed(export, unlisted) if name not in hidden)
+
+    monkeypatch.setattr(folder_module, "files", racing)
+    out = source.poll()
+    before = clock.now
+    source.wait(1.0)
+    assert clock.now == before
+    out += source.poll()
+    assert told(out) == [(1, 1, "volume"), (2, 0, "volume"), (3, 0, "volume")]
+    assert [arrival.path for arrival in out] == [
+        tmp_path / f"001_00000{number}_00000{instance}.dcm" for number, instance in ((3, 2), (4, 1), (5, 1))
+    ]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_the_next_run_waits_for_the_end_of_one_whose_length_is_known(
+    tmp_path: Path, clock: FakeClock, comes: bool
+) -> None:
+    source = watch(tmp_path, clock, n_volumes=3)
+    put(tmp_path, 1)
+    put(tmp_path, 2)
+    assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "volume")]
+    put(tmp_path, 1, 4)
+    clock.sleep(4.9)
+    assert source.poll() == []
+    if comes:
+        put(tmp_path, 3)
+        assert told(source.poll()) == [(1, 2, "volume"), (2, 0, "volume")]
+    else:
+        clock.sleep(0.2)
+        assert told(source.poll()) == [(2, 0, "volume")]
 
 
 def test_a_missing_volume_keeps_its_index_and_comes_too_late(tmp_path: Path, clock: FakeClock) -> None:

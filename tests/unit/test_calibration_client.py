@@ -162,6 +162,21 @@ def test_unusable_trials_are_left_out_and_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_calibration_without_trials_is_told_as_such(tmp_path: Path, unknown: bool) -> None:
+    messages = [one for one in visit(tmp_path) if not isinstance(one, Beta)]
+    for run in range(1, 5) if unknown else ():
+        shown = beta(run, 1, np.random.default_rng(run), condition="dog", stimulus="spot")
+        messages.insert(messages.index(Run(session="01-01", run=run, state="ended")), shown)
+    client, lines = ListClient(messages), list[str]()
+    why = "4 were left out, first r1c1: unknown stimulus 'spot'" if unknown else "none was announced"
+    with pytest.raises(CalibrationError, match=f"got none: {why}"):
+        calibration_run(client, tmp_path, lines).run()
+    assert client.modes == []
+    silent = [line for line in lines if "no trial came in this run" in line]
+    assert len(silent) == (0 if unknown else 4)
+
+
 def test_where_nothing_can_be_supported_it_is_said(tmp_path: Path) -> None:
     messages = [m for m in visit(with_reference(tmp_path)) if not isinstance(m, Beta) or (m.run or 0) < 3]
     lines: list[str] = []
@@ -328,6 +343,7 @@ def test_what_goes_on_is_told(tmp_path: Path) -> None:
     rank = r"20 trials: held-out percentile rank \d+% \[\d+%, \d+%\], chance 50 %, p = 0\.\d{3}"
     assert any(re.fullmatch(rank, line) for line in lines)
     assert any(line == "calibration run 3 of 4 ended: 24 trials so far" for line in lines)
+    assert not any("no trial came" in line for line in lines)
     assert lines[-2] == "the calibration runs are complete: fitting 32 trials"
     assert re.fullmatch(r"fitted in \d+\.\d s: .* held out; handing the bundle to the daemon", lines[-1])
     assert not any("run 5 of 4" in line for line in lines)

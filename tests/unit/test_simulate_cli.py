@@ -157,6 +157,34 @@ def test_a_visit_is_replayed_with_faults(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("short")
+def test_trials_of_a_visit_are_announced_between_its_volumes_whatever_goes_wrong_with_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def announced(*more: str) -> list[tuple[dict[str, Any], int]]:
+        """Return each message, and how many volumes were in the folder by then."""
+        told = []
+        export = tmp_path / f"export{len(more)}"
+
+        class Daemon:
+            def event(self, **message: Any) -> None:
+                told.append((message, len(list(export.glob("*.dcm")))))
+
+        monkeypatch.setattr(cli, "Client", lambda *_, **__: nullcontext(Daemon()))
+        arguments = parse(
+            *("--out", str(export), "--runs", "2", "--speed", "max", "--requests", "tcp://127.0.0.1:1", *more)
+        )
+        assert arguments.handler(arguments) == 0
+        return told
+
+    undisturbed = announced()
+    assert len(undisturbed) == 2 * (4 + 2)
+    assert announced("--fault", "duplicated@27", "--period", "1.1") == undisturbed
+    lost = announced("--fault", "dropped@3")
+    assert [message for message, _ in lost] == [message for message, _ in undisturbed]
+    assert [count for _, count in lost] == [count - (count > 3) for _, count in undisturbed]
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
@@ -165,7 +193,7 @@ def test_a_visit_is_replayed_with_faults(tmp_path: Path) -> None:
         (["--replay", ".", "--visit", "2"], "expected no --visit"),
         (["--replay", ".", "--null-trials", "2"], "expected no --null-trials"),
         (["--replay", ".", "--requests", "tcp://x", "--stimuli", "y"], "expected no --stimuli, --requests"),
-        (["--fault", "late", "--requests", "tcp://x"], "expected no --requests"),
+        (["--fault", "restarted", "--requests", "tcp://x"], "restarted: expected --out alone or --replay"),
         (["--replay", ".", "--fault", "late@9999999"], "expected a volume below"),
         (["--replay", ".", "--files-per-volume", "0"], "multiple of 0"),
         (["--replay", ".", "--period", "0"], "positive times"),
