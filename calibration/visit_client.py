@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -264,15 +265,15 @@ class CalibrationRun:
         self._report(f"{status.trials} trials: {_standing(status)}")
         self._tell(status)
 
-    def _tell(self, status: CurvePoint, note: str = "") -> None:
-        """Publish where the calibration stands."""
+    def _tell(self, status: CurvePoint, note: str = "") -> bool:
+        """Publish where the calibration stands; return whether the session is still on."""
         told = msgspec.to_builtins(status)
         projected = told.pop("projected")
         told["ahead_min"] = [one["minutes"] for one in projected]
         told["ahead_trials"] = [one["trials"] for one in projected]
         told["projected"] = [one["percentile"] for one in projected]
         told["projected_low"], told["projected_high"] = ([one["interval"][end] for one in projected] for end in (0, 1))
-        self._ask(self._client.calibration, **told, note=note)
+        return self._ask_session(self._client.calibration, **told, note=note)
 
     def _bundle_if_due(self) -> None:
         """Hand an early decoder to the session, while calibration goes on."""
@@ -286,22 +287,32 @@ class CalibrationRun:
             self._report(f"no early decoder after {trials} trials: {error}")
             return
         target = self._write(fit, f"bundle-after-{trials:04d}-trials")
-        self._ask(self._client.mode, "decode", str(target))
-        self._report(f"a decoder of {trials} trials is with the daemon; calibration goes on")
+        if self._ask_session(self._client.mode, "decode", str(target)):
+            self._report(f"a decoder of {trials} trials is with the daemon; calibration goes on")
 
-    def _ask(
-        self, request: Callable[..., object], *arguments: object, attempts: int = ATTEMPTS, **fields: object
-    ) -> None:
+    def _ask_session(self, request: Callable[..., object], *arguments: object, **fields: object) -> bool:
+        """Make a request of this session alone; return False if the daemon is at another one by now."""
+        assert self._session is not None
+        try:
+            self._ask(partial(request, *arguments, session=self._session.session, **fields))
+        except RequestError as error:
+            if error.code != "session":
+                raise
+            self._report(f"session {self._session.session} is over: {error}")
+            return False
+        return True
+
+    def _ask(self, request: Callable[[], object], attempts: int = ATTEMPTS) -> None:
         """Make a request, again while the daemon is being restarted."""
         for attempt in range(attempts - 1):
             try:
-                request(*arguments, **fields)
+                request()
             except TimeoutError:
                 if attempt == 0:
                     _log.warning("the daemon does not answer; asking it again for a while")
             else:
                 return
-        request(*arguments, **fields)
+        request()
 
     def _finish(self, run: int) -> Path:
         assert self._session is not None
@@ -320,10 +331,6 @@ class CalibrationRun:
         fit = self.calibrator.fit()
         target = self._write(fit, f"bundle-from-run-{self._first_run:02d}" if self._from else "bundle")
         figures = fit.figures
-        self._tell(
-            self.calibrator.curve[-1] if self.calibrator.curve else CurvePoint(trials=self.calibrator.trials),
-            f"fitted: {figures.voxels} voxels, category {figures.category_accuracy:.0%} held out",
-        )
         self._report(
             f"fitted in {time.monotonic() - began_s:.1f} s: {figures.voxels} voxels, category "
             f"{figures.category_accuracy:.0%} held out; handing the bundle to the daemon"
@@ -334,8 +341,18 @@ class CalibrationRun:
                 f"compare with, got {figures.null_statistics}; show 40 to 60 content-free trials "
                 "(calibration.null_stimuli), one after another"
             )
-        self._ask(self._client.mode, "decode", str(target), last_run=run)
-        return target
+        status = self.calibrator.curve[-1] if self.calibrator.curve else CurvePoint(trials=self.calibrator.trials)
+        note = f"fitted: {figures.voxels} voxels, category {figures.category_accuracy:.0%} held out"
+        why = "the session is over"
+        try:
+            if self._tell(status, note) and self._ask_session(self._client.mode, "decode", str(target), last_run=run):
+                return target
+        except TimeoutError as error:
+            why = str(error)
+        raise CalibrationError(
+            f"the daemon has not taken the decoder, {why}; it is in {target}: name that as decode.bundle in the "
+            "settings of the next session"
+        )
 
     @property
     def _where(self) -> Path:

@@ -54,8 +54,9 @@ class WireError(Exception):
 class RequestError(Exception):
     """The daemon refused a request; the text says why.
 
-    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again), ``"role"`` (the
-    client's key does not allow it), ``"topic"`` (there is none of that name) or empty.
+    `code` is ``"late"`` (it came after the client had given up), ``"busy"`` (not now, ask again), ``"session"`` (it is
+    meant for another session), ``"role"`` (the client's key does not allow it), ``"topic"`` (there is none of that
+    name) or empty.
     """
 
     def __init__(self, text: str, code: str = "") -> None:
@@ -1272,7 +1273,14 @@ class Client:
         """  # noqa: D205
         return list(self.request("event", **what).get("warnings", ()))
 
-    def mode(self, mode: str, bundle: Optional[str] = None, last_run: Optional[int] = None) -> None:
+    def mode(
+        self,
+        mode: str,
+        bundle: Optional[str] = None,
+        last_run: Optional[int] = None,
+        *,
+        session: Optional[str] = None,
+    ) -> None:
         """Switch to ``"decode"`` with the ParticipantBundle in folder `bundle`, which may be another than before.
 
         Parameters
@@ -1280,8 +1288,10 @@ class Client:
         mode, bundle : str
         last_run : int or None
             The calibration is over with this run: later ones teach it nothing. None: it goes on as planned.
+        session : str or None
+            The session that is meant, as messages name it: another one refuses. None: whichever runs.
         """
-        self.request("mode", mode=mode, bundle=bundle, last_run=last_run)
+        self.request("mode", mode=mode, bundle=bundle, last_run=last_run, session=session)
 
     def recalibrate(
         self, runs: Optional[int] = None, *, reason: str = "", token: Optional[str] = None
@@ -1329,7 +1339,7 @@ class Client:
         self.request("control", command=command, reason=reason, token=token or _token(), **what)
 
     def calibration(self, **status: Any) -> None:
-        """Publish the progress of a calibration to all clients; fields of `Calibration`."""
+        """Publish the progress of a calibration to all clients; fields of `Calibration`, `session` as of `mode`."""
         self.request("calibration", **status)
 
     def ping(self) -> Tuple[float, float]:

@@ -104,7 +104,7 @@ class ProtocolError(RtdecodeError):
     Attributes
     ----------
     code : str
-        What a client can act on: ``"late"``, ``"busy"``, ``"role"``, ``"topic"`` or empty.
+        What a client can act on: ``"late"``, ``"busy"``, ``"session"``, ``"role"``, ``"topic"`` or empty.
     """
 
     code = ""
@@ -120,6 +120,12 @@ class Busy(ProtocolError):  # noqa: N818 - a state rather than a fault
     """Not now: ask again."""
 
     code = "busy"
+
+
+class AnotherSession(ProtocolError):  # noqa: N818 - a state of a request rather than a fault
+    """It was meant for another session than this."""
+
+    code = "session"
 
 
 class Forbidden(ProtocolError):  # noqa: N818 - a state of a request rather than a fault

@@ -31,11 +31,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", fo
     expires : float or None
         When the client gives the request up, seconds by the daemon's monotonic clock as `ping` tells it: it is not
         carried out after that. None: never.
+    session : str or None
+        The session that it is meant for, as messages name it: in another one it is refused. None: whichever runs.
     """
 
     v: Literal[1]
     id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     expires: float | None = None
+    session: Label | None = None
 
 
 class Ping(Request, frozen=True, tag="ping"):

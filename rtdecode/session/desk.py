@@ -14,7 +14,7 @@ import msgspec
 from rtdecode import client as wire
 from rtdecode.clock import Clock
 from rtdecode.decode.service import DecodeService
-from rtdecode.errors import BundleError, Busy, Late, ProtocolError
+from rtdecode.errors import AnotherSession, BundleError, Busy, Late, ProtocolError
 from rtdecode.estimate.calibrated import expected_provenance, same_betas, strangeness
 from rtdecode.packs import EnginePack, ParticipantBundle, open_participant
 from rtdecode.publish import requests
@@ -31,7 +31,9 @@ from rtdecode.session.steering import Steering
 from rtdecode.settings import Settings
 
 _log = logging.getLogger(__name__)
-_TOLD = {spec.name for spec in dataclasses.fields(wire.Calibration)}
+_TOLD = {spec.name for spec in dataclasses.fields(wire.Calibration)} - {
+    spec.name for spec in dataclasses.fields(wire.Message)
+}
 
 
 class Desk:
@@ -106,6 +108,8 @@ class Desk:
         now = self._clock.monotonic()
         if request.expires is not None and now > request.expires:
             raise Late(f"the request came {now - request.expires:.1f} s after its sender had given it up")
+        if request.session not in (None, self._session):
+            raise AnotherSession(f"the request is meant for session {request.session}, this is {self._session}")
         match request:
             case requests.Ping():
                 return {"t_wall": self._clock.wall(), "t_mono": now}

@@ -97,8 +97,8 @@ class RecordedClient:
     def calibration(self, **status: Any) -> None:
         self._request(requests.CalibrationProgress, **status)
 
-    def mode(self, mode: str, bundle: str | None = None, last_run: int | None = None) -> None:
-        self._request(requests.Mode, mode=mode, bundle=bundle, last_run=last_run)
+    def mode(self, mode: str, bundle: str, last_run: int | None = None, *, session: str) -> None:
+        self._request(requests.Mode, mode=mode, bundle=bundle, last_run=last_run, session=session)
 
 
 def settings_for(out: Path, plan: VisitPlan, **sections: dict[str, Any]) -> Settings:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rtdecode import client as wire
-from rtdecode.errors import ProtocolError
+from rtdecode.errors import AnotherSession, ProtocolError
 from rtdecode.publish import requests
 from rtdecode.publish.display import steering as asking
 from rtdecode.publish.display.steering import Steering
@@ -40,6 +40,7 @@ class JudgingSession:
         }
         self.judge = Judge(parse(raw, root=folder))
         self.asked: list[requests.AnyRequest] = []
+        self.at = "01-01"
         self.held = threading.Event()
         self.held.set()
         self._told = told
@@ -50,6 +51,8 @@ class JudgingSession:
         if isinstance(asked, requests.Ping):
             return {"t_wall": time.time(), "t_mono": time.monotonic()}
         self.held.wait(60)
+        if asked.session != self.at:
+            raise AnotherSession(f"the request is meant for session {asked.session}, this is {self.at}")
         self.asked.append(asked)
         progress = Progress(closed=2, run=3, volumes=10, scanned_s=20.0)
         kind = "recalibrate" if isinstance(asked, requests.Mode) else getattr(asked, "command", "")
@@ -62,7 +65,7 @@ class JudgingSession:
             answer = self.judge.take(self.judge.judge_recalibration(asked, progress))
         else:
             raise ProtocolError("not here")
-        self._told.tell(session(paused=self.judge.paused, bad_runs=tuple(self.judge.bad_runs)))
+        self._told.tell(session(self.at, paused=self.judge.paused, bad_runs=tuple(self.judge.bad_runs)))
         return answer
 
 
@@ -114,7 +117,7 @@ def commands(daemon: JudgingSession) -> list[dict[str, Any]]:
     """Return what was asked so far, without what was not given and the tokens, and forget it."""
     named = [{name: getattr(one, name) for name in one.__struct_fields__} for one in daemon.asked]
     daemon.asked.clear()
-    left_out = ("v", "id", "expires", "token")
+    left_out = ("v", "id", "expires", "session", "token")
     return [{k: v for k, v in one.items() if v not in (None, "") and k not in left_out} for one in named]
 
 
@@ -152,12 +155,40 @@ def test_every_command_is_confirmed_and_answered_by_keys_alone(page: Any, daemon
     assert page.get_log("browser") == []
 
 
+def test_a_session_can_be_steered_before_its_first_run(browser: Any, told: Told, daemon: JudgingSession) -> None:
+    told.tell(wire.Heartbeat(session="01-01", every_s=20.0), session())
+    with served(told) as address:
+        browser.get(address)
+        settled(browser, says="waiting for the first volume")
+        press(browser, "p", ENTER)
+        outcome(browser, "Decoding is paused.")
+        press(browser, "e", ENTER)
+        outcome(browser, "The session is ending.")
+    assert commands(daemon) == [{"command": "pause"}, {"command": "stop"}]
+
+
 def test_a_refusal_is_told_in_the_words_of_the_daemon(page: Any, daemon: JudgingSession) -> None:
     press(page, "f", "bird", ENTER)
     outcome(page, "Refused: target: expected a category of the decoder (cat, dog), got 'bird'")
     press(page, ESCAPE, "b", "9", ENTER)
     outcome(page, "Refused: run 9: expected one that has begun, 1 to 3")
     assert [one.get("run") for one in commands(daemon)] == [None, 9]
+
+
+def test_what_is_confirmed_after_the_next_session_began_is_refused(
+    page: Any, daemon: JudgingSession, told: Told
+) -> None:
+    press(page, "e")
+    settled(page, **{"confirm-says": "Stop the session?"})
+    daemon.at = "02-01"
+    told.tell(wire.Heartbeat(session="02-01", every_s=20.0), session("02-01", participant="02"))
+    reaches(page, "document.getElementById('participant').textContent.includes('participant 02')")
+    press(page, ENTER)
+    outcome(page, "Refused: the request is meant for session 01-01, this is 02-01")
+    assert daemon.asked == []
+    press(page, ESCAPE, "p", ENTER)
+    outcome(page, "Decoding is paused.")
+    assert commands(daemon) == [{"command": "pause"}]
 
 
 def test_a_command_without_an_answer_may_be_asked_again_and_is_carried_out_once(

@@ -38,6 +38,7 @@ class ListClient:
         self._messages = messages
         self.statuses: list[dict[str, Any]] = []
         self.modes: list[tuple[str, str, int | None]] = []
+        self.at = "01-01"
 
     def catch_up(self) -> None:
         pass
@@ -46,16 +47,25 @@ class ListClient:
         return [message for message in self._messages if isinstance(message, Session)][-1:]
 
     def messages(self) -> Iterator[Message]:
-        yield from self._messages
+        for message in self._messages:
+            self.at = message.session if isinstance(message, Session) else self.at
+            yield message
 
-    def calibration(self, **status: Any) -> None:
+    def calibration(self, *, session: str, **status: Any) -> None:
+        self._check(session)
         self.statuses.append(status)
 
     def pending(self) -> bool:
         return False
 
-    def mode(self, mode: str, bundle: str, last_run: int | None = None) -> None:
+    def mode(self, mode: str, bundle: str, last_run: int | None = None, *, session: str) -> None:
+        self._check(session)
         self.modes.append((mode, bundle, last_run))
+
+    def _check(self, session: str) -> None:
+        """Refuse what is meant for another session than the daemon is at, as it does."""
+        if session != self.at:
+            raise RequestError(f"the request is meant for session {session}, this is {self.at}", "session")
 
 
 def session(folder: Path, state: str = "running") -> Session:
@@ -324,11 +334,33 @@ def test_a_daemon_that_is_being_started_is_waited_for(
 @pytest.mark.parametrize("error", [RequestError("another pack"), TimeoutError("no answer")])
 def test_a_daemon_that_refuses_or_is_silent_is_named(error: Exception, tmp_path: Path) -> None:
     class Refusing(ListClient):
-        def mode(self, mode: str, bundle: str, last_run: int | None = None) -> None:
+        def mode(self, mode: str, bundle: str, last_run: int | None = None, *, session: str) -> None:
             raise error
 
     with pytest.raises(CalibrationError, match=str(error)):
         calibration_run(Refusing(visit(with_reference(tmp_path))), tmp_path).run()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_the_next_session_is_told_nothing_of_the_one_before(tmp_path: Path, early: bool) -> None:
+    """The daemon is at the next session before this client hears of it: it was measuring, or fitting."""
+
+    class Ahead(ListClient):
+        def messages(self) -> Iterator[Message]:
+            for message in super().messages():
+                run_3 = isinstance(message, Run) and message.run == 3
+                last = isinstance(message, Run) and (message.run, message.state) == (4, "ended")
+                self.at = "02-01" if (run_3 if early else last) else self.at
+                yield message
+
+    client, lines = Ahead(visit(with_reference(tmp_path))), list[str]()
+    with pytest.raises(CalibrationError, match=r"the session is over; it is in .*bundle: name"):
+        calibration_run(client, tmp_path, lines, bundle_every=8).run()
+    assert open_participant(tmp_path / "bundle").provenance.trials == 32
+    assert len(client.modes) == (2 if early else 4)
+    assert [status["trials"] for status in client.statuses] == list(range(1, 17 if early else 33))
+    over = "session 01-01 is over: the request is meant for session 01-01, this is 02-01"
+    assert lines.count(over) == (16 + 2 + 1 if early else 1)
 
 
 def test_what_goes_on_is_told(tmp_path: Path) -> None:

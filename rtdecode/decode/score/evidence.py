@@ -131,14 +131,20 @@ class Evidence:
     def plausible(self, probabilities: Float64) -> NDArray[np.bool_]:
         """Which categories (c,) are in the set that holds the true one in `COVERAGE` of trials of each category.
 
-        Mondrian conformal sets: Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005.
+        Conformal sets by category (Mondrian: Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005),
+        each limit interpolated between two of calibration's surprises (Beran & Hall, "Interpolated nonparametric
+        prediction intervals and confidence intervals", 1993), where conformal sets take the upper one and cover more.
         """
         surprise = -np.log(np.maximum(probabilities, 1e-300))
-        kept = np.ones(len(surprise), dtype=np.bool_)
-        for category, found in enumerate(surprise):
-            own = self.surprise[self.surprise_category == category]
-            kept[category] = p_value(own, float(found)) > 1 - COVERAGE
-        return kept
+        limits = np.array([self._most_surprise(category) for category in range(len(surprise))])
+        return np.asarray(surprise <= limits)
+
+    def _most_surprise(self, category: int) -> float:
+        """Surprise that `COVERAGE` of trials of a category stay below; none is too much where these are too few."""
+        own = self.surprise[self.surprise_category == category]
+        if COVERAGE * (len(own) + 1) > len(own):
+            return np.inf
+        return float(np.quantile(own, COVERAGE, method="weibull"))
 
 
 def evidence_from(tensors: Mapping[str, NDArray[Any]]) -> Evidence:

@@ -90,6 +90,7 @@ class Board:
         match message:
             case wire.Session():
                 self._session = {
+                    "identifier": self.session,
                     "participant": text(message.participant),
                     "state": text(message.state),
                     "mode": "decode" if message.mode == "decode" else "calibrate",

@@ -20,12 +20,12 @@ const COMMANDS = {
 const KEYS = { p: () => choose(paused ? "resume" : "pause"), b: () => choose("bad_run"), r: () => choose("recalibrate"), f: () => choose("feedback"),
   e: () => choose("stop"), c: () => open(), a: acknowledgeFirst, t: switchTheme };
 
-let chosen = null, paused = false, allowed = false, told = { run: {}, feedback: {}, categories: [] };
+let chosen = null, paused = false, allowed = false, told = { run: {}, feedback: {}, categories: [], session: "" };
 
 /** Keep to what can be asked now. */
 export function showControls({ session, run, feedback }, now, reached) {
   const [name, role] = now.operator, running = session.state !== undefined && session.state !== "ended";
-  told = { run, feedback, categories: session.categories || [] };
+  told = { run, feedback, categories: session.categories || [], session: session.identifier };
   paused = Boolean(session.paused);
   allowed = role === "operate" && reached && running;
   $("controls").dataset.may = role === "operate" ? "steer" : "watch";
@@ -61,13 +61,17 @@ function back() {
 function choose(command) {
   open();
   if (!allowed || !possible(command)) return;
-  chosen = { command, token: crypto.randomUUID() };  // asked again with its token, it is not carried out twice
+  // asked again with its token, it is not carried out twice; confirmed after the next session began, it is refused
+  chosen = { command, session: told.session, token: crypto.randomUUID() };
   const { says, means } = COMMANDS[command], fields = asked(command);
   text("confirm-says", `${says}?`);
   text("confirm-means", means);
   text("confirm-yes", says);
   text("outcome", "");
-  for (const label of $("confirm").querySelectorAll("label[data-field]")) label.hidden = !fields.includes(label.dataset.field);
+  for (const label of $("confirm").querySelectorAll("label[data-field]")) {
+    label.hidden = !fields.includes(label.dataset.field);
+    label.querySelector("input").disabled = label.hidden;  // else what it lacks would hold the command back, unseen
+  }
   $("confirm").reset();
   $("field-run").value = told.run.number || "";
   $("categories-known").replaceChildren(...told.categories.map((name) => new Option(name, name)));
@@ -92,7 +96,7 @@ function given() {
 
 async function carryOut(event) {
   event.preventDefault();
-  const { command, token } = chosen, fields = given(), what = { ...fields, reason: $("reason").value.trim(), token };
+  const { command, session, token } = chosen, fields = given(), what = { ...fields, reason: $("reason").value.trim(), session, token };
   $("controls").dataset.asking = "yes";
   $("confirm-yes").disabled = true;
   outcome("asking", "Asking the daemon …");
