@@ -12,7 +12,7 @@ import pytest
 from calibration.session_trials import session_trials
 from rtdecode import client as wire
 from rtdecode.derivatives.columns import read_table
-from rtdecode.errors import ProtocolError, RtdecodeError
+from rtdecode.errors import AnotherSession, ProtocolError, RtdecodeError
 from rtdecode.evaluate.recorded_session import read_betas
 from rtdecode.process import process_runs
 from rtdecode.publish import requests
@@ -224,3 +224,21 @@ def test_a_session_is_stopped_by_a_command(participant: Participant, tmp_path: P
         rig.request(requests.Control, token="p", command="pause")
     assert [m.state for m in rig.recorder.of(wire.Session)][-2:] == ["ending", "ended"]
     rig.leave()
+
+
+def test_what_is_meant_for_another_session_is_refused(participant: Participant, tmp_path: Path) -> None:
+    rig = Rig(settings_for(participant, tmp_path), FakeClock())
+    (told,) = rig.recorder.of(wire.Session)
+    for kind, fields in (
+        (requests.Control, {"command": "stop", "token": "t"}),
+        (requests.Mode, {"mode": "calibrate", "token": "t"}),
+        (requests.CalibrationProgress, {"trials": 4}),
+        (requests.Event, {"kind": "run_start", "run": 1}),
+    ):
+        with pytest.raises(AnotherSession, match=f"meant for session 01-01, this is {told.session}"):
+            rig.request(kind, session="01-01", **fields)
+    rig.request(requests.CalibrationProgress, session=told.session, trials=5)
+    rig.request(requests.Event, session=told.session, kind="run_start", run=1)
+    assert [(one.session, one.trials) for one in rig.recorder.of(wire.Calibration)] == [(told.session, 5)]
+    assert rig.recorder.of(wire.Session)[-1].state == "running"
+    rig.finish()

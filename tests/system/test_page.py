@@ -189,6 +189,8 @@ def test_states_of_the_session_are_told_in_words(page: Any, told: Told) -> None:
     told.tell(ALIVE, session(paused=True, bad_runs=(1, 3)), run(3), volume(9, lag=4))
     settled(page, says="decoding is paused", does="· decoding", flags="bad run4 volumes behind")
     assert body(page, "lamp") == "trouble"
+    told.tell(run(3, "ended"))  # its last volume waited for nothing but that
+    settled(page, flags="bad run")
     told.tell(
         wire.Feedback(session="01-01", score="region", regions=("ffa",), state="shown", value=0.456, step=3, steps=20)
     )

@@ -32,7 +32,7 @@ function showHeader({ session, run, quality }, now) {
   $("flags").replaceChildren(...[
     session.paused && now.phase !== "paused" && "paused",
     session.bad_runs?.includes(run.number) && "bad run",
-    quality.lag > 0 && `${quality.lag} ${quality.lag > 1 ? "volumes" : "volume"} behind`,
+    run.state !== "ended" && quality.lag > 0 && `${quality.lag} ${quality.lag > 1 ? "volumes" : "volume"} behind`,
   ].filter(Boolean).map((words) => made("span", "flag", words)));
   text("age", now.volume_age_s === null || now.phase === "no-volume" ? "" : `last volume ${lasting(now.volume_age_s)} ago`);
 }
