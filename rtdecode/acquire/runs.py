@@ -111,10 +111,7 @@ class Runs:
             self._again.append((path, identity.series_uid))
             return []
         if run is None and not self._fits(stored):
-            why = f"of another shape: {stored.data.shape}, the first run has {self._shape}"
-            self._selection.leave_out(identity, why)
-            reason = self._selection.refusal(identity, stored.origin) or why
-            return [_surplus(path, 0, reason)] if self._selection.is_news(identity) else []
+            return self._misfit(path, stored)
         self._uids.add(identity.uid)
         timing = self._timings.setdefault(identity.series_uid, Timing(self._settings.t_r_s))
         timing.learn(identity.instance, stored)
@@ -129,6 +126,14 @@ class Runs:
             return True
         return self._selection.wanted(stored.identity, stored.origin)
 
+    def _misfit(self, path: Path, stored: StoredVolume) -> list[Arrival]:
+        """Leave a series out, and tell of it once."""
+        identity = stored.identity
+        why = f"of another shape: {stored.data.shape}, the first run has {self._shape}"
+        self._selection.leave_out(identity, why)
+        reason = self._selection.refusal(identity, stored.origin) or why
+        return [_surplus(path, 0, reason)] if self._selection.is_news(identity) else []
+
     def _in_order(self) -> list[str]:
         """Return the series that wait, by when they were acquired where all tell, else by number."""
         identities = {uid: waiting[0][1].identity for uid, waiting in self._held.items()}
@@ -138,6 +143,9 @@ class Runs:
     def _go_on(self, uid: str, begun: Callable[[], list[Identity]], now_s: float) -> list[Arrival]:
         """Open the run of a series that waits, once it is clear what it counts from."""
         waiting = self._held[uid]
+        if not self._fits(waiting[0][1]):  # the first run was not there yet when it was met
+            del self._held[uid], self._held_since_s[uid]
+            return self._misfit(*waiting[0])
         first = waiting[0][1].identity
         numbers = {identity.instance for identity in begun() if identity.series_uid == uid}
         numbers |= {stored.identity.instance for _, stored in waiting}

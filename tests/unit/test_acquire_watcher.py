@@ -179,6 +179,17 @@ def test_a_volume_of_another_shape_is_skipped_in_place(tmp_path: Path, clock: Fa
     assert told(source.poll()) == [(1, 0, "volume"), (1, 1, "wrong shape"), (1, 2, "volume")]
 
 
+def test_a_series_of_another_shape_is_left_out_that_is_met_with_the_first(tmp_path: Path, clock: FakeClock) -> None:
+    for instance in (1, 2):
+        put(tmp_path, instance)
+        put(tmp_path, instance, number=4, shape=(6, 6, 4))
+    source = watch(tmp_path, clock)
+    assert told(source.poll()) == [(0, None, "left out"), (1, 0, "volume"), (1, 1, "volume")]
+    put(tmp_path, 3, number=4, shape=(6, 6, 4))
+    put(tmp_path, 1, number=5)
+    assert told(source.poll()) == [(2, 0, "volume")]
+
+
 def test_a_repetition_time_other_than_the_settings_is_a_problem(tmp_path: Path, clock: FakeClock) -> None:
     put(tmp_path, 1)
     (arrival,) = watch(tmp_path, clock, t_r_s=1.5).poll()
