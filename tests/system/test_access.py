@@ -246,7 +246,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ["v", "id", "request", "kind", "run", "trial", "onset_s", "mode", "bundle", "topic", "since_seq", "expires"]
+FIELDS = ["v", "id", "request", "expires", "session"]
+FIELDS += ["kind", "run", "trial", "onset_s", "mode", "bundle", "topic", "since_seq"]
 ALMOST = st.fixed_dictionaries(
     {"v": st.sampled_from([1, 2, None]), "id": st.integers(0, 9)},
     optional={
