@@ -28,6 +28,7 @@ def report(figures: Mapping[str, Any]) -> None:
                 "supported",
                 "at any beta",
                 "by participant",
+                "the highest by chance",
                 "accuracy",
                 "mean evidence",
                 "of right ones",
@@ -42,6 +43,7 @@ def report(figures: Mapping[str, Any]) -> None:
                     share(found["supported"]),
                     share(found["ever_supported"]),
                     f"{min(found['by_participant']):.0%}-{max(found['by_participant']):.0%}",
+                    f"{found['by_participant_p']:.3f}",
                     f"{found['accuracy']:.1%}",
                     f"{found['evidence']:.1%}",
                     share(found["right_supported"]),
@@ -95,6 +97,9 @@ def missed(figures: Mapping[str, Any]) -> list[str]:
     for name in EMPTY:
         if name in by_null and by_null[name]["supported"]["interval"][0] > NOMINAL:
             found.append(f"false support, {name}: {by_null[name]['supported']['rate']:.1%}")
+        if name in by_null and by_null[name]["by_participant_p"] < NOMINAL:
+            highest = max(by_null[name]["by_participant"])
+            found.append(f"false support, {name}, of a participant: {highest:.1%}")
     for kind, goal in (("null trials", 0.65), ("repeats", 0.40)):
         power = figures["strata"][kind]["normal"]["right_supported"]["rate"]
         if power < goal:

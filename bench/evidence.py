@@ -31,7 +31,7 @@ from _report import write_json
 from _simulated_session import SimulatedSession, other_brain, simulate_session
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from scipy.stats import kstest
+from scipy.stats import betabinom, kstest
 
 from calibration.calibrator import Calibrator
 from calibration.participant_fit import CalibrationFit
@@ -207,6 +207,21 @@ def rate(found: NDArray[np.bool_]) -> dict[str, Any]:
     return {"rate": float(found.mean()), "interval": [low, high], "n": len(found)}
 
 
+def highest_by_chance(found: Sequence[tuple[Evidence, NDArray[np.bool_]]]) -> float:
+    """How often a participant of so many would have as many trials supported if these were as the nulls are.
+
+    A limit that is the `j`-th of `m` nulls passes a share of further ones that is distributed as Beta(j, m + 1 - j).
+    Of the participant for whom that is the least likely, times the number of participants (Bonferroni).
+    """
+    least = 1.0
+    for evidence, supported in found:
+        nulls = int(evidence.independent_nulls[0])
+        passing = int(float(evidence.level[0]) * (nulls + 1) + 1e-9)
+        limit = betabinom(len(supported), passing, nulls + 1 - passing)
+        least = min(least, float(limit.sf(int(supported.sum()) - 1)) * len(found))
+    return least
+
+
 def claims(people: Sequence[Person], stratum: str, rng: np.random.Generator) -> dict[str, Any]:
     """How often sessions of a stratum are ever claimed to decode, looking after every trial."""
     free, announced = np.zeros(SESSIONS, bool), np.zeros(SESSIONS, bool)
@@ -280,6 +295,9 @@ def summarise(people: Sequence[Person], rng: np.random.Generator) -> dict[str, A
                 "supported": rate(supported),
                 "ever_supported": rate(np.concatenate([part.ever_supported for part in parts])),
                 "by_participant": [float(part.supported.mean()) for part in parts],
+                "by_participant_p": highest_by_chance(
+                    [(one[kind][0], one[kind][1][stratum].supported) for one in people]
+                ),
                 "accuracy": float(right.mean()),
                 "evidence": float(np.concatenate([part.evidence for part in parts]).mean()),
                 "right_supported": rate(supported[right]),
