@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from calibration.advice import Plan
+from calibration.advice import Pace
 from calibration.calibrator import Calibrator, write_bundle
 from calibration.common_space import common_places
 from calibration.nulls import FEWEST
@@ -382,27 +382,6 @@ class CalibrationRun:
         )
         _log.info("bundle %s written to %s", identity, target)
         return target
-
-
-class Pace:
-    """How fast trials come, and how many there will be if the runs to come are as those that are over."""
-
-    def __init__(self) -> None:
-        self._onsets_s: dict[int, list[float]] = {}
-
-    def trial(self, run: int, onset_s: float) -> None:
-        """Take note of a trial."""
-        self._onsets_s.setdefault(run, []).append(onset_s)
-
-    def plan(self, runs: int | None) -> Plan:
-        """Return what is known by now of a calibration of so many runs."""
-        took_s = sum(max(own) - min(own) for own in self._onsets_s.values())
-        gaps = sum(len(own) - 1 for own in self._onsets_s.values())
-        over = [len(own) for own in list(self._onsets_s.values())[:-1]]
-        return Plan(
-            trials=round(runs * sum(over) / len(over)) if runs is not None and over else None,
-            per_minute=60 * gaps / took_s if took_s > 0 else None,
-        )
 
 
 def _standing(status: CurvePoint) -> str:

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from calibration.advice import Plan
+from calibration.advice import Pace, Plan
 from calibration.earlier_visit import EarlierVisit
-from calibration.visit_client import STARTING, CalibrationRun, Pace
+from calibration.visit_client import STARTING, CalibrationRun
 from rtdecode.client import Array, Beta, Client, Message, RequestError, Run, Session
 from rtdecode.errors import CalibrationError
 from rtdecode.estimate.reestimate import CalibrationBetas, save_betas
