@@ -86,7 +86,8 @@ def report(figures: Mapping[str, Any]) -> None:
     uniform = figures["uniformity"]
     print(
         f"Uniformity without content: Kolmogorov-Smirnov {uniform['statistic']:.3f}, p = {uniform['p']:.3f} "
-        f"({uniform['if_independent']:.3f} if trials of a participant did not share nulls)"
+        f"({uniform['if_independent']:.3f} if trials of a participant did not share nulls; that test rejects "
+        f"{uniform['independent_rejects_exact']:.0%} of exact ones)"
     )
     for name, found in figures["trials_to_claim"].items():
         print(

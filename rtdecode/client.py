@@ -1294,7 +1294,12 @@ class Client:
         self.request("mode", mode=mode, bundle=bundle, last_run=last_run, session=session)
 
     def recalibrate(
-        self, runs: Optional[int] = None, *, reason: str = "", token: Optional[str] = None
+        self,
+        runs: Optional[int] = None,
+        *,
+        reason: str = "",
+        token: Optional[str] = None,
+        session: Optional[str] = None,
     ) -> Dict[str, Any]:
         """Calibrate again from now on: trials up to now no longer count; ``rtdecode calibrate`` collects those to come.
 
@@ -1304,13 +1309,16 @@ class Client:
             How many, an open one included; None: as the settings say.
         reason, token : str
             As of `control`.
+        session : str or None
+            As of `mode`.
 
         Returns
         -------
         dict
             ``run`` and ``onset_s`` from which trials calibrate, and the ``last_run`` that does.
         """
-        answer = self.request("mode", mode="calibrate", runs=runs, reason=reason, token=token or _token())
+        named = {"reason": reason, "token": token or _token(), "session": session}
+        answer = self.request("mode", mode="calibrate", runs=runs, **named)
         return {name: answer[name] for name in ("run", "onset_s", "last_run")}
 
     def control(self, command: str, *, reason: str = "", token: Optional[str] = None, **what: Any) -> None:
